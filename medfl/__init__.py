@@ -1,0 +1,1 @@
+"""Federated pathology: one model, many hospitals, no image moved."""

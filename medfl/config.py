@@ -1,0 +1,317 @@
+"""The two kinds of file a user writes: a pipeline and a site.
+
+Every rule that can be checked without looking at data or building a model is checked here, once, at load; each
+error names file, key, value and what is allowed. Relative paths are relative to the file that states them and leave
+this module absolute, so a resolved pipeline means the same from any working directory.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+Transform = str | dict[str, dict[str, Any]]
+Rgb = tuple[float, float, float]
+
+SELECTION_METRICS = (
+    "val_mean_auroc",
+    "val_worst_auroc",
+    "val_mean_balanced_accuracy",
+    "val_mean_loss",
+    "val_mean_ece",
+    "val_mean_brier",
+)
+
+
+class Section(BaseModel):
+    """One mapping of a file: unknown keys and non-finite numbers are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Task(Section):
+    """What is predicted. The order of `classes` is the index order everywhere."""
+
+    classes: list[str] = Field(min_length=2)
+
+    @field_validator("classes")
+    @classmethod
+    def _unique(cls, classes: list[str]) -> list[str]:
+        if len(set(classes)) != len(classes):
+            raise ValueError("every class may be listed once only")
+        return classes
+
+
+class Tissue(Section):
+    """Generated tissue: how many source tiles a class, augmented copies a tile, pixels a side."""
+
+    tiles_per_class: Count = 60
+    copies: Count = 20
+    size: int = Field(96, ge=32, le=512)
+    seed: int = Field(0, ge=0)
+
+
+class Splits(Section):
+    """Shares of a training site's source groups; the rest trains."""
+
+    val: float = Field(0.15, gt=0, lt=0.5)
+    test: float = Field(0.2, gt=0, lt=0.5)
+
+
+class OwnData(Section):
+    """Where one site's own data lies; absent keys are taken from the pipeline's `data`."""
+
+    source: Literal["lc25000", "folder", "csv"] | None = None
+    root: str | None = None
+    source_groups: str | None = None
+
+
+class Data(Section):
+    """The catalog and how it becomes patches."""
+
+    source: Literal["lc25000", "folder", "csv", "tissue"]
+    root: str | None = None
+    mode: Literal["dealt", "own"] = "dealt"
+    size: int = Field(96, ge=16, le=1024)
+    mpp: Positive | None = None
+    source_groups: str | None = None
+    stain_strength: Share = 1.0
+    splits: Splits = Splits()
+    render: list[Transform] = []
+    on_bad_image: Literal["refuse", "skip"] = "refuse"
+    tissue: Tissue = Tissue()
+    cache: str | None = None
+
+
+class StainProfile(Section):
+    """A laboratory's stain: unit optical densities per stain, concentration gains, gamma, white point (grey levels)."""
+
+    haematoxylin: Rgb
+    eosin: Rgb
+    gain: tuple[Positive, Positive] = (1.0, 1.0)
+    gamma: Positive = 1.0
+    white: Rgb = (255.0, 255.0, 255.0)
+
+
+class Site(Section):
+    """One institution."""
+
+    name: Name
+    description: str = ""
+    role: Literal["train", "held_out"] | None = None
+    patches: Count | None = None
+    class_mix: dict[str, Share] | None = None
+    stain: str | StainProfile | None = None
+    stain_strength: Share | None = None
+    mpp: Positive | None = None
+    labels: dict[str, str] = {}
+    data: OwnData | None = None
+    render: list[Transform] = []
+    local_epochs: Count | None = None
+    local_steps: Count | None = None
+
+    @field_validator("class_mix")
+    @classmethod
+    def _sums_to_one(cls, mix: dict[str, float] | None) -> dict[str, float] | None:
+        if mix is not None and abs(sum(mix.values()) - 1.0) > 0.01:
+            raise ValueError(f"the shares must sum to 1, not {sum(mix.values()):.3f}")
+        return mix
+
+    @model_validator(mode="after")
+    def _one_measure_of_work(self) -> Site:
+        if self.local_epochs and self.local_steps:
+            raise ValueError("state local_epochs or local_steps, not both")
+        return self
+
+
+class Generate(Section):
+    """Simulated institutions drawn from the pipeline's seed: class mix ~ Dirichlet(alpha), random stain."""
+
+    count: Count
+    held_out: int = Field(0, ge=0)
+    patches: Count | None = None
+    dirichlet_alpha: Positive = 0.5
+    stain_strength: Share = 0.5
+
+
+class Sites(Section):
+    """Who trains and who is only measured: paths of site files (or site mappings), or `generate`."""
+
+    train: list[str | Site] = []
+    held_out: list[str | Site] = []
+    generate: Generate | None = None
+
+    @model_validator(mode="after")
+    def _listed_or_generated(self) -> Sites:
+        if self.generate and (self.train or self.held_out):
+            raise ValueError("list sites or generate them, not both")
+        if not self.generate and not self.train:
+            raise ValueError("at least one training site is needed, under `train` or through `generate`")
+        return self
+
+
+class Model(Section):
+    """A timm backbone by name; `args` goes to `timm.create_model` untouched."""
+
+    backbone: str
+    pretrained: bool = False
+    checkpoint: str | None = None
+    args: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Model:
+        if self.pretrained and self.checkpoint:
+            raise ValueError("state pretrained: true or a checkpoint, not both")
+        return self
+
+
+class Optimizer(Section):
+    """The local optimiser; its state starts at zero every round."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: Positive = 0.05
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: NonNegative = 0.0
+
+
+class Schedule(Section):
+    """Learning rate over rounds: `constant`, `cosine` (to zero), or `step` (x gamma every `every` rounds)."""
+
+    name: Literal["constant", "cosine", "step"] = "constant"
+    every: Count = 10
+    gamma: float = Field(0.5, gt=0, le=1)
+    warmup: int = Field(0, ge=0)
+
+
+class Augment(Section):
+    """Training augmentation: batched on the device (flips, quarter turns, colour), plus `jitter`, a list of
+    albumentations transforms applied patch by patch on the CPU."""
+
+    flips: bool = True
+    rotate90: bool = True
+    brightness: Share = 0.0
+    contrast: Share = 0.0
+    saturation: Share = 0.0
+    hue: float = Field(0.0, ge=0, le=0.5)
+    jitter: list[Transform] = []
+
+
+class Training(Section):
+    """Rounds and local work. `local_steps` replaces `local_epochs` where stated."""
+
+    rounds: Count
+    local_epochs: Count = 1
+    local_steps: Count | None = None
+    batch_size: Count = 32
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    augment: Augment = Augment()
+    weighted_loss: bool = False
+    buffers: Literal["average", "local"] = "average"
+    sites_per_round: Count | None = None
+    quorum: float = Field(0.5, gt=0, le=1)
+    evaluate_every: Count = 1
+    held_out_every: Count | None = None
+    device: str = "auto"
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    channels_last: bool | None = None
+    compile: bool = False
+    threads: Count | None = None
+
+
+class Selection(Section):
+    """Which round's model counts: a validation figure over training sites."""
+
+    metric: Literal[
+        "val_mean_auroc",
+        "val_worst_auroc",
+        "val_mean_balanced_accuracy",
+        "val_mean_loss",
+        "val_mean_ece",
+        "val_mean_brier",
+    ]
+    mode: Literal["max", "min"]
+
+
+class Evaluation(Section):
+    """How figures are made: bootstrap resamples, calibration bins, the stability window and target."""
+
+    resamples: Annotated[int, Field(ge=100, le=100_000)] = 1000
+    bins: Annotated[int, Field(ge=5, le=100)] = 15
+    batch_size: Count = 256
+    window: Annotated[int, Field(ge=2)] = 10
+    target: float = Field(0.95, gt=0.5, le=1)
+
+
+class Tracking(Section):
+    """MLflow. `uri: null` means MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in the working directory."""
+
+    enabled: bool = True
+    experiment: str = "medfl"
+    uri: str | None = None
+
+
+class Gates(Section):
+    """What a model must reach to enter the registry; AUROC gates read the lower 95 % bound."""
+
+    held_out_auroc_min: Share | None = None
+    held_out_ece_max: Share | None = None
+    worst_site_auroc_min: Share | None = None
+
+
+class Registry(Section):
+    """Registration at the end of a run."""
+
+    name: str = Field(min_length=1)
+    alias: str | None = None
+    gates: Gates = Gates()
+    margin: NonNegative = 0.01
+
+
+class Pipeline(Section):
+    """One experiment."""
+
+    name: Name
+    description: str = ""
+    seed: int = Field(0, ge=0)
+    task: Task
+    data: Data
+    sites: Sites
+    model: Model
+    training: Training
+    method: list[str | dict[str, Any]] = []
+    select: Literal["last"] | Selection = "last"
+    evaluation: Evaluation = Evaluation()
+    tracking: Tracking = Tracking()
+    registry: Registry | None = None
+
+    @property
+    def train_sites(self) -> list[Site]:
+        """The resolved training sites."""
+        return [s for s in self.sites.train if isinstance(s, Site)]
+
+    @property
+    def held_out_sites(self) -> list[Site]:
+        """The resolved held-out sites."""
+        return [s for s in self.sites.held_out if isinstance(s, Site)]
+
+    @property
+    def all_sites(self) -> list[Site]:
+        """Training sites, then held-out sites."""
+        return self.train_sites + self.held_out_sites
+
+    @property
+    def cache_dir(self) -> Path:
+        """Where generated tissue and rendered stores are kept between runs."""
+        import os
+
+        if self.data.cache:
+            return Path(self.data.cache)
+        return Path(os.environ.get("MEDFL_CACHE") or Path.home() / ".cache" / "medfl")

@@ -1,0 +1,148 @@
+"""Batches of patches on the training device: gathering, augmentation, normalisation. No worker processes.
+
+A site's uint8 array lives on the device when it fits, else in host memory (memory-mapped on a CPU). All randomness
+comes from a seed given by the caller, so a round repeats exactly.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tvf
+
+from medfl.data.patches import PatchStore
+
+Jitter = Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]
+COLOUR_CHUNKS = 4  # colour factors are drawn per quarter of a batch: torchvision takes one factor a call
+
+
+@dataclass(frozen=True)
+class AugmentSpec:
+    """Training augmentation on the device. Colour values are half-widths of the factor's range around 1 (hue: 0)."""
+
+    flips: bool = True
+    rotate90: bool = True
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+
+    @property
+    def colour(self) -> bool:
+        """Whether any colour factor varies."""
+        return bool(self.brightness or self.contrast or self.saturation or self.hue)
+
+
+def epoch_order(rows: NDArray[np.int64], batch_size: int, steps: int, seed: int) -> Tensor:
+    """Row numbers of every batch, i64[steps, batch_size]: shuffled passes over `rows`, one after another.
+
+    Every batch is full (one static shape): where a pass ends inside a batch, the next pass fills it up.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    pool = torch.from_numpy(np.ascontiguousarray(rows))
+    passes = -(-steps * batch_size // len(rows))
+    order = torch.cat([pool[torch.randperm(len(rows), generator=generator)] for _ in range(passes)])
+    return order[: steps * batch_size].view(steps, batch_size)
+
+
+class Batches:
+    """One site's patches, ready to be drawn from.
+
+    Args:
+        store: the site's rendered patches.
+        device: where batches are made.
+        mean, std: normalisation of the backbone, per channel, for values in [0, 1].
+        augment: what training batches undergo.
+        jitter: optional patch-wise augmentation on the CPU, (u8[B, S, S, 3], seed) -> same shape.
+    """
+
+    def __init__(
+        self,
+        store: PatchStore,
+        device: torch.device,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        augment: AugmentSpec,
+        jitter: Jitter | None = None,
+    ) -> None:
+        self.store = store
+        self.device = device
+        self.mean, self.std = list(mean), list(std)
+        self.augment = augment
+        self.jitter = jitter
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the array is read-only and never written through
+            self.images = torch.from_numpy(np.asarray(store.images))
+            self.labels = torch.from_numpy(np.asarray(store.labels))
+        if device.type == "cuda" and jitter is None:
+            free, _ = torch.cuda.mem_get_info(device)
+            if self.images.numel() < free // 2:
+                self.images = self.images.to(device)
+            else:
+                self.images = self.images.pin_memory()
+        self.labels = self.labels.to(device)
+
+    def training(self, order: Tensor, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Augmented, normalised (images f32[B, 3, S, S], labels i64[B]) for each row of `order` i64[T, B]."""
+        generator = torch.Generator().manual_seed(seed)
+        for step, rows in enumerate(order):
+            images = self._gather(rows, seed + step if self.jitter else None)
+            images = flip_and_turn(images, self.augment, generator)
+            yield self._normalise(images, generator), self.labels[rows.to(self.device)]
+
+    def evaluation(self, rows: NDArray[np.int64], batch_size: int) -> Iterator[Tensor]:
+        """Normalised images f32[<= batch_size, 3, S, S] in the order of `rows`."""
+        order = torch.from_numpy(np.ascontiguousarray(rows))
+        for begin in range(0, len(order), batch_size):
+            yield self._normalise(self._gather(order[begin : begin + batch_size], None), None)
+
+    def _gather(self, rows: Tensor, jitter_seed: int | None) -> Tensor:
+        """uint8 [B, 3, S, S] on the device."""
+        images = self.images[rows.to(self.images.device)]
+        if jitter_seed is not None and self.jitter is not None:
+            images = torch.from_numpy(self.jitter(images.numpy(), jitter_seed))
+        return images.to(self.device, non_blocking=True).permute(0, 3, 1, 2).contiguous()
+
+    def _normalise(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
+        scaled = tvf.to_dtype(images, torch.float32, scale=True)
+        if generator is not None and self.augment.colour:
+            scaled = jitter_colour(scaled, self.augment, generator)
+        normalised: Tensor = tvf.normalize(scaled, self.mean, self.std, inplace=True)
+        return normalised
+
+
+def flip_and_turn(images: Tensor, augment: AugmentSpec, generator: torch.Generator) -> Tensor:
+    """Flip each patch of u8[B, 3, S, S] left-right and up-down, and transpose it, each with probability 1/2.
+
+    The three together draw uniformly from the eight symmetries of the square. No host synchronisation.
+    """
+    coins = (torch.rand(3, len(images), 1, 1, 1, generator=generator) < 0.5).to(images.device, non_blocking=True)
+    if augment.flips:
+        images = torch.where(coins[0], tvf.horizontal_flip(images), images)
+        images = torch.where(coins[1], tvf.vertical_flip(images), images)
+    if augment.rotate90:
+        images = torch.where(coins[2], images.transpose(2, 3), images)
+    return images
+
+
+def jitter_colour(images: Tensor, augment: AugmentSpec, generator: torch.Generator) -> Tensor:
+    """Brightness, contrast, saturation and hue factors, one set per quarter of the batch f32[B, 3, S, S] in [0, 1]."""
+    adjusted = []
+    for part in images.chunk(COLOUR_CHUNKS):
+        draw = (torch.rand(4, generator=generator) * 2 - 1).tolist()
+        if augment.brightness:
+            part = tvf.adjust_brightness(part, 1 + augment.brightness * draw[0])
+        if augment.contrast:
+            part = tvf.adjust_contrast(part, 1 + augment.contrast * draw[1])
+        if augment.saturation:
+            part = tvf.adjust_saturation(part, 1 + augment.saturation * draw[2])
+        if augment.hue:
+            part = tvf.adjust_hue(part, augment.hue * draw[3])
+        adjusted.append(part)
+    return torch.cat(adjusted)

@@ -1,0 +1,36 @@
+"""What a site trains on and is measured on: one array of patches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+I64 = NDArray[np.int64]
+U8 = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class PatchStore:
+    """One site's rendered patches.
+
+    Attributes:
+        site: name of the site.
+        images: u8[n, S, S, 3], RGB; memory-mapped and read-only when it comes from the disk.
+        labels: i64[n], index into the task's classes.
+        groups: i64[n], source group (tile, slide, patient); equal numbers mean one source.
+        splits: rows of each split, `train`, `val`, `test` at a training site and `test` alone at a held-out one.
+        digest: short sha256 of content, labels, groups and splits; the same wherever the files lie.
+        mpp: microns per pixel of `images`, None when unknown.
+        skipped: positions in the site's share of files that could not be read and were left out.
+    """
+
+    site: str
+    images: U8
+    labels: I64
+    groups: I64
+    splits: dict[str, I64]
+    digest: str
+    mpp: float | None = None
+    skipped: tuple[int, ...] = ()

@@ -1,0 +1,34 @@
+"""The errors medfl shows to people: one sentence each, and the exit code that goes with it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MedflError(Exception):
+    """Something the user can mend. The message is one sentence naming file, key and remedy; exit code 2."""
+
+    exit_code = 2
+
+
+class GateFailed(MedflError):
+    """A registry gate or alias guard refused a model. The registry is untouched; exit code 3."""
+
+    exit_code = 3
+
+
+class RunFailed(MedflError):
+    """A run could not go on (no quorum for several rounds); what was computed is on disk; exit code 1."""
+
+    exit_code = 1
+
+
+def nearest(word: str, known: Iterable[str], limit: int = 3) -> str:
+    """Return ` Did you mean "x" or "y"?` for the closest known words, or an empty string."""
+    matches = difflib.get_close_matches(str(word), list(known), n=limit, cutoff=0.5)
+    if not matches:
+        return ""
+    quoted = [f'"{m}"' for m in matches]
+    head = ", ".join(quoted[:-1])
+    return f" Did you mean {head + ' or ' if head else ''}{quoted[-1]}?"

@@ -1,0 +1,286 @@
+"""The round loop: select -> call -> aggregate -> record. The server's state is a value that can be saved and loaded."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medfl.errors import RunFailed
+from medfl.metrics.measure import mean_supported
+from medfl.model import Slot
+from medfl.protocol import Failure, Reply, Request, reply_bytes, request_bytes
+from medfl.seeds import seed_for
+from medfl.transport import Transport
+
+MAX_LOST_ROUNDS = 3  # consecutive rounds without a quorum after which a run stops
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the round loop needs to know.
+
+    Attributes:
+        train_sites, held_out_sites: names; their order does not matter.
+        rounds: R; round t = 0..R-1 trains, t = R only evaluates.
+        sites_per_round: participants drawn per round; None means all.
+        quorum: share of participants that must reply for a round to count.
+        evaluate_every: all training sites are measured on validation data every so many rounds, and at t = R.
+        held_out_every: monitoring of held-out sites' test data every so many rounds; None means never.
+        lr_scale: round -> factor on the learning rate.
+        select: "last", or (metric, mode) as in `selection_value`.
+        stages: stage of the network -> its slots, for inertia.
+    """
+
+    train_sites: tuple[str, ...]
+    held_out_sites: tuple[str, ...]
+    rounds: int
+    seed: int
+    stages: Mapping[str, Sequence[Slot]]
+    sites_per_round: int | None = None
+    quorum: float = 0.5
+    evaluate_every: int = 1
+    held_out_every: int | None = None
+    lr_scale: Callable[[int], float] = lambda t: 1.0
+    select: str | tuple[str, str] = "last"
+
+
+@dataclass
+class ServerState:
+    """Everything the server carries from round to round. Vectors are in wire order.
+
+    Attributes:
+        round: the next round t to play.
+        weights, buffers: the global model entering round t.
+        previous: the last counted global update w_{t-1} - w_t, for `update_cosine`.
+        accepted: site -> last round whose reply was aggregated.
+        best: round, value, weights and buffers of the best model so far, when selection is by a metric.
+        lost: consecutive rounds that did not count.
+    """
+
+    round: int
+    weights: Tensor
+    buffers: Tensor
+    previous: Tensor | None = None
+    accepted: dict[str, int] = field(default_factory=dict)
+    best: tuple[int, float, Tensor, Tensor] | None = None
+    lost: int = 0
+
+
+class Fold:
+    """Sample-weighted mean of updates and buffers, streamed: one accumulator whatever the number of sites."""
+
+    def __init__(self, state: ServerState) -> None:
+        self.update = torch.zeros_like(state.weights)
+        self.buffers = torch.zeros_like(state.buffers)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything folded."""
+        self.update.zero_()
+        self.buffers.zero_()
+        self.samples = 0
+        self.replies = 0
+        self._weighted_square = 0.0
+
+    def add(self, reply: Reply) -> None:
+        """Fold one reply."""
+        assert reply.update is not None
+        assert reply.buffers is not None
+        self.update.add_(reply.update, alpha=reply.samples)
+        self.buffers.add_(reply.buffers, alpha=reply.samples)
+        self.samples += reply.samples
+        self.replies += 1
+        self._weighted_square += reply.samples * float(torch.linalg.vector_norm(reply.update)) ** 2
+
+    def finish(self) -> tuple[Tensor, Tensor, float]:
+        """(mean update f32[P], mean buffers f32[B], sum_i p_i ||D_i||^2)."""
+        self.update.div_(self.samples)
+        self.buffers.div_(self.samples)
+        return self.update, self.buffers, self._weighted_square / self.samples
+
+
+class Federation:
+    """Plays rounds.
+
+    Args:
+        plan: what to do.
+        transport: how sites are reached.
+        state: where to start; advanced in place, one whole round at a time.
+        after_round: called with (record, state) after each round, when the state is whole.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        transport: Transport,
+        state: ServerState,
+        after_round: Callable[[dict[str, Any], ServerState], None] = lambda record, state: None,
+    ) -> None:
+        self.plan = plan
+        self.transport = transport
+        self.state = state
+        self.after_round = after_round
+        self.seconds = {"train": 0.0, "evaluate": 0.0, "aggregate": 0.0}
+        self._fold = Fold(state)
+
+    def run(self) -> ServerState:
+        """Play the remaining rounds and the closing evaluation.
+
+        Raises:
+            RunFailed: `MAX_LOST_ROUNDS` rounds in a row had no quorum. The state is the last good one.
+        """
+        while self.state.round <= self.plan.rounds:
+            record = self._play()
+            self.after_round(record, self.state)
+            if self.state.lost >= MAX_LOST_ROUNDS:
+                named = "; ".join(f"{f['site']}: {f['reason']}" for f in record["failures"])
+                raise RunFailed(
+                    f"{self.state.lost} rounds in a row had no quorum, the last one round {record['round']} ({named}); "
+                    f"the last good weights are kept. Lower `training.optimizer.lr` if training diverges, or "
+                    f"`training.quorum` if sites are missing"
+                )
+        return self.state
+
+    def participants(self, round_: int) -> tuple[str, ...]:
+        """The sites that train in a round, sorted by name."""
+        names = sorted(self.plan.train_sites)
+        wanted = self.plan.sites_per_round
+        if wanted is None or wanted >= len(names):
+            return tuple(names)
+        return tuple(sorted(random.Random(seed_for(self.plan.seed, "select", round_)).sample(names, wanted)))
+
+    def _play(self) -> dict[str, Any]:
+        plan, state, t = self.plan, self.state, self.state.round
+        last = t == plan.rounds
+        training = () if last else self.participants(t)
+        evaluated = last or t % plan.evaluate_every == 0
+        monitored = plan.held_out_every is not None and (last or t % plan.held_out_every == 0)
+        called = set(training) | (set(plan.train_sites) if evaluated else set())
+        called |= set(plan.held_out_sites) if monitored else set()
+        lr_scale = plan.lr_scale(t)
+
+        def request(name: str) -> Request:
+            split = "val" if name in plan.train_sites else "test"
+            return Request(
+                round=t,
+                weights=state.weights,
+                buffers=state.buffers,
+                train=name in training,
+                evaluate=(split,) if evaluated or split == "test" else (),
+                lr_scale=lr_scale,
+                last_accepted_round=state.accepted.get(name, -1),
+            )
+
+        sites: dict[str, dict[str, Any]] = {}
+        failures: list[dict[str, str]] = []
+        accepted: list[str] = []
+        self._fold.reset()
+        bytes_down = request_bytes(Request(t, state.weights, state.buffers, train=False))
+        for answer in self.transport.call(sorted(called), request):
+            if isinstance(answer, Reply):
+                reason = self._refusal(answer)
+                if reason is not None:
+                    answer = Failure(answer.site, t, reason)
+            if isinstance(answer, Failure):
+                failures.append({"site": answer.site, "reason": answer.reason})
+                continue
+            for phase, seconds in answer.seconds.items():
+                self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+            role = "train" if answer.site in plan.train_sites else "held_out"
+            entry: dict[str, Any] = {"role": role, **{split: dict(m) for split, m in answer.metrics.items()}}
+            entry |= {"bytes_down": bytes_down, "bytes_up": reply_bytes(answer)}
+            if answer.update is not None:
+                entry |= {"samples": answer.samples, "steps": answer.steps, "train_loss": answer.train_loss}
+                began = time.perf_counter()
+                self._fold.add(answer)
+                self.seconds["aggregate"] += time.perf_counter() - began
+                accepted.append(answer.site)
+            sites[answer.site] = entry
+        if evaluated:
+            self._select(t, sites)
+        counted = not last and len(accepted) >= max(1, math.ceil(plan.quorum * len(training)))
+        update = self._advance(accepted) if counted else None
+        state.lost = 0 if counted or last else state.lost + 1
+        state.round = t + 1
+        return {
+            "round": t,
+            "evaluated": evaluated,
+            "counted": counted,
+            "lr_scale": lr_scale,
+            "participants": list(training),
+            "failures": failures,
+            "sites": sites,
+            "update": update,
+        }
+
+    def _refusal(self, reply: Reply) -> str | None:
+        """Why a reply cannot be folded, or None."""
+        if reply.update is None:
+            return None
+        if reply.buffers is None or reply.update.shape != self.state.weights.shape:
+            return f"the update has {reply.update.numel():,} values, the model {self.state.weights.numel():,}"
+        if reply.buffers.shape != self.state.buffers.shape:
+            return f"the buffers have {reply.buffers.numel():,} values, the model {self.state.buffers.numel():,}"
+        if not (torch.isfinite(reply.update).all() and torch.isfinite(reply.buffers).all()):
+            return f"the update is not finite in round {reply.round}"
+        return None if reply.samples > 0 else "the reply counts no training samples"
+
+    def _advance(self, accepted: Sequence[str]) -> dict[str, Any]:
+        """Fold the round into the state; returns the `update` part of the record."""
+        began = time.perf_counter()
+        state = self.state
+        mean, buffers, mean_square = self._fold.finish()
+        inertia = {
+            stage: _ratio(_norm(mean, slots), _norm(state.weights, slots)) for stage, slots in self.plan.stages.items()
+        }
+        length = float(torch.linalg.vector_norm(mean))
+        cosine = None
+        if state.previous is not None:
+            before = float(torch.linalg.vector_norm(state.previous))
+            cosine = _ratio(float(torch.dot(mean, state.previous)), length * before)
+        state.weights = state.weights - mean
+        state.buffers = buffers.clone()
+        state.previous = mean.clone()
+        state.accepted.update(dict.fromkeys(accepted, state.round))
+        self.seconds["aggregate"] += time.perf_counter() - began
+        return {"mean_sq": mean_square, "sq": length**2, "cosine": cosine, "inertia": inertia}
+
+    def _select(self, t: int, sites: Mapping[str, Mapping[str, Any]]) -> None:
+        """Keep the model entering round t if it is the best so far by the selection metric."""
+        if isinstance(self.plan.select, str):
+            return
+        metric, mode = self.plan.select
+        value = selection_value(metric, sites)
+        if value is None:
+            return
+        best = self.state.best
+        if best is None or (value > best[1] if mode == "max" else value < best[1]):
+            self.state.best = (t, value, self.state.weights.clone(), self.state.buffers.clone())
+
+
+def selection_value(metric: str, sites: Mapping[str, Mapping[str, Any]]) -> float | None:
+    """A selection metric (`val_mean_auroc`, `val_worst_auroc`, `val_mean_loss`, ...) over training sites' validation
+    figures; None when no site supports it."""
+    _, statistic, figure = metric.split("_", 2)
+    values = [entry["val"].get(figure) for entry in sites.values() if entry["role"] == "train" and "val" in entry]
+    if statistic == "worst":
+        known = [v for v in values if v is not None]
+        return min(known) if known else None
+    return mean_supported(values)
+
+
+def _norm(wire: Tensor, slots: Sequence[Slot]) -> float:
+    """Euclidean length of some tensors of a wire vector."""
+    return math.sqrt(sum(float(torch.linalg.vector_norm(wire[s.start : s.start + s.numel])) ** 2 for s in slots))
+
+
+def _ratio(a: float, b: float) -> float | None:
+    """a / b, or None where b is zero."""
+    return a / b if b > 0 else None

@@ -1,0 +1,1 @@
+"""The methods: `base` holds links and chains, every other module one paper."""

@@ -1,0 +1,136 @@
+"""ECGR, Exploratory-Convergent Gradient Re-aggregation. P. Luo et al., arXiv 2601.03584.
+
+A site's round is split into its per-step displacements d_k = w_{k-1} - w_k (learning rate and momentum included).
+K = max(1, floor(keep T)) of them form the convergent set C; the rest are exploratory. The reported displacement is
+
+    u = sum_{k in C} d_k + beta sum_{k not in C} d_k,   then rescaled to the length of sum_k d_k.
+
+The authors' code grows C greedily: next is the k that minimises ||S + d_k||, S being the sum chosen so far. That
+needs inner products only, ||S + d_k||^2 = ||S||^2 + 2 <S, d_k> + ||d_k||^2, so one T x T Gram matrix replaces
+O(T^2 P) work. beta = 1 is the base method. `norm` (shortest steps), `cosine` (best aligned with the sum) and `random`
+are alternatives; `random` is the control that any careful choice must beat.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from medfl.methods.base import Link, LocalRound, number, require
+
+SELECTIONS = ("greedy", "norm", "random", "cosine")
+BLOCK = 1 << 16  # columns of the Gram product formed at a time: stays in cache, and sums in float64 between blocks
+
+
+def reaggregate(steps: Tensor, keep: float = 0.5, beta: float = 0.2, select: str = "greedy") -> tuple[Tensor, Tensor]:
+    """Re-aggregate one round's displacements.
+
+    Args:
+        steps: f32[T, P], d_k = w_{k-1} - w_k.
+        keep: share of steps in the convergent set, in (0, 1].
+        beta: weight of the exploratory rest, in [0, 1].
+        select: "greedy", "norm", "cosine" or "random" (reproducible for given steps).
+
+    Returns:
+        update f32[P] and the convergent indices i64[K] in the order chosen. A zero sum gives a zero update.
+
+    Raises:
+        ValueError: parameters out of range or `steps` not a non-empty matrix.
+    """
+    Ecgr(keep=keep, beta=beta, select=select)
+    if steps.dim() != 2 or not len(steps):
+        raise ValueError(f"steps must be a non-empty matrix [T, P], not {tuple(steps.shape)}")
+    gram = torch.zeros(len(steps), len(steps), dtype=torch.float64, device=steps.device)
+    for begin in range(0, steps.shape[1], BLOCK):
+        columns = steps[:, begin : begin + BLOCK]
+        gram += columns @ columns.T
+    gram = gram.cpu()
+    seed = int.from_bytes(hashlib.sha256(gram.numpy().tobytes()).digest()[:7], "little")
+    chosen = choose(gram, keep, select, seed)
+    return coefficients(gram, chosen, beta).to(steps) @ steps, chosen
+
+
+def choose(gram: Tensor, keep: float, select: str, seed: int = 0) -> Tensor:
+    """The convergent indices i64[K], in the order chosen, from the Gram matrix f64[T, T] of the displacements."""
+    total = len(gram)
+    count = max(1, int(keep * total))
+    norms = gram.diagonal()
+    if select == "random":
+        return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count]
+    if select == "norm":
+        return torch.argsort(norms, stable=True)[:count]
+    if select == "cosine":
+        cosine = gram.sum(1) / norms.clamp_min(torch.finfo(gram.dtype).tiny).sqrt()
+        return torch.argsort(cosine, descending=True, stable=True)[:count]
+    growth = norms.clone()  # ||S + d_k||^2 - ||S||^2 for every k still free
+    chosen = []
+    for _ in range(count):
+        best = int(growth.argmin())
+        chosen.append(best)
+        growth += 2 * gram[best]
+        growth[best] = torch.inf
+    return torch.tensor(chosen)
+
+
+def coefficients(gram: Tensor, chosen: Tensor, beta: float) -> Tensor:
+    """f64[T]: the factor of every displacement in u, the rescaling to the plain sum's length included."""
+    weights = torch.full((len(gram),), beta, dtype=gram.dtype)
+    weights[chosen] = 1.0
+    if beta == 1.0:
+        return weights
+    plain = gram.sum().clamp_min(0).sqrt()
+    length = (weights @ gram @ weights).clamp_min(0).sqrt()
+    # Cancellation leaves about eps times the largest product; a shorter vector has no direction to rescale.
+    floor = 1e-7 * (weights * gram.diagonal().clamp_min(0).sqrt()).sum()
+    return torch.zeros_like(weights) if length <= floor else weights * (plain / length)
+
+
+@dataclass(frozen=True)
+class Ecgr(Link):
+    """Keep a convergent share of the steps whole, damp the rest by `beta`, preserve the update's length."""
+
+    name: ClassVar[str] = "ecgr"
+    keep: float = 0.5
+    beta: float = 0.2
+    select: str = "greedy"
+
+    def __post_init__(self) -> None:
+        number(self.keep, "keep", 0.0, 1.0, open_low=True)
+        number(self.beta, "beta", 0.0, 1.0)
+        require(self.select in SELECTIONS, f"`select` is one of {', '.join(SELECTIONS)}, not {self.select!r}")
+
+    def record(self, local: LocalRound) -> None:
+        """Keep the displacement from the start, s - w_k; differences of rows are the steps."""
+        path = local.buffer("ecgr_path", (local.steps, len(local.start)))
+        torch.sub(local.start, local.model.vector, out=path[local.step - 1])
+
+    def reply(self, local: LocalRound) -> None:
+        """u = sum_k a_k d_k, as one product with the recorded path: d_k = p_k - p_{k-1}, p_0 = 0."""
+        path = local.buffer("ecgr_path", (local.steps, len(local.start)))
+        gram = step_gram(path)
+        chosen = choose(gram, self.keep, self.select, local.seed)
+        factors = coefficients(gram, chosen, self.beta)
+        on_path = factors - torch.cat([factors[1:], factors.new_zeros(1)])
+        local.displacement = on_path.to(path) @ path
+
+    def scratch_bytes(self, steps: int, padded: int) -> int:
+        """The recorded path, f32[T, P]."""
+        return 4 * steps * padded
+
+
+def step_gram(path: Tensor) -> Tensor:
+    """f64[T, T] on the CPU: inner products of the steps p_k - p_{k-1} (p_0 = 0) of a path f32[T, P]."""
+    total = len(path)
+    gram = torch.zeros(total, total, dtype=torch.float64, device=path.device)
+    steps = torch.empty(total, min(BLOCK, path.shape[1]), device=path.device)
+    for begin in range(0, path.shape[1], BLOCK):
+        columns = path[:, begin : begin + BLOCK]
+        block = steps[:, : columns.shape[1]]
+        torch.sub(columns[1:], columns[:-1], out=block[1:])
+        block[0] = columns[0]
+        gram += block @ block.T
+    return gram.cpu()

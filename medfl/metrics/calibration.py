@@ -1,0 +1,190 @@
+"""Calibration and classification figures computed from sums, so that pooling two sites is an addition.
+
+Every figure here is a function of counts and sums over patches. Both containers may carry leading axes: one
+entry per source group, per resample or none at all; `+` merges the patches of two disjoint sets.
+
+ECE:          Guo et al. 2017, arXiv:1706.04599, eq. 3, bins ((b-1)/B, b/B].
+classwise ECE: Kull et al. 2019, arXiv:1910.12656, eq. 2.
+Brier:        Brier 1950, the multi-class form, sum over classes, range 0 to 2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from medfl.metrics.auroc import FloatArray, IndexArray, IntArray, ratio
+
+SMALLEST_PROBABILITY = 1e-12
+"""NLL clips the probability of the true class here, so that one certain mistake costs 27.6, not infinity."""
+
+
+def bin_edges(bins: int) -> FloatArray:
+    """Edges [B + 1] of `bins` equal-width bins on [0, 1]."""
+    return np.linspace(0.0, 1.0, bins + 1)
+
+
+@dataclass(frozen=True)
+class CalibrationBins:
+    """What a reliability diagram needs: per bin the patches, their summed confidence and their hits, [..., B]."""
+
+    count: FloatArray
+    confidence_sum: FloatArray
+    correct_sum: FloatArray
+
+    def __add__(self, other: CalibrationBins) -> CalibrationBins:
+        return CalibrationBins(
+            self.count + other.count,
+            self.confidence_sum + other.confidence_sum,
+            self.correct_sum + other.correct_sum,
+        )
+
+    def map(self, function: Callable[[FloatArray], FloatArray]) -> CalibrationBins:
+        """Apply one linear operation on the leading axes to all three arrays."""
+        return CalibrationBins(function(self.count), function(self.confidence_sum), function(self.correct_sum))
+
+    def ece(self) -> FloatArray:
+        """sum_b (n_b / n) |accuracy_b - confidence_b|, shape [...]; nan without patches."""
+        gap = np.abs(self.correct_sum - self.confidence_sum).sum(axis=-1)
+        return ratio(gap, self.count.sum(axis=-1))
+
+    def confidence(self) -> FloatArray:
+        """Mean confidence per bin [..., B], nan in an empty bin."""
+        return ratio(self.confidence_sum, self.count)
+
+    def accuracy(self) -> FloatArray:
+        """Share of hits per bin [..., B], nan in an empty bin."""
+        return ratio(self.correct_sum, self.count)
+
+
+@dataclass(frozen=True)
+class ScoreSums:
+    """Mergeable sums over a set of patches, with any leading axes [...].
+
+    Attributes:
+        squared_error: sum over patches and classes of (p - onehot)^2, [...].
+        log_loss: sum over patches of -log p_true, in nats, [...].
+        confusion: patches by (true class, predicted class), [..., C, C].
+        top: bins of the largest probability; a hit is a correct prediction, [..., B].
+        classwise: bins of every class's probability; a hit is a patch of that class, [..., C, B].
+    """
+
+    squared_error: FloatArray
+    log_loss: FloatArray
+    confusion: FloatArray
+    top: CalibrationBins
+    classwise: CalibrationBins
+
+    def __add__(self, other: ScoreSums) -> ScoreSums:
+        return ScoreSums(
+            self.squared_error + other.squared_error,
+            self.log_loss + other.log_loss,
+            self.confusion + other.confusion,
+            self.top + other.top,
+            self.classwise + other.classwise,
+        )
+
+    def map(self, function: Callable[[FloatArray], FloatArray]) -> ScoreSums:
+        """Apply one linear operation on the leading axes to every array."""
+        return ScoreSums(
+            function(self.squared_error),
+            function(self.log_loss),
+            function(self.confusion),
+            self.top.map(function),
+            self.classwise.map(function),
+        )
+
+    def total(self) -> ScoreSums:
+        """Merge over the first leading axis: groups [G, ...] become one set."""
+        return self.map(lambda sums: np.asarray(sums.sum(axis=0)))
+
+    def resample(self, multiplicity: FloatArray) -> ScoreSums:
+        """R weighted merges over the first axis: `multiplicity [R, G]` turns [G, ...] into [R, ...]."""
+        return self.map(lambda sums: np.tensordot(multiplicity, sums, axes=1))
+
+    def patches(self) -> FloatArray:
+        """Number of patches, [...]."""
+        return np.asarray(self.confusion.sum(axis=(-2, -1)))
+
+    def brier(self) -> FloatArray:
+        """Mean over patches of the summed squared error over classes, 0 (best) to 2, [...]."""
+        return ratio(self.squared_error, self.patches())
+
+    def nll(self) -> FloatArray:
+        """Mean over patches of -log max(p_true, 1e-12), nats, [...]."""
+        return ratio(self.log_loss, self.patches())
+
+    def accuracy(self) -> FloatArray:
+        """Share of patches predicted right, [...]."""
+        return ratio(np.asarray(np.trace(self.confusion, axis1=-2, axis2=-1)), self.patches())
+
+    def recall(self) -> FloatArray:
+        """Recall of every class [..., C], nan where the class has no patch."""
+        return ratio(np.diagonal(self.confusion, axis1=-2, axis2=-1), self.confusion.sum(axis=-1))
+
+    def balanced_accuracy(self) -> FloatArray:
+        """Mean recall over the classes that have patches, [...]; nan without patches."""
+        recall = self.recall()
+        present = ~np.isnan(recall)
+        return ratio(np.where(present, recall, 0.0).sum(axis=-1), present.sum(axis=-1).astype(np.float64))
+
+    def ece(self) -> FloatArray:
+        """Expected calibration error of the top probability, [...]."""
+        return self.top.ece()
+
+    def classwise_ece(self) -> FloatArray:
+        """Mean over all C classes of each class's own calibration error, [...].
+
+        A class without patches counts: probability given to it is miscalibrated, and is measured as such.
+        """
+        return np.asarray(self.classwise.ece().mean(axis=-1))
+
+
+def _totals(cell: IndexArray, shape: tuple[int, ...], value: FloatArray | None = None) -> FloatArray:
+    """Sum `value` (default: count) over the entries that fall into each cell of a table of this shape."""
+    weights = None if value is None else value.ravel()
+    sums = np.bincount(cell.ravel(), weights, minlength=math.prod(shape))
+    return sums.astype(np.float64).reshape(shape)
+
+
+def group_sums(probs: FloatArray, labels: IntArray, group: IndexArray, n_groups: int, bins: int = 15) -> ScoreSums:
+    """The sums of every source group, leading axis [G].
+
+    Args:
+        probs: softmax probabilities [N, C].
+        labels: true class [N], 0 to C - 1.
+        group: source group of each patch [N], 0 to n_groups - 1.
+        n_groups: G.
+        bins: number of equal-width bins B.
+    """
+    n, n_classes = probs.shape
+    classes = np.arange(n_classes)
+    onehot = (labels[:, None] == classes).astype(np.float64)
+    predicted, top_prob = probs.argmax(axis=1), probs.max(axis=1)
+    true_prob = np.maximum(probs[np.arange(n), labels], SMALLEST_PROBABILITY)
+    hit = (predicted == labels).astype(np.float64)
+
+    inner = bin_edges(bins)[1:-1]
+    pair = (group * n_classes + labels) * n_classes + predicted
+    top_cell = group * bins + np.searchsorted(inner, top_prob, side="left")
+    class_cell = (group[:, None] * n_classes + classes) * bins + np.searchsorted(inner, probs, side="left")
+    top, classwise = (n_groups, bins), (n_groups, n_classes, bins)
+    return ScoreSums(
+        squared_error=_totals(group, (n_groups,), ((probs - onehot) ** 2).sum(axis=1)),
+        log_loss=_totals(group, (n_groups,), -np.log(true_prob)),
+        confusion=_totals(pair, (n_groups, n_classes, n_classes)),
+        top=CalibrationBins(_totals(top_cell, top), _totals(top_cell, top, top_prob), _totals(top_cell, top, hit)),
+        classwise=CalibrationBins(
+            _totals(class_cell, classwise),
+            _totals(class_cell, classwise, probs),
+            _totals(class_cell, classwise, onehot),
+        ),
+    )
+
+
+def score_sums(probs: FloatArray, labels: IntArray, bins: int = 15) -> ScoreSums:
+    """The sums over all patches of `probs [N, C]`, `labels [N]`, without leading axes."""
+    return group_sums(probs, labels, np.zeros(len(probs), dtype=np.intp), 1, bins).total()

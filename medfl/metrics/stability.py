@@ -1,0 +1,192 @@
+"""How steadily a federation learns: measures over the rounds, fed one round record at a time.
+
+A record is a plain dict
+
+    {"round": t, "evaluated": bool,
+     "sites": {name: {"role": "train" | "held_out", "val": {"auroc": float | None, ...}}},   # "val" may lack
+     "update": None | {"mean_sq": sum_i p_i ||D_i||^2, "sq": ||D||^2, "cosine": float | None,
+                       "inertia": {stage: float}}}
+
+where the metrics describe the model that enters round t and the update is the one round t produced; the last
+record has metrics only. Formulas and the reasons for them: docs/metrics.md. Memory grows by a few numbers per
+evaluated round; a stability object is rebuilt after a restart by replaying the records.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from medfl.metrics.measure import mean_supported
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """The training sites' validation AUROC in one evaluated round."""
+
+    spread: float | None
+    worst_site: str
+    worst: float
+
+
+def validation_auroc(record: Record) -> dict[str, float]:
+    """Validation AUROC of the training sites that have one in this round, by name; empty if not evaluated."""
+    if not record["evaluated"]:
+        return {}
+    found = {}
+    for name, site in sorted(record["sites"].items()):
+        value = (site.get("val") or {}).get("auroc")
+        if site["role"] == "train" and value is not None and math.isfinite(value):
+            found[name] = float(value)
+    return found
+
+
+def round_stability(record: Record) -> dict[str, float]:
+    """This round's own numbers, only those that are defined.
+
+    Keys: mean_auroc, worst_auroc, site_spread (validation data of the training sites); drift, coherence,
+    update_cosine (the update of the round).
+    """
+    auroc = validation_auroc(record)
+    update = record.get("update") or {}
+    mean_sq, sq = _known(update.get("mean_sq")), _known(update.get("sq"))
+    values: dict[str, float | None] = {
+        "mean_auroc": mean_supported(auroc.values()),
+        "worst_auroc": min(auroc.values(), default=None),
+        "site_spread": _spread(auroc),
+        "update_cosine": _known(update.get("cosine")),
+    }
+    if mean_sq is not None and sq is not None:
+        values["drift"] = math.sqrt(_variance(mean_sq, sq) / sq) if sq > 0 else None
+        values["coherence"] = sq / mean_sq if mean_sq > 0 else None
+    return {key: value for key, value in values.items() if value is not None}
+
+
+class Stability:
+    """Streaming stability of one run.
+
+    Args:
+        k: how many of the latest differences `oscillation` averages.
+        target: mean validation AUROC that `rounds_to_target` waits for.
+    """
+
+    def __init__(self, k: int = 10, target: float = 0.95) -> None:
+        if k < 1:
+            raise ValueError(f"k is {k}, must be at least 1")
+        self.target = target
+        self._last_round: int | None = None
+        self._last_mean: float | None = None
+        self._last_of_site: dict[str, float] = {}
+        self._recent: deque[float] = deque(maxlen=k)
+        self._largest_drop: float | None = None
+        self._drop_by_site: dict[str, float | None] = {}
+        self._spreads: dict[int, _Spread] = {}
+        self._to_target: int | None = None
+        self._sums: dict[str, tuple[float, int]] = {}
+        self._variance = 0.0
+        self._length = 0.0
+        self._inertia: dict[str, float] = {}
+
+    def update(self, record: Record) -> None:
+        """Take in the next round. Rounds must come in order, each once.
+
+        Raises:
+            ValueError: the round is not later than the one before.
+        """
+        t = int(record["round"])
+        if self._last_round is not None and t <= self._last_round:
+            raise ValueError(f"round {t} came after round {self._last_round}")
+        self._last_round = t
+        scalars = round_stability(record)
+        self._take_sites(t, record, scalars)
+        self._take_update(record.get("update") or {}, scalars)
+
+    def summary(self, selected_round: int | None = None) -> dict[str, Any]:
+        """All measures, JSON-ready, None where not defined.
+
+        Args:
+            selected_round: the round of the selected model, at which the sites are compared; by default the
+                last evaluated one. Where that round was not evaluated the comparison is None.
+        """
+        if selected_round is None:
+            selected_round = max(self._spreads, default=None)
+        at = None if selected_round is None else self._spreads.get(selected_round)
+        return {
+            "oscillation": mean_supported(self._recent),
+            "largest_drop": self._largest_drop,
+            "largest_drop_by_site": dict(sorted(self._drop_by_site.items())),
+            "site_spread": at.spread if at else None,
+            "worst_site": at.worst_site if at else None,
+            "worst_site_auroc": at.worst if at else None,
+            "drift": self._mean("drift"),
+            "coherence": self._mean("coherence"),
+            "update_cosine": self._mean("update_cosine"),
+            "accumulated_variance": self._variance / self._length if self._length > 0 else None,
+            "rounds_to_target": self._to_target,
+            "inertia": dict(self._inertia),
+        }
+
+    def _take_sites(self, t: int, record: Record, scalars: Mapping[str, float]) -> None:
+        sites = validation_auroc(record)
+        for name, site in record["sites"].items():
+            if site["role"] == "train":
+                self._drop_by_site.setdefault(name, None)
+        if not sites:
+            return
+        mean = scalars["mean_auroc"]
+        if self._last_mean is not None:
+            self._recent.append(abs(mean - self._last_mean))
+            self._largest_drop = _larger(self._largest_drop, self._last_mean - mean)
+        self._last_mean = mean
+        for name, value in sites.items():
+            if name in self._last_of_site:
+                self._drop_by_site[name] = _larger(self._drop_by_site[name], self._last_of_site[name] - value)
+            self._last_of_site[name] = value
+        worst = min(sites, key=lambda name: sites[name])
+        self._spreads[t] = _Spread(scalars.get("site_spread"), worst, sites[worst])
+        if self._to_target is None and mean >= self.target:
+            self._to_target = t
+
+    def _take_update(self, update: Mapping[str, Any], scalars: Mapping[str, float]) -> None:
+        for key in ("drift", "coherence", "update_cosine"):
+            if key in scalars:
+                total, count = self._sums.get(key, (0.0, 0))
+                self._sums[key] = (total + scalars[key], count + 1)
+        mean_sq, sq = _known(update.get("mean_sq")), _known(update.get("sq"))
+        if mean_sq is not None and sq is not None:
+            self._variance += _variance(mean_sq, sq)
+            self._length += sq
+        for stage, value in (update.get("inertia") or {}).items():
+            known = _known(value)
+            if known is not None:
+                self._inertia[stage] = known
+
+    def _mean(self, key: str) -> float | None:
+        total, count = self._sums.get(key, (0.0, 0))
+        return total / count if count else None
+
+
+def _known(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _larger(so_far: float | None, value: float) -> float:
+    return value if so_far is None else max(so_far, value)
+
+
+def _variance(mean_sq: float, sq: float) -> float:
+    """sum_i p_i ||D_i - D||^2; not negative by Jensen, up to rounding."""
+    return max(0.0, mean_sq - sq)
+
+
+def _spread(auroc: Mapping[str, float]) -> float | None:
+    """Standard deviation over the sites (the sites are the population, ddof 0); None below two sites."""
+    if len(auroc) < 2:
+        return None
+    mean = math.fsum(auroc.values()) / len(auroc)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in auroc.values()) / len(auroc))

@@ -1,0 +1,94 @@
+"""What passes between the federation and a site: flat vectors and numbers, nothing else.
+
+No path, file name, patch or single score is representable here. Vectors are in *wire order*: the model's trainable
+parameters (or its float buffers) one after another in `named_parameters()` order, each contiguous in its canonical
+layout, without padding, float32, on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+Metrics = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One message a round: a site first evaluates the incoming model on `evaluate` splits, then trains if `train`.
+
+    Attributes:
+        round: index t of the round, 0-based; metrics made for this request describe the model entering round t.
+        weights: f32[P], the global model w.
+        buffers: f32[B], the global float buffers (BatchNorm statistics).
+        train: whether the site takes part in this round's training.
+        evaluate: names of the splits to measure ("val", "test"), possibly none.
+        lr_scale: factor on the site's learning rate in this round (schedule over rounds).
+        resamples: bootstrap resamples for intervals; 0 means point figures only.
+        last_accepted_round: latest round whose reply from this site was aggregated; -1 for none. The site promotes
+            or discards its pending state by it.
+        extra: further server vectors that a link of the chain sends, by name.
+    """
+
+    round: int
+    weights: Tensor
+    buffers: Tensor
+    train: bool
+    evaluate: tuple[str, ...] = ()
+    lr_scale: float = 1.0
+    resamples: int = 0
+    last_accepted_round: int = -1
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A site's answer.
+
+    Attributes:
+        site: name.
+        round: the request's round.
+        samples: n_i, training patches of the site; 0 when it did not train.
+        steps: local optimiser steps taken.
+        update: f32[P], w - endpoint (see docs/architecture.md); None when it did not train.
+        buffers: f32[B] after local training; None when it did not train.
+        train_loss: mean training loss over the local steps; None when it did not train.
+        metrics: per measured split, the dictionary of `medfl.metrics.measure`.
+        extra: further site vectors that a link of the chain sends, by name.
+        seconds: wall time by phase ("train", "evaluate").
+    """
+
+    site: str
+    round: int
+    samples: int = 0
+    steps: int = 0
+    update: Tensor | None = None
+    buffers: Tensor | None = None
+    train_loss: float | None = None
+    metrics: Mapping[str, Metrics] = field(default_factory=dict)
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A named failure: which site, in which round, and one sentence why."""
+
+    site: str
+    round: int
+    reason: str
+
+
+def request_bytes(request: Request) -> int:
+    """Bytes of the vectors a request carries."""
+    vectors = [request.weights, request.buffers, *request.extra.values()]
+    return sum(v.numel() * v.element_size() for v in vectors)
+
+
+def reply_bytes(reply: Reply) -> int:
+    """Bytes of the vectors a reply carries."""
+    vectors = [v for v in (reply.update, reply.buffers) if v is not None] + list(reply.extra.values())
+    return sum(v.numel() * v.element_size() for v in vectors)

@@ -1,0 +1,217 @@
+"""A run is a folder. Everything in it is written whole or not at all, so a run that stops anywhere stays usable."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from medfl.errors import MedflError
+from medfl.federation import ServerState
+from medfl.model import FlatModel
+from medfl.site import Site
+
+
+class RunFolder:
+    """The files of one run; see docs/architecture.md for the layout."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.pipeline = self.path / "pipeline.yaml"
+        self.allocation = self.path / "allocation.csv"
+        self.allocation_summary = self.path / "allocation_summary.csv"
+        self.rounds = self.path / "rounds.jsonl"
+        self.timings = self.path / "timings.jsonl"
+        self.checkpoint = self.path / "checkpoint"
+        self.model = self.path / "model.safetensors"
+        self.model_json = self.path / "model.json"
+        self.summary = self.path / "summary.json"
+        self.tracking = self.path / "tracking.json"
+
+    @classmethod
+    def create(cls, name: str, out: Path | str | None) -> RunFolder:
+        """A new folder: `out`, or runs/<name>-<time>. Raises MedflError if it cannot be written or holds a run."""
+        path = Path(out) if out else Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        if out is None:
+            stem, count = path, 1
+            while path.exists():
+                count += 1
+                path = stem.with_name(f"{stem.name}-{count}")
+        elif (path / "pipeline.yaml").exists():
+            raise MedflError(
+                f"{path} already holds a run; continue it with `medfl resume {path}` or name another folder with --out"
+            )
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            probe = path / ".probe"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise MedflError(
+                f"the run folder {path} cannot be written ({error.strerror}); name another one with --out"
+            ) from None
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path | str) -> RunFolder:
+        """An existing run. Raises MedflError, naming the runs beside it, when there is none."""
+        folder = cls(path)
+        if not folder.pipeline.is_file():
+            beside = Path(path).parent if Path(path).parent.is_dir() else Path("runs")
+            runs = sorted((p.parent.name for p in beside.glob("*/pipeline.yaml")), reverse=True)
+            known = f" Runs in {beside}: {', '.join(runs[:5])}." if runs else ""
+            raise MedflError(f"there is no run at {path} (no pipeline.yaml in it).{known}")
+        return folder
+
+    def append(self, record: Mapping[str, Any], seconds: Mapping[str, float]) -> None:
+        """Add one round to rounds.jsonl and timings.jsonl."""
+        for file, line in ((self.rounds, record), (self.timings, {"round": record["round"], **seconds})):
+            with file.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(line, allow_nan=False) + "\n")
+                stream.flush()
+                os.fsync(stream.fileno())
+
+    def records(self) -> list[dict[str, Any]]:
+        """The rounds so far; a torn last line (a write cut short) is left out."""
+        return list(_lines(self.rounds))
+
+    def truncate(self, rounds: int) -> None:
+        """Drop the rounds from number `rounds` on: those after the checkpoint that a resumed run continues from."""
+        for file in (self.rounds, self.timings):
+            kept = [line for line in _lines(file) if line["round"] < rounds]
+            write_text(file, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def save_checkpoint(self, state: ServerState, sites: Iterable[Site], seconds: Mapping[str, float]) -> None:
+        """Replace the checkpoint by the state after a whole round."""
+        staged = self.path / "checkpoint.new"
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir()
+        tensors = {"weights": state.weights, "buffers": state.buffers}
+        if state.previous is not None:
+            tensors["previous"] = state.previous
+        facts: dict[str, Any] = {"round": state.round, "accepted": state.accepted, "lost": state.lost}
+        facts["seconds"] = dict(seconds)
+        if state.best is not None:
+            facts["best"] = state.best[:2]
+            tensors |= {"best_weights": state.best[2], "best_buffers": state.best[3]}
+        for site in sites:
+            held, pending = site.state, site.pending
+            parts = {f"state.{k}": v for k, v in held.items()}
+            if pending is not None:
+                facts.setdefault("pending", {})[site.name] = pending[0]
+                parts |= {f"pending.{k}": v for k, v in pending[1].items()}
+            if parts:
+                save_file({k: v.contiguous() for k, v in parts.items()}, staged / f"site-{site.name}.safetensors")
+        save_file({k: v.contiguous() for k, v in tensors.items()}, staged / "server.safetensors")
+        write_text(staged / "state.json", json.dumps(facts))
+        # The old checkpoint is moved aside before the new one takes its name: at every instant one of the three
+        # folders is whole, and `load_checkpoint` takes the newest.
+        old = self.path / "checkpoint.old"
+        shutil.rmtree(old, ignore_errors=True)
+        if self.checkpoint.exists():
+            self.checkpoint.rename(old)
+        staged.rename(self.checkpoint)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def load_checkpoint(self, sites: Mapping[str, Site]) -> tuple[ServerState, dict[str, float]] | None:
+        """The state after the last whole round, and the seconds spent so far; None when no round was finished."""
+        for folder in (self.checkpoint, self.path / "checkpoint.old"):
+            try:
+                facts = json.loads((folder / "state.json").read_text())
+                tensors = load_file(folder / "server.safetensors")
+            except (OSError, ValueError, SafetensorError):
+                continue
+            for name, site in sites.items():
+                file = folder / f"site-{name}.safetensors"
+                parts = load_file(file) if file.exists() else {}
+                site.state = {k[6:]: v for k, v in parts.items() if k.startswith("state.")}
+                held = {k[8:]: v for k, v in parts.items() if k.startswith("pending.")}
+                round_ = facts.get("pending", {}).get(name)
+                site.pending = None if round_ is None else (round_, held)
+            best = None
+            if "best" in facts:
+                best = (
+                    int(facts["best"][0]),
+                    float(facts["best"][1]),
+                    tensors["best_weights"],
+                    tensors["best_buffers"],
+                )
+            state = ServerState(
+                round=facts["round"],
+                weights=tensors["weights"],
+                buffers=tensors["buffers"],
+                previous=tensors.get("previous"),
+                accepted=facts["accepted"],
+                best=best,
+                lost=facts["lost"],
+            )
+            return state, facts["seconds"]
+        return None
+
+    def save_model(self, model: FlatModel, weights: Tensor, buffers: Tensor, facts: Mapping[str, Any]) -> None:
+        """Write model.safetensors (timm names) and model.json."""
+        staged = self.model.with_suffix(".tmp")
+        save_file(model.state_dict(weights, buffers), staged)
+        os.replace(staged, self.model)
+        write_text(self.model_json, json.dumps(dict(facts), indent=2) + "\n")
+
+    def save_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write summary.json."""
+        write_text(self.summary, json.dumps(dict(summary), indent=2, allow_nan=False) + "\n")
+
+    def read_summary(self) -> dict[str, Any]:
+        """summary.json. Raises MedflError when the run has not finished."""
+        if not self.summary.is_file():
+            raise MedflError(f"{self.path} has no summary.json yet; finish it with `medfl resume {self.path}`")
+        summary: dict[str, Any] = json.loads(self.summary.read_text(encoding="utf-8"))
+        return summary
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole: to a temporary name, flushed to disk, then renamed into place."""
+    staged = path.with_name(path.name + ".tmp")
+    with staged.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(staged, path)
+
+
+def _lines(path: Path) -> Iterable[dict[str, Any]]:
+    """The JSON lines of a file, up to a torn one."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8") as stream:
+        for line in stream:
+            try:
+                yield json.loads(line)
+            except ValueError:
+                return
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a model.safetensors. Raises MedflError when the file is missing or damaged."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise MedflError(f"{path} is not a readable safetensors file: {error}") from None
+
+
+def versions() -> dict[str, str]:
+    """Versions that make a number reproducible."""
+    import platform
+    from importlib.metadata import version
+
+    names = ("medfl", "torch", "torchvision", "timm", "numpy")
+    found = {name: version(name) for name in names}
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    return {**found, "python": platform.python_version(), "device": device}

@@ -1,0 +1,74 @@
+"""Small sites and models for tests of the training core."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from medfl.data.batches import AugmentSpec
+from medfl.data.patches import PatchStore
+from medfl.federation import Federation, Plan, ServerState
+from medfl.methods.base import build_chain
+from medfl.model import FlatModel, ModelSpec
+from medfl.site import LocalWork, Site, Workbench
+from medfl.transport import InProcess
+
+CLASSES = ("a", "b", "c")
+SIZE = 32
+
+
+def toy_store(name: str, seed: int, train: int = 24, val: int = 12, test: int = 12, size: int = SIZE) -> PatchStore:
+    """Patches whose class shows as a bright band, two patches a source group."""
+    rng = np.random.default_rng(seed)
+    total = train + val + test
+    labels = rng.integers(0, len(CLASSES), total)
+    labels[:3] = labels[train : train + 3] = labels[train + val : train + val + 3] = (0, 1, 2)
+    images = rng.integers(0, 120, (total, size, size, 3), dtype=np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[:, :, label] += 90
+    rows = np.arange(total)
+    splits = {"train": rows[:train], "val": rows[train : train + val], "test": rows[train + val :]}
+    if train == 0:
+        splits = {"test": rows}
+    return PatchStore(
+        site=name, images=images, labels=labels.astype(np.int64), groups=rows // 2, splits=splits, digest=f"toy-{seed}"
+    )
+
+
+def toy_bench(method=(), seed: int = 0, backbone: str = "test_byobnet", **kwargs) -> Workbench:
+    model = FlatModel(ModelSpec(backbone, CLASSES, **kwargs), torch.device("cpu"), seed=seed)
+    return Workbench(model, build_chain(method))
+
+
+def toy_work(**changes) -> LocalWork:
+    settings = {"batch_size": 8, "lr": 0.05, "augment": AugmentSpec(), "seed": 3} | changes
+    return LocalWork(**settings)
+
+
+def toy_sites(bench: Workbench, sizes=(24, 16, 32), work: LocalWork | None = None, **kwargs) -> dict[str, Site]:
+    return {
+        f"site-{i}": Site(f"site-{i}", "train", toy_store(f"site-{i}", i, train=n), work or toy_work(), bench, **kwargs)
+        for i, n in enumerate(sizes)
+    }
+
+
+def toy_federation(bench: Workbench, sites: dict[str, Site], state: ServerState | None = None, rounds=2, **plan):
+    """(federation, records): records fills while it runs."""
+    records: list[dict] = []
+    settings = {
+        "train_sites": tuple(n for n, s in sites.items() if s.role == "train"),
+        "held_out_sites": tuple(n for n, s in sites.items() if s.role == "held_out"),
+        "rounds": rounds,
+        "seed": 3,
+        "stages": bench.model.stages(),
+    } | plan
+    state = state or ServerState(0, bench.model.weights(), bench.model.buffers())
+    federation = Federation(Plan(**settings), InProcess(sites), state, lambda record, _: records.append(record))
+    return federation, records
+
+
+def toy_run(method=(), rounds: int = 2, sizes=(24, 16, 32), work: LocalWork | None = None, **plan):
+    """(final state, records) of a fresh toy federation."""
+    bench = toy_bench(method)
+    federation, records = toy_federation(bench, toy_sites(bench, sizes, work), rounds=rounds, **plan)
+    return federation.run(), records
