@@ -43,7 +43,9 @@ def load_pipeline(path: Path | str, overrides: Sequence[str] = ()) -> Pipeline:
     if pipeline.sites.generate:
         from medfl.data.generate import generate_sites
 
-        train, held_out = generate_sites(pipeline.sites.generate, pipeline.task.classes, pipeline.seed)
+        drawn = generate_sites(pipeline.sites.generate, pipeline.task.classes, pipeline.seed)
+        # They are dealt from one catalog, so the scale the pipeline states is theirs.
+        train, held_out = ([site.model_copy(update={"mpp": pipeline.data.mpp}) for site in group] for group in drawn)
         pipeline = pipeline.model_copy(
             update={"sites": pipeline.sites.model_copy(update={"train": train, "held_out": held_out, "generate": None})}
         )
@@ -202,7 +204,7 @@ def _check_sites(pipeline: Pipeline, file: Path) -> None:
     per_round = pipeline.training.sites_per_round
     if per_round and per_round > len(pipeline.train_sites):
         raise MedflError(
-            f"{file}: `training.sites_per_round` is {per_round} but there are {len(pipeline.train_sites)} training sites"
+            f"{file}: `training.sites_per_round` is {per_round}, above the {len(pipeline.train_sites)} training sites"
         )
 
 

@@ -165,7 +165,7 @@ def test_an_alien_exception_does_not_quote_its_text():
 
 
 def test_sites_per_round_is_seeded_and_everyone_is_measured():
-    federation, records, transport = scripted({c: (1, [0.0, 0.0, 0.1]) for c in "abcde"}, rounds=6, sites_per_round=2)
+    federation, records, _ = scripted({c: (1, [0.0, 0.0, 0.1]) for c in "abcde"}, rounds=6, sites_per_round=2)
     federation.run()
     drawn = [tuple(r["participants"]) for r in records[:-1]]
     assert all(len(d) == 2 for d in drawn)

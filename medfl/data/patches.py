@@ -23,7 +23,9 @@ class PatchStore:
         splits: rows of each split, `train`, `val`, `test` at a training site and `test` alone at a held-out one.
         digest: short sha256 of content, labels, groups and splits; the same wherever the files lie.
         mpp: microns per pixel of `images`, None when unknown.
-        skipped: positions in the site's share of files that could not be read and were left out.
+        names: n names of the patches at their site; they never leave it.
+        group_names: names of the source groups that `groups` numbers; they never leave the site either.
+        skipped: how many files could not be read and were left out.
     """
 
     site: str
@@ -33,4 +35,6 @@ class PatchStore:
     splits: dict[str, I64]
     digest: str
     mpp: float | None = None
-    skipped: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
+    group_names: tuple[str, ...] = ()
+    skipped: int = 0

@@ -1,0 +1,168 @@
+"""What people see in a terminal: progress bars where there is one, plain lines elsewhere, and the tables."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from medfl.metrics.measure import format_interval, mean_supported
+
+PLAIN_WIDTH = 150  # where no terminal tells its width
+
+
+class Terminal:
+    """Prints to standard output; on a terminal the rounds are one moving bar, elsewhere a line each."""
+
+    def __init__(self) -> None:
+        self.live = sys.stdout.isatty()
+        self.out = RichConsole(width=None if self.live else PLAIN_WIDTH, highlight=False)
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._last = time.perf_counter()
+
+    def say(self, text: str) -> None:
+        """One line."""
+        self.out.print(text, markup=False, soft_wrap=True)
+
+    def round(self, record: Mapping[str, Any], rounds: int) -> None:
+        """One finished round."""
+        line = round_line(record, rounds)
+        now = time.perf_counter()
+        if not self.live:
+            self.say(f"{line}  {now - self._last:.1f} s")
+            self._last = now
+        elif self._bar is None:
+            columns = (TextColumn("rounds"), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=self.out, transient=True)
+            self._task = self._bar.add_task(line, total=rounds + 1)
+            self._bar.start()
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=record["round"] + 1, description=line)
+            for failure in record["failures"]:
+                self._bar.console.print(_failure_line(record, failure), markup=False)
+            if record["round"] == rounds:
+                self.close()
+                self.say(line)
+        else:
+            for failure in record["failures"]:
+                self.say(_failure_line(record, failure))
+
+    def close(self) -> None:
+        """Remove the bar, if one is up."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table; the first column is left-aligned, the others right-aligned."""
+        table = Table(title=title, box=SIMPLE, title_justify="left", title_style="bold", pad_edge=False)
+        for index, column in enumerate(columns):
+            table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        self.out.print(table)
+
+    def sites(self, sites: Mapping[str, Mapping[str, Any]], title: str = "Test data, measured once") -> None:
+        """The per-site table: training sites first, held-out sites after them."""
+        columns = [
+            "site",
+            "role",
+            "patches",
+            "groups",
+            "classes",
+            "AUROC [95 %]",
+            "bal. acc.",
+            "ECE [95 %]",
+            "Brier",
+            "NLL",
+        ]
+        order = sorted(sites, key=lambda name: (sites[name]["role"] != "train", name))
+        self.table(title, columns, [_site_row(name, sites[name]) for name in order])
+
+    def confusion(self, site: str, matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> None:
+        """A confusion matrix: truth down, prediction across."""
+        rows = [[f"true {name}", *map(str, counts)] for name, counts in zip(classes, matrix, strict=True)]
+        self.table(f"{site}: confusion", ["", *classes], rows)
+
+    def allocation(self, rows: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> None:
+        """Patches (groups) per site, split and class."""
+        order: list[tuple[str, str, str]] = []
+        cells: dict[tuple[str, str, str], dict[str, tuple[int, int]]] = {}
+        for row in rows:
+            key = (str(row["site"]), str(row["role"]), str(row["split"]))
+            if key not in cells:
+                order.append(key)
+                cells[key] = {}
+            cells[key][str(row["class"])] = (int(row["patches"]), int(row["groups"]))
+        table = []
+        for site, role, split in order:
+            counts = [cells[site, role, split].get(name, (0, 0)) for name in classes]
+            shown = [f"{patches} ({groups})" if patches else "-" for patches, groups in counts]
+            total = f"{sum(p for p, _ in counts)} ({sum(g for _, g in counts)})"
+            table.append([site, role.replace("_", "-"), split, *shown, total])
+        self.table("Patches (source groups)", ["site", "role", "split", *classes, "all"], table)
+
+    def outcome(self, summary: Mapping[str, Any], folder: str, tracking: str) -> None:
+        """The end of a run: the per-site table, stability, where things are."""
+        self.sites(summary["sites"], f"Test data, measured once, model of round {summary['selected_round']}")
+        held_out, stability = summary["held_out"], summary["stability"]
+        if held_out["sites"]:
+            self.say(
+                f"Held-out sites: mean AUROC {_figure(held_out['mean_auroc'])}, worst {held_out['worst_site']} "
+                f"{_figure(held_out['worst_auroc'])}, mean ECE {_figure(held_out['mean_ece'])}"
+            )
+        shown = ("oscillation", "largest_drop", "site_spread", "drift", "coherence")
+        self.say("Stability: " + ", ".join(f"{key.replace('_', ' ')} {_figure(stability[key])}" for key in shown))
+        if summary["leaky"]:
+            self.say("LEAKY: source groups were ignored; near-copies of test patches may have been trained on.")
+        for failure in summary["failures"][-5:]:
+            self.say(f"Failed: site {failure['site']}, round {failure['round']}: {failure['reason']}")
+        self.say(f"Run:    {folder}  ({summary['timings']['total']:.0f} s)")
+        self.say(tracking)
+
+
+def round_line(record: Mapping[str, Any], rounds: int) -> str:
+    """`round 3/8  val AUROC 0.912, worst lung-centre 0.881  train loss 0.43`."""
+    entries = {name: e for name, e in record["sites"].items() if e["role"] == "train"}
+    parts = [f"round {record['round']}/{rounds}"]
+    auroc = {name: e["val"]["auroc"] for name, e in entries.items() if e.get("val", {}).get("auroc") is not None}
+    if auroc:
+        worst = min(auroc, key=lambda name: auroc[name])
+        parts.append(f"val AUROC {mean_supported(auroc.values()):.3f}, worst {worst} {auroc[worst]:.3f}")
+    losses = [e["train_loss"] for e in entries.values() if e.get("train_loss") is not None]
+    if losses:
+        parts.append(f"train loss {sum(losses) / len(losses):.3f}")
+    if record["participants"] and not record["counted"]:
+        parts.append("no quorum: the model is unchanged")
+    return "  ".join(parts)
+
+
+def _failure_line(record: Mapping[str, Any], failure: Mapping[str, str]) -> str:
+    return f"  round {record['round']}: site {failure['site']} failed: {failure['reason']}"
+
+
+def _site_row(name: str, entry: Mapping[str, Any]) -> list[str]:
+    few = bool(entry.get("few_groups"))
+    return [
+        name,
+        str(entry["role"]).replace("_", "-"),
+        str(entry["n"]),
+        str(entry["n_groups"]),
+        str(len(entry["supported_classes"])),
+        format_interval(entry["auroc"], entry.get("auroc_ci"), few_groups=few),
+        _figure(entry["balanced_accuracy"]),
+        format_interval(entry["ece"], entry.get("ece_ci")),
+        _figure(entry["brier"]),
+        _figure(entry["nll"]),
+    ]
+
+
+def _figure(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3f}"

@@ -1,0 +1,188 @@
+"""From a pipeline file to sites that are ready to train: data dealt and rendered, model built, plan made."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from medfl import config
+from medfl.data.allocation import Allocation, allocate
+from medfl.data.batches import AugmentSpec, Jitter
+from medfl.data.patches import PatchStore
+from medfl.data.store import render
+from medfl.errors import MedflError
+from medfl.federation import Plan, ServerState
+from medfl.methods.base import Chain, build_chain
+from medfl.model import FlatModel, ModelSpec
+from medfl.seeds import seed_for
+from medfl.site import LocalWork, Site, Workbench
+from medfl.transport import InProcess, Transport
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Who is told about progress: `say` one line of text, `round` every round record and the number of rounds."""
+
+    say: Callable[[str], None] = lambda text: None
+    round: Callable[[Mapping[str, Any], int], None] = lambda record, rounds: None
+
+
+@dataclass
+class Prepared:
+    """A pipeline with its data dealt and rendered, its model built, and its sites ready."""
+
+    pipeline: config.Pipeline
+    allocation: Allocation
+    sites: dict[str, Site]
+    bench: Workbench
+    plan: Plan
+    seconds: float = 0.0
+
+    @property
+    def transport(self) -> Transport:
+        """The in-process engine over these sites."""
+        return InProcess(self.sites)
+
+    def initial_state(self) -> ServerState:
+        """Round 0: the model as it was built."""
+        return ServerState(0, self.bench.model.weights(), self.bench.model.buffers())
+
+
+def prepare(pipeline: config.Pipeline, watcher: Watcher | None = None) -> Prepared:
+    """Deal and render the data, build the model and the sites.
+
+    Raises:
+        MedflError: anything wrong with data, model or method, by name.
+    """
+    watcher = watcher or Watcher()
+    began = time.perf_counter()
+    chain = build_chain(pipeline.method)
+    if pipeline.training.buffers == "local" and pipeline.select != "last":
+        raise MedflError("`select` must be last with `training.buffers: local`: sites keep only their latest buffers")
+    device = resolve_device(pipeline.training.device)
+    torch.set_num_threads(pipeline.training.threads or os.cpu_count() or 1)
+    bench = workbench(pipeline, chain, device)
+    if pipeline.data.source == "tissue" and pipeline.data.root is None:
+        watcher.say("Tissue: generated from a seed and kept in the cache for the next run")
+    allocation = allocate(pipeline)
+    allocation.check()
+    stores = {share.site: render(pipeline, _site(pipeline, share.site), share) for share in allocation.shares}
+    sites = build_sites(pipeline, stores, bench)
+    return Prepared(pipeline, allocation, sites, bench, plan_of(pipeline, bench.model), time.perf_counter() - began)
+
+
+def _site(pipeline: config.Pipeline, name: str) -> config.Site:
+    return next(site for site in pipeline.all_sites if site.name == name)
+
+
+def resolve_device(stated: str) -> torch.device:
+    """ "auto" takes cuda, then mps, then the CPU. Raises MedflError for a device that is not there."""
+    if stated == "auto":
+        best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(best)
+    try:
+        device = torch.device(stated)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise MedflError(f"`training.device`: {stated} is not available here ({first}); use auto or cpu") from None
+    return device
+
+
+def workbench(pipeline: config.Pipeline, chain: Chain, device: torch.device) -> Workbench:
+    """The one network and what goes with it."""
+    training = pipeline.training
+    on_cuda = device.type == "cuda"
+    spec = ModelSpec(
+        backbone=pipeline.model.backbone,
+        classes=tuple(pipeline.task.classes),
+        args=pipeline.model.args,
+        pretrained=pipeline.model.pretrained,
+        checkpoint=pipeline.model.checkpoint,
+        channels_last=on_cuda if training.channels_last is None else training.channels_last,
+    )
+    model = FlatModel(spec, device, seed=seed_for(pipeline.seed, "init"))
+    precision = ("bf16" if on_cuda else "float32") if training.precision == "auto" else training.precision
+    return Workbench(model, chain, precision=precision, compiled=training.compile)
+
+
+def local_work(pipeline: config.Pipeline, site: config.Site) -> LocalWork:
+    """A site's local work: the pipeline's, with what the site states for itself."""
+    training, augment = pipeline.training, pipeline.training.augment
+    steps = site.local_steps or (None if site.local_epochs else training.local_steps)
+    return LocalWork(
+        batch_size=training.batch_size,
+        local_epochs=site.local_epochs or training.local_epochs,
+        local_steps=steps,
+        optimizer=training.optimizer.name,
+        lr=training.optimizer.lr,
+        momentum=training.optimizer.momentum,
+        weight_decay=training.optimizer.weight_decay,
+        weighted_loss=training.weighted_loss,
+        augment=AugmentSpec(
+            flips=augment.flips,
+            rotate90=augment.rotate90,
+            brightness=augment.brightness,
+            contrast=augment.contrast,
+            saturation=augment.saturation,
+            hue=augment.hue,
+        ),
+        seed=pipeline.seed,
+        eval_batch_size=pipeline.evaluation.batch_size,
+        bins=pipeline.evaluation.bins,
+    )
+
+
+def build_sites(pipeline: config.Pipeline, stores: Mapping[str, PatchStore], bench: Workbench) -> dict[str, Site]:
+    """The pipeline's sites over their rendered stores."""
+    jitter: Jitter | None = None
+    if pipeline.training.augment.jitter:
+        from medfl.data.transforms import albumentations_jitter
+
+        jitter = albumentations_jitter(pipeline.training.augment.jitter, f"{pipeline.name}: training.augment.jitter")
+    return {
+        name: Site(
+            name,
+            _site(pipeline, name).role or "train",
+            store,
+            local_work(pipeline, _site(pipeline, name)),
+            bench,
+            jitter=jitter,
+            buffers=pipeline.training.buffers,
+        )
+        for name, store in stores.items()
+    }
+
+
+def plan_of(pipeline: config.Pipeline, model: FlatModel) -> Plan:
+    """What the round loop needs to know of a pipeline."""
+    training, select = pipeline.training, pipeline.select
+    return Plan(
+        train_sites=tuple(site.name for site in pipeline.train_sites),
+        held_out_sites=tuple(site.name for site in pipeline.held_out_sites),
+        rounds=training.rounds,
+        seed=pipeline.seed,
+        stages=model.stages(),
+        sites_per_round=training.sites_per_round,
+        quorum=training.quorum,
+        evaluate_every=training.evaluate_every,
+        held_out_every=training.held_out_every,
+        lr_scale=lambda t: lr_scale(training.schedule, t, training.rounds),
+        select="last" if isinstance(select, str) else (select.metric, select.mode),
+    )
+
+
+def lr_scale(schedule: config.Schedule, t: int, rounds: int) -> float:
+    """Factor on the learning rate in round t of `rounds`."""
+    warm = min(1.0, (t + 1) / (schedule.warmup + 1))
+    if schedule.name == "cosine":
+        return warm * 0.5 * (1 + math.cos(math.pi * t / max(1, rounds)))
+    if schedule.name == "step":
+        return warm * schedule.gamma ** (t // schedule.every)
+    return warm

@@ -1,0 +1,103 @@
+"""Round records and results as MLflow metrics: the same names in every run, numbers only.
+
+A figure that is not available (None) or not finite is left out; MLflow never sees a stand-in for it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from medfl.metrics import mean_supported, round_stability
+
+FIGURES = ("auroc", "balanced_accuracy", "accuracy", "loss", "ece", "classwise_ece", "brier", "nll")
+Values = dict[str, float]
+
+
+def site_round(entry: Mapping[str, Any]) -> Values:
+    """A site's metrics in one round, from `record["sites"][name]`.
+
+    Held-out figures while training are `monitoring/...`, a name apart from the final `test/...`: the final
+    figure belongs to the selected round, which may also have been monitored.
+    """
+    values = figures("val", entry.get("val")) | figures("monitoring", entry.get("test"))
+    values |= _known({"train/loss": entry.get("train_loss")})
+    return values | _known({key: entry.get(key) for key in ("bytes_up", "bytes_down")})
+
+
+def federation_round(record: Mapping[str, Any]) -> Values:
+    """The federation's metrics in one round: means over the training sites, the worst site, stability, failures."""
+    sites = [site_round(entry) for entry in record["sites"].values() if entry["role"] == "train"]
+    values = _means(sites) | _worst(sites, "val/auroc")
+    values |= {f"stability/{key}": value for key, value in round_stability(record).items()}
+    return values | {"failures": float(len(record["failures"]))}
+
+
+def site_final(entry: Mapping[str, Any], largest_drop: float | None) -> Values:
+    """A site's result on test data, from `summary["sites"][name]`: figures with their 95 % bounds."""
+    values = figures("test", entry)
+    for figure in FIGURES:
+        low, high = entry.get(f"{figure}_ci") or (None, None)
+        values |= _known({f"test/{figure}_low": low, f"test/{figure}_high": high})
+    values |= _known({"test/patches": entry.get("n"), "test/groups": entry.get("n_groups")})
+    return values | _known({"final/stability/largest_drop": largest_drop})
+
+
+def federation_final(summary: Mapping[str, Any]) -> Values:
+    """The federation's result: test figures over the training sites, held-out figures, stability over all rounds."""
+    sites = [figures("test", entry) for entry in summary["sites"].values() if entry["role"] == "train"]
+    stability = {k: v for k, v in (summary.get("stability") or {}).items() if k != "largest_drop_by_site"}
+    values = _means(sites) | _worst(sites, "test/auroc")
+    values |= held_out(summary)
+    values |= _flat("final/stability", stability)
+    return values | _flat("timings", summary.get("timings") or {})
+
+
+def held_out(summary: Mapping[str, Any]) -> Values:
+    """Figures over the held-out sites."""
+    return _flat("held_out", summary["held_out"])
+
+
+def figures(prefix: str, measured: Mapping[str, Any] | None) -> Values:
+    """`prefix/<figure>` and `prefix/auroc/<class>` of one dictionary of `medfl.metrics.measure`."""
+    measured = measured or {}
+    values = _known({f"{prefix}/{figure}": measured.get(figure) for figure in FIGURES})
+    per_class = measured.get("auroc_per_class") or {}
+    return values | _known({f"{prefix}/auroc/{plain(name)}": value for name, value in per_class.items()})
+
+
+def plain(name: str) -> str:
+    """A name with the characters MLflow allows in a metric's name."""
+    return re.sub(r"[^\w\-. ]", "_", name, flags=re.ASCII)
+
+
+def _known(values: Mapping[str, Any]) -> Values:
+    """Finite numbers only. Truth values are no figures."""
+    return {
+        key: float(value)
+        for key, value in values.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }
+
+
+def _flat(prefix: str, values: Mapping[str, Any]) -> Values:
+    flat = _known({f"{prefix}/{plain(key)}": value for key, value in values.items()})
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(f"{prefix}/{plain(key)}", value)
+    return flat
+
+
+def _means(sites: Iterable[Values]) -> Values:
+    gathered: dict[str, list[float]] = {}
+    for values in sites:
+        for key, value in values.items():
+            gathered.setdefault(key, []).append(value)
+    return _known({key: mean_supported(values) for key, values in gathered.items()})
+
+
+def _worst(sites: Iterable[Values], key: str) -> Values:
+    known = [values[key] for values in sites if key in values]
+    return {f"worst_site/{key}": min(known)} if known else {}

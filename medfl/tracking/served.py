@@ -1,0 +1,87 @@
+"""The served model: uint8 patches in, class probabilities with names out.
+
+This file is itself the model's code in MLflow ("models from code"). It imports nothing of medfl, so that a registered
+model loads wherever its own requirements are installed; no pickle is written or read. Preprocessing is that of
+training and evaluation: area resize, rounding to grey levels, the backbone's normalisation, softmax.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd  # type: ignore[import-untyped]
+import timm
+import torch
+from safetensors.torch import load_file
+
+BATCH = 64
+
+
+class PathologyClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+    """A timm backbone with its preprocessing. Artifacts: `weights` (safetensors) and `config` (model.json)."""
+
+    def load_context(self, context: Any) -> None:
+        """Build the network and load its weights strictly; only integer buffers may be absent."""
+        config = json.loads(Path(context.artifacts["config"]).read_text(encoding="utf-8"))
+        self.classes: list[str] = config["classes"]
+        self.size: int = config["size"]
+        self.temperature: float = config.get("temperature") or 1.0
+        self.mean = torch.tensor(config["mean"]).view(1, 3, 1, 1)
+        self.std = torch.tensor(config["std"]).view(1, 3, 1, 1)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        net = timm.create_model(
+            config["backbone"], pretrained=False, num_classes=len(self.classes), **(config.get("args") or {})
+        )
+        missing, unknown = net.load_state_dict(load_file(context.artifacts["weights"]), strict=False)
+        missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+        if missing or unknown:
+            raise ValueError(f"the weights do not fit {config['backbone']}: {len(missing)} missing, {unknown} unknown")
+        self.net = net.float().eval().to(self.device)
+
+    def predict(
+        self,
+        context: Any,
+        model_input: np.ndarray,  # the bare type: MLflow knows no other
+        params: dict[str, Any] | None = None,
+    ) -> pd.DataFrame:
+        """Classify patches.
+
+        Args:
+            context: unused.
+            model_input: uint8 RGB patches [N, H, W, 3], or one patch [H, W, 3].
+            params: unused.
+
+        Returns:
+            Probabilities [N, C], one column per class name.
+
+        Raises:
+            ValueError: the input is not uint8 or has another shape.
+        """
+        patches = np.asarray(model_input)
+        if patches.dtype != np.uint8:
+            raise ValueError(f"patches must be uint8 grey levels from 0 to 255, not {patches.dtype}")
+        if patches.ndim == 3:
+            patches = patches[None]
+        if patches.ndim != 4 or patches.shape[-1] != 3 or 0 in patches.shape[1:]:
+            raise ValueError(f"patches must have the shape [N, H, W, 3], not {list(patches.shape)}")
+        rows = [self._probabilities(patches[i : i + BATCH]) for i in range(0, len(patches), BATCH)]
+        table = np.concatenate(rows) if rows else np.empty((0, len(self.classes)))
+        return pd.DataFrame(table, columns=self.classes)
+
+    @torch.inference_mode()
+    def _probabilities(self, patches: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """uint8 [B, H, W, 3] -> f64 [B, C]."""
+        x = torch.from_numpy(np.ascontiguousarray(patches)).to(self.device).permute(0, 3, 1, 2).float()
+        if x.shape[-2:] != (self.size, self.size):
+            x = torch.nn.functional.interpolate(x, (self.size, self.size), mode="area")
+            x = (x + 0.5).floor().clamp(0, 255)
+        x = (x / 255 - self.mean.to(self.device)) / self.std.to(self.device)
+        probabilities = torch.softmax(self.net(x).double() / self.temperature, dim=1)
+        return np.asarray(probabilities.cpu().numpy())
+
+
+mlflow.models.set_model(PathologyClassifier())
