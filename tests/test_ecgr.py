@@ -99,7 +99,9 @@ def test_random_is_reproducible_and_seeded():
     assert not torch.equal(choose(gram, 0.5, "random", 1), choose(gram, 0.5, "random", 2))
 
 
-@pytest.mark.parametrize("wrong", [{"keep": 0.0}, {"keep": 1.1}, {"beta": -0.1}, {"beta": float("nan")}, {"select": "x"}])
+@pytest.mark.parametrize(
+    "wrong", [{"keep": 0.0}, {"keep": 1.1}, {"beta": -0.1}, {"beta": float("nan")}, {"select": "x"}]
+)
 def test_parameters_out_of_range(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         reaggregate(torch.ones(2, 2), **wrong)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from medfl.config import Site
 from medfl.data.catalog import LC25000_PARENT, ORGANS, class_folders, images_below
-from medfl.data.source_groups import GROUPS_CSV, Source, groups_file
+from medfl.data.source_groups import Source, groups_file
 from medfl.data.tables import read_rows
 from medfl.errors import MedflError
 
@@ -92,6 +92,9 @@ def site_yaml(site: Mapping[str, Any], notes: Sequence[str]) -> str:
 
 
 def _folder(root: Path) -> _Seen:
+    tables = [path for path in sorted(root.glob("*.csv")) if _is_catalog(path)]
+    if len(tables) == 1:  # someone has written down what lies in the folders
+        return _csv(tables[0])
     folders = class_folders(root, "lc25000")
     looks_distributed = any((base / organ).is_dir() for base in (root, root / LC25000_PARENT) for organ in ORGANS)
     known = [folder.name for folder in folders if folder.name in LC25000_CLASSES]
@@ -99,12 +102,9 @@ def _folder(root: Path) -> _Seen:
     files = {folder.name: images_below(folder) for folder in class_folders(root, kind)}
     counts = {word: len(images) for word, images in files.items() if images}
     if not counts:
-        tables = [path for path in sorted(root.glob("*.csv")) if _is_catalog(path)]
-        if len(tables) == 1:
-            return _csv(tables[0])
         raise MedflError(
-            f"{root} holds no class folders with images and no CSV with the columns path,label; sort the patches into "
-            f"one folder per class, or write such a CSV"
+            f"{root} holds no class folders with images and not one CSV with the columns path,label; sort the patches "
+            f"into one folder per class, or write such a CSV"
         )
     every = [path for images in files.values() for path in images]
     groups = None
@@ -129,7 +129,7 @@ def _csv(path: Path) -> _Seen:
 
 def _is_catalog(path: Path) -> bool:
     try:
-        return path.name != GROUPS_CSV and bool(read_rows(path, "", [("path", "label")]))
+        return bool(read_rows(path, "", [("path", "label")]))
     except MedflError:
         return False
 
