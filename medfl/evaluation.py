@@ -25,9 +25,10 @@ from medfl.model import FlatModel, ModelSpec
 from medfl.prepare import local_work, resolve_device
 from medfl.protocol import Request
 from medfl.runs import RunFolder, load_weights
-from medfl.site import Site, Workbench
+from medfl.site import Site
 from medfl.summary import group_figures
 from medfl.tracking.fetch import fetch_model, is_reference
+from medfl.workbench import Workbench
 
 
 @dataclass(frozen=True)

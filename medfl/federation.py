@@ -6,104 +6,22 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from medfl.errors import RunFailed
+from medfl.methods.base import Chain
+from medfl.methods.context import Server
 from medfl.metrics.measure import mean_supported
 from medfl.model import Slot
 from medfl.protocol import Failure, Reply, Request, reply_bytes, request_bytes
 from medfl.seeds import seed_for
+from medfl.server import Fold, Plan, ServerState
 from medfl.transport import Transport
 
 MAX_LOST_ROUNDS = 3  # consecutive rounds without a quorum after which a run stops
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the round loop needs to know.
-
-    Attributes:
-        train_sites, held_out_sites: names; their order does not matter.
-        rounds: R; round t = 0..R-1 trains, t = R only evaluates.
-        sites_per_round: participants drawn per round; None means all.
-        quorum: share of participants that must reply for a round to count.
-        evaluate_every: all training sites are measured on validation data every so many rounds, and at t = R.
-        held_out_every: monitoring of held-out sites' test data every so many rounds; None means never.
-        lr_scale: round -> factor on the learning rate.
-        select: "last", or (metric, mode) as in `selection_value`.
-        stages: stage of the network -> its slots, for inertia.
-    """
-
-    train_sites: tuple[str, ...]
-    held_out_sites: tuple[str, ...]
-    rounds: int
-    seed: int
-    stages: Mapping[str, Sequence[Slot]]
-    sites_per_round: int | None = None
-    quorum: float = 0.5
-    evaluate_every: int = 1
-    held_out_every: int | None = None
-    lr_scale: Callable[[int], float] = lambda t: 1.0
-    select: str | tuple[str, str] = "last"
-
-
-@dataclass
-class ServerState:
-    """Everything the server carries from round to round. Vectors are in wire order.
-
-    Attributes:
-        round: the next round t to play.
-        weights, buffers: the global model entering round t.
-        previous: the last counted global update w_{t-1} - w_t, for `update_cosine`.
-        accepted: site -> last round whose reply was aggregated.
-        best: round, value, weights and buffers of the best model so far, when selection is by a metric.
-        lost: consecutive rounds that did not count.
-    """
-
-    round: int
-    weights: Tensor
-    buffers: Tensor
-    previous: Tensor | None = None
-    accepted: dict[str, int] = field(default_factory=dict)
-    best: tuple[int, float, Tensor, Tensor] | None = None
-    lost: int = 0
-
-
-class Fold:
-    """Sample-weighted mean of updates and buffers, streamed: one accumulator whatever the number of sites."""
-
-    def __init__(self, state: ServerState) -> None:
-        self.update = torch.zeros_like(state.weights)
-        self.buffers = torch.zeros_like(state.buffers)
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget everything folded."""
-        self.update.zero_()
-        self.buffers.zero_()
-        self.samples = 0
-        self.replies = 0
-        self._weighted_square = 0.0
-
-    def add(self, reply: Reply) -> None:
-        """Fold one reply."""
-        assert reply.update is not None
-        assert reply.buffers is not None
-        self.update.add_(reply.update, alpha=reply.samples)
-        self.buffers.add_(reply.buffers, alpha=reply.samples)
-        self.samples += reply.samples
-        self.replies += 1
-        self._weighted_square += reply.samples * float(torch.linalg.vector_norm(reply.update)) ** 2
-
-    def finish(self) -> tuple[Tensor, Tensor, float]:
-        """(mean update f32[P], mean buffers f32[B], sum_i p_i ||D_i||^2)."""
-        self.update.div_(self.samples)
-        self.buffers.div_(self.samples)
-        return self.update, self.buffers, self._weighted_square / self.samples
 
 
 class Federation:
@@ -114,6 +32,7 @@ class Federation:
         transport: how sites are reached.
         state: where to start; advanced in place, one whole round at a time.
         after_round: called with (record, state) after each round, when the state is whole.
+        chain: the method, for the links that act at the server.
     """
 
     def __init__(
@@ -122,8 +41,10 @@ class Federation:
         transport: Transport,
         state: ServerState,
         after_round: Callable[[dict[str, Any], ServerState], None] = lambda record, state: None,
+        chain: Chain | None = None,
     ) -> None:
         self.plan = plan
+        self.chain = chain or Chain()
         self.transport = transport
         self.state = state
         self.after_round = after_round
@@ -165,6 +86,7 @@ class Federation:
         called = set(training) | (set(plan.train_sites) if evaluated else set())
         called |= set(plan.held_out_sites) if monitored else set()
         lr_scale = plan.lr_scale(t)
+        server = self._server(lr_scale)
 
         def request(name: str) -> Request:
             split = "val" if name in plan.train_sites else "test"
@@ -176,14 +98,21 @@ class Federation:
                 evaluate=(split,) if evaluated or split == "test" else (),
                 lr_scale=lr_scale,
                 last_accepted_round=state.accepted.get(name, -1),
+                extra=self._extra(server, name) if name in training else {},
             )
 
         sites: dict[str, dict[str, Any]] = {}
         failures: list[dict[str, str]] = []
         accepted: list[str] = []
         self._fold.reset()
-        bytes_down = request_bytes(Request(t, state.weights, state.buffers, train=False))
-        for answer in self.transport.call(sorted(called), request):
+        bytes_down: dict[str, int] = {}
+
+        def counted_request(name: str) -> Request:
+            message = request(name)
+            bytes_down[name] = request_bytes(message)
+            return message
+
+        for answer in self.transport.call(sorted(called), counted_request):
             if isinstance(answer, Reply):
                 reason = self._refusal(answer)
                 if reason is not None:
@@ -195,18 +124,18 @@ class Federation:
                 self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
             role = "train" if answer.site in plan.train_sites else "held_out"
             entry: dict[str, Any] = {"role": role, **{split: dict(m) for split, m in answer.metrics.items()}}
-            entry |= {"bytes_down": bytes_down, "bytes_up": reply_bytes(answer)}
+            entry |= {"bytes_down": bytes_down[answer.site], "bytes_up": reply_bytes(answer)}
             if answer.update is not None:
                 entry |= {"samples": answer.samples, "steps": answer.steps, "train_loss": answer.train_loss}
                 began = time.perf_counter()
-                self._fold.add(answer)
+                self._take(server, answer)
                 self.seconds["aggregate"] += time.perf_counter() - began
                 accepted.append(answer.site)
             sites[answer.site] = entry
         if evaluated:
             self._select(t, sites)
         counted = not last and len(accepted) >= max(1, math.ceil(plan.quorum * len(training)))
-        update = self._advance(accepted) if counted else None
+        update = self._advance(server, accepted) if counted else None
         state.lost = 0 if counted or last else state.lost + 1
         state.round = t + 1
         return {
@@ -232,11 +161,44 @@ class Federation:
             return f"the update is not finite in round {reply.round}"
         return None if reply.samples > 0 else "the reply counts no training samples"
 
-    def _advance(self, accepted: Sequence[str]) -> dict[str, Any]:
+    def _server(self, lr_scale: float) -> Server:
+        """The server as links see it in this round; tensors and facts are the state's own."""
+        plan, state = self.plan, self.state
+        return Server(
+            weights=state.weights,
+            sites=tuple(sorted(plan.train_sites)),
+            round=state.round,
+            rounds=plan.rounds,
+            momentum=plan.momentum,
+            lr=plan.lr * lr_scale,
+            tensors=state.tensors,
+            facts=state.facts,
+            chain=self.chain,
+        )
+
+    def _extra(self, server: Server, site: str) -> dict[str, Tensor]:
+        """What the links send to a site beside the global model."""
+        return {name: v for link in self.chain.acting("send") for name, v in link.send(server, site).items()}
+
+    def _take(self, server: Server, reply: Reply) -> None:
+        """Fold one accepted reply."""
+        factor = None
+        for link in self.chain.acting("weigh"):
+            factor = link.weigh(server, reply)
+        self._fold.add(reply, factor)
+        for link in self.chain.acting("accept"):
+            link.accept(server, reply)
+
+    def _advance(self, server: Server, accepted: Sequence[str]) -> dict[str, Any]:
         """Fold the round into the state; returns the `update` part of the record."""
         began = time.perf_counter()
         state = self.state
         mean, buffers, mean_square = self._fold.finish()
+        for link in self.chain.acting("combine"):
+            mean = link.combine(server, mean)
+        square = float(torch.linalg.vector_norm(mean)) ** 2
+        for link in self.chain.acting("serve"):
+            mean = link.serve(server, mean)
         inertia = {
             stage: _ratio(_norm(mean, slots), _norm(state.weights, slots)) for stage, slots in self.plan.stages.items()
         }
@@ -250,7 +212,7 @@ class Federation:
         state.previous = mean.clone()
         state.accepted.update(dict.fromkeys(accepted, state.round))
         self.seconds["aggregate"] += time.perf_counter() - began
-        return {"mean_sq": mean_square, "sq": length**2, "cosine": cosine, "inertia": inertia}
+        return {"mean_sq": mean_square, "sq": square, "cosine": cosine, "inertia": inertia}
 
     def _select(self, t: int, sites: Mapping[str, Mapping[str, Any]]) -> None:
         """Keep the model entering round t if it is the best so far by the selection metric."""

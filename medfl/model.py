@@ -218,6 +218,17 @@ class FlatModel:
             vectors.append(wire)
         return vectors[0], vectors[1]
 
+    def norm_slots(self) -> list[Slot]:
+        """Slots of the affine parameters of normalisation layers (batch, group, layer, instance norm)."""
+        kinds = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+        owned = {
+            f"{name}.{leaf}"
+            for name, module in self.net.named_modules()
+            if isinstance(module, kinds)
+            for leaf, _ in module.named_parameters(recurse=False)
+        }
+        return [slot for slot in self.layout.slots if slot.name in owned]
+
     def stages(self) -> dict[str, list[Slot]]:
         """Slots by stage of the network: the top-level child, or one level deeper where children are numbered
         (`layer1`, `blocks.3`), or the stem and head modules by name."""

@@ -15,11 +15,12 @@ from torch import Tensor
 from medfl import config
 from medfl.data.allocation import Allocation
 from medfl.errors import MedflError
-from medfl.federation import Federation, ServerState
+from medfl.federation import Federation
 from medfl.loading import dump_pipeline, load_pipeline
 from medfl.prepare import Prepared, Watcher, prepare
 from medfl.protocol import Failure, Request
 from medfl.runs import RunFolder, write_text
+from medfl.server import ServerState
 from medfl.summary import model_facts, summarise
 from medfl.tracking.mirror import Mirror
 
@@ -102,7 +103,7 @@ def _carry_out(
             mirror.notify()
         watcher.round(record, prepared.plan.rounds)
 
-    federation = Federation(prepared.plan, prepared.transport, state, after_round)
+    federation = Federation(prepared.plan, prepared.transport, state, after_round, prepared.bench.chain)
     try:
         state = federation.run()
         chosen = select_model(prepared, state)

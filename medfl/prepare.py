@@ -17,12 +17,13 @@ from medfl.data.batches import AugmentSpec, Jitter
 from medfl.data.patches import PatchStore
 from medfl.data.store import render
 from medfl.errors import MedflError
-from medfl.federation import Plan, ServerState
 from medfl.methods.base import Chain, build_chain
 from medfl.model import FlatModel, ModelSpec
 from medfl.seeds import seed_for
-from medfl.site import LocalWork, Site, Workbench
+from medfl.server import Plan, ServerState
+from medfl.site import Site
 from medfl.transport import InProcess, Transport
+from medfl.workbench import LocalWork, Workbench
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,13 @@ def prepare(pipeline: config.Pipeline, watcher: Watcher | None = None) -> Prepar
     watcher = watcher or Watcher()
     began = time.perf_counter()
     chain = build_chain(pipeline.method)
-    if pipeline.training.buffers == "local" and pipeline.select != "last":
-        raise MedflError("`select` must be last with `training.buffers: local`: sites keep only their latest buffers")
+    if (pipeline.training.buffers == "local" or chain.local_norms) and pipeline.select != "last":
+        raise MedflError("`select` must be last where normalisation is local: sites keep only their latest statistics")
     device = resolve_device(pipeline.training.device)
     torch.set_num_threads(pipeline.training.threads or os.cpu_count() or 1)
     bench = workbench(pipeline, chain, device)
+    optimizer = pipeline.training.optimizer
+    chain.check(bench.model, optimizer.name, optimizer.momentum, optimizer.weight_decay)
     if pipeline.data.source == "tissue" and pipeline.data.root is None:
         watcher.say("Tissue: generated from a seed and kept in the cache for the next run")
     allocation = allocate(pipeline)
@@ -133,6 +136,7 @@ def local_work(pipeline: config.Pipeline, site: config.Site) -> LocalWork:
             saturation=augment.saturation,
             hue=augment.hue,
         ),
+        rounds=training.rounds,
         seed=pipeline.seed,
         eval_batch_size=pipeline.evaluation.batch_size,
         bins=pipeline.evaluation.bins,
@@ -175,6 +179,8 @@ def plan_of(pipeline: config.Pipeline, model: FlatModel) -> Plan:
         held_out_every=training.held_out_every,
         lr_scale=lambda t: lr_scale(training.schedule, t, training.rounds),
         select="last" if isinstance(select, str) else (select.metric, select.mode),
+        momentum=training.optimizer.momentum,
+        lr=training.optimizer.lr,
     )
 
 

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from medfl.errors import MedflError
-from medfl.federation import ServerState
 from medfl.model import FlatModel
+from medfl.server import ServerState
 from medfl.site import Site
 
 
@@ -99,7 +99,8 @@ class RunFolder:
         if state.previous is not None:
             tensors["previous"] = state.previous
         facts: dict[str, Any] = {"round": state.round, "accepted": state.accepted, "lost": state.lost}
-        facts["seconds"] = dict(seconds)
+        facts |= {"seconds": dict(seconds), "facts": state.facts}
+        tensors |= {f"link.{name}": tensor for name, tensor in state.tensors.items()}
         if state.best is not None:
             facts["best"] = state.best[:2]
             tensors |= {"best_weights": state.best[2], "best_buffers": state.best[3]}
@@ -153,6 +154,8 @@ class RunFolder:
                 accepted=facts["accepted"],
                 best=best,
                 lost=facts["lost"],
+                tensors={name[5:]: tensor for name, tensor in tensors.items() if name.startswith("link.")},
+                facts=facts["facts"],
             )
             return state, facts["seconds"]
         return None

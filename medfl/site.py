@@ -6,81 +6,26 @@ network, one device, one set of working buffers.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from medfl.data.batches import AugmentSpec, Batches, Jitter, epoch_order
+from medfl.data.batches import Batches, Jitter, epoch_order
 from medfl.data.patches import PatchStore
-from medfl.methods.base import Chain, LocalRound
+from medfl.methods.context import LocalRound
 from medfl.metrics.measure import measure
-from medfl.model import FlatModel
 from medfl.protocol import Metrics, Reply, Request
 from medfl.seeds import seed_for
+from medfl.workbench import LocalWork, Workbench
 
 
 class SiteDiverged(Exception):
     """Training gave a loss or an update that is not finite."""
-
-
-@dataclass(frozen=True)
-class LocalWork:
-    """What a site does in a round. `local_steps`, where given, replaces `local_epochs`."""
-
-    batch_size: int = 32
-    local_epochs: int = 1
-    local_steps: int | None = None
-    optimizer: str = "sgd"
-    lr: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    weighted_loss: bool = False
-    augment: AugmentSpec = field(default_factory=AugmentSpec)
-    seed: int = 0
-    eval_batch_size: int = 256
-    bins: int = 15
-
-    def steps(self, patches: int) -> int:
-        """Local steps T for a site with this many training patches: every patch at least once an epoch."""
-        return self.local_steps or self.local_epochs * math.ceil(patches / self.batch_size)
-
-
-@dataclass
-class Workbench:
-    """What the sites of one process share.
-
-    Attributes:
-        model: the one network.
-        chain: the method.
-        precision: "float32" or "bf16" (autocast).
-        scratch: working buffers by name, allocated once.
-        net: what is called in training and evaluation: the network, or its compiled form.
-    """
-
-    model: FlatModel
-    chain: Chain
-    precision: str = "float32"
-    scratch: dict[str, Tensor] = field(default_factory=dict)
-    compiled: bool = False
-
-    def __post_init__(self) -> None:
-        self.net: nn.Module = self.model.net
-        if self.compiled:
-            self.net = torch.compile(self.model.net)  # type: ignore[assignment]
-            self.model.check()
-
-    def autocast(self) -> contextlib.AbstractContextManager[object]:
-        """The context of a forward pass."""
-        if self.precision == "bf16":
-            return torch.autocast(self.model.device.type, dtype=torch.bfloat16)
-        return contextlib.nullcontext()
 
 
 class Site:
@@ -110,7 +55,10 @@ class Site:
         self.store = store
         self.work = work
         self.bench = bench
-        self.local_buffers = buffers == "local"
+        self.local_norms = bench.chain.local_norms and role == "train"
+        self.local_buffers = (buffers == "local" or bench.chain.local_norms) and role == "train"
+        self.norm_slots = bench.model.norm_slots() if self.local_norms else []
+        self._norm_sizes = [slot.numel for slot in self.norm_slots]
         self.state: dict[str, Tensor] = {}
         self.pending: tuple[int, dict[str, Tensor]] | None = None
         self._jitter = jitter
@@ -127,6 +75,8 @@ class Site:
     def handle(self, request: Request) -> Reply:
         """Evaluate the incoming model on the splits asked for, then train if asked.
 
+        Where a link names further models (`variants`), each is measured too, as `<split>_<name>`.
+
         Raises:
             SiteDiverged: the training loss or the update is not finite.
             ValueError: a held-out site asked to train, an unknown split, vectors of the wrong length.
@@ -139,23 +89,28 @@ class Site:
         if request.evaluate:
             began = time.perf_counter()
             self._load(request)
+            self._own_norms()
             for split in request.evaluate:
                 metrics[split] = self._measure(split, request)
+            if self.role == "train":
+                self._measure_variants(request, metrics)
             seconds["evaluate"] = time.perf_counter() - began
         if not request.train:
             return Reply(self.name, request.round, metrics=metrics, seconds=seconds)
         began = time.perf_counter()
         local, loss = self._train(request)
+        update = self._update(local, request.round)
         seconds["train"] = time.perf_counter() - began
         return Reply(
             self.name,
             request.round,
             samples=len(self.store.splits["train"]),
             steps=local.steps,
-            update=self._update(local, request.round),
+            update=update,
             buffers=self.bench.model.buffers(),
             train_loss=loss,
             metrics=metrics,
+            extra=local.sent,
             seconds=seconds,
         )
 
@@ -179,8 +134,39 @@ class Site:
             self.pending = None
 
     def _load(self, request: Request) -> None:
-        own = self.state.get("buffers") if self.local_buffers else None
-        self.bench.model.load(request.weights, request.buffers if own is None else own)
+        self.bench.model.load(request.weights, request.buffers)
+
+    def _own_norms(self) -> None:
+        """Put this site's own normalisation layers into the network, where the method keeps them local."""
+        model = self.bench.model
+        if self.local_buffers and "buffers" in self.state:
+            model.buffer_layout.unpack(self.state["buffers"], model.buffer_vector)
+        if self.local_norms and "norms" in self.state:
+            parts = torch.split(self.state["norms"], self._norm_sizes)
+            for slot, part in zip(self.norm_slots, parts, strict=True):
+                slot.view(model.vector).copy_(part.view(slot.shape))
+
+    def _keep_norms(self, kept: dict[str, Tensor]) -> None:
+        """Remember this site's own normalisation layers after local training."""
+        model = self.bench.model
+        if self.local_buffers:
+            kept["buffers"] = model.buffers()
+        if self.local_norms:
+            kept["norms"] = torch.cat([slot.view(model.vector).reshape(-1) for slot in self.norm_slots])
+
+    def _measure_variants(self, request: Request, metrics: dict[str, Metrics]) -> None:
+        """Measure the further models that links name."""
+        model = self.bench.model
+        links = self.bench.chain.acting("variants")
+        if not links:
+            return
+        received = model.vector.clone()
+        for link in links:
+            for name, vector in link.variants(self.state, received).items():
+                model.vector.copy_(vector)
+                for split in request.evaluate:
+                    metrics[f"{split}_{name}"] = self._measure(split, request)
+        model.vector.copy_(received)
 
     def _measure(self, split: str, request: Request) -> Metrics:
         if split not in self.store.splits:
@@ -212,16 +198,20 @@ class Site:
             steps=work.steps(len(rows)),
             lr=work.lr * request.lr_scale,
             seed=seed,
+            round=request.round,
+            rounds=work.rounds,
+            extra=request.extra,
+            state=self.state,
             scratch=bench.scratch,
         )
-        bench.chain.call("receive", local)
-        local.start = (
-            _copy_into(bench.scratch, "start", model.vector) if bench.chain.acts("receive") else local.received
-        )
-        optimizer = self._optimizer(local.lr)
+        chain = bench.chain
+        self._own_norms()
+        chain.call("receive", local)
+        moved = chain.acts("receive") or (self.local_norms and "norms" in self.state)
+        local.start = _copy_into(bench.scratch, "start", model.vector) if moved else local.received
+        optimizer = None if chain.acts("step") else self._optimizer(local.lr)
         criterion = nn.CrossEntropyLoss(self._class_weights(rows))
-        edits, records = bench.chain.acts("gradient"), bench.chain.acts("record")
-        gradient = _copy_into(bench.scratch, "gradient", model.vector) if edits else None
+        edits, records = chain.acts("gradient"), chain.acts("record")
         total = torch.zeros((), device=model.device)
         bench.net.train()
         order = epoch_order(rows, work.batch_size, local.steps, seed)
@@ -229,27 +219,35 @@ class Site:
             with bench.autocast():
                 loss = criterion(bench.net(images), labels)
             loss.backward()
-            if gradient is not None:
-                local.gradient = model.gather_gradient(gradient)
-                bench.chain.call("gradient", local)
-                model.scatter_gradient(gradient)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            last = local.step + 1 == local.steps and chain.acts("last_gradient")
+            if edits or last or optimizer is None:
+                local.gradient = model.gather_gradient(local.vector("gradient"))
+                if last:
+                    chain.call("last_gradient", local)
+                chain.call("gradient", local)
+                chain.call("step", local)
+                if edits and optimizer is not None:
+                    model.scatter_gradient(local.gradient)
+            if optimizer is not None:
+                optimizer.step()
+            for parameter in model.parameters:
+                parameter.grad = None
             local.step += 1
             if records:
-                bench.chain.call("record", local)
+                chain.call("record", local)
             total += loss.detach()
         mean_loss = float(total) / local.steps
         if not math.isfinite(mean_loss):
             raise SiteDiverged(f"the training loss is not finite in round {request.round}")
-        if self.local_buffers:
-            self.pending = (request.round, {"buffers": model.buffers()})
         return local, mean_loss
 
     def _update(self, local: LocalRound, round_: int) -> Tensor:
         """w - endpoint in wire order, with endpoint = s - u."""
         bench = self.bench
         bench.chain.call("reply", local)
+        self._keep_norms(local.kept)
+        if local.kept:
+            self.pending = (round_, {**self.state, **local.kept})
         displacement = local.displacement
         if displacement is None:
             displacement = torch.sub(local.start, bench.model.vector)
@@ -257,6 +255,7 @@ class Site:
             displacement = displacement + (local.received - local.start)
         update = bench.model.layout.pack(displacement)
         if not torch.isfinite(update).all():
+            self.pending = None
             raise SiteDiverged(f"the update is not finite in round {round_}")
         return update
 

@@ -1,9 +1,13 @@
 """Settings of the whole suite: one thread (tiny networks are fastest on one), and nothing of the user's is touched."""
 
 import os
+import sys
 
 import pytest
 
+# Imports are compiled once for all processes of the suite, also where the environment says not to keep bytecode.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 

@@ -178,11 +178,11 @@ def test_unknown_class_in_a_mix(tiles: Path) -> None:
 
 
 def test_splits_hold_whole_groups_and_every_class_with_three() -> None:
-    """120 random sites, from 3 groups to 40, of skewed classes, sizes and mixtures."""
+    """60 random sites, from 3 groups to 40, of skewed classes, sizes and mixtures."""
     rng = np.random.default_rng(0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for case in range(120):
+        for case in range(60):
             groups = np.repeat(np.arange(n := int(rng.integers(3, 40))), rng.integers(1, 8, n))
             pure = rng.dirichlet(np.full(5, 0.4)).cumsum().searchsorted(rng.random(n)).clip(max=4)
             mixed = case % 3 == 0

@@ -7,8 +7,9 @@ import torch
 
 from medfl.data.patches import PatchStore
 from medfl.errors import RunFailed
-from medfl.federation import Federation, Plan, ServerState, selection_value
+from medfl.federation import Federation, selection_value
 from medfl.protocol import Failure, Reply
+from medfl.server import Plan, ServerState
 from medfl.site import Site
 from tests.toys import toy_bench, toy_federation, toy_run, toy_sites, toy_store, toy_work
 

@@ -181,7 +181,14 @@ def test_an_alias_does_not_move_to_a_worse_model(tmp_path: Path, where: config.T
 def test_a_holder_measured_on_other_data_is_measured_again(tmp_path: Path, where: config.Tracking) -> None:
     old = FakeRun(tmp_path / "old").whole()
     new = FakeRun(tmp_path / "new", data_seed=1).whole()
-    assert held_out_digest(read_run(old.folder)) != held_out_digest(read_run(new.folder))
+    digest = held_out_digest(read_run(old.folder))
+    assert digest != held_out_digest(read_run(new.folder))
+    assert digest == held_out_digest(read_run(FakeRun(tmp_path / "other", seed=5, rounds=1).begin().folder))
+    restained = FakeRun(tmp_path / "restained").begin()
+    pipeline = restained.pipeline()
+    pipeline["data"]["stain_strength"] = 0.25
+    (restained.folder / "pipeline.yaml").write_text(yaml.safe_dump(pipeline))
+    assert digest != held_out_digest(read_run(restained.folder))
     ours = {s: json.loads((new.folder / "summary.json").read_text())["sites"][s]["auroc"] for s in ("east", "west")}
     register(old.folder, name="measured", alias="champion", tracking=where)
     seen: list[Path] = []

@@ -422,6 +422,8 @@ def test_which_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_sentences_for_people(tmp_path: Path, where: config.Tracking) -> None:
     with pytest.raises(MedflError, match="no run folder"):
         sync(tmp_path, where)
+    with pytest.raises(MedflError, match="there is no run folder"):
+        sync(tmp_path / "nowhere", where)
     run = FakeRun(tmp_path / "a").begin().play(2)
     with (run.folder / "rounds.jsonl").open("a") as file:
         file.write('{"round": 2, "eval')  # being written this moment
@@ -451,6 +453,7 @@ def test_evaluations_are_logged_beside_the_rounds(tmp_path: Path, where: config.
     children = client.search_runs([first.experiment_id], f"tags.`mlflow.parentRunId` = '{top.info.run_id}'")
     assert {child.data.tags["site"] for child in children} == set(run.roles)
     assert sync(run.folder, where).sites == first.sites  # an evaluation's runs are not taken for the federation's
+    assert "is run" in log_evaluation(result, "0" * 32, run.folder)  # fetched from a server that is not this one
     (run.folder / "pipeline.yaml").write_text(json.dumps(run.pipeline() | {"tracking": {"enabled": False}}))
     assert "off" in log_evaluation(result, None, run.folder)
 

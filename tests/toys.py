@@ -7,11 +7,13 @@ import torch
 
 from medfl.data.batches import AugmentSpec
 from medfl.data.patches import PatchStore
-from medfl.federation import Federation, Plan, ServerState
+from medfl.federation import Federation
 from medfl.methods.base import build_chain
 from medfl.model import FlatModel, ModelSpec
-from medfl.site import LocalWork, Site, Workbench
+from medfl.server import Plan, ServerState
+from medfl.site import Site
 from medfl.transport import InProcess
+from medfl.workbench import LocalWork, Workbench
 
 CLASSES = ("a", "b", "c")
 SIZE = 32
@@ -61,9 +63,13 @@ def toy_federation(bench: Workbench, sites: dict[str, Site], state: ServerState 
         "rounds": rounds,
         "seed": 3,
         "stages": bench.model.stages(),
+        "momentum": next(iter(sites.values())).work.momentum,
+        "lr": next(iter(sites.values())).work.lr,
     } | plan
     state = state or ServerState(0, bench.model.weights(), bench.model.buffers())
-    federation = Federation(Plan(**settings), InProcess(sites), state, lambda record, _: records.append(record))
+    federation = Federation(
+        Plan(**settings), InProcess(sites), state, lambda record, _: records.append(record), bench.chain
+    )
     return federation, records
 
 

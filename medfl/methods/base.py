@@ -1,15 +1,28 @@
 """A method is a chain of links, and the empty chain is FedAvg.
 
-A link overrides the phases of a round in which it acts; the order of links in a chain does not matter. At a site:
+A link overrides the phases of a round in which it acts; the order of links in a chain does not matter.
 
-    receive   move the start point of local training (`local.model.vector`)
-    gradient  edit the flat gradient `local.gradient` before the optimiser's step
-    record    look at the weights after each step
-    reply     set `local.displacement`, the vector that the site reports as start - endpoint
+At a site (`LocalRound`):
+
+    receive         move the start point of local training (`local.model.vector`)
+    gradient        edit the flat gradient `local.gradient` before the optimiser's step
+    step            take the optimiser's place (at most one link of a chain)
+    record          look at the weights after each step
+    last_gradient   look at the flat gradient of the last step, before that step
+    reply           set `local.displacement`, add vectors to `local.sent`, keep state in `local.kept`
+    variants        name further models the site measures beside the global one
+
+At the server (`Server`):
+
+    send            vectors that go to a site beside the global model
+    weigh           the factor of a reply's update in the sum (default: its samples)
+    accept          look at an accepted reply; what it sums goes into `server.gathered`
+    combine         finish the mean of the round's updates; only here and in `serve` may `server.tensors` change
+    serve           what the server makes of the mean update
 
 What an update is: a site receives w, starts from s, ends at e. Its endpoint is s - u, where u is the plain
-displacement s - e or what a link makes of it, and it replies with w - endpoint. The new global model is the
-sample-weighted mean of endpoints.
+displacement s - e or what a link makes of it, and it replies with w - endpoint. FedAvg's new global model is then the
+sample-weighted mean of endpoints. A site's own state always comes from its raw end e.
 """
 
 from __future__ import annotations
@@ -17,16 +30,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from medfl.errors import MedflError, nearest
+from medfl.methods.context import LocalRound, Server
 from medfl.model import FlatModel
+from medfl.protocol import Reply
 
 BUILT_IN = {
     "ecgr": "medfl.methods.ecgr:Ecgr",
@@ -34,48 +48,26 @@ BUILT_IN = {
 }
 
 
-@dataclass
-class LocalRound:
-    """One site's round as links see it. Vectors are native (see medfl.model), on the training device.
-
-    Attributes:
-        model: the network in training; `model.vector` is the current point.
-        received: w, the global model of this round; not to be written.
-        start: s, where local training starts; equals `received` unless a link moved it.
-        steps: T, local steps of this round.
-        step: steps taken so far, 0..T.
-        lr: this round's learning rate.
-        seed: of this (run, round, site), for links that draw.
-        gradient: the flat gradient during the `gradient` phase.
-        displacement: u, set in the `reply` phase; None means the plain s - e.
-        scratch: reusable buffers by name, shared by all sites of the process.
-    """
-
-    model: FlatModel
-    received: Tensor
-    start: Tensor
-    steps: int
-    lr: float
-    seed: int
-    scratch: dict[str, Tensor] = field(default_factory=dict)
-    step: int = 0
-    gradient: Tensor | None = None
-    displacement: Tensor | None = None
-
-    def buffer(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """A reusable float32 buffer of at least this shape, allocated once; contents are what they were."""
-        have = self.scratch.get(name)
-        if have is None or have.dim() != len(shape) or any(h < s for h, s in zip(have.shape, shape, strict=True)):
-            have = torch.empty(shape, device=self.received.device)
-            self.scratch[name] = have
-        return have[tuple(slice(s) for s in shape)]
-
-
 @dataclass(frozen=True)
 class Link:
-    """One method. Subclasses are frozen dataclasses whose fields are the hyper-parameters a pipeline may state."""
+    """One method. Subclasses are frozen dataclasses whose fields are the hyper-parameters a pipeline may state.
+
+    Attributes of the class:
+        name: what a pipeline calls it.
+        replaces_optimiser: it takes the optimiser's steps itself; momentum, AdamW and weight decay are refused.
+        local_norms: normalisation layers (affine parameters and statistics) stay at each site.
+    """
 
     name: ClassVar[str]
+    replaces_optimiser: ClassVar[bool] = False
+
+    @property
+    def local_norms(self) -> bool:
+        """Whether normalisation layers stay at each site (they are still uploaded)."""
+        return False
+
+    def check(self, model: FlatModel, optimizer: str, momentum: float, weight_decay: float) -> None:
+        """Raise ValueError with one sentence if this link cannot work with the model or the local optimiser."""
 
     def receive(self, local: LocalRound) -> None:
         """Move the start point."""
@@ -83,15 +75,49 @@ class Link:
     def gradient(self, local: LocalRound) -> None:
         """Edit `local.gradient` in place."""
 
+    def step(self, local: LocalRound) -> None:
+        """Move `local.model.vector` by `local.gradient`, in the optimiser's place."""
+
     def record(self, local: LocalRound) -> None:
         """Look at `local.model.vector` after step number `local.step` (1..T)."""
 
+    def last_gradient(self, local: LocalRound) -> None:
+        """Look at `local.gradient` of step T."""
+
     def reply(self, local: LocalRound) -> None:
-        """Set `local.displacement`."""
+        """Set `local.displacement`, fill `local.sent` and `local.kept`."""
+
+    def variants(self, state: Mapping[str, Tensor], received: Tensor) -> dict[str, Tensor]:
+        """Further models (native vectors) that a site measures beside the global one, by name."""
+        return {}
+
+    def send(self, server: Server, site: str) -> dict[str, Tensor]:
+        """Vectors (wire order) that go to a site beside the global model."""
+        return {}
+
+    def weigh(self, server: Server, reply: Reply) -> float | None:
+        """Factor of a reply's update in the round's sum; None leaves it at the sample count."""
+        return None
+
+    def accept(self, server: Server, reply: Reply) -> None:
+        """Look at an accepted reply."""
+
+    def combine(self, server: Server, mean: Tensor) -> Tensor:
+        """The round's mean update from the weighted mean f32[P]."""
+        return mean
+
+    def serve(self, server: Server, update: Tensor) -> Tensor:
+        """What is subtracted from the global model, f32[P], given the mean update."""
+        return update
 
     def scratch_bytes(self, steps: int, padded: int) -> int:
         """Bytes of working memory this link needs at a site, for planning."""
         return 0
+
+
+PHASES = (
+    "receive gradient step record last_gradient reply variants send weigh accept combine serve".split()  # noqa: SIM905
+)
 
 
 class Chain:
@@ -101,17 +127,46 @@ class Chain:
         self.links = tuple(links)
         self._by_phase = {
             phase: tuple(link for link in self.links if getattr(type(link), phase) is not getattr(Link, phase))
-            for phase in ("receive", "gradient", "record", "reply")
+            for phase in PHASES
         }
 
     def acts(self, phase: str) -> bool:
         """Whether any link acts in a phase."""
         return bool(self._by_phase[phase])
 
+    def acting(self, phase: str) -> tuple[Link, ...]:
+        """The links that act in a phase."""
+        return self._by_phase[phase]
+
     def call(self, phase: str, local: LocalRound) -> None:
-        """Let every link that acts in a phase act."""
+        """Let every link that acts in a phase at a site act."""
         for link in self._by_phase[phase]:
             getattr(link, phase)(local)
+
+    @property
+    def local_norms(self) -> bool:
+        """Whether any link keeps normalisation layers at the sites."""
+        return any(link.local_norms for link in self.links)
+
+    def check(self, model: FlatModel, optimizer: str, momentum: float, weight_decay: float) -> None:
+        """Refuse contradictions between links, model and local optimiser.
+
+        Raises:
+            MedflError: one sentence naming the link and the remedy.
+        """
+        replacing = [link.name for link in self.links if link.replaces_optimiser]
+        if len(replacing) > 1:
+            raise MedflError(f"`method`: {' and '.join(replacing)} both replace the optimiser; keep one of them")
+        if replacing and (optimizer != "sgd" or momentum or weight_decay):
+            raise MedflError(
+                f"`method`: {replacing[0]} replaces the optimiser, so `training.optimizer` must be sgd with momentum 0 "
+                f"and weight_decay 0, not {optimizer} with momentum {momentum:g} and weight_decay {weight_decay:g}"
+            )
+        for link in self.links:
+            try:
+                link.check(model, optimizer, momentum, weight_decay)
+            except ValueError as error:
+                raise MedflError(f"`method.{link.name}`: {error}") from None
 
     def describe(self) -> list[dict[str, Any]]:
         """The chain as a pipeline would state it, every hyper-parameter spelled out."""

@@ -20,7 +20,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from medfl.methods.base import Link, LocalRound, number, require
+from medfl.methods.base import Link, number, require
+from medfl.methods.context import LocalRound
 
 SELECTIONS = ("greedy", "norm", "random", "cosine")
 BLOCK = 1 << 16  # columns of the Gram product formed at a time: stays in cache, and sums in float64 between blocks

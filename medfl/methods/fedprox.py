@@ -10,7 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from medfl.methods.base import Link, LocalRound, number
+from medfl.methods.base import Link, number
+from medfl.methods.context import LocalRound
 
 
 @dataclass(frozen=True)

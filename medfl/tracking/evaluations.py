@@ -48,16 +48,28 @@ def log_evaluation(result: Mapping[str, Any], run_id: str | None = None, folder:
         run_id = recorded.servers[uri].federation.run_id or None
     try:
         client = client_for(uri)
-        if run_id is not None:
-            experiment = client.get_run(run_id).info.experiment_id
-        else:
-            experiment = experiment_id(client, tracking.experiment, artifact_location(uri))
+        experiment = _experiment_of(client, run_id)
+        if experiment is None:  # this server does not know the federation: the evaluation stands alone
+            run_id, experiment = None, experiment_id(client, tracking.experiment, artifact_location(uri))
         logged = _log(client, experiment, run_id, result)
     except MedflError as error:
         return f"MLflow: the evaluation is not logged ({error})"
     except mlflow_errors() as error:
         return f"MLflow: the evaluation is not logged ({brief(error)})"
     return f"MLflow: the evaluation is run {logged} at {shown(uri)}"
+
+
+def _experiment_of(client: MlflowClient, run_id: str | None) -> str | None:
+    from mlflow.exceptions import MlflowException
+
+    if run_id is None:
+        return None
+    try:
+        return str(client.get_run(run_id).info.experiment_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
 
 
 def _log(client: MlflowClient, experiment: str, parent: str | None, result: Mapping[str, Any]) -> str:

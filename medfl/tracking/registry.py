@@ -123,9 +123,20 @@ def register(
 
 
 def held_out_digest(run: RunRecords) -> str:
-    """What the held-out sites' names and data hash to; two runs with one digest were measured on the same patches."""
-    facts = sorted([name, data.digest] for name, data in run.data.items() if data.role == "held_out")
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+    """What the held-out sites hash to: two runs with one digest were measured on the same patches, rendered alike.
+
+    The allocation's digests tell files apart, not what rendering makes of them, so its settings are hashed as well.
+    """
+    data = run.pipeline.get("data") or {}
+    shared = {key: data.get(key) for key in ("stain_strength", "mpp", "render", "tissue")}
+    sites = {site["name"]: site for site in (run.pipeline.get("sites") or {}).get("held_out") or []}
+    facts = [
+        [name, run.data[name].digest, {key: site.get(key) for key in ("stain", "stain_strength", "mpp", "render")}]
+        for name, site in sorted(sites.items())
+        if name in run.data
+    ]
+    text = json.dumps([run.pipeline["task"]["classes"], shared, facts], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def held_out_auroc(summary: Mapping[str, Any]) -> dict[str, float | None]:

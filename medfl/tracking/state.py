@@ -103,7 +103,9 @@ class State:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Let one thread or process at a time mirror a run folder."""
+    """Let one thread or process at a time mirror a run folder. Raises MedflError when there is no such folder."""
+    if not folder.is_dir():
+        raise MedflError(f"there is no run folder {folder}")
     try:
         import fcntl
     except ImportError:  # no advisory locks on this system: two mirrors of one run are then the user's to avoid

@@ -78,15 +78,15 @@ def sync(folder: Path, tracking: config.Tracking, *, finished: bool = False) -> 
     Raises:
         MedflError: no run folder, or MLflow does not answer. What was uploaded stays; the next call goes on from it.
     """
-    run = read_run(folder)
     with locked(folder):
+        run = read_run(folder)
         state = State.load(folder)
         uri = state.current = resolve_uri(tracking, state.current)
         server = state.servers.setdefault(uri, Server())
         state.save()
         try:
-            mirror = _Mirror(client_for(uri), run, state, server)
-            mirror.bring_up_to_date(tracking.experiment, artifact_location(uri), finished)
+            current = _Pass(client_for(uri), run, state, server)
+            current.bring_up_to_date(tracking.experiment, artifact_location(uri), finished)
         except mlflow_errors() as error:
             raise MedflError(
                 f"MLflow at {shown(uri)} does not take the run ({brief(error)}); {folder} is complete in itself, and "
@@ -105,7 +105,7 @@ def sync(folder: Path, tracking: config.Tracking, *, finished: bool = False) -> 
 
 
 @dataclass(frozen=True)
-class _Mirror:
+class _Pass:
     """One pass over one run folder and one server."""
 
     client: MlflowClient

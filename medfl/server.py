@@ -1,0 +1,103 @@
+"""The server's values: the plan of a run, the state carried from round to round, the streamed mean of a round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medfl.model import Slot
+from medfl.protocol import Reply
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the round loop needs to know.
+
+    Attributes:
+        train_sites, held_out_sites: names; their order does not matter.
+        rounds: R; round t = 0..R-1 trains, t = R only evaluates.
+        sites_per_round: participants drawn per round; None means all.
+        quorum: share of participants that must reply for a round to count.
+        evaluate_every: all training sites are measured on validation data every so many rounds, and at t = R.
+        held_out_every: monitoring of held-out sites' test data every so many rounds; None means never.
+        lr_scale: round -> factor on the learning rate.
+        select: "last", or (metric, mode) as in `selection_value`.
+        stages: stage of the network -> its slots, for inertia.
+        momentum, lr: of the sites' optimiser, for links that act at the server.
+    """
+
+    train_sites: tuple[str, ...]
+    held_out_sites: tuple[str, ...]
+    rounds: int
+    seed: int
+    stages: Mapping[str, Sequence[Slot]]
+    sites_per_round: int | None = None
+    quorum: float = 0.5
+    evaluate_every: int = 1
+    held_out_every: int | None = None
+    lr_scale: Callable[[int], float] = lambda t: 1.0
+    select: str | tuple[str, str] = "last"
+    momentum: float = 0.0
+    lr: float = 0.0
+
+
+@dataclass
+class ServerState:
+    """Everything the server carries from round to round. Vectors are in wire order.
+
+    Attributes:
+        round: the next round t to play.
+        weights, buffers: the global model entering round t.
+        previous: the last counted global update w_{t-1} - w_t, for `update_cosine`.
+        accepted: site -> last round whose reply was aggregated.
+        best: round, value, weights and buffers of the best model so far, when selection is by a metric.
+        lost: consecutive rounds that did not count.
+        tensors, facts: what the chain's links keep at the server, by name.
+    """
+
+    round: int
+    weights: Tensor
+    buffers: Tensor
+    previous: Tensor | None = None
+    accepted: dict[str, int] = field(default_factory=dict)
+    best: tuple[int, float, Tensor, Tensor] | None = None
+    lost: int = 0
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Fold:
+    """Sample-weighted mean of updates and buffers, streamed: one accumulator whatever the number of sites."""
+
+    def __init__(self, state: ServerState) -> None:
+        self.update = torch.zeros_like(state.weights)
+        self.buffers = torch.zeros_like(state.buffers)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything folded."""
+        self.update.zero_()
+        self.buffers.zero_()
+        self.samples = 0
+        self.replies = 0
+        self._weighted_square = 0.0
+
+    def add(self, reply: Reply, factor: float | None = None) -> None:
+        """Fold one reply; its update enters the sum times `factor`, by default its samples."""
+        assert reply.update is not None
+        assert reply.buffers is not None
+        self.update.add_(reply.update, alpha=reply.samples if factor is None else factor)
+        self.buffers.add_(reply.buffers, alpha=reply.samples)
+        self.samples += reply.samples
+        self.replies += 1
+        self._weighted_square += reply.samples * float(torch.linalg.vector_norm(reply.update)) ** 2
+
+    def finish(self) -> tuple[Tensor, Tensor, float]:
+        """(mean update f32[P], mean buffers f32[B], sum_i p_i ||D_i||^2)."""
+        self.update.div_(self.samples)
+        self.buffers.div_(self.samples)
+        return self.update, self.buffers, self._weighted_square / self.samples
