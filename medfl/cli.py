@@ -69,7 +69,7 @@ def run(
     from medfl.loading import load_pipeline
 
     loaded = load_pipeline(pipeline, set_ or [])
-    with _terminal() as terminal:
+    with _terminal() as terminal, _about(pipeline):
         from medfl.pipeline import run as carry_out
         from medfl.prepare import Watcher, prepare
 
@@ -207,7 +207,7 @@ def data_check(pipeline: PipelineFile, set_: Set = None) -> None:
     from medfl.data.allocation import allocate
     from medfl.loading import load_pipeline
 
-    with _terminal() as terminal:
+    with _terminal() as terminal, _about(pipeline):
         loaded = load_pipeline(pipeline, set_ or [])
         allocation = allocate(loaded)
         allocation.check()
@@ -231,10 +231,11 @@ def sites_preview(
     from medfl.data.store import render
     from medfl.loading import load_pipeline
 
-    loaded = load_pipeline(pipeline, set_ or [])
-    by_name = {site.name: site for site in loaded.all_sites}
-    stores = [render(loaded, by_name[share.site], share) for share in allocate(loaded).shares]
-    preview(stores, Path(out), loaded)
+    with _about(pipeline):
+        loaded = load_pipeline(pipeline, set_ or [])
+        by_name = {site.name: site for site in loaded.all_sites}
+        stores = [render(loaded, by_name[share.site], share) for share in allocate(loaded).shares]
+        preview(stores, Path(out), loaded)
     print(f"Picture: {out}")
 
 
@@ -259,6 +260,17 @@ def init_site(
     for note in notes:
         print(note)
     print(f"Site file: {target}")
+
+
+@contextlib.contextmanager
+def _about(file: str) -> Iterator[None]:
+    """Errors about a pipeline name its file."""
+    try:
+        yield
+    except MedflError as error:
+        if file in str(error):
+            raise
+        raise type(error)(f"{file}: {error}") from None
 
 
 @contextlib.contextmanager

@@ -43,9 +43,7 @@ def load_pipeline(path: Path | str, overrides: Sequence[str] = ()) -> Pipeline:
     if pipeline.sites.generate:
         from medfl.data.generate import generate_sites
 
-        drawn = generate_sites(pipeline.sites.generate, pipeline.task.classes, pipeline.seed)
-        # They are dealt from one catalog, so the scale the pipeline states is theirs.
-        train, held_out = ([site.model_copy(update={"mpp": pipeline.data.mpp}) for site in group] for group in drawn)
+        train, held_out = generate_sites(pipeline.sites.generate, pipeline.task.classes, pipeline.seed)
         pipeline = pipeline.model_copy(
             update={"sites": pipeline.sites.model_copy(update={"train": train, "held_out": held_out, "generate": None})}
         )

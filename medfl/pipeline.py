@@ -107,15 +107,17 @@ def _carry_out(
     try:
         state = federation.run()
         chosen = select_model(prepared, state)
-        folder.save_model(prepared.bench.model, chosen.weights, chosen.buffers, model_facts(prepared, folder.path.name))
+        facts = model_facts(prepared, folder.path.name)
+        folder.save_model(prepared.bench.model, chosen.weights, chosen.buffers, facts)
         watcher.say("Measuring the selected model on test data, once")
         clock = time.perf_counter()
         sites, failures = measure_sites(prepared, chosen, sorted(prepared.sites))
         seconds["evaluate"] = seconds.get("evaluate", 0.0) + time.perf_counter() - clock
         summary = summarise(prepared, folder, chosen.round, sites, failures)
-    finally:
-        if mirror and not folder.summary.exists():
-            mirror.notify()
+    except BaseException:
+        if mirror:
+            mirror.close(timeout=10.0)
+        raise
     seconds["prepare"] = prepared.seconds
     elapsed = time.perf_counter() - began + spent.get("total", 0.0)
     summary["timings"] = {"total": elapsed, "track": 0.0, **seconds}

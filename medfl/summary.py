@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from medfl import config, runs
+from medfl import runs
 from medfl.metrics.measure import mean_supported
 from medfl.metrics.stability import Stability
 from medfl.prepare import Prepared
@@ -25,19 +25,13 @@ def model_facts(prepared: Prepared, run_name: str) -> dict[str, Any]:
         "size": pipeline.data.size,
         "mean": list(model.mean),
         "std": list(model.std),
-        "mpp": pipeline.data.mpp or common_mpp(pipeline),
+        "mpp": pipeline.data.mpp,
         "temperature": None,
         "buffers": pipeline.training.buffers,
         "parameters": model.layout.size,
         "fingerprint": model.fingerprint(),
         "versions": runs.versions(),
     }
-
-
-def common_mpp(pipeline: config.Pipeline) -> float | None:
-    """The sites' microns per pixel when all state the same, else None."""
-    stated = {site.mpp for site in pipeline.all_sites}
-    return stated.pop() if len(stated) == 1 else None
 
 
 def summarise(

@@ -151,7 +151,7 @@ def _look(pipeline: config.Pipeline, site: config.Site) -> _Look:
 def _field(data: config.Data, site: config.Site, own: bool) -> int | None:
     """Pixels a side of the site's images that cover the model's field of view; None when unknown."""
     if data.mpp is None or site.mpp is None:
-        if own or data.mpp != site.mpp:
+        if own:  # dealt sites share one catalog, hence one scale
             log.warning(
                 "site %s: %s is not stated, so whole images are resized and structures may differ in size from those "
                 "of other sites",

@@ -1,0 +1,5 @@
+"""`python -m medfl` is the command line."""
+
+from medfl.cli import main
+
+main()
