@@ -31,8 +31,9 @@ RUN uv sync --no-dev --no-install-project
 COPY --chown=medfl . .
 RUN uv sync --no-dev
 
-# Runs, mlflow.db and the cache land in the working directory, whoever the user is.
+# Runs, mlflow.db and the cache land in /results, whoever the user is; a user without a name needs one in USER.
 ENV PATH=/app/.venv/bin:$PATH \
+    USER=medfl \
     HOME=/results \
     MEDFL_CACHE=/results/.cache/medfl
 WORKDIR /results

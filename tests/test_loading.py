@@ -130,6 +130,7 @@ def test_a_wrong_pipeline_is_refused_in_one_sentence(write, change, said):
         (lambda s: s.update(class_mix={"a": 0.5, "b": 0.2}), ["north.yaml", "class_mix", "sum to 1", "0.7"]),
         (lambda s: s.update(patches=-3), ["north.yaml", "patches", "-3"]),
         (lambda s: s.update(stain="voilet_rich"), ["north", "stain", "violet_rich"]),
+        (lambda s: s.update(stain={"haematoxylin": [1, 1, 1], "eosin": [0, 1, 1]}), ["north", "eosin", "positive"]),
         (lambda s: s.update(local_steps=3, local_epochs=1), ["local_epochs or local_steps"]),
         (lambda s: s.update(class_mix={"a": 0.5, "zz": 0.5}), ["north", "zz"]),
     ],

@@ -11,7 +11,22 @@ from medfl.tracking.scrub import scrub
 
 LC25000 = "Borkowski et al. 2019, *Lung and Colon Cancer Histopathological Image Dataset (LC25000)*, arXiv:1912.12142"
 GROUPS = "source groups of LC25000: doi:10.1007/978-3-031-73748-0_2"
-ECGR = "ECGR: arXiv:2601.03584"
+PAPERS = {
+    "ecgr": "2601.03584",
+    "fedadagrad": "2003.00295",
+    "fedadam": "2003.00295",
+    "fedasync": "1903.03934",
+    "fedavgm": "1909.06335",
+    "fedbn": "2102.07623",
+    "fedbuff": "2106.06639",
+    "fedgmr": "2512.05372",
+    "fednova": "2007.07481",
+    "fedprox": "1812.06127",
+    "fedyogi": "2003.00295",
+    "lips": "2506.00932",
+    "pflalign": "2605.02143",
+    "scaffold": "1910.06378",
+}
 
 _SOURCES = {
     "lc25000": "LC25000, five classes of lung and colon tissue at 768 x 768 pixels",
@@ -167,10 +182,9 @@ def _citations(pipeline: Mapping[str, Any], methods: Sequence[str]) -> Iterator[
     settings = pipeline["data"]
     yield "## Citations"
     cited = [LC25000] if settings["source"] == "lc25000" else []
-    if settings["source"] == "lc25000" and settings.get("source_groups") not in (None, "ignore"):
+    if settings["source"] == "lc25000" and settings.get("source_groups") != "ignore":
         cited.append(GROUPS)
-    if "ecgr" in methods:
-        cited.append(ECGR)
+    cited += [f"{name}: arXiv:{PAPERS[name]}" for name in methods if name in PAPERS]
     yield "\n".join(f"- {line}" for line in cited) or "None."
 
 
