@@ -153,6 +153,8 @@ def predict(
             writer = csv.writer(target, lineterminator="\n")
             writer.writerow(["file", *(f"p_{name}" for name in found.facts["classes"])])
             writer.writerows([name, *(f"{p:.6f}" for p in probabilities)] for name, probabilities in rows)
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         raise MedflError(f"--out {out} cannot be written: {error.strerror}") from None
 
@@ -187,18 +189,12 @@ def track(run: RunPath) -> None:
 
 @app.command()
 def methods() -> None:
-    """List the methods a chain can be made of, with their parameters."""
-    import dataclasses
-
-    from medfl.methods.base import known_methods, method_class
+    """List the methods, with their parameters and what each may share a chain with."""
+    from medfl.methods.listing import listing
 
     with _terminal() as terminal:
-        rows = []
-        for name in sorted(known_methods()):
-            kind = method_class(name)
-            parameters = ", ".join(f"{f.name}={f.default}" for f in dataclasses.fields(kind))
-            rows.append([name, parameters, (kind.__doc__ or "").splitlines()[0]])
-        terminal.table("Methods; an empty chain is FedAvg", ["name", "parameters", "what it does"], rows)
+        columns = ["name", "parameters", "what it does", "goes with"]
+        terminal.table("Methods; an empty chain is FedAvg", columns, listing())
 
 
 @data_app.command("check")
@@ -296,4 +292,5 @@ def _finish(outcome: Outcome, pipeline: Pipeline, terminal: Terminal) -> None:
         from medfl.registration import register_run
 
         terminal.say(register_run(outcome.folder.path, name=pipeline.registry.name, alias=pipeline.registry.alias))
-    terminal.say(f"Next: medfl evaluate {outcome.folder.path} --predictions scores")
+    if outcome.folder.model.is_file():
+        terminal.say(f"Next: medfl evaluate {outcome.folder.path} --predictions scores")

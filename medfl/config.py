@@ -100,6 +100,16 @@ class StainProfile(Section):
     white: Rgb = (255.0, 255.0, 255.0)
 
 
+class SiteLink(Section):
+    """A site's line and speed on the virtual clock: Mbit/s each way, seconds a local step, sigma of a lognormal
+    factor on the whole."""
+
+    down: Positive
+    up: Positive
+    seconds_per_step: Positive
+    jitter: NonNegative = 0.0
+
+
 class Site(Section):
     """One institution."""
 
@@ -116,6 +126,8 @@ class Site(Section):
     render: list[Transform] = []
     local_epochs: Count | None = None
     local_steps: Count | None = None
+    link: SiteLink | None = None
+    density: float = Field(1.0, gt=0, le=1)
 
     @field_validator("class_mix")
     @classmethod

@@ -86,6 +86,18 @@ class Terminal:
         order = sorted(sites, key=lambda name: (sites[name]["role"] != "train", name))
         self.table(title, columns, [_site_row(name, sites[name]) for name in order])
 
+    def own_models(self, sites: Mapping[str, Mapping[str, Any]]) -> None:
+        """AUROC of the further models that a method keeps at each site, beside the global one."""
+        named = {name: entry["models"] for name, entry in sorted(sites.items()) if "models" in entry}
+        if not named:
+            return
+        kinds = sorted({kind for models in named.values() for kind in models})
+        rows = [
+            [name, _interval(sites[name]), *(_interval(models[k]) if k in models else "-" for k in kinds)]
+            for name, models in named.items()
+        ]
+        self.table("AUROC of each site's own models on its test data", ["site", "global", *kinds], rows)
+
     def confusion(self, site: str, matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> None:
         """A confusion matrix: truth down, prediction across."""
         rows = [[f"true {name}", *map(str, counts)] for name, counts in zip(classes, matrix, strict=True)]
@@ -109,9 +121,19 @@ class Terminal:
             table.append([site, role.replace("_", "-"), split, *shown, total])
         self.table("Patches (source groups)", ["site", "role", "split", *classes, "all"], table)
 
+    def cross_sites(self, matrix: Mapping[str, Mapping[str, float | None]]) -> None:
+        """AUROC of every site's own model at every site: trained down, measured across."""
+        columns = sorted({site for row in matrix.values() for site in row}, key=lambda site: (site not in matrix, site))
+        rows = [[name, *(_figure(row.get(site)) for site in columns)] for name, row in sorted(matrix.items())]
+        self.table("AUROC on test data of the model trained at ... measured at ...", ["", *columns], rows)
+
     def outcome(self, summary: Mapping[str, Any], folder: str, tracking: str) -> None:
         """The end of a run: the per-site table, stability, where things are."""
         self.sites(summary["sites"], f"Test data, measured once, model of round {summary['selected_round']}")
+        self.own_models(summary["sites"])
+        matrix = summary.get("cross_site_auroc")
+        if matrix:
+            self.cross_sites(matrix)
         held_out, stability = summary["held_out"], summary["stability"]
         if held_out["sites"]:
             self.say(
@@ -124,6 +146,8 @@ class Terminal:
             self.say("LEAKY: source groups were ignored; near-copies of test patches may have been trained on.")
         for failure in summary["failures"][-5:]:
             self.say(f"Failed: site {failure['site']}, round {failure['round']}: {failure['reason']}")
+        if summary.get("virtual_seconds") is not None:
+            self.say(f"Virtual time: {summary['virtual_seconds']:.0f} s")
         self.say(f"Run:    {folder}  ({summary['timings']['total']:.0f} s)")
         self.say(tracking)
 
@@ -136,7 +160,7 @@ def round_line(record: Mapping[str, Any], rounds: int) -> str:
     if auroc:
         worst = min(auroc, key=lambda name: auroc[name])
         parts.append(f"val AUROC {mean_supported(auroc.values()):.3f}, worst {worst} {auroc[worst]:.3f}")
-    losses = [e["train_loss"] for e in entries.values() if e.get("train_loss") is not None]
+    losses = [e["train_loss"] for e in record["sites"].values() if e.get("train_loss") is not None]
     if losses:
         parts.append(f"train loss {sum(losses) / len(losses):.3f}")
     if record["participants"] and not record["counted"]:
@@ -149,19 +173,23 @@ def _failure_line(record: Mapping[str, Any], failure: Mapping[str, str]) -> str:
 
 
 def _site_row(name: str, entry: Mapping[str, Any]) -> list[str]:
-    few = bool(entry.get("few_groups"))
     return [
         name,
         str(entry["role"]).replace("_", "-"),
         str(entry["n"]),
         str(entry["n_groups"]),
         str(len(entry["supported_classes"])),
-        format_interval(entry["auroc"], entry.get("auroc_ci"), few_groups=few),
+        _interval(entry),
         _figure(entry["balanced_accuracy"]),
         format_interval(entry["ece"], entry.get("ece_ci")),
         _figure(entry["brier"]),
         _figure(entry["nll"]),
     ]
+
+
+def _interval(entry: Mapping[str, Any]) -> str:
+    few = bool(entry.get("few_groups"))
+    return format_interval(entry["auroc"], entry.get("auroc_ci"), few_groups=few)
 
 
 def _figure(value: float | None) -> str:

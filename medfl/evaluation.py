@@ -67,6 +67,10 @@ def find_model(reference: str, tracking: config.Tracking | None = None, runs: Pa
     path = Path(reference)
     if path.is_dir() or not is_reference(reference):
         folder = RunFolder.open(path)
+        if folder.summary.is_file() and not folder.model_json.is_file():
+            raise MedflError(
+                f"{path} trained one model a site, so it has no global model; its figures are in {folder.summary}"
+            )
         if not folder.model_json.is_file():
             raise MedflError(f"{path} holds no finished model yet; finish the run with `medfl resume {path}`")
         return Model(folder.path, json.loads(folder.model_json.read_text(encoding="utf-8")), folder)

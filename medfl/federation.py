@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medfl.clock import jitter_seed
 from medfl.errors import RunFailed
 from medfl.methods.base import Chain
 from medfl.methods.context import Server
@@ -50,6 +51,7 @@ class Federation:
         self.after_round = after_round
         self.seconds = {"train": 0.0, "evaluate": 0.0, "aggregate": 0.0}
         self._fold = Fold(state)
+        self._longest = 0.0
 
     def run(self) -> ServerState:
         """Play the remaining rounds and the closing evaluation.
@@ -88,31 +90,27 @@ class Federation:
         lr_scale = plan.lr_scale(t)
         server = self._server(lr_scale)
 
+        sites: dict[str, dict[str, Any]] = {}
+        failures: list[dict[str, str]] = []
+        self._begin()
+        bytes_down: dict[str, int] = {}
+
         def request(name: str) -> Request:
-            split = "val" if name in plan.train_sites else "test"
-            return Request(
+            weights, buffers = self._model(name)
+            message = Request(
                 round=t,
-                weights=state.weights,
-                buffers=state.buffers,
+                weights=weights,
+                buffers=buffers,
                 train=name in training,
-                evaluate=(split,) if evaluated or split == "test" else (),
+                evaluate=self._splits(name, evaluated),
                 lr_scale=lr_scale,
                 last_accepted_round=state.accepted.get(name, -1),
                 extra=self._extra(server, name) if name in training else {},
             )
-
-        sites: dict[str, dict[str, Any]] = {}
-        failures: list[dict[str, str]] = []
-        accepted: list[str] = []
-        self._fold.reset()
-        bytes_down: dict[str, int] = {}
-
-        def counted_request(name: str) -> Request:
-            message = request(name)
-            bytes_down[name] = request_bytes(message)
+            bytes_down[name] = self._bytes(server, name, "down", request_bytes(message), message.train)
             return message
 
-        for answer in self.transport.call(sorted(called), counted_request):
+        for answer in self.transport.call(sorted(called), request):
             if isinstance(answer, Reply):
                 reason = self._refusal(answer)
                 if reason is not None:
@@ -122,23 +120,23 @@ class Federation:
                 continue
             for phase, seconds in answer.seconds.items():
                 self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
-            role = "train" if answer.site in plan.train_sites else "held_out"
-            entry: dict[str, Any] = {"role": role, **{split: dict(m) for split, m in answer.metrics.items()}}
-            entry |= {"bytes_down": bytes_down[answer.site], "bytes_up": reply_bytes(answer)}
-            if answer.update is not None:
-                entry |= {"samples": answer.samples, "steps": answer.steps, "train_loss": answer.train_loss}
-                began = time.perf_counter()
-                self._take(server, answer)
-                self.seconds["aggregate"] += time.perf_counter() - began
-                accepted.append(answer.site)
+            entry: dict[str, Any] = {split: dict(figures) for split, figures in answer.metrics.items()}
+            entry |= {"role": self._role(answer.site), "bytes_down": bytes_down[answer.site], "bytes_up": 0}
             sites[answer.site] = entry
+            if answer.update is not None:
+                self._receive(server, answer, entry)
         if evaluated:
             self._select(t, sites)
-        counted = not last and len(accepted) >= max(1, math.ceil(plan.quorum * len(training)))
-        update = self._advance(server, accepted) if counted else None
+            measured = {name: entry for name, entry in sites.items() if name in plan.train_sites}
+            for link in self.chain.acting("validated"):
+                link.validated(server, measured)
+        if not last:
+            self._wait(server, sites)
+        counted = not last and len(server.samples) >= self._quorum(training)
+        update = self._advance(server, sorted(server.samples)) if counted else None
         state.lost = 0 if counted or last else state.lost + 1
         state.round = t + 1
-        return {
+        record = {
             "round": t,
             "evaluated": evaluated,
             "counted": counted,
@@ -148,6 +146,51 @@ class Federation:
             "sites": sites,
             "update": update,
         }
+        return record | ({"virtual_seconds": state.clock} if plan.timed else {})
+
+    def _begin(self) -> None:
+        """Forget what the last round left."""
+        self._fold.reset()
+        self._longest = 0.0
+
+    def _model(self, site: str) -> tuple[Tensor, Tensor]:
+        """The model (f32[P], f32[B]) that a site is sent."""
+        return self.state.weights, self.state.buffers
+
+    def _role(self, site: str) -> str:
+        return "train" if site in self.plan.train_sites else "held_out"
+
+    def _splits(self, site: str, evaluated: bool) -> tuple[str, ...]:
+        """What a called site measures."""
+        if self._role(site) == "held_out":
+            return ("test",)
+        return ("val",) if evaluated else ()
+
+    def _quorum(self, training: Sequence[str]) -> int:
+        """How many replies make a round count."""
+        return max(1, math.ceil(self.plan.quorum * len(training)))
+
+    def _bytes(self, server: Server, site: str, direction: str, dense: int, trains: bool = True) -> int:
+        """What a message counts, as the links would encode it."""
+        for link in self.chain.acting("wire_bytes") if trains else ():
+            dense = link.wire_bytes(server, site, direction, dense)
+        return dense
+
+    def _seconds(self, reply: Reply, bytes_down: int, bytes_up: int) -> float:
+        """Virtual seconds from dispatch to arrival."""
+        draw = jitter_seed(self.plan.seed, reply.round, reply.site)
+        return self.plan.paces[reply.site].seconds(bytes_down, bytes_up, reply.steps, draw)
+
+    def _receive(self, server: Server, reply: Reply, entry: dict[str, Any]) -> None:
+        """What happens to a trained reply when it is there: here it is folded at once."""
+        bytes_up = self._bytes(server, reply.site, "up", reply_bytes(reply))
+        if self.plan.timed:
+            self._longest = max(self._longest, self._seconds(reply, entry["bytes_down"], bytes_up))
+        self._take(server, reply, bytes_up, entry)
+
+    def _wait(self, server: Server, sites: dict[str, dict[str, Any]]) -> None:
+        """Let virtual time pass until the round can be merged: here until the slowest participant has replied."""
+        self.state.clock += self._longest
 
     def _refusal(self, reply: Reply) -> str | None:
         """Why a reply cannot be folded, or None."""
@@ -171,8 +214,11 @@ class Federation:
             rounds=plan.rounds,
             momentum=plan.momentum,
             lr=plan.lr * lr_scale,
+            buffers=state.buffers,
             tensors=state.tensors,
             facts=state.facts,
+            density=plan.density,
+            maskable=plan.maskable,
             chain=self.chain,
         )
 
@@ -180,16 +226,22 @@ class Federation:
         """What the links send to a site beside the global model."""
         return {name: v for link in self.chain.acting("send") for name, v in link.send(server, site).items()}
 
-    def _take(self, server: Server, reply: Reply) -> None:
-        """Fold one accepted reply."""
+    def _take(self, server: Server, reply: Reply, bytes_up: int, entry: dict[str, Any]) -> None:
+        """Fold one accepted reply and note it in its site's entry of the record."""
+        began = time.perf_counter()
+        server.samples[reply.site] = reply.samples
+        server.ages[reply.site] = server.round - reply.round
         factor = None
         for link in self.chain.acting("weigh"):
             factor = link.weigh(server, reply)
         self._fold.add(reply, factor)
         for link in self.chain.acting("accept"):
             link.accept(server, reply)
+        entry |= {"samples": reply.samples, "steps": reply.steps, "train_loss": reply.train_loss}
+        entry["bytes_up"] = bytes_up
+        self.seconds["aggregate"] += time.perf_counter() - began
 
-    def _advance(self, server: Server, accepted: Sequence[str]) -> dict[str, Any]:
+    def _advance(self, server: Server, accepted: Sequence[str]) -> dict[str, Any] | None:
         """Fold the round into the state; returns the `update` part of the record."""
         began = time.perf_counter()
         state = self.state
@@ -207,6 +259,8 @@ class Federation:
         if state.previous is not None:
             before = float(torch.linalg.vector_norm(state.previous))
             cosine = _ratio(float(torch.dot(mean, state.previous)), length * before)
+        for link in self.chain.acting("settle"):
+            buffers = link.settle(server, buffers)
         state.weights = state.weights - mean
         state.buffers = buffers.clone()
         state.previous = mean.clone()

@@ -5,13 +5,16 @@ from __future__ import annotations
 import types
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from medfl.config import Pipeline, Site
 from medfl.errors import MedflError, nearest
+
+if TYPE_CHECKING:
+    from medfl.methods.base import Chain
 
 MAX_BYTES = 2_000_000
 M = TypeVar("M", bound=BaseModel)
@@ -48,7 +51,43 @@ def load_pipeline(path: Path | str, overrides: Sequence[str] = ()) -> Pipeline:
             update={"sites": pipeline.sites.model_copy(update={"train": train, "held_out": held_out, "generate": None})}
         )
     _check_sites(pipeline, file)
+    if pipeline.method:
+        check_method(pipeline, str(file))
     return pipeline
+
+
+def check_method(pipeline: Pipeline, where: str) -> Chain:
+    """The chain of a pipeline's `method`, if the pipeline has what it needs.
+
+    Raises:
+        MedflError: a wrong chain (see `build_chain`), a missing `link`, keys that an arm or a schedule cannot serve.
+    """
+    from medfl.methods.base import build_chain
+
+    sites, training = pipeline.train_sites, pipeline.training
+    try:
+        chain = build_chain(pipeline.method)
+        waits = chain.wait(len(sites)) is not None
+    except MedflError as error:
+        raise MedflError(f"{where}: {error}") from None
+    if waits:
+        for site in sites:
+            if site.link is None:
+                raise MedflError(
+                    f"{where}: site {site.name} has no `link`, which the virtual clock of {chain} needs; add "
+                    f"`link: {{down: 50, up: 10, seconds_per_step: 0.1}}` (Mbit/s, seconds) to its site file"
+                )
+    alone = chain.arm == "local_only"
+    refusals = {
+        "`training.sites_per_round` draws sites for a synchronous round": training.sites_per_round
+        and (waits or chain.arm == "centralised"),
+        "`registry` takes one global model": alone and pipeline.registry,
+        "`select` picks one global model": alone and pipeline.select != "last",
+    }
+    for what, refused in refusals.items():
+        if refused:
+            raise MedflError(f"{where}: {what}, which {chain} does not have; remove the key or choose another method")
+    return chain
 
 
 def load_site(path: Path | str) -> Site:
@@ -192,12 +231,12 @@ def _check_sites(pipeline: Pipeline, file: Path) -> None:
                 f"{file}: site {site.name} states `{key}`, which only `data.mode: dealt` uses; with `data.mode: own` "
                 f"a site brings all of its data. Remove the key or change the mode"
             )
-        if isinstance(site.stain, str):
-            from medfl.data.stain import profile
+        if site.stain is not None:
+            from medfl.data.stain import Stain, profile
 
             try:
-                profile(site.stain)
-            except MedflError as error:
+                profile(site.stain) if isinstance(site.stain, str) else Stain(**site.stain.model_dump())
+            except (MedflError, ValueError) as error:
                 raise MedflError(f"{file}: site {site.name}, `stain`: {error}") from None
     per_round = pipeline.training.sites_per_round
     if per_round and per_round > len(pipeline.train_sites):

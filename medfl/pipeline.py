@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor
 
 from medfl import config
+from medfl.arms import held_out_figures, own_model
 from medfl.data.allocation import Allocation
 from medfl.errors import MedflError
-from medfl.federation import Federation
 from medfl.loading import dump_pipeline, load_pipeline
 from medfl.prepare import Prepared, Watcher, prepare
 from medfl.protocol import Failure, Request
@@ -103,17 +103,22 @@ def _carry_out(
             mirror.notify()
         watcher.round(record, prepared.plan.rounds)
 
-    federation = Federation(prepared.plan, prepared.transport, state, after_round, prepared.bench.chain)
+    federation = prepared.federation(state, after_round)
     try:
         state = federation.run()
-        chosen = select_model(prepared, state)
-        facts = model_facts(prepared, folder.path.name)
-        folder.save_model(prepared.bench.model, chosen.weights, chosen.buffers, facts)
-        watcher.say("Measuring the selected model on test data, once")
-        clock = time.perf_counter()
-        sites, failures = measure_sites(prepared, chosen, sorted(prepared.sites))
+        if prepared.bench.chain.arm == "local_only":
+            watcher.say("Measuring each site's own model on the test data of every site, once")
+            clock = time.perf_counter()
+            summary = summarise_alone(prepared, folder, state)
+        else:
+            chosen = select_model(prepared, state)
+            facts = model_facts(prepared, folder.path.name)
+            folder.save_model(prepared.bench.model, chosen.weights, chosen.buffers, facts)
+            watcher.say("Measuring the selected model on test data, once")
+            clock = time.perf_counter()
+            sites, failures = measure_sites(prepared, chosen, sorted(prepared.sites))
+            summary = summarise(prepared, folder, chosen.round, sites, failures)
         seconds["evaluate"] = seconds.get("evaluate", 0.0) + time.perf_counter() - clock
-        summary = summarise(prepared, folder, chosen.round, sites, failures)
     except BaseException:
         if mirror:
             mirror.close(timeout=10.0)
@@ -149,10 +154,28 @@ def select_model(prepared: Prepared, state: ServerState) -> Chosen:
     return Chosen(round_, weights, buffers, state.accepted)
 
 
+def summarise_alone(prepared: Prepared, folder: RunFolder, state: ServerState) -> dict[str, Any]:
+    """summary.json of the `local_only` arm: each site's own model at home, and the AUROC of every model everywhere."""
+    rounds, names = prepared.plan.rounds, sorted(prepared.plan.train_sites)
+    measured: dict[str, dict[str, dict[str, Any]]] = {}
+    sites: dict[str, dict[str, Any]] = {}
+    failures: list[dict[str, str]] = []
+    for name in names:
+        own = Chosen(rounds, *own_model(state, name), state.accepted)
+        at_home, lost = measure_sites(prepared, own, [name])
+        elsewhere, more = measure_sites(prepared, own, [n for n in sorted(prepared.sites) if n != name], resamples=0)
+        sites |= at_home
+        measured[name] = at_home | elsewhere
+        failures += lost + more
+    matrix = {a: {b: entry["auroc"] for b, entry in sorted(row.items())} for a, row in measured.items()}
+    summary = summarise(prepared, folder, rounds, sites, failures)
+    return summary | {"held_out": held_out_figures(measured), "cross_site_auroc": matrix}
+
+
 def measure_sites(
-    prepared: Prepared, chosen: Chosen, names: Iterable[str]
+    prepared: Prepared, chosen: Chosen, names: Iterable[str], resamples: int | None = None
 ) -> tuple[dict[str, dict[str, Any]], list[dict[str, str]]]:
-    """Test figures with intervals at each named site, and the failures."""
+    """Test figures at each named site, and the failures; intervals from the pipeline's resamples, or as stated."""
 
     def request(name: str) -> Request:
         return Request(
@@ -161,7 +184,7 @@ def measure_sites(
             buffers=chosen.buffers,
             train=False,
             evaluate=("test",),
-            resamples=prepared.pipeline.evaluation.resamples,
+            resamples=prepared.pipeline.evaluation.resamples if resamples is None else resamples,
             last_accepted_round=chosen.accepted.get(name, -1),
         )
 
@@ -171,7 +194,9 @@ def measure_sites(
         if isinstance(answer, Failure):
             failures.append({"site": answer.site, "reason": answer.reason})
         else:
-            measured[answer.site] = {"role": prepared.sites[answer.site].role, **answer.metrics["test"]}
+            own = {split[5:]: dict(m) for split, m in answer.metrics.items() if split.startswith("test_")}
+            entry = {"role": prepared.sites[answer.site].role, **answer.metrics["test"]}
+            measured[answer.site] = entry | ({"models": own} if own else {})
     return measured, failures
 
 

@@ -7,17 +7,24 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from medfl import config
+from medfl.arms import POOL, Centralised, LocalOnly, pooled_site
+from medfl.asynchronous import Asynchronous
+from medfl.clock import Pace
 from medfl.data.allocation import Allocation, allocate
 from medfl.data.batches import AugmentSpec, Jitter
 from medfl.data.patches import PatchStore
 from medfl.data.store import render
 from medfl.errors import MedflError
-from medfl.methods.base import Chain, build_chain
+from medfl.federation import Federation
+from medfl.loading import check_method
+from medfl.methods.base import Chain
+from medfl.methods.fedgmr_rules import maskable_slots
 from medfl.model import FlatModel, ModelSpec
 from medfl.seeds import seed_for
 from medfl.server import Plan, ServerState
@@ -45,10 +52,18 @@ class Prepared:
     plan: Plan
     seconds: float = 0.0
 
-    @property
+    @cached_property
     def transport(self) -> Transport:
-        """The in-process engine over these sites."""
-        return InProcess(self.sites)
+        """The in-process engine over these sites, and over their pooled data where the method asks for it."""
+        pooled = {POOL: pooled_site(self.sites)} if self.bench.chain.arm == "centralised" else {}
+        return InProcess(self.sites | pooled)
+
+    def federation(self, state: ServerState, after_round: Callable[[dict[str, Any], ServerState], None]) -> Federation:
+        """The round loop that the method asks for."""
+        chain = self.bench.chain
+        asks = chain.arm or ("sync" if chain.wait(len(self.plan.train_sites)) is None else "async")
+        kinds = {"sync": Federation, "async": Asynchronous, "local_only": LocalOnly, "centralised": Centralised}
+        return kinds[asks](self.plan, self.transport, state, after_round, chain)
 
     def initial_state(self) -> ServerState:
         """Round 0: the model as it was built."""
@@ -63,7 +78,7 @@ def prepare(pipeline: config.Pipeline, watcher: Watcher | None = None) -> Prepar
     """
     watcher = watcher or Watcher()
     began = time.perf_counter()
-    chain = build_chain(pipeline.method)
+    chain = check_method(pipeline, pipeline.name)
     if (pipeline.training.buffers == "local" or chain.local_norms) and pipeline.select != "last":
         raise MedflError("`select` must be last where normalisation is local: sites keep only their latest statistics")
     device = resolve_device(pipeline.training.device)
@@ -158,7 +173,7 @@ def build_sites(pipeline: config.Pipeline, stores: Mapping[str, PatchStore], ben
             local_work(pipeline, _site(pipeline, name)),
             bench,
             jitter=jitter,
-            buffers=pipeline.training.buffers,
+            buffers="average" if bench.chain.arm else pipeline.training.buffers,
         )
         for name, store in stores.items()
     }
@@ -181,6 +196,9 @@ def plan_of(pipeline: config.Pipeline, model: FlatModel) -> Plan:
         select="last" if isinstance(select, str) else (select.metric, select.mode),
         momentum=training.optimizer.momentum,
         lr=training.optimizer.lr,
+        paces={site.name: Pace(**site.link.model_dump()) for site in pipeline.train_sites if site.link},
+        density={site.name: site.density for site in pipeline.train_sites},
+        maskable=maskable_slots(model),
     )
 
 

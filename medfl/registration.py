@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from medfl.config import Gates
+from medfl.errors import MedflError
 from medfl.evaluation import Model, measure_model, shares_for
 from medfl.loading import load_pipeline
 from medfl.runs import RunFolder
@@ -22,6 +23,8 @@ def register_run(path: str | Path, *, name: str, alias: str | None = None, force
     folder = RunFolder.open(path)
     pipeline = load_pipeline(folder.pipeline)
     settings = pipeline.registry
+    if folder.summary.is_file() and not folder.model_json.is_file():
+        raise MedflError(f"{path} trained one model a site, so there is no global model to register")
 
     def evaluate_holder(directory: Path) -> dict[str, float | None]:
         """The holder's AUROC at this run's held-out sites."""

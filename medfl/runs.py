@@ -17,7 +17,8 @@ from torch import Tensor
 
 from medfl.errors import MedflError
 from medfl.model import FlatModel
-from medfl.server import ServerState
+from medfl.protocol import Reply
+from medfl.server import Flight, ServerState
 from medfl.site import Site
 
 
@@ -99,8 +100,13 @@ class RunFolder:
         if state.previous is not None:
             tensors["previous"] = state.previous
         facts: dict[str, Any] = {"round": state.round, "accepted": state.accepted, "lost": state.lost}
-        facts |= {"seconds": dict(seconds), "facts": state.facts}
+        facts |= {"seconds": dict(seconds), "facts": state.facts, "clock": state.clock}
         tensors |= {f"link.{name}": tensor for name, tensor in state.tensors.items()}
+        facts["flights"] = {name: flight_facts(flight) for name, flight in state.flights.items()}
+        for name, flight in state.flights.items():
+            tensors |= {f"flight.{name}.{part}": tensor for part, tensor in flight_tensors(flight).items()}
+            # Sites dispatched in one round share the model they received, so it is stored once.
+            tensors[f"received.{flight.reply.round}"] = flight.received.clone()
         if state.best is not None:
             facts["best"] = state.best[:2]
             tensors |= {"best_weights": state.best[2], "best_buffers": state.best[3]}
@@ -128,12 +134,12 @@ class RunFolder:
         for folder in (self.checkpoint, self.path / "checkpoint.old"):
             try:
                 facts = json.loads((folder / "state.json").read_text())
-                tensors = load_file(folder / "server.safetensors")
+                tensors = aligned(load_file(folder / "server.safetensors"))
             except (OSError, ValueError, SafetensorError):
                 continue
             for name, site in sites.items():
                 file = folder / f"site-{name}.safetensors"
-                parts = load_file(file) if file.exists() else {}
+                parts = aligned(load_file(file)) if file.exists() else {}
                 site.state = {k[6:]: v for k, v in parts.items() if k.startswith("state.")}
                 held = {k[8:]: v for k, v in parts.items() if k.startswith("pending.")}
                 round_ = facts.get("pending", {}).get(name)
@@ -156,6 +162,8 @@ class RunFolder:
                 lost=facts["lost"],
                 tensors={name[5:]: tensor for name, tensor in tensors.items() if name.startswith("link.")},
                 facts=facts["facts"],
+                clock=facts["clock"],
+                flights={name: load_flight(name, held, tensors) for name, held in facts["flights"].items()},
             )
             return state, facts["seconds"]
         return None
@@ -179,6 +187,32 @@ class RunFolder:
         return summary
 
 
+def flight_facts(flight: Flight) -> dict[str, Any]:
+    """The numbers of a reply on its way."""
+    reply = flight.reply
+    numbers = {"round": reply.round, "samples": reply.samples, "steps": reply.steps, "train_loss": reply.train_loss}
+    return numbers | {"arrival": flight.arrival, "bytes_up": flight.bytes_up}
+
+
+def flight_tensors(flight: Flight) -> dict[str, Tensor]:
+    """The vectors of a reply on its way, but for the model it started from."""
+    assert flight.reply.update is not None
+    assert flight.reply.buffers is not None
+    extra = {f"extra.{name}": tensor for name, tensor in flight.reply.extra.items()}
+    return {"update": flight.reply.update, "buffers": flight.reply.buffers, **extra}
+
+
+def load_flight(site: str, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Flight:
+    """A reply on its way from its numbers and the tensors of a checkpoint."""
+    prefix = f"flight.{site}."
+    parts = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    numbers = dict(facts)
+    arrival, bytes_up = numbers.pop("arrival"), numbers.pop("bytes_up")
+    extra = {name.removeprefix("extra."): tensor for name, tensor in parts.items() if name.startswith("extra.")}
+    reply = Reply(site, update=parts["update"], buffers=parts["buffers"], extra=extra, **numbers)
+    return Flight(reply, tensors[f"received.{reply.round}"], arrival, bytes_up)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file whole: to a temporary name, flushed to disk, then renamed into place."""
     staged = path.with_name(path.name + ".tmp")
@@ -199,6 +233,11 @@ def _lines(path: Path) -> Iterable[dict[str, Any]]:
                 yield json.loads(line)
             except ValueError:
                 return
+
+
+def aligned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies at addresses as round as those of fresh tensors: sums over a vector depend on where it begins."""
+    return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medfl.clock import Pace
 from medfl.model import Slot
 from medfl.protocol import Reply
 
@@ -28,6 +29,9 @@ class Plan:
         select: "last", or (metric, mode) as in `selection_value`.
         stages: stage of the network -> its slots, for inertia.
         momentum, lr: of the sites' optimiser, for links that act at the server.
+        paces: site -> how fast it is, where site files state a `link`.
+        density: site -> its initial capacity in (0, 1], for links that cut sub-models.
+        maskable: where the weights lie that may be cut.
     """
 
     train_sites: tuple[str, ...]
@@ -43,6 +47,31 @@ class Plan:
     select: str | tuple[str, str] = "last"
     momentum: float = 0.0
     lr: float = 0.0
+    paces: Mapping[str, Pace] = field(default_factory=dict)
+    density: Mapping[str, float] = field(default_factory=dict)
+    maskable: Sequence[Slot] = ()
+
+    @property
+    def timed(self) -> bool:
+        """Whether virtual time is known: every training site states its pace."""
+        return all(site in self.paces for site in self.train_sites)
+
+
+@dataclass(frozen=True)
+class Flight:
+    """A reply on its way, in the asynchronous schedule.
+
+    Attributes:
+        reply: what arrives; its round is that of the dispatch.
+        received: f32[P], the global model that the site was sent.
+        arrival: virtual seconds since the start of the run.
+        bytes_up: what the reply counts.
+    """
+
+    reply: Reply
+    received: Tensor
+    arrival: float
+    bytes_up: int
 
 
 @dataclass
@@ -57,6 +86,8 @@ class ServerState:
         best: round, value, weights and buffers of the best model so far, when selection is by a metric.
         lost: consecutive rounds that did not count.
         tensors, facts: what the chain's links keep at the server, by name.
+        clock: virtual seconds since the start; stays 0 where sites state no pace.
+        flights: site -> its reply on the way, in the asynchronous schedule.
     """
 
     round: int
@@ -68,6 +99,8 @@ class ServerState:
     lost: int = 0
     tensors: dict[str, Tensor] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    clock: float = 0.0
+    flights: dict[str, Flight] = field(default_factory=dict)
 
 
 class Fold:

@@ -61,7 +61,7 @@ class Site:
         self._norm_sizes = [slot.numel for slot in self.norm_slots]
         self.state: dict[str, Tensor] = {}
         self.pending: tuple[int, dict[str, Tensor]] | None = None
-        self._jitter = jitter
+        self.jitter = jitter
         self._batches: Batches | None = None
 
     @property
@@ -69,7 +69,7 @@ class Site:
         """The patches on the device, placed there at first use."""
         if self._batches is None:
             model = self.bench.model
-            self._batches = Batches(self.store, model.device, model.mean, model.std, self.work.augment, self._jitter)
+            self._batches = Batches(self.store, model.device, model.mean, model.std, self.work.augment, self.jitter)
         return self._batches
 
     def handle(self, request: Request) -> Reply:
@@ -83,7 +83,7 @@ class Site:
         """
         if request.train and self.role != "train":
             raise ValueError(f"{self.name} is held out and does not train")
-        self._settle(request.last_accepted_round)
+        self._settle(request)
         seconds: dict[str, float] = {}
         metrics: dict[str, Metrics] = {}
         if request.evaluate:
@@ -126,11 +126,13 @@ class Site:
             return np.empty((0, len(bench.model.spec.classes)))
         return torch.cat(scores).double().softmax(1).cpu().numpy()
 
-    def _settle(self, last_accepted_round: int) -> None:
-        """Promote the pending state if the federation accepted that round's reply, else discard it."""
-        if self.pending is not None:
-            if self.pending[0] <= last_accepted_round:
-                self.state = self.pending[1]
+    def _settle(self, request: Request) -> None:
+        """Promote the pending state once the federation has accepted that round's reply; else discard it when the site
+        trains again. Being measured in between leaves it: the reply may still be on its way."""
+        if self.pending is not None and self.pending[0] <= request.last_accepted_round:
+            self.state = self.pending[1]
+            self.pending = None
+        elif request.train:
             self.pending = None
 
     def _load(self, request: Request) -> None:
@@ -156,17 +158,17 @@ class Site:
 
     def _measure_variants(self, request: Request, metrics: dict[str, Metrics]) -> None:
         """Measure the further models that links name."""
-        model = self.bench.model
         links = self.bench.chain.acting("variants")
-        if not links:
-            return
-        received = model.vector.clone()
         for link in links:
-            for name, vector in link.variants(self.state, received).items():
-                model.vector.copy_(vector)
+            for name, variant in link.variants(self.state, request.weights).items():
+                weights, buffers = (variant, request.buffers) if isinstance(variant, Tensor) else variant
+                self.bench.model.load(weights, buffers)
+                self._own_norms()
                 for split in request.evaluate:
                     metrics[f"{split}_{name}"] = self._measure(split, request)
-        model.vector.copy_(received)
+        if links:
+            self._load(request)
+            self._own_norms()
 
     def _measure(self, split: str, request: Request) -> Metrics:
         if split not in self.store.splits:
@@ -211,7 +213,7 @@ class Site:
         local.start = _copy_into(bench.scratch, "start", model.vector) if moved else local.received
         optimizer = None if chain.acts("step") else self._optimizer(local.lr)
         criterion = nn.CrossEntropyLoss(self._class_weights(rows))
-        edits, records = chain.acts("gradient"), chain.acts("record")
+        observes, edits, records = chain.acts("observe"), chain.acts("gradient"), chain.acts("record")
         total = torch.zeros((), device=model.device)
         bench.net.train()
         order = epoch_order(rows, work.batch_size, local.steps, seed)
@@ -220,8 +222,9 @@ class Site:
                 loss = criterion(bench.net(images), labels)
             loss.backward()
             last = local.step + 1 == local.steps and chain.acts("last_gradient")
-            if edits or last or optimizer is None:
+            if observes or edits or last or optimizer is None:
                 local.gradient = model.gather_gradient(local.vector("gradient"))
+                chain.call("observe", local)
                 if last:
                     chain.call("last_gradient", local)
                 chain.call("gradient", local)

@@ -45,8 +45,10 @@ def summarise(
     pipeline, chain = prepared.pipeline, prepared.bench.chain
     stability = Stability(k=pipeline.evaluation.window, target=pipeline.evaluation.target)
     lost = []
+    virtual = None
     for record in folder.records():
         stability.update(record)
+        virtual = record.get("virtual_seconds")
         lost += [{"round": record["round"], **failure} for failure in record["failures"]]
     facts = model_facts(prepared, folder.path.name)
     return {
@@ -66,6 +68,7 @@ def summarise(
         "held_out": group_figures(sites, "held_out"),
         "train_sites": group_figures(sites, "train"),
         "stability": stability.summary(selected_round),
+        "virtual_seconds": virtual,
         "failures": lost + [{"round": selected_round, "phase": "test", **failure} for failure in failures],
         "model": {k: facts[k] for k in ("backbone", "parameters", "fingerprint", "size", "buffers")},
         "mpp": facts["mpp"],

@@ -9,7 +9,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the ground up; a room may import itself and any room to its left.
 ROOMS = (  # noqa: SIM905
-    "errors seeds config metrics model protocol data methods loading server workbench site transport federation runs "
+    "errors seeds clock config metrics model protocol data methods loading server workbench site transport federation "
+    "asynchronous arms runs "
     "prepare summary tracking pipeline evaluation registration console planning cli __main__"
 ).split()
 

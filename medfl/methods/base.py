@@ -5,6 +5,7 @@ A link overrides the phases of a round in which it acts; the order of links in a
 At a site (`LocalRound`):
 
     receive         move the start point of local training (`local.model.vector`)
+    observe         look at the flat gradient of each step, before any link edits it
     gradient        edit the flat gradient `local.gradient` before the optimiser's step
     step            take the optimiser's place (at most one link of a chain)
     record          look at the weights after each step
@@ -19,6 +20,9 @@ At the server (`Server`):
     accept          look at an accepted reply; what it sums goes into `server.gathered`
     combine         finish the mean of the round's updates; only here and in `serve` may `server.tensors` change
     serve           what the server makes of the mean update
+    settle          what the server makes of the mean buffers (BatchNorm statistics)
+    validated       look at the training sites' validation figures, where the round measured them
+    wire_bytes      how many bytes a message counts, where it would be encoded more tightly than it is here
 
 What an update is: a site receives w, starts from s, ends at e. Its endpoint is s - u, where u is the plain
 displacement s - e or what a link makes of it, and it replies with w - endpoint. FedAvg's new global model is then the
@@ -33,6 +37,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
+from itertools import permutations
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -43,8 +48,22 @@ from medfl.model import FlatModel
 from medfl.protocol import Reply
 
 BUILT_IN = {
+    "centralised": "medfl.methods.arms:Centralised",
     "ecgr": "medfl.methods.ecgr:Ecgr",
+    "fedadagrad": "medfl.methods.fedopt:FedAdagrad",
+    "fedadam": "medfl.methods.fedopt:FedAdam",
+    "fedasync": "medfl.methods.fedasync:FedAsync",
+    "fedavgm": "medfl.methods.fedopt:FedAvgM",
+    "fedbn": "medfl.methods.fedbn:FedBN",
+    "fedbuff": "medfl.methods.fedbuff:FedBuff",
+    "fedgmr": "medfl.methods.fedgmr:FedGMR",
+    "fednova": "medfl.methods.fednova:FedNova",
     "fedprox": "medfl.methods.fedprox:FedProx",
+    "fedyogi": "medfl.methods.fedopt:FedYogi",
+    "lips": "medfl.methods.lips:Lips",
+    "local_only": "medfl.methods.arms:LocalOnly",
+    "pflalign": "medfl.methods.pflalign:PFLAlign",
+    "scaffold": "medfl.methods.scaffold:Scaffold",
 }
 
 
@@ -54,11 +73,15 @@ class Link:
 
     Attributes of the class:
         name: what a pipeline calls it.
+        late: it acts after the other links in every phase, because it must have the last word on a gradient.
+        arm: it is no federation but one of the two arms beside it, `local_only` or `centralised`.
         replaces_optimiser: it takes the optimiser's steps itself; momentum, AdamW and weight decay are refused.
         local_norms: normalisation layers (affine parameters and statistics) stay at each site.
     """
 
     name: ClassVar[str]
+    late: ClassVar[bool] = False
+    arm: ClassVar[str] = ""
     replaces_optimiser: ClassVar[bool] = False
 
     @property
@@ -66,11 +89,22 @@ class Link:
         """Whether normalisation layers stay at each site (they are still uploaded)."""
         return False
 
+    def wait(self, sites: int) -> tuple[int, float] | None:
+        """Asks for the asynchronous schedule: for how many arrivals a merge waits, and for how many virtual seconds
+        after the last of them. None leaves the schedule synchronous. Raises ValueError if `sites` are too few."""
+        return None
+
     def check(self, model: FlatModel, optimizer: str, momentum: float, weight_decay: float) -> None:
         """Raise ValueError with one sentence if this link cannot work with the model or the local optimiser."""
 
+    def beside(self, other: Link) -> None:
+        """Raise ValueError with one sentence if this link cannot share a chain with another."""
+
     def receive(self, local: LocalRound) -> None:
         """Move the start point."""
+
+    def observe(self, local: LocalRound) -> None:
+        """Look at `local.gradient`, that of the loss alone, of step number `local.step` + 1."""
 
     def gradient(self, local: LocalRound) -> None:
         """Edit `local.gradient` in place."""
@@ -87,8 +121,9 @@ class Link:
     def reply(self, local: LocalRound) -> None:
         """Set `local.displacement`, fill `local.sent` and `local.kept`."""
 
-    def variants(self, state: Mapping[str, Tensor], received: Tensor) -> dict[str, Tensor]:
-        """Further models (native vectors) that a site measures beside the global one, by name."""
+    def variants(self, state: Mapping[str, Tensor], received: Tensor) -> Mapping[str, Tensor | tuple[Tensor, Tensor]]:
+        """Further models that a site measures beside the global one, by name, from the site's state and the received
+        weights: weights in wire order, or (weights, buffers) where the buffers are not the received ones."""
         return {}
 
     def send(self, server: Server, site: str) -> dict[str, Tensor]:
@@ -110,13 +145,25 @@ class Link:
         """What is subtracted from the global model, f32[P], given the mean update."""
         return update
 
+    def settle(self, server: Server, mean: Tensor) -> Tensor:
+        """The new global buffers f32[B], given the sample-weighted mean of the round's."""
+        return mean
+
+    def validated(self, server: Server, sites: Mapping[str, Mapping[str, Any]]) -> None:
+        """Look at the figures of this round's training sites: {site: {"val": ..., "val_<variant>": ...}}."""
+
+    def wire_bytes(self, server: Server, site: str, direction: str, dense: int) -> int:
+        """Bytes of a training message to ("down") or from ("up") a site whose vectors take `dense` bytes here."""
+        return dense
+
     def scratch_bytes(self, steps: int, padded: int) -> int:
         """Bytes of working memory this link needs at a site, for planning."""
         return 0
 
 
 PHASES = (
-    "receive gradient step record last_gradient reply variants send weigh accept combine serve".split()  # noqa: SIM905
+    *("receive", "observe", "gradient", "step", "record", "last_gradient", "reply", "variants"),
+    *("send", "weigh", "accept", "combine", "serve", "settle", "validated", "wire_bytes"),
 )
 
 
@@ -125,8 +172,9 @@ class Chain:
 
     def __init__(self, links: Sequence[Link] = ()) -> None:
         self.links = tuple(links)
+        ordered = sorted(self.links, key=lambda link: link.late)
         self._by_phase = {
-            phase: tuple(link for link in self.links if getattr(type(link), phase) is not getattr(Link, phase))
+            phase: tuple(link for link in ordered if getattr(type(link), phase) is not getattr(Link, phase))
             for phase in PHASES
         }
 
@@ -142,6 +190,25 @@ class Chain:
         """Let every link that acts in a phase at a site act."""
         for link in self._by_phase[phase]:
             getattr(link, phase)(local)
+
+    def wait(self, sites: int) -> tuple[int, float] | None:
+        """Arrivals and window of the asynchronous schedule (see `Link.wait`); None is the synchronous one.
+
+        Raises:
+            MedflError: `sites` training sites are too few for it.
+        """
+        for link in self.links:
+            try:
+                if (wait := link.wait(sites)) is not None:
+                    return wait
+            except ValueError as error:
+                raise MedflError(f"`method.{link.name}`: {error}") from None
+        return None
+
+    @property
+    def arm(self) -> str:
+        """`local_only`, `centralised`, or "" for a federation."""
+        return self.links[0].arm if self.links else ""
 
     @property
     def local_norms(self) -> bool:
@@ -201,7 +268,8 @@ def build_chain(entries: Iterable[str | Mapping[str, Any]]) -> Chain:
         entries: names, or mappings with `name` and hyper-parameters.
 
     Raises:
-        MedflError: unknown method or hyper-parameter (nearest shown), value out of range, a method twice.
+        MedflError: unknown method or hyper-parameter (nearest shown), value out of range, a method twice,
+            links that contradict each other.
     """
     links: list[Link] = []
     for entry in entries:
@@ -222,6 +290,11 @@ def build_chain(entries: Iterable[str | Mapping[str, Any]]) -> Chain:
         if any(type(other) is kind for other in links):
             raise MedflError(f"`method`: {name} stands twice in the chain")
         links.append(link)
+    for link, other in permutations(links, 2):
+        try:
+            link.beside(other)
+        except ValueError as error:
+            raise MedflError(f"`method`: {error}") from None
     return Chain(sorted(links, key=lambda link: link.name))
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from medfl.model import FlatModel
+from medfl.model import FlatModel, Slot
 
 if TYPE_CHECKING:
     from medfl.methods.base import Chain
@@ -32,7 +32,7 @@ class LocalRound:
         state: what the site's links kept when its last accepted round ended, by name; not to be written.
         kept: what they keep now; becomes `state` once the server has accepted this round's reply.
         sent: wire vectors that go to the server beside the update, by name.
-        gradient: the flat gradient during the `gradient`, `step` and `last_gradient` phases.
+        gradient: the flat gradient during the `observe`, `gradient`, `step` and `last_gradient` phases.
         displacement: u, set in the `reply` phase; None means the plain s - e.
         scratch: reusable buffers by name, shared by all sites of the process.
     """
@@ -79,12 +79,18 @@ class Server:
 
     Attributes:
         weights: f32[P], the global model entering the round.
+        buffers: f32[B], its float buffers (BatchNorm statistics).
         sites: names of all training sites, sorted.
         round, rounds: t and R.
         momentum, lr: of the sites' optimiser, this round's schedule included.
         tensors: the links' own vectors by name, saved with the state.
         facts: the links' own numbers by name (JSON), saved with the state.
         gathered: vectors summed over this round's replies, by name; forgotten when the round does not count.
+        samples: site -> training patches n_i, of the replies taken so far in this round.
+        ages: site -> rounds between the dispatch of its reply and this one; 0 in the synchronous schedule.
+        received: site -> the global model that its reply started from, where that is older than `weights`.
+        density: site -> initial capacity in (0, 1], where a site states one.
+        maskable: where the weights of the layers lie that may be cut, all but the classifier.
         chain: the links, so that one may ask for another.
     """
 
@@ -94,7 +100,17 @@ class Server:
     rounds: int = 1
     momentum: float = 0.0
     lr: float = 0.0
+    buffers: Tensor = field(default_factory=lambda: torch.zeros(0))
     tensors: dict[str, Tensor] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     gathered: dict[str, Tensor] = field(default_factory=dict)
+    samples: dict[str, int] = field(default_factory=dict)
+    ages: dict[str, int] = field(default_factory=dict)
+    received: dict[str, Tensor] = field(default_factory=dict)
+    density: Mapping[str, float] = field(default_factory=dict)
+    maskable: Sequence[Slot] = ()
     chain: Chain | None = None
+
+    def origin(self, site: str) -> Tensor:
+        """f32[P]: the global model that a site's reply in hand started from."""
+        return self.received.get(site, self.weights)

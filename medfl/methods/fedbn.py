@@ -1,0 +1,34 @@
+"""FedBN. X. Li et al., "FedBN: Federated Learning on Non-IID Features via Local Batch Normalization", arXiv 2102.07623.
+
+Normalisation layers (affine parameters and statistics) are never replaced by the server's: each site trains on with
+its own, and is measured with its own. They are still uploaded, and their sample-weighted mean is what held-out sites
+and the registry receive, since an institution that never trained has none of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from medfl.methods.base import Link, require
+from medfl.model import FlatModel
+
+
+@dataclass(frozen=True)
+class FedBN(Link):
+    """Normalisation layers stay at each site."""
+
+    name: ClassVar[str] = "fedbn"
+
+    @property
+    def local_norms(self) -> bool:
+        """They do."""
+        return True
+
+    def check(self, model: FlatModel, optimizer: str, momentum: float, weight_decay: float) -> None:
+        """Refuse a backbone in which nothing would stay local."""
+        require(
+            bool(model.norm_slots()),
+            f"{model.spec.backbone} has no trainable normalisation layer to keep at a site; take another backbone or "
+            f"leave fedbn out",
+        )

@@ -1,0 +1,56 @@
+"""FedBuff, asynchronous federated learning with a buffer. J. Nguyen et al., arXiv 2106.06639.
+
+The server waits until K updates have arrived and then takes one step (algorithm 1), each update D_i scaled by its age,
+the number of merges since the site was sent its model:
+
+    w <- w - lr / K sum_i (age_i + 1)^-exponent D_i.
+
+Sites count equally, whatever their samples. A site that has delivered waits for the merge, so that no site is twice in
+one buffer. BatchNorm statistics are the sample-weighted mean over the buffer.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from medfl.methods.base import Link, number, require
+from medfl.methods.context import Server
+from medfl.methods.staleness import staleness, stands_asynchronously
+from medfl.protocol import Reply
+
+
+@dataclass(frozen=True)
+class FedBuff(Link):
+    """Asynchronous: wait for `buffer` updates, then take one step along their mean, stale ones scaled down."""
+
+    name: ClassVar[str] = "fedbuff"
+    buffer: int = 3
+    lr: float = 1.0
+    exponent: float = 0.5
+
+    def __post_init__(self) -> None:
+        number(self.buffer, "buffer", 1, math.inf)
+        require(isinstance(self.buffer, int), f"`buffer` must be a whole number, not {self.buffer!r}")
+        number(self.lr, "lr", 0.0, math.inf, open_low=True)
+        number(self.exponent, "exponent", 0.0, math.inf)
+
+    def wait(self, sites: int) -> tuple[int, float]:
+        """K arrivals; what arrives with the last of them is merged with it."""
+        require(self.buffer <= sites, f"`buffer` is {self.buffer}, above the {sites} training sites; lower it")
+        return self.buffer, 0.0
+
+    def beside(self, other: Link) -> None:
+        """See `stands_asynchronously`."""
+        stands_asynchronously(self, other)
+
+    def weigh(self, server: Server, reply: Reply) -> float:
+        """(age_i + 1)^-exponent, without the samples."""
+        return staleness(server.ages[reply.site], self.exponent)
+
+    def combine(self, server: Server, mean: Tensor) -> Tensor:
+        """lr / K times the sum; `mean` is the sum over all samples."""
+        return mean * (self.lr * sum(server.samples.values()) / len(server.samples))

@@ -1,0 +1,88 @@
+"""SCAFFOLD. S. P. Karimireddy et al., "SCAFFOLD: Stochastic Controlled Averaging for Federated Learning", 1910.06378.
+
+Algorithm 1 with N sites, S of them in a round; c is the server's control variate, c_i a site's, all zero at the start:
+
+    site:    g <- g - c_i + c                          (every local step)
+             c_i+ = mean of g, uncorrected, over the round's steps
+    server:  c <- c + (1/N) sum_{i in S} (c_i+ - c_i),  so sum_i c_i = N c after every round
+
+The paper's own c_i+ (option II), c_i - c + (w - e) / (tau lr), equals that mean under plain SGD only; under momentum
+w - e is many times tau lr mean(g), and the variates diverge. The mean gradient reads no optimiser, so it holds under
+momentum, weight decay, schedules and AdamW alike. "Uncorrected" is the gradient of the loss alone: a proximal term of
+another link is no part of it. Variates cover the trainable parameters; they cost one more vector each way.
+
+c is an unweighted mean over sites, as in the paper, so at convergence every site counts the same whatever its samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from medfl.methods.base import Link, require
+from medfl.methods.context import LocalRound, Server
+from medfl.protocol import Reply
+
+GLOBAL = "scaffold.c"  # the server's variate; travels down under this name
+OWN = "scaffold.own"  # a site's variate, in its state
+CHANGE = "scaffold.change"  # c_i+ - c_i; travels up under this name
+
+
+@dataclass(frozen=True)
+class Scaffold(Link):
+    """Control variates against client drift. `frozen` keeps them at zero: FedAvg's weights at SCAFFOLD's cost."""
+
+    name: ClassVar[str] = "scaffold"
+    frozen: bool = False
+
+    def __post_init__(self) -> None:
+        require(isinstance(self.frozen, bool), f"`frozen` is true or false, not {self.frozen!r}")
+
+    def send(self, server: Server, site: str) -> dict[str, Tensor]:
+        """c, zero before the first counted round."""
+        return {GLOBAL: server.tensors.get(GLOBAL, torch.zeros_like(server.weights))}
+
+    def observe(self, local: LocalRound) -> None:
+        """Sum the uncorrected gradients."""
+        assert local.gradient is not None
+        total = local.vector("scaffold_sum")
+        if local.step == 0:
+            total.zero_()
+        total.add_(local.gradient)
+
+    def gradient(self, local: LocalRound) -> None:
+        """g <- g - c_i + c."""
+        assert local.gradient is not None
+        correction = local.vector("scaffold_correction")
+        if local.step == 0:
+            wire = local.extra[GLOBAL]
+            if OWN in local.state:
+                wire = wire - local.state[OWN]
+            local.model.layout.unpack(wire, correction)
+        local.gradient.add_(correction)
+
+    def reply(self, local: LocalRound) -> None:
+        """Keep c_i+, send c_i+ - c_i."""
+        own = local.model.layout.pack(local.vector("scaffold_sum").div_(local.steps))
+        if self.frozen:
+            own.zero_()
+        local.kept[OWN] = own
+        local.sent[CHANGE] = own - local.state[OWN] if OWN in local.state else own
+
+    def accept(self, server: Server, reply: Reply) -> None:
+        """Sum the changes; they count only if the round does."""
+        gathered = server.gathered.setdefault(CHANGE, torch.zeros_like(server.weights))
+        gathered.add_(reply.extra[CHANGE])
+
+    def combine(self, server: Server, mean: Tensor) -> Tensor:
+        """c <- c + (1/N) sum (c_i+ - c_i)."""
+        before = server.tensors.get(GLOBAL, torch.zeros_like(server.weights))
+        server.tensors[GLOBAL] = before.add(server.gathered[CHANGE], alpha=1 / len(server.sites))
+        return mean
+
+    def scratch_bytes(self, steps: int, padded: int) -> int:
+        """Gradient, sum and correction."""
+        return 3 * 4 * padded

@@ -1,0 +1,44 @@
+"""Every shipped pipeline of a method carries out, cut short, on the tissue the quickstart uses too."""
+
+from pathlib import Path
+
+import pytest
+
+from medfl.console import Terminal
+from medfl.loading import load_pipeline
+from medfl.methods.base import BUILT_IN
+from medfl.pipeline import run
+
+METHODS = sorted((Path(__file__).resolve().parents[1] / "pipelines" / "methods").glob("*.yaml"))
+SHORT = ["training.rounds=2", "training.local_steps=2", "evaluation.resamples=100", "tracking.enabled=false"]
+
+
+def test_every_method_has_a_pipeline():
+    used = {name for path in METHODS for name in load_pipeline(path).method for name in [name_of(name)]}
+    same_file = {"fedavgm", "fedadagrad", "fedyogi"}  # variants that fedadam.yaml names
+    assert used | same_file == set(BUILT_IN)
+
+
+def name_of(entry):
+    return entry if isinstance(entry, str) else entry["name"]
+
+
+@pytest.mark.parametrize("path", METHODS, ids=lambda path: path.stem)
+def test_it_carries_out(path, tmp_path):
+    summary = run(load_pipeline(path, [*SHORT, "training.threads=1"]), tmp_path / "run").summary
+    assert not summary["failures"]
+    measured = summary["cross_site_auroc"]["lung-centre"] if path.stem == "local_only" else summary["sites"]
+    assert len(measured) == 7
+    assert summary["rounds"] == 2
+
+
+def test_personal_models_are_reported_beside_the_global_one(tmp_path, capsys):
+    path = next(path for path in METHODS if path.stem == "pflalign")
+    summary = run(load_pipeline(path, [*SHORT, "training.threads=1"]), tmp_path / "run").summary
+    for entry in summary["sites"].values():
+        assert ("models" in entry) == (entry["role"] == "train")
+    site = summary["sites"]["general-hospital"]
+    assert set(site["models"]) == {"aligned", "personalised"}
+    assert len({site["nll"], site["models"]["aligned"]["nll"], site["models"]["personalised"]["nll"]}) == 3
+    Terminal().outcome(summary, "run", "MLflow: off")
+    assert "personalised" in capsys.readouterr().out
