@@ -125,7 +125,7 @@ class Terminal:
         """AUROC of every site's own model at every site: trained down, measured across."""
         columns = sorted({site for row in matrix.values() for site in row}, key=lambda site: (site not in matrix, site))
         rows = [[name, *(_figure(row.get(site)) for site in columns)] for name, row in sorted(matrix.items())]
-        self.table("AUROC on test data of the model trained at ... measured at ...", ["", *columns], rows)
+        self.table("AUROC, trained at / measured at", ["", *columns], rows)
 
     def outcome(self, summary: Mapping[str, Any], folder: str, tracking: str) -> None:
         """The end of a run: the per-site table, stability, where things are."""

@@ -18,7 +18,7 @@ def print_plan(prepared: Prepared, terminal: Terminal) -> None:
         store, trains = site.store, site.role == "train"
         counts = [str(len(store.splits.get(split, ()))) for split in ("train", "val", "test")]
         groups = str(len(set(store.groups.tolist())))
-        each = f"{wire / 1e6:.1f} MB" if trains else "-"
+        each = f"{wire / 1e6:.1f} MB" if trains and not prepared.bench.chain.arm else "-"
         rows.append([name, site.role.replace("_", "-"), *counts, groups, str(steps.get(name, "-")), each, each])
     columns = ["site", "role", "train", "val", "test", "groups", "steps a round", "down a round", "up a round"]
     terminal.table(f"{pipeline.name}: {prepared.bench.chain}, {pipeline.training.rounds} rounds", columns, rows)

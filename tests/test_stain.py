@@ -187,7 +187,8 @@ def test_any_two_shipped_sites_differ_by_fifteen_grey_levels(source: str, reques
 @pytest.mark.parametrize("stem", SITES)
 def test_a_shipped_site_file_has_exactly_the_documented_keys(stem: str) -> None:
     site = SITES[stem]
-    assert list(site) == ["name", "description", "role", "patches", "class_mix", "stain", "mpp"]
+    pace = ["link", "density"] if site["role"] == "train" else []
+    assert list(site) == ["name", "description", "role", "patches", "class_mix", "stain", *pace]
     assert site["name"].replace("-", "_") == stem
     assert sum(site["class_mix"].values()) == pytest.approx(1)
     assert set(site["class_mix"]) <= set(TISSUE_CLASSES)
