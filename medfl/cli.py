@@ -101,6 +101,7 @@ def evaluate(
     sites: Annotated[
         list[str] | None, typer.Option("--sites", help="Site files; default: the run's held-out sites.")
     ] = None,
+    more: Annotated[list[str] | None, typer.Argument(metavar="SITE", help="Further files after --sites.")] = None,
     pipeline: Annotated[str | None, typer.Option(help="Pipeline file, where the run is not on this machine.")] = None,
     json_file: Annotated[
         str | None, typer.Option("--json", metavar="FILE", help="Also write the figures here.")
@@ -116,7 +117,7 @@ def evaluate(
 
     with _terminal() as terminal:
         found = find_model(model)
-        result = measure(found, sites or [], pipeline, Path(predictions) if predictions else None)
+        result = measure(found, [*(sites or []), *(more or [])], pipeline, Path(predictions) if predictions else None)
         terminal.sites(result["sites"], f"{result['run']}: test data")
         for name in sorted(result["sites"]):
             terminal.confusion(name, result["sites"][name]["confusion"], found.facts["classes"])

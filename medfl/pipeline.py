@@ -63,7 +63,11 @@ def resume(path: Path | str, watcher: Watcher | None = None) -> Outcome:
     state, spent = loaded if loaded else (prepared.initial_state(), {})
     state.lost = 0
     folder.truncate(state.round)
-    watcher.say(f"Resuming {folder.path} at round {state.round} of {pipeline.training.rounds}")
+    rounds = pipeline.training.rounds
+    done = state.round > rounds
+    watcher.say(
+        f"{folder.path}: all rounds are done" if done else f"{folder.path}: going on at round {state.round} of {rounds}"
+    )
     return _carry_out(prepared, folder, state, spent, began, watcher)
 
 

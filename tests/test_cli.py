@@ -120,9 +120,11 @@ def test_run_evaluate_predict_and_recompute(medfl, small, tmp_path):
     site = yaml.safe_load(Path("ward.yaml").read_text())
     assert site["name"] == "ward"
     Path("ward.yaml").write_text(yaml.safe_dump(site | {"labels": {"adeno": "lung_aca", "normal": "lung_n"}}))
-    code, out, error = medfl("evaluate", "r", "--sites", "ward.yaml")
+    Path("annex.yaml").write_text(Path("ward.yaml").read_text().replace("name: ward", "name: annex"))
+    code, out, error = medfl("evaluate", "r", "--sites", "ward.yaml", "annex.yaml")
     assert code == 0, error
-    assert "ward" in out
+    assert "ward: confusion" in out
+    assert "annex: confusion" in out
     refused(medfl("init", "site", "--data", own, "--name", "ward"), "ward.yaml exists already")
     refused(medfl("init", "site", "--data", "nowhere"), "nowhere")
 
