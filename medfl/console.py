@@ -147,7 +147,8 @@ class Terminal:
         for failure in summary["failures"][-5:]:
             self.say(f"Failed: site {failure['site']}, round {failure['round']}: {failure['reason']}")
         if summary.get("virtual_seconds") is not None:
-            self.say(f"Virtual time: {summary['virtual_seconds']:.0f} s, if every site had the line that its file states")
+            seconds = summary["virtual_seconds"]
+            self.say(f"Virtual time: {seconds:.0f} s, if every site had the line that its file states")
         self.say(f"Run:    {folder}  ({summary['timings']['total']:.0f} s)")
         self.say(tracking)
 
