@@ -24,8 +24,11 @@ class Asynchronous(Federation):
     """A federation whose sites do not wait for each other; every training site needs a pace in the plan."""
 
     def participants(self, round_: int) -> tuple[str, ...]:
-        """The sites that are sent the model in a round: the idle ones, sorted by name."""
-        return tuple(name for name in sorted(self.plan.train_sites) if name not in self.state.flights)
+        """The sites that are sent the model in a round, sorted by name: the idle ones, or as many of them, drawn, as
+        bring the sites at work to `sites_per_round`."""
+        idle = [name for name in sorted(self.plan.train_sites) if name not in self.state.flights]
+        limit = self.plan.sites_per_round
+        return self._draw(idle, None if limit is None else max(0, limit - len(self.state.flights)), round_)
 
     def _quorum(self, training: Sequence[str]) -> int:
         return 1
@@ -42,7 +45,7 @@ class Asynchronous(Federation):
         flights = self.state.flights
         if not flights:
             return
-        wait = self.chain.wait(len(self.plan.train_sites))
+        wait = self.chain.wait(self.plan.sites_per_round or len(self.plan.train_sites))
         assert wait is not None
         self.state.clock = closing_time((flight.arrival for flight in flights.values()), *wait)
         for name in sorted(flights):

@@ -73,8 +73,10 @@ class Federation:
 
     def participants(self, round_: int) -> tuple[str, ...]:
         """The sites that train in a round, sorted by name."""
-        names = sorted(self.plan.train_sites)
-        wanted = self.plan.sites_per_round
+        return self._draw(sorted(self.plan.train_sites), self.plan.sites_per_round, round_)
+
+    def _draw(self, names: Sequence[str], wanted: int | None, round_: int) -> tuple[str, ...]:
+        """`wanted` of the names, seeded by the round, sorted; all of them where None or more are wanted."""
         if wanted is None or wanted >= len(names):
             return tuple(names)
         return tuple(sorted(random.Random(seed_for(self.plan.seed, "select", round_)).sample(names, wanted)))

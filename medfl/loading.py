@@ -67,7 +67,7 @@ def check_method(pipeline: Pipeline, where: str) -> Chain:
     sites, training = pipeline.train_sites, pipeline.training
     try:
         chain = build_chain(pipeline.method)
-        waits = chain.wait(len(sites)) is not None
+        waits = chain.wait(training.sites_per_round or len(sites)) is not None
     except MedflError as error:
         raise MedflError(f"{where}: {error}") from None
     if waits:
@@ -79,8 +79,7 @@ def check_method(pipeline: Pipeline, where: str) -> Chain:
                 )
     alone = chain.arm == "local_only"
     refusals = {
-        "`training.sites_per_round` draws sites for a synchronous round": training.sites_per_round
-        and (waits or chain.arm == "centralised"),
+        "`training.sites_per_round` draws sites for a round": training.sites_per_round and chain.arm == "centralised",
         "`registry` takes one global model": alone and pipeline.registry,
         "`select` picks one global model": alone and pipeline.select != "last",
     }

@@ -68,6 +68,17 @@ def test_closing_time():
     assert closing_time([7.0], 3, 0.0) == 7.0
 
 
+def test_sites_per_round_bounds_the_sites_at_work_and_is_seeded():
+    drawn = []
+    for _ in range(2):
+        p = play(["fedasync"], paces=PACES, sites_per_round=1, rounds=8)
+        p.rounds(8)
+        drawn.append([r["participants"] for r in p.records])
+    assert drawn[0] == drawn[1]
+    assert all(len(sites) == 1 for sites in drawn[0])  # the one at work arrives, then one is drawn anew
+    assert {site for sites in drawn[0] for site in sites} == {"near", "far"}
+
+
 def test_virtual_seconds_of_synchronous_rounds_are_those_of_the_slowest():
     p = play(paces=PACES)
     p.rounds(2)
@@ -323,7 +334,8 @@ def test_links_and_densities_out_of_range(write, tmp_path, north, said):
     ("method", "changes", "said"),
     [
         ([{"name": "fedbuff", "buffer": 3}], {}, ["fedbuff", "`buffer` is 3", "2 training sites"]),
-        (["fedasync"], {"training": {"rounds": 2, "sites_per_round": 1}}, ["sites_per_round", "fedasync"]),
+        ([{"name": "fedbuff", "buffer": 2}], {"training": {"rounds": 2, "sites_per_round": 1}}, ["`buffer` is 2"]),
+        (["centralised"], {"training": {"rounds": 2, "sites_per_round": 1}}, ["sites_per_round", "centralised"]),
         (["fedasync", {"name": "fedbuff", "buffer": 2}], {}, ["fedasync", "does not go with fedbuff"]),
         (["fedasync", "fednova"], {}, ["fedasync", "fednova"]),
         ([{"name": "fedasync", "a0": 0}], {}, ["`a0`", "above 0"]),
