@@ -17,7 +17,6 @@ from torch import Tensor
 from medfl.data.patches import PatchStore
 from medfl.federation import Federation
 from medfl.methods.context import Server
-from medfl.metrics.measure import mean_supported
 from medfl.protocol import Reply
 from medfl.server import ServerState
 from medfl.site import Site, steps_by_site
@@ -105,26 +104,3 @@ def pool(stores: Sequence[PatchStore]) -> PatchStore:
         first += int(store.groups.max(initial=-1)) + 1
     digest = "+".join(store.digest for store in stores)
     return PatchStore(POOL, images, labels, np.concatenate(groups), {"train": np.arange(len(labels))}, digest)
-
-
-def held_out_figures(measured: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]:
-    """The `held_out` part of a summary in the `local_only` arm, from {trained_at: {measured_at: figures}}.
-
-    A held-out site's figure is its mean over the sites' own models: what an institution can expect that is handed the
-    model of one of them.
-    """
-    names = sorted({site for row in measured.values() for site, entry in row.items() if entry["role"] == "held_out"})
-
-    def mean(figure: str) -> dict[str, float]:
-        values = {name: mean_supported(row[name][figure] for row in measured.values() if name in row) for name in names}
-        return {name: value for name, value in values.items() if value is not None}
-
-    auroc, ece = mean("auroc"), mean("ece")
-    return {
-        "sites": names,
-        "mean_auroc": mean_supported(auroc.values()),
-        "worst_auroc": min(auroc.values(), default=None),
-        "worst_site": min(auroc, key=lambda name: auroc[name], default=None),
-        "mean_ece": mean_supported(ece.values()),
-        "worst_ece": max(ece.values(), default=None),
-    }

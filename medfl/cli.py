@@ -206,8 +206,7 @@ def data_check(pipeline: PipelineFile, set_: Set = None) -> None:
 
     with _terminal() as terminal, _about(pipeline):
         loaded = load_pipeline(pipeline, set_ or [])
-        allocation = allocate(loaded)
-        allocation.check()
+        allocation = allocate(loaded)  # it proves disjointness, or raises
         terminal.allocation(allocation.summary(), loaded.task.classes)
         terminal.say(
             "Disjoint: every source group is in one site and one split only."

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,10 +81,6 @@ class Layout:
             start += tensor.numel()
             offset += -(-tensor.numel() // align) * align
         return Layout(tuple(slots), start, offset)
-
-    def views(self, vector: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """(name, view of a native vector) for every tensor."""
-        return ((slot.name, slot.view(vector)) for slot in self.slots)
 
     def pack(self, native: Tensor) -> Tensor:
         """Native vector [padded] -> new wire vector f32[size] on the CPU."""

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from medfl import config
-from medfl.arms import held_out_figures, own_model
+from medfl.arms import own_model
 from medfl.data.allocation import Allocation
 from medfl.errors import MedflError
 from medfl.loading import dump_pipeline, load_pipeline
@@ -21,7 +21,7 @@ from medfl.prepare import Prepared, Watcher, prepare
 from medfl.protocol import Failure, Request
 from medfl.runs import RunFolder, write_text
 from medfl.server import ServerState
-from medfl.summary import model_facts, summarise
+from medfl.summary import held_out_figures, model_facts, summarise
 from medfl.tracking.mirror import Mirror
 
 

@@ -89,14 +89,10 @@ def prepare(pipeline: config.Pipeline, watcher: Watcher | None = None) -> Prepar
     if pipeline.data.source == "tissue" and pipeline.data.root is None:
         watcher.say("Tissue: generated from a seed and kept in the cache for the next run")
     allocation = allocate(pipeline)
-    allocation.check()
-    stores = {share.site: render(pipeline, _site(pipeline, share.site), share) for share in allocation.shares}
+    by_name = {site.name: site for site in pipeline.all_sites}
+    stores = {share.site: render(pipeline, by_name[share.site], share) for share in allocation.shares}
     sites = build_sites(pipeline, stores, bench)
     return Prepared(pipeline, allocation, sites, bench, plan_of(pipeline, bench.model), time.perf_counter() - began)
-
-
-def _site(pipeline: config.Pipeline, name: str) -> config.Site:
-    return next(site for site in pipeline.all_sites if site.name == name)
 
 
 def resolve_device(stated: str) -> torch.device:
@@ -165,17 +161,18 @@ def build_sites(pipeline: config.Pipeline, stores: Mapping[str, PatchStore], ben
         from medfl.data.transforms import albumentations_jitter
 
         jitter = albumentations_jitter(pipeline.training.augment.jitter, f"{pipeline.name}: training.augment.jitter")
+    buffers = "average" if bench.chain.arm else pipeline.training.buffers
     return {
-        name: Site(
-            name,
-            _site(pipeline, name).role or "train",
-            store,
-            local_work(pipeline, _site(pipeline, name)),
+        site.name: Site(
+            site.name,
+            site.role or "train",
+            stores[site.name],
+            local_work(pipeline, site),
             bench,
             jitter=jitter,
-            buffers="average" if bench.chain.arm else pipeline.training.buffers,
+            buffers=buffers,
         )
-        for name, store in stores.items()
+        for site in pipeline.all_sites
     }
 
 

@@ -116,7 +116,6 @@ class Fold:
         self.update.zero_()
         self.buffers.zero_()
         self.samples = 0
-        self.replies = 0
         self._weighted_square = 0.0
 
     def add(self, reply: Reply, factor: float | None = None) -> None:
@@ -126,7 +125,6 @@ class Fold:
         self.update.add_(reply.update, alpha=reply.samples if factor is None else factor)
         self.buffers.add_(reply.buffers, alpha=reply.samples)
         self.samples += reply.samples
-        self.replies += 1
         self._weighted_square += reply.samples * float(torch.linalg.vector_norm(reply.update)) ** 2
 
     def finish(self) -> tuple[Tensor, Tensor, float]:

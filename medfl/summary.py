@@ -90,3 +90,18 @@ def group_figures(sites: Mapping[str, Mapping[str, Any]], role: str) -> dict[str
         "mean_ece": mean_supported(ece),
         "worst_ece": max(ece, default=None),
     }
+
+
+def held_out_figures(measured: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]:
+    """The `held_out` part of a summary in the `local_only` arm, from {trained_at: {measured_at: figures}}.
+
+    A held-out site's figure is its mean over the sites' own models: what an institution can expect that is handed the
+    model of one of them.
+    """
+    names = sorted({site for row in measured.values() for site, entry in row.items() if entry["role"] == "held_out"})
+    means = {
+        name: {"role": "held_out"}
+        | {key: mean_supported(row[name][key] for row in measured.values() if name in row) for key in ("auroc", "ece")}
+        for name in names
+    }
+    return group_figures(means, "held_out")

@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from medfl.arms import POOL, Centralised, LocalOnly, held_out_figures, own_model, pool, pooled_site
+from medfl.arms import POOL, Centralised, LocalOnly, own_model, pool, pooled_site
 from medfl.clock import Pace
 from medfl.console import Terminal
 from medfl.errors import MedflError
@@ -20,6 +20,7 @@ from medfl.pipeline import resume, run
 from medfl.prepare import Watcher
 from medfl.registration import register_run
 from medfl.site import Site
+from medfl.summary import held_out_figures
 from medfl.transport import InProcess
 from tests.hand import Lossy, play
 from tests.toys import toy_bench, toy_federation, toy_sites, toy_store, toy_work
