@@ -1,0 +1,52 @@
+"""What the commands share: their arguments, the terminal, and errors that name the file they are about."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medfl.errors import MedflError
+
+if TYPE_CHECKING:
+    from medfl.console import Terminal
+
+PipelineFile = Annotated[str, typer.Argument(metavar="PIPELINE", help="A pipeline file (YAML).")]
+RunPath = Annotated[str, typer.Argument(metavar="RUN", help="A run folder.")]
+ModelRef = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A run folder, an MLflow run id, or models:/name@alias.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. training.rounds=3 or method=[ecgr]."),
+]
+
+
+@contextlib.contextmanager
+def about(file: str) -> Iterator[None]:
+    """Errors about a pipeline name its file."""
+    try:
+        yield
+    except MedflError as error:
+        if file in str(error):
+            raise
+        raise type(error)(f"{file}: {error}") from None
+
+
+@contextlib.contextmanager
+def open_terminal() -> Iterator[Terminal]:
+    """The terminal, its progress bar removed whatever happens; an interrupt says how to go on."""
+    from medfl.console import Terminal
+
+    terminal = Terminal()
+    try:
+        yield terminal
+    except KeyboardInterrupt:
+        terminal.close()
+        print("\nmedfl: interrupted; every finished round is kept. Continue with `medfl resume RUN`", file=sys.stderr)
+        raise SystemExit(130) from None
+    finally:
+        terminal.close()
