@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from medfl.commands import look, runs
+from medfl.commands import look, runs, studies
 from medfl.errors import MedflError
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network for a newer version
@@ -20,7 +20,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (runs.run, runs.resume, runs.evaluate, runs.predict, runs.register, runs.track, look.methods):
+for command in (
+    runs.run,
+    runs.resume,
+    runs.evaluate,
+    runs.predict,
+    runs.register,
+    runs.track,
+    studies.study,
+    look.methods,
+):
     app.command()(command)
 app.add_typer(look.data_app, name="data")
 app.add_typer(look.sites_app, name="sites")

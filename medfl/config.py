@@ -7,6 +7,7 @@ this module absolute, so a resolved pipeline means the same from any working dir
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,15 +21,6 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Transform = str | dict[str, dict[str, Any]]
 Rgb = tuple[float, float, float]
 
-SELECTION_METRICS = (
-    "val_mean_auroc",
-    "val_worst_auroc",
-    "val_mean_balanced_accuracy",
-    "val_mean_loss",
-    "val_mean_ece",
-    "val_mean_brier",
-)
-
 
 class Section(BaseModel):
     """One mapping of a file: unknown keys and non-finite numbers are errors."""
@@ -37,16 +29,19 @@ class Section(BaseModel):
 
 
 class Task(Section):
-    """What is predicted. The order of `classes` is the index order everywhere."""
+    """What is predicted. The order of `classes` is the index order everywhere; `malignant` are some of them."""
 
     classes: list[str] = Field(min_length=2)
+    malignant: list[str] | None = None
 
-    @field_validator("classes")
-    @classmethod
-    def _unique(cls, classes: list[str]) -> list[str]:
-        if len(set(classes)) != len(classes):
-            raise ValueError("every class may be listed once only")
-        return classes
+    @model_validator(mode="after")
+    def _names_fit(self) -> Task:
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("`classes` may list every class once only")
+        named = set(self.malignant or ())
+        if not named < set(self.classes) or ("malignant" in self.classes and named - {"malignant"}):
+            raise ValueError("`malignant` names some of `classes`, not all, and no other where one has that name")
+        return self
 
 
 class Tissue(Section):
@@ -144,13 +139,17 @@ class Site(Section):
 
 
 class Generate(Section):
-    """Simulated institutions drawn from the pipeline's seed: class mix ~ Dirichlet(alpha), random stain."""
+    """Simulated institutions drawn from the pipeline's seed: class mix ~ Dirichlet(alpha), random stain.
+    `held_out_alpha` is the held-out sites' own alpha; null gives them that of the training sites. `capacities` gives
+    training site k the k-th value, over and over: its `density`, and a line of 20 and 5 Mbit/s times that value."""
 
     count: Count
     held_out: int = Field(0, ge=0)
     patches: Count | None = None
     dirichlet_alpha: Positive = 0.5
+    held_out_alpha: Positive | None = None
     stain_strength: Share = 0.5
+    capacities: list[Annotated[float, Field(gt=0, le=1)]] = Field(default=[])
 
 
 class Sites(Section):
@@ -253,13 +252,15 @@ class Selection(Section):
 
 
 class Evaluation(Section):
-    """How figures are made: bootstrap resamples, calibration bins, the stability window and target."""
+    """How figures are made: intervals, calibration and its bins, thresholds, the stability window and target."""
 
     resamples: Annotated[int, Field(ge=100, le=100_000)] = 1000
     bins: Annotated[int, Field(ge=5, le=100)] = 15
     batch_size: Count = 256
     window: Annotated[int, Field(ge=2)] = 10
     target: float = Field(0.95, gt=0.5, le=1)
+    calibrate: Literal["temperature", "none"] = "temperature"
+    sensitivity: float = Field(0.95, gt=0, le=1)
 
 
 class Tracking(Section):
@@ -322,8 +323,6 @@ class Pipeline(Section):
     @property
     def cache_dir(self) -> Path:
         """Where generated tissue and rendered stores are kept between runs."""
-        import os
-
         if self.data.cache:
             return Path(self.data.cache)
         return Path(os.environ.get("MEDFL_CACHE") or Path.home() / ".cache" / "medfl")

@@ -79,7 +79,7 @@ class Terminal:
             "classes",
             "AUROC [95 %]",
             "bal. acc.",
-            "ECE [95 %]",
+            "ECE before -> after [95 %]",
             "Brier",
             "NLL",
         ]
@@ -97,6 +97,31 @@ class Terminal:
             for name, models in named.items()
         ]
         self.table("AUROC of each site's own models on its test data", ["site", "global", *kinds], rows)
+
+    def operating(self, summary: Mapping[str, Any]) -> None:
+        """Sensitivity and specificity at held-out sites, at the thresholds chosen on validation data."""
+        rows = [
+            [name, target, _figure(point["threshold"]), str(point["positives"]), str(point["negatives"])]
+            + [format_interval(point[rate], point[f"{rate}_ci"]) for rate in ("sensitivity", "specificity")]
+            for name, entry in sorted(summary["sites"].items())
+            for target, point in (entry.get("operating") or {}).items()
+            if entry["role"] == "held_out"
+        ]
+        if rows:
+            wanted = summary["operating"]["sensitivity"] if summary.get("operating") else None
+            title = "Held-out sites, at thresholds from validation data" + (
+                f" for sensitivity {wanted:g}" if wanted else ""
+            )
+            columns = [
+                "site",
+                "target",
+                "threshold",
+                "positive",
+                "negative",
+                "sensitivity [95 %]",
+                "specificity [95 %]",
+            ]
+            self.table(title, columns, rows)
 
     def confusion(self, site: str, matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> None:
         """A confusion matrix: truth down, prediction across."""
@@ -134,12 +159,18 @@ class Terminal:
         matrix = summary.get("cross_site_auroc")
         if matrix:
             self.cross_sites(matrix)
+        self.operating(summary)
         held_out, stability = summary["held_out"], summary["stability"]
         if held_out["sites"]:
             self.say(
-                f"Held-out sites: mean AUROC {_figure(held_out['mean_auroc'])}, worst {held_out['worst_site']} "
-                f"{_figure(held_out['worst_auroc'])}, mean ECE {_figure(held_out['mean_ece'])}"
+                f"Held-out sites: mean AUROC {format_interval(held_out['mean_auroc'], held_out.get('mean_auroc_ci'))}, "
+                f"worst {held_out['worst_site']} {_figure(held_out['worst_auroc'])}, mean ECE "
+                f"{_figure(held_out.get('mean_ece_before'))} -> {_figure(held_out['mean_ece'])}"
             )
+        pooled = (summary.get("pooled") or {}).get("held_out")
+        if pooled:
+            self.say(_pooled_line(pooled))
+        self.say(_calibration_line(summary))
         shown = ("oscillation", "largest_drop", "site_spread", "drift", "coherence")
         self.say("Stability: " + ", ".join(f"{key.replace('_', ' ')} {_figure(stability[key])}" for key in shown))
         if summary["leaky"]:
@@ -169,6 +200,33 @@ def round_line(record: Mapping[str, Any], rounds: int) -> str:
     return "  ".join(parts)
 
 
+def _pooled_line(pooled: Mapping[str, Any]) -> str:
+    bound = pooled["auroc_resolution"]
+    return (
+        f"All their {pooled['n']} patches together: AUROC {_figure(pooled['auroc'])}"
+        + ("" if bound is None else f" (to within {max(bound, 1e-4):.4f})")
+        + f", ECE {_figure(pooled['ece_before'])} -> {_figure(pooled['ece'])}, Brier {_figure(pooled['brier'])}"
+    )
+
+
+def _calibration_line(summary: Mapping[str, Any]) -> str:
+    own = summary.get("temperatures")
+    if own:
+        return "Temperatures: " + ", ".join(f"{name} {_figure(value)}" for name, value in sorted(own.items()))
+    fit = summary.get("calibration")
+    if not fit:
+        return "Not calibrated: probabilities are the network's own"
+    line = (
+        f"Temperature {fit['temperature']:.3f} from {fit['patches']} validation patches: their NLL "
+        f"{_figure(fit['nll_before'])} -> {_figure(fit['nll_after'])}"
+    )
+    why = {
+        "lower": "; left alone, since the model separates them perfectly",
+        "upper": "; the end of its range, since the model is no better than chance on them",
+    }
+    return line + why.get(fit.get("bound"), "")
+
+
 def _failure_line(record: Mapping[str, Any], failure: Mapping[str, str]) -> str:
     return f"  round {record['round']}: site {failure['site']} failed: {failure['reason']}"
 
@@ -182,7 +240,7 @@ def _site_row(name: str, entry: Mapping[str, Any]) -> list[str]:
         str(len(entry["supported_classes"])),
         _interval(entry),
         _figure(entry["balanced_accuracy"]),
-        format_interval(entry["ece"], entry.get("ece_ci")),
+        f"{_figure(entry.get('ece_before'))} -> {format_interval(entry['ece'], entry.get('ece_ci'))}",
         _figure(entry["brier"]),
         _figure(entry["nll"]),
     ]

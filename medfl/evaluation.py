@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medfl import config
+from medfl.closing import Measured
 from medfl.data.allocation import Share, allocate, own_share
 from medfl.data.patches import PatchStore
 from medfl.data.store import read_patches, render
@@ -25,8 +26,8 @@ from medfl.model import FlatModel, ModelSpec
 from medfl.prepare import local_work, resolve_device
 from medfl.protocol import Request
 from medfl.runs import RunFolder, load_weights
-from medfl.site import Site
-from medfl.summary import group_figures
+from medfl.site import Site, SiteDiverged, probabilities
+from medfl.summary import group_figures, pooled_figures
 from medfl.tracking.fetch import fetch_model, is_reference
 from medfl.workbench import Workbench
 
@@ -86,8 +87,8 @@ def measure_model(
     shares: Sequence[tuple[config.Pipeline, config.Site, Share]],
     resamples: int | None = None,
     predictions: Path | None = None,
-) -> dict[str, dict[str, Any]]:
-    """Test figures with intervals at each site, in the `sites` layout of summary.json.
+) -> Measured:
+    """Test figures with intervals at each site: those of the calibrated model, as at the end of its run.
 
     Args:
         model: what to measure.
@@ -96,7 +97,7 @@ def measure_model(
         predictions: where each site writes `<site>.csv` with one row a patch; the file stays at the site.
     """
     bench, weights, buffers = model.workbench()
-    measured: dict[str, dict[str, Any]] = {}
+    measured, facts = Measured(), model.facts
     for pipeline, site, share in shares:
         if list(pipeline.task.classes) != list(model.facts["classes"]):
             raise MedflError(
@@ -108,11 +109,24 @@ def measure_model(
         role = site.role or "held_out"
         here = Site(site.name, role, store, local_work(pipeline, site), bench)
         wanted = pipeline.evaluation.resamples if resamples is None else resamples
-        reply = here.handle(Request(0, weights, buffers, train=False, evaluate=("test",), resamples=wanted))
-        measured[site.name] = {"role": role, **reply.metrics["test"]}
+        request = Request(
+            round=0,
+            weights=weights,
+            buffers=buffers,
+            train=False,
+            evaluate=("test",),
+            resamples=wanted,
+            temperature=facts.get("temperature") or 1.0,
+            thresholds=facts.get("thresholds"),
+            malignant=tuple(facts.get("malignant") or ()),
+        )
+        try:
+            measured.add(here.handle(request), role)
+        except SiteDiverged as error:
+            raise MedflError(f"{model.directory}: at site {site.name}, {error}") from None
         if predictions is not None:
-            scores = here.probabilities(store.splits["test"])
-            _write_predictions(predictions, store, scores, model.facts["classes"])
+            scores = probabilities(here.logits(store.splits["test"]), facts.get("temperature"))
+            _write_predictions(predictions, store, scores, facts["classes"])
     return measured
 
 
@@ -173,19 +187,22 @@ def evaluate(
     pipeline_file: str | None = None,
     predictions: Path | None = None,
 ) -> dict[str, Any]:
-    """`medfl evaluate`: {"model", "sites", "held_out", "train_sites"} with the `sites` layout of summary.json."""
-    sites = measure_model(model, shares_for(model, site_files, pipeline_file), predictions=predictions)
+    """`medfl evaluate`: its keys mean what they mean in summary.json."""
+    measured = measure_model(model, shares_for(model, site_files, pipeline_file), predictions=predictions)
+    sites = measured.sites
     return {
         "run": model.facts["run"],
         "fingerprint": model.facts["fingerprint"],
+        "temperature": model.facts.get("temperature"),
         "sites": sites,
         "held_out": group_figures(sites, "held_out"),
         "train_sites": group_figures(sites, "train"),
+        "pooled": pooled_figures(sites, measured.sums, model.facts["classes"]),
     }
 
 
 def predict(model: Model, directory: Path, batch_size: int = 64) -> list[tuple[str, list[float]]]:
-    """Class probabilities for every image under a folder, in sorted order: [(relative name, p per class)].
+    """Calibrated class probabilities for every image under a folder, in sorted order: [(relative name, p per class)].
 
     Raises:
         MedflError: no folder, no images, an unreadable image.
@@ -196,10 +213,10 @@ def predict(model: Model, directory: Path, batch_size: int = 64) -> list[tuple[s
     bench.net.eval()
     mean = torch.tensor(model.facts["mean"]).view(3, 1, 1)
     std = torch.tensor(model.facts["std"]).view(3, 1, 1)
-    probabilities: list[list[float]] = []
+    rows: list[list[float]] = []
     with torch.inference_mode():
         for begin in range(0, len(patches), batch_size):
             images = torch.from_numpy(patches[begin : begin + batch_size]).permute(0, 3, 1, 2).float() / 255
             logits = bench.net(((images - mean) / std).to(bench.model.device)).float()
-            probabilities += logits.double().softmax(1).cpu().tolist()
-    return list(zip(names, probabilities, strict=True))
+            rows += probabilities(logits.cpu().double(), model.facts.get("temperature")).tolist()
+    return list(zip(names, rows, strict=True))

@@ -28,7 +28,7 @@ def load_pipeline(path: Path | str, overrides: Sequence[str] = ()) -> Pipeline:
             site names, a held-out site in training.
     """
     file = Path(path)
-    raw = _read_mapping(file, "pipeline")
+    raw = read_mapping(file, "pipeline")
     for override in overrides:
         _apply(raw, override)
     base = file.resolve().parent
@@ -42,7 +42,7 @@ def load_pipeline(path: Path | str, overrides: Sequence[str] = ()) -> Pipeline:
         for role in ("train", "held_out"):
             if isinstance(sites.get(role), list):
                 sites[role] = [_site_mapping(entry, role, base, file) for entry in sites[role]]
-    pipeline = _validate(Pipeline, raw, file)
+    pipeline = validate(Pipeline, raw, file)
     if pipeline.sites.generate:
         from medfl.data.generate import generate_sites
 
@@ -92,9 +92,9 @@ def check_method(pipeline: Pipeline, where: str) -> Chain:
 def load_site(path: Path | str) -> Site:
     """Read one site file; its relative data root becomes absolute. Raises MedflError as `load_pipeline` does."""
     file = Path(path)
-    raw = _read_mapping(file, "site")
+    raw = read_mapping(file, "site")
     _anchor_site(raw, file.resolve().parent)
-    return _validate(Site, raw, file)
+    return validate(Site, raw, file)
 
 
 def dump_pipeline(pipeline: Pipeline) -> str:
@@ -102,7 +102,7 @@ def dump_pipeline(pipeline: Pipeline) -> str:
     return yaml.safe_dump(pipeline.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
 
 
-def _read_mapping(file: Path, kind: str) -> dict[str, Any]:
+def read_mapping(file: Path, kind: str) -> dict[str, Any]:
     if file.is_dir():
         raise MedflError(f"{file} is a folder; name a {kind} file (YAML)")
     try:
@@ -244,7 +244,7 @@ def _check_sites(pipeline: Pipeline, file: Path) -> None:
         )
 
 
-def _validate(model: type[M], raw: dict[str, Any], file: Path) -> M:
+def validate(model: type[M], raw: dict[str, Any], file: Path) -> M:
     try:
         return model.model_validate(raw)
     except ValidationError as error:

@@ -1,28 +1,28 @@
-"""One pipeline carried out: federate -> select -> measure at every site -> write the run folder."""
+"""One pipeline carried out: federate -> select -> calibrate -> measure at every site -> write the run folder."""
 
 from __future__ import annotations
 
 import csv
 import io
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from medfl import config
 from medfl.arms import own_model
+from medfl.closing import Chosen, Measured, Tuned, calibrate, measure_sites, tune
 from medfl.data.allocation import Allocation
 from medfl.errors import MedflError
 from medfl.loading import dump_pipeline, load_pipeline
 from medfl.prepare import Prepared, Watcher, prepare
-from medfl.protocol import Failure, Request
 from medfl.runs import RunFolder, write_text
 from medfl.server import ServerState
 from medfl.summary import held_out_figures, model_facts, summarise
 from medfl.tracking.mirror import Mirror
+
+Curves = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -111,17 +111,14 @@ def _carry_out(
     try:
         state = federation.run()
         if prepared.bench.chain.arm == "local_only":
-            watcher.say("Measuring each site's own model on the test data of every site, once")
+            watcher.say("Calibrating each site's own model, then measuring it on the test data of every site, once")
             clock = time.perf_counter()
-            summary = summarise_alone(prepared, folder, state)
+            summary, curves = conclude_alone(prepared, folder, state)
         else:
             chosen = select_model(prepared, state)
-            facts = model_facts(prepared, folder.path.name)
-            folder.save_model(prepared.bench.model, chosen.weights, chosen.buffers, facts)
-            watcher.say("Measuring the selected model on test data, once")
+            watcher.say("Calibrating the selected model on validation data, then measuring it on test data, once")
             clock = time.perf_counter()
-            sites, failures = measure_sites(prepared, chosen, sorted(prepared.sites))
-            summary = summarise(prepared, folder, chosen.round, sites, failures)
+            summary, curves = conclude(prepared, folder, chosen)
         seconds["evaluate"] = seconds.get("evaluate", 0.0) + time.perf_counter() - clock
     except BaseException:
         if mirror:
@@ -130,6 +127,7 @@ def _carry_out(
     seconds["prepare"] = prepared.seconds
     elapsed = time.perf_counter() - began + spent.get("total", 0.0)
     summary["timings"] = {"total": elapsed, "track": 0.0, **seconds}
+    folder.save_curves(pipeline.task.classes, curves)
     folder.save_summary(summary)
     tracked = "MLflow: off"
     if mirror:
@@ -140,16 +138,6 @@ def _carry_out(
     return Outcome(folder, summary, tracked)
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """The model that counts: round and wire vectors."""
-
-    round: int
-    weights: Tensor
-    buffers: Tensor
-    accepted: Mapping[str, int] = field(default_factory=dict)
-
-
 def select_model(prepared: Prepared, state: ServerState) -> Chosen:
     """The last model, or the best by the selection metric."""
     if prepared.plan.select == "last" or state.best is None:
@@ -158,50 +146,37 @@ def select_model(prepared: Prepared, state: ServerState) -> Chosen:
     return Chosen(round_, weights, buffers, state.accepted)
 
 
-def summarise_alone(prepared: Prepared, folder: RunFolder, state: ServerState) -> dict[str, Any]:
-    """summary.json of the `local_only` arm: each site's own model at home, and the AUROC of every model everywhere."""
+def conclude(prepared: Prepared, folder: RunFolder, chosen: Chosen) -> tuple[dict[str, Any], Curves]:
+    """Calibrate and save the chosen model, then measure it: (summary.json, curves of each site)."""
+    tuned = tune(prepared, chosen)
+    facts = model_facts(prepared, folder.path.name, tuned)
+    folder.save_model(prepared.bench.model, chosen.weights, chosen.buffers, facts)
+    measured = measure_sites(prepared, chosen, tuned, prepared.sites)
+    return summarise(prepared, folder, chosen.round, tuned, measured), measured.curves
+
+
+def conclude_alone(prepared: Prepared, folder: RunFolder, state: ServerState) -> tuple[dict[str, Any], Curves]:
+    """The same in the `local_only` arm: each site's own model, calibrated on that site's validation data, measured at
+    home with all that belongs to it and elsewhere without intervals."""
     rounds, names = prepared.plan.rounds, sorted(prepared.plan.train_sites)
-    measured: dict[str, dict[str, dict[str, Any]]] = {}
-    sites: dict[str, dict[str, Any]] = {}
-    failures: list[dict[str, str]] = []
+    rows: dict[str, dict[str, dict[str, Any]]] = {}
+    temperatures: dict[str, float | None] = {}
+    home = Measured()
+    failures: list[Mapping[str, str]] = []
     for name in names:
         own = Chosen(rounds, *own_model(state, name), state.accepted)
-        at_home, lost = measure_sites(prepared, own, [name])
-        elsewhere, more = measure_sites(prepared, own, [n for n in sorted(prepared.sites) if n != name], resamples=0)
-        sites |= at_home
-        measured[name] = at_home | elsewhere
-        failures += lost + more
-    matrix = {a: {b: entry["auroc"] for b, entry in sorted(row.items())} for a, row in measured.items()}
-    summary = summarise(prepared, folder, rounds, sites, failures)
-    return summary | {"held_out": held_out_figures(measured), "cross_site_auroc": matrix}
-
-
-def measure_sites(
-    prepared: Prepared, chosen: Chosen, names: Iterable[str], resamples: int | None = None
-) -> tuple[dict[str, dict[str, Any]], list[dict[str, str]]]:
-    """Test figures at each named site, and the failures; intervals from the pipeline's resamples, or as stated."""
-
-    def request(name: str) -> Request:
-        return Request(
-            round=chosen.round,
-            weights=chosen.weights,
-            buffers=chosen.buffers,
-            train=False,
-            evaluate=("test",),
-            resamples=prepared.pipeline.evaluation.resamples if resamples is None else resamples,
-            last_accepted_round=chosen.accepted.get(name, -1),
-        )
-
-    measured: dict[str, dict[str, Any]] = {}
-    failures = []
-    for answer in prepared.transport.call(list(names), request):
-        if isinstance(answer, Failure):
-            failures.append({"site": answer.site, "reason": answer.reason})
-        else:
-            own = {split[5:]: dict(m) for split, m in answer.metrics.items() if split.startswith("test_")}
-            entry = {"role": prepared.sites[answer.site].role, **answer.metrics["test"]}
-            measured[answer.site] = entry | ({"models": own} if own else {})
-    return measured, failures
+        tuned = calibrate(prepared, own, [name])
+        temperatures[name] = tuned.temperature
+        here = measure_sites(prepared, own, tuned, [name])
+        elsewhere = measure_sites(prepared, own, tuned, [n for n in prepared.sites if n != name], resamples=0)
+        home.sites.update(here.sites)
+        home.curves.update(here.curves)
+        rows[name] = here.sites | elsewhere.sites
+        failures += [*tuned.failures, *here.failures, *elsewhere.failures]
+    matrix = {a: {b: entry["auroc"] for b, entry in sorted(row.items())} for a, row in rows.items()}
+    summary = summarise(prepared, folder, rounds, Tuned(), replace(home, failures=failures))
+    summary |= {"held_out": held_out_figures(rows), "cross_site_auroc": matrix, "temperatures": temperatures}
+    return summary, home.curves
 
 
 def write_summary_csv(path: Path, allocation: Allocation) -> None:

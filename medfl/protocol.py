@@ -1,6 +1,7 @@
 """What passes between the federation and a site: flat vectors and numbers, nothing else.
 
-No path, file name, patch or single score is representable here. Vectors are in *wire order*: the model's trainable
+No path, file name or patch is representable here, and no single score is sent: figures, sums over patches, and counts
+of patches by bin of their score. Vectors are in *wire order*: the model's trainable
 parameters (or its float buffers) one after another in `named_parameters()` order, each contiguous in its canonical
 layout, without padding, float32, on the CPU.
 """
@@ -18,7 +19,11 @@ Metrics = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Request:
-    """One message a round: a site first evaluates the incoming model on `evaluate` splits, then trains if `train`.
+    """One message: a site first evaluates the incoming model on `evaluate` splits, then trains if `train`.
+
+    In a round, `evaluate` asks for figures. After the last one come three further kinds of message, none of which
+    trains: `temperatures` asks for sums, `histograms` for score histograms at `temperature`, and `temperature` alone
+    for the final measurement of the calibrated model.
 
     Attributes:
         round: index t of the round, 0-based; metrics made for this request describe the model entering round t.
@@ -31,6 +36,12 @@ class Request:
         last_accepted_round: latest round whose reply from this site was aggregated; -1 for none. The site promotes
             or discards its pending state by it.
         extra: further server vectors that a link of the chain sends, by name.
+        temperatures: in place of figures, the sums of `medfl.metrics.temperature` at each of these.
+        histograms: in place of figures, score histograms of every target.
+        temperature: T by which logits are divided before anything but the figures "before" is measured; None asks
+            for the figures of a round, at T = 1.
+        thresholds: target -> score from which a patch is called positive; None for no operating points.
+        malignant: names of the classes that together are the target "malignant", possibly none.
     """
 
     round: int
@@ -42,6 +53,11 @@ class Request:
     resamples: int = 0
     last_accepted_round: int = -1
     extra: Mapping[str, Tensor] = field(default_factory=dict)
+    temperatures: tuple[float, ...] = ()
+    histograms: bool = False
+    temperature: float | None = None
+    thresholds: Mapping[str, float] | None = None
+    malignant: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,7 +72,11 @@ class Reply:
         update: f32[P], w - endpoint (see docs/architecture.md); None when it did not train.
         buffers: f32[B] after local training; None when it did not train.
         train_loss: mean training loss over the local steps; None when it did not train.
-        metrics: per measured split, the dictionary of `medfl.metrics.measure`.
+        metrics: per measured split, the dictionary of `medfl.metrics.measure`, or the figures of
+            `medfl.metrics.evidence` in the final measurement.
+        sums: per split, what merges with other sites' (`to_lists` of each): "temperatures", or "histograms", or in the
+            final measurement "after", "before" and "histograms".
+        curves: per split, the curves of `medfl.metrics.evidence`; in the final measurement only.
         extra: further site vectors that a link of the chain sends, by name.
         seconds: wall time by phase ("train", "evaluate").
     """
@@ -69,6 +89,8 @@ class Reply:
     buffers: Tensor | None = None
     train_loss: float | None = None
     metrics: Mapping[str, Metrics] = field(default_factory=dict)
+    sums: Mapping[str, Metrics] = field(default_factory=dict)
+    curves: Mapping[str, Metrics] = field(default_factory=dict)
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
 

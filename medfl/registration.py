@@ -29,8 +29,8 @@ def register_run(path: str | Path, *, name: str, alias: str | None = None, force
     def evaluate_holder(directory: Path) -> dict[str, float | None]:
         """The holder's AUROC at this run's held-out sites."""
         holder = Model(directory, json.loads((directory / "model.json").read_text(encoding="utf-8")), None)
-        sites = measure_model(holder, shares_for(holder, (), str(folder.pipeline)), resamples=0)
-        return {site: entry["auroc"] for site, entry in sites.items()}
+        measured = measure_model(holder, shares_for(holder, (), str(folder.pipeline)), resamples=0)
+        return {site: entry["auroc"] for site, entry in measured.sites.items()}
 
     done = register(
         folder.path,

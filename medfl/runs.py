@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class RunFolder:
         self.model = self.path / "model.safetensors"
         self.model_json = self.path / "model.json"
         self.summary = self.path / "summary.json"
+        self.curves = self.path / "curves.json"
         self.tracking = self.path / "tracking.json"
 
     @classmethod
@@ -178,6 +179,11 @@ class RunFolder:
     def save_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json."""
         write_text(self.summary, json.dumps(dict(summary), indent=2, allow_nan=False) + "\n")
+
+    def save_curves(self, classes: Sequence[str], sites: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write curves.json: what is drawn of each site, from `medfl.metrics.evidence`."""
+        curves = {"classes": list(classes), "sites": {name: dict(sites[name]) for name in sorted(sites)}}
+        write_text(self.curves, json.dumps(curves, separators=(",", ":"), allow_nan=False) + "\n")
 
     def read_summary(self) -> dict[str, Any]:
         """summary.json. Raises MedflError when the run has not finished."""

@@ -6,9 +6,11 @@ network, one device, one set of working buffers.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +20,11 @@ from torch import Tensor, nn
 from medfl.data.batches import Batches, Jitter, epoch_order
 from medfl.data.patches import PatchStore
 from medfl.methods.context import LocalRound
+from medfl.metrics.evidence import Evidence, evidence
+from medfl.metrics.histograms import score_histograms
 from medfl.metrics.measure import measure
+from medfl.metrics.targets import target_scores, target_truth
+from medfl.metrics.temperature import temperature_sums
 from medfl.protocol import Metrics, Reply, Request
 from medfl.seeds import seed_for
 from medfl.workbench import LocalWork, Workbench
@@ -84,38 +90,25 @@ class Site:
         if request.train and self.role != "train":
             raise ValueError(f"{self.name} is held out and does not train")
         self._settle(request)
-        seconds: dict[str, float] = {}
-        metrics: dict[str, Metrics] = {}
-        if request.evaluate:
-            began = time.perf_counter()
-            self._load(request)
-            self._own_norms()
-            for split in request.evaluate:
-                metrics[split] = self._measure(split, request)
-            if self.role == "train":
-                self._measure_variants(request, metrics)
-            seconds["evaluate"] = time.perf_counter() - began
+        answer = self._evaluate(request) if request.evaluate else Reply(self.name, request.round)
         if not request.train:
-            return Reply(self.name, request.round, metrics=metrics, seconds=seconds)
+            return answer
         began = time.perf_counter()
         local, loss = self._train(request)
         update = self._update(local, request.round)
-        seconds["train"] = time.perf_counter() - began
-        return Reply(
-            self.name,
-            request.round,
+        return dataclasses.replace(
+            answer,
             samples=len(self.store.splits["train"]),
             steps=local.steps,
             update=update,
             buffers=self.bench.model.buffers(),
             train_loss=loss,
-            metrics=metrics,
             extra=local.sent,
-            seconds=seconds,
+            seconds={**answer.seconds, "train": time.perf_counter() - began},
         )
 
-    def probabilities(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Softmax probabilities f64[n, C] of the network as it is now, in the order of `rows` of the store."""
+    def logits(self, rows: NDArray[np.int64]) -> Tensor:
+        """Logits f64[n, C], on the CPU, of the network as it is now, in the order of `rows` of the store."""
         bench = self.bench
         bench.net.eval()
         scores = []
@@ -123,8 +116,8 @@ class Site:
             for images in self.batches.evaluation(rows, self.work.eval_batch_size):
                 scores.append(bench.net(images).float())
         if not scores:
-            return np.empty((0, len(bench.model.spec.classes)))
-        return torch.cat(scores).double().softmax(1).cpu().numpy()
+            return torch.empty(0, len(bench.model.spec.classes), dtype=torch.float64)
+        return torch.cat(scores).cpu().double()
 
     def _settle(self, request: Request) -> None:
         """Promote the pending state once the federation has accepted that round's reply; else discard it when the site
@@ -156,36 +149,76 @@ class Site:
         if self.local_norms:
             kept["norms"] = torch.cat([slot.view(model.vector).reshape(-1) for slot in self.norm_slots])
 
-    def _measure_variants(self, request: Request, metrics: dict[str, Metrics]) -> None:
+    def _evaluate(self, request: Request) -> Reply:
+        """The part of the reply that describes the incoming model."""
+        began = time.perf_counter()
+        self._load(request)
+        self._own_norms()
+        if request.temperatures or request.histograms:
+            answer = Reply(self.name, request.round, sums={s: self._sum(s, request) for s in request.evaluate})
+        else:
+            found = {split: self._measure(split, request) for split in request.evaluate}
+            if self.role == "train":
+                found |= self._measure_variants(dataclasses.replace(request, temperature=None))
+            answer = Reply(
+                self.name,
+                request.round,
+                metrics={split: its.figures for split, its in found.items()},
+                sums={split: its.sums for split, its in found.items() if its.sums},
+                curves={split: its.curves for split, its in found.items() if its.curves},
+            )
+        return dataclasses.replace(answer, seconds={"evaluate": time.perf_counter() - began})
+
+    def _measure_variants(self, request: Request) -> dict[str, Evidence]:
         """Measure the further models that links name."""
+        found: dict[str, Evidence] = {}
         links = self.bench.chain.acting("variants")
         for link in links:
             for name, variant in link.variants(self.state, request.weights).items():
                 weights, buffers = (variant, request.buffers) if isinstance(variant, Tensor) else variant
                 self.bench.model.load(weights, buffers)
                 self._own_norms()
-                for split in request.evaluate:
-                    metrics[f"{split}_{name}"] = self._measure(split, request)
+                found |= {f"{split}_{name}": self._measure(split, request) for split in request.evaluate}
         if links:
             self._load(request)
             self._own_norms()
+        return found
 
-    def _measure(self, split: str, request: Request) -> Metrics:
+    def _split(self, split: str, request: Request) -> tuple[NDArray[np.int64], Tensor]:
+        """Rows i64[n] of a split, and their logits f64[n, C]."""
         if split not in self.store.splits:
             raise ValueError(f"{self.name} has no split {split!r}, only {', '.join(self.store.splits)}")
         rows = self.store.splits[split]
-        probs = self.probabilities(rows)
-        if not np.isfinite(probs).all():
+        logits = self.logits(rows)
+        if not torch.isfinite(logits).all():
             raise SiteDiverged(f"the model's scores on {split} data are not finite in round {request.round}")
-        return measure(
-            probs,
-            self.store.labels[rows],
-            self.store.groups[rows],
-            self.bench.model.spec.classes,
-            resamples=request.resamples,
-            seed=seed_for(self.work.seed, "bootstrap", self.name, split),
-            bins=self.work.bins,
-        )
+        return rows, logits
+
+    def _sum(self, split: str, request: Request) -> Metrics:
+        """What temperature and thresholds are chosen by: sums over a split's patches."""
+        rows, logits = self._split(split, request)
+        labels, classes = self.store.labels[rows], self.bench.model.spec.classes
+        if request.temperatures:
+            return {"temperatures": temperature_sums(logits.numpy(), labels, request.temperatures).to_lists()}
+        scores = target_scores(probabilities(logits, request.temperature), classes, request.malignant)
+        return {"histograms": score_histograms(scores, target_truth(labels, classes, request.malignant)).to_lists()}
+
+    def _measure(self, split: str, request: Request) -> Evidence:
+        """The figures of a round, at temperature 1, or all that is asked for in the end."""
+        rows, logits = self._split(split, request)
+        data: dict[str, Any] = {
+            "labels": self.store.labels[rows],
+            "groups": self.store.groups[rows],
+            "classes": self.bench.model.spec.classes,
+            "resamples": request.resamples,
+            "seed": seed_for(self.work.seed, "bootstrap", self.name, split),
+            "bins": self.work.bins,
+        }
+        plain = probabilities(logits)
+        if request.temperature is None:
+            return Evidence(measure(plain, **data), {}, {})
+        calibrated = probabilities(logits, request.temperature)
+        return evidence(calibrated, plain, **data, malignant=request.malignant, thresholds=request.thresholds)
 
     def _train(self, request: Request) -> tuple[LocalRound, float]:
         """Local steps from the received model; the network ends at e. Returns the round and the mean loss."""
@@ -276,6 +309,11 @@ class Site:
         counts = np.bincount(self.store.labels[rows], minlength=len(self.bench.model.spec.classes))
         weights = np.where(counts > 0, len(rows) / (max(1, (counts > 0).sum()) * np.maximum(counts, 1)), 0.0)
         return torch.tensor(weights, dtype=torch.float32, device=self.bench.model.device)
+
+
+def probabilities(logits: Tensor, temperature: float | None = None) -> NDArray[np.float64]:
+    """softmax(logits / T) f64[n, C]; no temperature is T = 1."""
+    return (logits / (temperature or 1.0)).softmax(1).numpy()
 
 
 def _copy_into(scratch: dict[str, Tensor], name: str, vector: Tensor) -> Tensor:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from medfl import runs
+from medfl.closing import Measured, Tuned, malignant_classes
+from medfl.metrics.evidence import pooled
 from medfl.metrics.measure import mean_supported
 from medfl.metrics.stability import Stability
 from medfl.prepare import Prepared
 from medfl.runs import RunFolder
 
+Z = 1.959964
+"""The 97.5 % point of the normal distribution."""
 
-def model_facts(prepared: Prepared, run_name: str) -> dict[str, Any]:
-    """model.json: how to rebuild and feed the model."""
+
+def model_facts(prepared: Prepared, run_name: str, tuned: Tuned | None = None) -> dict[str, Any]:
+    """model.json: how to rebuild and feed the model, and how to read its scores."""
+    tuned = tuned or Tuned()
     pipeline, model = prepared.pipeline, prepared.bench.model
     return {
         "run": run_name,
@@ -26,7 +33,9 @@ def model_facts(prepared: Prepared, run_name: str) -> dict[str, Any]:
         "mean": list(model.mean),
         "std": list(model.std),
         "mpp": pipeline.data.mpp,
-        "temperature": None,
+        "temperature": tuned.temperature,
+        "thresholds": tuned.thresholds,
+        "malignant": list(malignant_classes(pipeline.task)),
         "buffers": pipeline.training.buffers,
         "parameters": model.layout.size,
         "fingerprint": model.fingerprint(),
@@ -38,11 +47,11 @@ def summarise(
     prepared: Prepared,
     folder: RunFolder,
     selected_round: int,
-    sites: Mapping[str, Mapping[str, Any]],
-    failures: list[dict[str, str]],
+    tuned: Tuned,
+    measured: Measured,
 ) -> dict[str, Any]:
     """summary.json without its timings."""
-    pipeline, chain = prepared.pipeline, prepared.bench.chain
+    pipeline, chain, sites = prepared.pipeline, prepared.bench.chain, measured.sites
     stability = Stability(k=pipeline.evaluation.window, target=pipeline.evaluation.target)
     lost = []
     virtual = None
@@ -64,12 +73,21 @@ def summarise(
         "selected_round": selected_round,
         "select": pipeline.select if isinstance(pipeline.select, str) else pipeline.select.model_dump(),
         "classes": list(pipeline.task.classes),
-        "sites": dict(sites),
+        "temperature": tuned.temperature,
+        "calibration": tuned.calibration,
+        "operating": tuned.operating,
+        "sites": sites,
         "held_out": group_figures(sites, "held_out"),
         "train_sites": group_figures(sites, "train"),
+        "pooled": pooled_figures(sites, measured.sums, pipeline.task.classes) if measured.sums else None,
         "stability": stability.summary(selected_round),
         "virtual_seconds": virtual,
-        "failures": lost + [{"round": selected_round, "phase": "test", **failure} for failure in failures],
+        "failures": lost
+        + [
+            {"round": selected_round, "phase": phase, **failure}
+            for phase, failures in (("validation", tuned.failures), ("test", measured.failures))
+            for failure in failures
+        ],
         "model": {k: facts[k] for k in ("backbone", "parameters", "fingerprint", "size", "buffers")},
         "mpp": facts["mpp"],
         "threads": torch.get_num_threads(),
@@ -77,18 +95,38 @@ def summarise(
     }
 
 
+def pooled_figures(
+    sites: Mapping[str, Mapping[str, Any]], sums: Mapping[str, Mapping[str, Any]], classes: Sequence[str]
+) -> dict[str, Any]:
+    """Figures of all patches of the held-out sites, and of the training sites, from merged sums."""
+    by_role = {role: {n: sums[n] for n, e in sites.items() if e["role"] == role} for role in ("held_out", "train")}
+    return {role: pooled(chosen, classes) for role, chosen in by_role.items()}
+
+
 def group_figures(sites: Mapping[str, Mapping[str, Any]], role: str) -> dict[str, Any]:
-    """Figures over the sites of one role; means over sites, not over patches, so that no site is averaged away."""
+    """Figures over the sites of one role; means over sites, not over patches, so that no site is averaged away.
+
+    Sites are independent, so the standard error of their mean AUROC is the root of the sum of their squared ones over
+    their number; `mean_auroc_ci` is 1.96 times that either way, None where a site has no standard error.
+    """
     chosen = {name: entry for name, entry in sites.items() if entry["role"] == role}
     auroc = {name: entry["auroc"] for name, entry in chosen.items() if entry["auroc"] is not None}
-    ece = [entry["ece"] for entry in chosen.values() if entry["ece"] is not None]
+    errors = [chosen[name].get("auroc_se") for name in auroc]
+    mean, known = mean_supported(auroc.values()), [error for error in errors if error is not None]
+    half = Z * math.hypot(*known) / len(known) if known and len(known) == len(errors) else None
+    ece, before = (
+        [entry[key] for entry in chosen.values() if entry.get(key) is not None] for key in ("ece", "ece_before")
+    )
     return {
         "sites": sorted(chosen),
-        "mean_auroc": mean_supported(auroc.values()),
+        "mean_auroc": mean,
+        "mean_auroc_ci": None if mean is None or half is None else [max(0.0, mean - half), min(1.0, mean + half)],
         "worst_auroc": min(auroc.values(), default=None),
         "worst_site": min(auroc, key=lambda name: auroc[name], default=None),
         "mean_ece": mean_supported(ece),
         "worst_ece": max(ece, default=None),
+        "mean_ece_before": mean_supported(before),
+        "worst_ece_before": max(before, default=None),
     }
 
 
@@ -96,12 +134,13 @@ def held_out_figures(measured: Mapping[str, Mapping[str, Mapping[str, Any]]]) ->
     """The `held_out` part of a summary in the `local_only` arm, from {trained_at: {measured_at: figures}}.
 
     A held-out site's figure is its mean over the sites' own models: what an institution can expect that is handed the
-    model of one of them.
+    model of one of them. Such means have no interval here: models measured at one site share its patches.
     """
     names = sorted({site for row in measured.values() for site, entry in row.items() if entry["role"] == "held_out"})
+    keys = ("auroc", "ece", "ece_before")
     means = {
         name: {"role": "held_out"}
-        | {key: mean_supported(row[name][key] for row in measured.values() if name in row) for key in ("auroc", "ece")}
+        | {key: mean_supported(row[name].get(key) for row in measured.values() if name in row) for key in keys}
         for name in names
     }
     return group_figures(means, "held_out")

@@ -416,3 +416,23 @@ def test_real_data_in_equal_shares() -> None:
     for share in allocation.shares:
         for positions in share.splits.values():
             assert len(np.unique(share.labels[positions])) == 5
+
+
+def test_held_out_sites_may_have_an_alpha_of_their_own():
+    skewed = config.Generate(count=4, held_out=3, dirichlet_alpha=0.1)
+    train, _ = generate_sites(skewed, CLASSES, seed=0)
+    same, held_out = generate_sites(skewed.model_copy(update={"held_out_alpha": 1000.0}), CLASSES, seed=0)
+    assert same == train
+    assert all(max(site.class_mix.values()) < 0.3 for site in held_out)
+    assert all(max(site.class_mix.values()) > 0.4 for site in train)
+
+
+def test_capacities_give_generated_sites_density_and_line():
+    unequal = config.Generate(count=5, held_out=1, capacities=[1.0, 0.5, 0.1])
+    train, held_out = generate_sites(unequal, CLASSES, seed=0)
+    assert [site.density for site in train] == [1.0, 0.5, 0.1, 1.0, 0.5]
+    assert [(site.link.down, site.link.up) for site in train[:3]] == [(20, 5), (10, 2.5), (2, 0.5)]
+    assert held_out[0].link is None
+    plain, _ = generate_sites(unequal.model_copy(update={"capacities": []}), CLASSES, seed=0)
+    assert plain[0].link is None
+    assert [site.class_mix for site in plain] == [site.class_mix for site in train]

@@ -21,7 +21,8 @@ from medfl.methods.base import BUILT_IN, method_class
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PIPELINES = sorted((ROOT / "pipelines").rglob("*.yaml"))
+STUDIES = sorted(path for path in (ROOT / "pipelines" / "studies").glob("*.yaml") if path.stem != "base")
+PIPELINES = sorted(set((ROOT / "pipelines").rglob("*.yaml")) - set(STUDIES))
 SITE_FILES = sorted((ROOT / "site_configs").glob("*.yaml"))
 name_of = {"ids": lambda path: path.name}
 
@@ -223,6 +224,13 @@ def test_yaml_examples_are_valid(page):
 
 
 # -------------------------------------------------------------------------------------------------- what is shipped
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_shipped_studies_load(path):
+    from medfl.study.spec import load_study
+
+    assert load_study(path).runs
 
 
 @pytest.mark.parametrize("path", PIPELINES, **name_of)

@@ -18,7 +18,7 @@ KEYS = {
     "balanced_accuracy", "accuracy", "loss", "ece", "classwise_ece", "brier", "nll", "confusion",
 }  # fmt: skip
 INTERVAL_KEYS = {
-    "auroc_ci", "auroc_per_class_ci", "balanced_accuracy_ci", "ece_ci", "classwise_ece_ci", "brier_ci",
+    "auroc_ci", "auroc_se", "auroc_per_class_ci", "balanced_accuracy_ci", "ece_ci", "classwise_ece_ci", "brier_ci",
     "nll_ci", "reliability",
 }  # fmt: skip
 
@@ -74,7 +74,9 @@ def test_seed_and_group_names() -> None:
     probs, labels, groups = case()
     first = measure(probs, labels, groups, CLASSES, resamples=40, seed=1)
     assert first == measure(probs, labels, groups * 7 - 5, CLASSES, resamples=40, seed=1)
-    assert first["auroc_ci"] != measure(probs, labels, groups, CLASSES, resamples=40, seed=2)["auroc_ci"]
+    other = measure(probs, labels, groups, CLASSES, resamples=40, seed=2)
+    assert first["ece_ci"] != other["ece_ci"]
+    assert first["auroc_ci"] == other["auroc_ci"]  # no resampling in it
 
 
 @pytest.mark.parametrize("resamples", [0, 20])
@@ -100,7 +102,7 @@ def test_one_patch_and_one_class(resamples: int) -> None:
         assert result["few_groups"] is (n == 1)
         assert 0 <= result["balanced_accuracy"] <= 1
         if resamples:
-            assert result["auroc_ci"] is None
+            assert (result["auroc_ci"], result["auroc_se"]) == (None, None)
             assert (result["brier_ci"] is None) is (n == 1)
 
 
@@ -112,6 +114,7 @@ def test_absent_class_is_left_out_of_the_mean() -> None:
     assert result["supported_classes"] == ["adeno", "normal"]
     assert result["auroc_ci"] == [pytest.approx(0.025 ** (1 / 6)), 1.0]
     assert result["auroc_per_class_ci"]["squamous"] is None
+    assert result["auroc_se"] is None  # nothing varies, which is no precision
     assert result["support"]["squamous"] == {"patches": 0, "groups": 0}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 
@@ -114,6 +115,37 @@ def test_merging_sites_equals_all_patches_at_once(seed: int) -> None:
         alone = score_sums(probs[site == 1], labels[site == 1])
         assert figure(by_group)[1] == pytest.approx(float(figure(alone)), abs=1e-12)
     assert np.array_equal(merged.top.count, at_once.top.count)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_sites_merged_through_json_equal_all_patches_at_once(seed: int) -> None:
+    """Random splits into sites, one of them empty: the pooled figures are the central ones to 1e-9."""
+    rng = np.random.default_rng(seed)
+    probs, labels, bins = random_case(100 + seed)
+    site = rng.integers(1, 5, len(labels))  # site 0 has no patch
+    merged = None
+    for name in range(5):
+        sent = json.loads(json.dumps(score_sums(probs[site == name], labels[site == name], bins).to_lists()))
+        own = ScoreSums.from_lists(sent)
+        merged = own if merged is None else merged + own
+    central = score_sums(probs, labels, bins)
+    for figure in (ScoreSums.ece, ScoreSums.classwise_ece, ScoreSums.brier, ScoreSums.nll, ScoreSums.balanced_accuracy):
+        assert float(figure(merged)) == pytest.approx(float(figure(central)), abs=1e-9)
+    assert np.array_equal(merged.confusion, central.confusion)
+    assert np.array_equal(merged.classwise.count, central.classwise.count)
+    assert np.abs(merged.top.gap()).sum() == pytest.approx(float(central.ece()), abs=1e-9)
+
+
+def test_lists_lose_no_digit() -> None:
+    probs, labels, _ = random_case(7)
+    group = np.arange(len(labels)) % 3
+    sums = group_sums(probs, labels, group, 3)  # with a leading axis
+    back = ScoreSums.from_lists(json.loads(json.dumps(sums.to_lists())))
+    for name in ("squared_error", "log_loss", "confusion"):
+        assert np.array_equal(getattr(back, name), getattr(sums, name))
+    for part in ("top", "classwise"):
+        for name in ("count", "confidence_sum", "correct_sum"):
+            assert np.array_equal(getattr(getattr(back, part), name), getattr(getattr(sums, part), name))
 
 
 def test_resampling_sums_equals_repeating_patches() -> None:

@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = (  # noqa: SIM905
     "errors seeds clock config metrics model protocol data methods loading server workbench site transport federation "
     "asynchronous arms runs "
-    "prepare summary tracking pipeline evaluation registration console planning commands cli __main__"
+    "prepare closing summary tracking pipeline evaluation registration study console planning report commands cli "
+    "__main__"
 ).split()
 
 

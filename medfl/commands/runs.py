@@ -80,6 +80,7 @@ def evaluate(
         found = find_model(model)
         result = measure(found, [*(sites or []), *(more or [])], pipeline, Path(predictions) if predictions else None)
         terminal.sites(result["sites"], f"{result['run']}: test data")
+        terminal.operating(result)
         for name in sorted(result["sites"]):
             terminal.confusion(name, result["sites"][name]["confusion"], found.facts["classes"])
         if json_file:

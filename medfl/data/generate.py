@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from medfl.config import Generate, Site, StainProfile
+from medfl.config import Generate, Site, SiteLink, StainProfile
 from medfl.data.stain import random_stain
 from medfl.seeds import seed_for
 
+SECONDS_PER_STEP = 0.05  # on the virtual clock, where capacities are stated
+JITTER = 0.3
 DIGITS = 4  # figures are rounded so that a resolved pipeline reads well and reads back equal
 
 
@@ -22,16 +24,31 @@ def generate_sites(generate: Generate, classes: Sequence[str], seed: int) -> tup
     apart, so a site keeps its stain when the classes change. Class mix ~ Dirichlet(alpha, ..., alpha): a small alpha
     gives sites of nearly one class, a large one gives all sites the same mix (Hsu et al., arXiv 1909.06335).
     """
-    train = [_site(generate, classes, seed, "train", f"site-{k:02d}") for k in range(1, generate.count + 1)]
+    train = [
+        _site(generate, classes, seed, "train", f"site-{k:02d}").model_copy(update=_capacity(generate, k))
+        for k in range(1, generate.count + 1)
+    ]
     held_out = [
         _site(generate, classes, seed, "held_out", f"held-out-{k:02d}") for k in range(1, generate.held_out + 1)
     ]
     return train, held_out
 
 
+def _capacity(generate: Generate, k: int) -> dict[str, Any]:
+    """Line and density of training site k, if the pipeline states capacities: an unequal federation as in FedGMR's
+    experiments (arXiv 2512.05372), 20 Mbit/s down and 5 up times the site's capacity."""
+    if not generate.capacities:
+        return {}
+    share = generate.capacities[(k - 1) % len(generate.capacities)]
+    line = SiteLink(down=20 * share, up=5 * share, seconds_per_step=SECONDS_PER_STEP, jitter=JITTER)
+    return {"density": share, "link": line}
+
+
 def _site(generate: Generate, classes: Sequence[str], seed: int, role: Literal["train", "held_out"], name: str) -> Site:
     rng = np.random.default_rng(seed_for(seed, "class mix", name))
-    alpha = min(max(generate.dirichlet_alpha, 1e-3), 1e6)  # beyond, the draw loses its precision and changes nothing
+    own = generate.held_out_alpha if role == "held_out" else None
+    # Beyond these bounds the draw loses its precision and changes nothing.
+    alpha = min(max(own or generate.dirichlet_alpha, 1e-3), 1e6)
     mix = rng.dirichlet(np.full(len(classes), alpha)).round(DIGITS)
     stain = random_stain(np.random.default_rng(seed_for(seed, "stain", name)))
     profile = {key: np.round(value, DIGITS).tolist() for key, value in asdict(stain).items()}

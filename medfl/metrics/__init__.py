@@ -5,22 +5,46 @@ This room imports numpy and the standard library only. Definitions: docs/metrics
 
 from medfl.metrics.auroc import auroc_per_class, supported
 from medfl.metrics.calibration import CalibrationBins, ScoreSums, group_sums, score_sums
-from medfl.metrics.intervals import Intervals, cluster_bootstrap
+from medfl.metrics.delong import AurocVariance, clustered_delong
+from medfl.metrics.evidence import Evidence, evidence, pooled
+from medfl.metrics.histograms import EDGES, ScoreHistograms, score_histograms
+from medfl.metrics.intervals import Intervals, site_intervals
 from medfl.metrics.measure import format_interval, mean_supported, measure
+from medfl.metrics.operating import operating_point
+from medfl.metrics.roc import roc_band
 from medfl.metrics.stability import Stability, round_stability
+from medfl.metrics.targets import target_scores, target_truth, targets
+from medfl.metrics.temperature import TemperatureFit, TemperatureSums, fit_temperature, temperature_sums
 
 __all__ = [
+    "EDGES",
+    "AurocVariance",
     "CalibrationBins",
+    "Evidence",
     "Intervals",
+    "ScoreHistograms",
     "ScoreSums",
     "Stability",
+    "TemperatureFit",
+    "TemperatureSums",
     "auroc_per_class",
-    "cluster_bootstrap",
+    "clustered_delong",
+    "evidence",
+    "fit_temperature",
     "format_interval",
     "group_sums",
     "mean_supported",
     "measure",
+    "operating_point",
+    "pooled",
+    "roc_band",
     "round_stability",
+    "score_histograms",
     "score_sums",
+    "site_intervals",
     "supported",
+    "target_scores",
+    "target_truth",
+    "targets",
+    "temperature_sums",
 ]

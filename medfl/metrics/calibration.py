@@ -11,8 +11,9 @@ Brier:        Brier 1950, the multi-class form, sum over classes, range 0 to 2.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -51,6 +52,10 @@ class CalibrationBins:
         gap = np.abs(self.correct_sum - self.confidence_sum).sum(axis=-1)
         return ratio(gap, self.count.sum(axis=-1))
 
+    def gap(self) -> FloatArray:
+        """(n_b / n) (accuracy_b - confidence_b) per bin [..., B], whose absolute values sum to `ece`."""
+        return ratio(self.correct_sum - self.confidence_sum, self.count.sum(axis=-1, keepdims=True))
+
     def confidence(self) -> FloatArray:
         """Mean confidence per bin [..., B], nan in an empty bin."""
         return ratio(self.confidence_sum, self.count)
@@ -58,6 +63,19 @@ class CalibrationBins:
     def accuracy(self) -> FloatArray:
         """Share of hits per bin [..., B], nan in an empty bin."""
         return ratio(self.correct_sum, self.count)
+
+    def to_lists(self) -> dict[str, Any]:
+        """The three arrays as nested lists by name, ready for JSON; no digit is lost."""
+        return {
+            "count": self.count.tolist(),
+            "confidence_sum": self.confidence_sum.tolist(),
+            "correct_sum": self.correct_sum.tolist(),
+        }
+
+    @classmethod
+    def from_lists(cls, lists: Mapping[str, Any]) -> CalibrationBins:
+        """The inverse of `to_lists`."""
+        return cls(_array(lists["count"]), _array(lists["confidence_sum"]), _array(lists["correct_sum"]))
 
 
 @dataclass(frozen=True)
@@ -141,6 +159,31 @@ class ScoreSums:
         A class without patches counts: probability given to it is miscalibrated, and is measured as such.
         """
         return np.asarray(self.classwise.ece().mean(axis=-1))
+
+    def to_lists(self) -> dict[str, Any]:
+        """All sums as nested lists by name (the bins as dicts of such), ready for JSON; no digit is lost."""
+        return {
+            "squared_error": self.squared_error.tolist(),
+            "log_loss": self.log_loss.tolist(),
+            "confusion": self.confusion.tolist(),
+            "top": self.top.to_lists(),
+            "classwise": self.classwise.to_lists(),
+        }
+
+    @classmethod
+    def from_lists(cls, lists: Mapping[str, Any]) -> ScoreSums:
+        """The inverse of `to_lists`."""
+        return cls(
+            squared_error=_array(lists["squared_error"]),
+            log_loss=_array(lists["log_loss"]),
+            confusion=_array(lists["confusion"]),
+            top=CalibrationBins.from_lists(lists["top"]),
+            classwise=CalibrationBins.from_lists(lists["classwise"]),
+        )
+
+
+def _array(lists: Any) -> FloatArray:
+    return np.array(lists, dtype=np.float64)
 
 
 def _totals(cell: IndexArray, shape: tuple[int, ...], value: FloatArray | None = None) -> FloatArray:

@@ -1,26 +1,33 @@
-"""95 % intervals by cluster bootstrap: whole source groups are drawn with replacement, never single patches.
+"""95 % intervals from whole source groups, never from single patches.
 
-Patches of one group (a patient, a slide, a tile and its augmented copies) are alike, so they carry less
-information than as many independent patches; an interval that ignores this is far too narrow (Field and Welsh
-2007, doi:10.1111/j.1467-9868.2007.00593.x; Davison and Hinkley 1997, ch. 3.8). One set of resamples serves
-every figure. AUROC needs one sort per class; everything else is a matrix product of multiplicities and the
-per-group sums. docs/metrics.md gives the reasons for each rule here.
+Patches of one group (a patient, a slide, a tile and its augmented copies) are alike, so they carry less information
+than as many independent patches; an interval that ignores this is far too narrow. The standard error of AUROC is its
+clustered variance (`medfl.metrics.delong`), that of every other figure comes from a cluster bootstrap: groups are drawn
+with replacement (Field and Welsh 2007, doi:10.1111/j.1467-9868.2007.00593.x; Davison and Hinkley 1997, ch. 3.8), which
+for sums over groups is one matrix product. Shares have a t interval on the logit scale, losses one on the log scale,
+calibration errors one of their own. docs/metrics.md gives the reasons for each rule here and says how often the
+intervals hold the truth.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
-from medfl.metrics.auroc import FloatArray, IndexArray, IntArray, auroc_per_class, compare, mean_auroc
-from medfl.metrics.calibration import ScoreSums, group_sums, score_sums
+from medfl.metrics.auroc import FloatArray, IndexArray, IntArray, auroc_per_class, mean_auroc
+from medfl.metrics.calibration import SMALLEST_PROBABILITY, ScoreSums, group_sums, score_sums
+from medfl.metrics.delong import clustered_delong
 
 ALPHA = 0.05
 FEW_GROUPS = 5
 """Below this many groups (in all, or on either side of a supported class) an interval is marked as shaky."""
-CHUNK_ELEMENTS = 200_000
-"""Resamples x patches handled at once, so that memory stays flat whatever the size of the site."""
+CHUNK_ELEMENTS = 2_000_000
+"""Resamples x groups drawn at once, so that memory stays flat whatever the size of the site."""
+LARGEST_BRIER = 2.0
+LARGEST_NLL = -math.log(SMALLEST_PROBABILITY)
 
 Interval = tuple[float, float]
 
@@ -51,9 +58,10 @@ class GroupSupport:
 
 @dataclass(frozen=True)
 class Intervals:
-    """95 % intervals (low, high); None where the groups cannot show any variation."""
+    """95 % intervals (low, high) and the standard error of the mean AUROC; None where the groups show no variation."""
 
     auroc: Interval | None
+    auroc_se: float | None
     auroc_per_class: tuple[Interval | None, ...]
     balanced_accuracy: Interval | None
     ece: Interval | None
@@ -78,6 +86,39 @@ def multiplicities(rng: np.random.Generator, n_groups: int, resamples: int) -> F
     return counts.astype(np.float64).reshape(resamples, n_groups)
 
 
+def t_quantile(df: float) -> float:
+    """97.5 % quantile of Student's t with `df` >= 1 degrees of freedom.
+
+    Abramowitz and Stegun 1964, 26.7.5; 1 % low at df = 2, exact to 0.1 % from 3 on (and 11 % low at 1).
+    """
+    z = NormalDist().inv_cdf(1 - ALPHA / 2)
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + sum(term / df**power for power, term in enumerate(terms, start=1))
+
+
+def standard_error(resampled: FloatArray, n_groups: int) -> float:
+    """Standard deviation of the resampled values times sqrt(G / (G - 1)), G >= 2; values that are nan do not count.
+
+    The factor is there because resampling G groups shows (G - 1) / G of their variance.
+    """
+    usable = resampled[~np.isnan(resampled)]
+    return math.sqrt(n_groups / (n_groups - 1)) * float(usable.std()) if len(usable) else 0.0
+
+
+def tail(n_groups: int) -> float:
+    """The share of resampled values to leave out at either end: 2.5 % with many groups, less with few.
+
+    Where a normal distribution has its percentiles at the t quantile times sqrt(G / (G - 1)) (the "expanded percentile"
+    interval of Hesterberg 2015, doi:10.1080/00031305.2015.1089789).
+    """
+    return NormalDist().cdf(-math.sqrt(n_groups / (n_groups - 1)) * t_quantile(n_groups - 1))
+
+
 def perfect_bound(groups: IntArray | int) -> FloatArray:
     """Lower 97.5 % bound of a success rate when `groups` independent trials all succeeded: (alpha/2)^(1/d).
 
@@ -89,33 +130,55 @@ def perfect_bound(groups: IntArray | int) -> FloatArray:
         return np.asarray((ALPHA / 2) ** (1.0 / trials))
 
 
-def percentile_interval(point: float, resampled: FloatArray) -> Interval:
-    """Central 95 % of the resampled values, widened if needed to contain the point estimate."""
-    low, high = np.percentile(resampled, [100 * ALPHA / 2, 100 * (1 - ALPHA / 2)])
-    return min(float(low), point), max(float(high), point)
+def logit_interval(point: float, se: float, df: float, bound: float) -> Interval | None:
+    """Interval of a share: the t interval of its logit, mapped back; None where the standard error is 0.
 
-
-def reflected_interval(point: float, resampled: FloatArray) -> Interval:
-    """The percentile interval mirrored at the point estimate ("basic" bootstrap), cut to [0, 1].
-
-    For figures that resampling pushes up (a mean of absolute gaps): the percentiles would carry that upward
-    bias twice, the mirrored ones take it off once. Contains the point estimate.
+    At exactly 1 or 0 the standard error says nothing and `bound` takes over.
     """
-    low, high = np.percentile(resampled, [100 * ALPHA / 2, 100 * (1 - ALPHA / 2)])
-    return max(0.0, min(2 * point - float(high), point)), min(1.0, max(2 * point - float(low), point))
+    if point in (0.0, 1.0):
+        return (bound, 1.0) if point else (0.0, 1.0 - bound)
+    if se == 0.0:
+        return None
+    half = t_quantile(df) * se / (point * (1.0 - point))
+    logit = math.log(point / (1.0 - point))
+    low, high = (0.5 * (1.0 + math.tanh(at / 2)) for at in (logit - half, logit + half))
+    return min(low, point), max(high, point)
 
 
-def share_interval(point: float, resampled: FloatArray, bound: float) -> Interval | None:
-    """Percentile interval of a share; at exactly 1 or 0 resampling shows nothing and `bound` takes over."""
-    if point == 1.0:
-        return bound, 1.0
-    if point == 0.0:
-        return 0.0, 1.0 - bound
-    usable = resampled[~np.isnan(resampled)]
-    return percentile_interval(point, usable) if len(usable) else None
+def log_interval(point: float, se: float, df: float, largest: float) -> Interval | None:
+    """Interval of a loss of at most `largest`: the t interval of its logarithm, mapped back; None where `se` is 0."""
+    if se == 0.0:
+        return None
+    half = t_quantile(df) * se / point
+    low, high = math.exp(math.log(point) - half), math.exp(min(math.log(point) + half, math.log(largest)))
+    return min(low, point), max(high, point)
 
 
-def cluster_bootstrap(
+def calibration_interval(gap: FloatArray, resampled: FloatArray, n_groups: int) -> Interval | None:
+    """Interval of a calibration error from its gaps `gap [C, B]` and those of R resamples `resampled [R, C, B]`.
+
+    A calibration error sums absolute gaps, so noise can only push it up, and resampling adds the noise once more.
+    From below: the noise alone, whose size the resamples show, must not explain the error, else the bound is 0; if it
+    does not, its part is taken off every squared gap, and the bootstrap starts from these gaps. From above: the
+    estimate being too high on average, it is left where it is and only its spread is added. None without any spread.
+    """
+    error, point = resampled - gap, float(_size(gap))
+    se, outside = standard_error(_size(resampled), n_groups), tail(n_groups)
+    if se == 0.0:
+        return None
+    low = 0.0
+    if point > np.quantile(_size(error), 1 - outside):
+        cleaned = np.sign(gap) * np.sqrt(np.maximum(gap**2 - error.var(axis=0), 0.0))
+        low = point - float(np.quantile(_size(cleaned + error), 1 - outside) - _size(cleaned))
+    return max(0.0, min(low, point)), min(1.0, point + t_quantile(n_groups - 1) * se)
+
+
+def _size(gap: FloatArray) -> FloatArray:
+    """Calibration error of gaps [..., C, B]: summed over bins, mean over classes."""
+    return np.asarray(np.abs(gap).sum(axis=-1).mean(axis=-1))
+
+
+def site_intervals(
     probs: FloatArray,
     labels: IntArray,
     group: IndexArray,
@@ -125,60 +188,70 @@ def cluster_bootstrap(
     seed: int = 0,
     bins: int = 15,
 ) -> Intervals:
-    """Intervals of all figures from `resamples` draws of the source groups. Deterministic in `seed`.
+    """Intervals of all figures of one site; those but AUROC's from `resamples` draws, deterministic in `seed`.
 
     Args:
         probs: softmax probabilities [N, C], N > 0.
         labels: true class [N].
         group: source group [N], 0 to n_groups - 1, each used.
         n_groups: G; below 2 every interval is None.
-        resamples: R.
+        resamples: R, at least 1.
         seed: any non-negative integer.
         bins: calibration bins.
-
-    A resample in which a class lost its support leaves that class out of its mean.
     """
     n_classes = probs.shape[1]
     if n_groups < 2:
-        return Intervals(None, (None,) * n_classes, None, None, None, None, None)
+        return Intervals(None, None, (None,) * n_classes, None, None, None, None, None)
     support = group_support(labels, group, n_groups, n_classes)
-    point = auroc_per_class(probs, labels)
-    sums = group_sums(probs, labels, group, n_groups, bins)
+    auroc, auroc_se, auroc_of_class = _auroc_intervals(probs, labels, group, support)
     total = score_sums(probs, labels, bins)  # not sums.total(): the point estimate to the last bit
-
-    comparisons = [compare(probs[:, c], labels == c, group) for c in range(n_classes)]
-    rng = np.random.default_rng(seed)
-    step = max(1, CHUNK_ELEMENTS // len(labels))
-    auroc_parts, figure_parts = [], []
-    for start in range(0, resamples, step):
-        drawn = multiplicities(rng, n_groups, min(step, resamples - start))
-        by_group = np.ascontiguousarray(drawn.T)
-        auroc_parts.append(np.stack([comparison.auroc(by_group) for comparison in comparisons], axis=1))
-        figure_parts.append(_figures(sums.resample(drawn)))
-    aurocs = np.concatenate(auroc_parts)
-    balanced, ece, classwise, brier, nll = np.concatenate(figure_parts, axis=1)
-
-    varies = (support.positive >= 2) & (support.negative >= 2)
-    separated = perfect_bound(support.pairs())
-    auroc = None
-    if varies.any():
-        bound = float(separated[~np.isnan(point)].mean())
-        auroc = share_interval(float(mean_auroc(point)), mean_auroc(aurocs), bound)
+    balanced, brier, nll, top, classwise = _resampled(
+        group_sums(probs, labels, group, n_groups, bins), n_groups, resamples, seed
+    )
+    se_balanced, se_brier, se_nll = (standard_error(values, n_groups) for values in (balanced, brier, nll))
+    df = n_groups - 1
     all_recalled = float(perfect_bound(support.positive[support.positive > 0]).mean())
     return Intervals(
         auroc=auroc,
-        auroc_per_class=tuple(
-            share_interval(float(point[c]), aurocs[:, c], float(separated[c])) if varies[c] else None
-            for c in range(n_classes)
-        ),
-        balanced_accuracy=share_interval(float(total.balanced_accuracy()), balanced, all_recalled),
-        ece=reflected_interval(float(total.ece()), ece),
-        classwise_ece=reflected_interval(float(total.classwise_ece()), classwise),
-        brier=percentile_interval(float(total.brier()), brier),
-        nll=percentile_interval(float(total.nll()), nll),
+        auroc_se=auroc_se,
+        auroc_per_class=auroc_of_class,
+        balanced_accuracy=logit_interval(float(total.balanced_accuracy()), se_balanced, df, all_recalled),
+        ece=calibration_interval(total.top.gap()[None], top[:, None], n_groups),
+        classwise_ece=calibration_interval(total.classwise.gap(), classwise, n_groups),
+        brier=log_interval(float(total.brier()), se_brier, df, LARGEST_BRIER),
+        nll=log_interval(float(total.nll()), se_nll, df, LARGEST_NLL),
     )
 
 
-def _figures(sums: ScoreSums) -> FloatArray:
-    """The bootstrapped figures but AUROC of R resamples, [5, R]."""
-    return np.stack([sums.balanced_accuracy(), sums.ece(), sums.classwise_ece(), sums.brier(), sums.nll()])
+def _auroc_intervals(
+    probs: FloatArray, labels: IntArray, group: IndexArray, support: GroupSupport
+) -> tuple[Interval | None, float | None, tuple[Interval | None, ...]]:
+    """Interval and standard error of the mean AUROC, and the interval of every class's."""
+    point = auroc_per_class(probs, labels)
+    variance = clustered_delong(probs, labels, group, support.n_groups)
+    bound = perfect_bound(support.pairs())
+    se, se_mean = np.sqrt(variance.per_class), math.sqrt(variance.mean)
+    per_class = tuple(
+        None if math.isnan(se[c]) else logit_interval(float(point[c]), se[c], variance.df_per_class[c], float(bound[c]))
+        for c in range(len(point))
+    )
+    if math.isnan(se_mean):
+        return None, None, per_class
+    bound_mean = float(bound[~np.isnan(point)].mean())
+    interval = logit_interval(float(mean_auroc(point)), se_mean, variance.df_mean, bound_mean)
+    # Where nothing varies, as at a perfect AUROC, the variance says nothing about precision.
+    return interval, se_mean or None, per_class
+
+
+def _resampled(
+    sums: ScoreSums, n_groups: int, resamples: int, seed: int
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Balanced accuracy, Brier and NLL [R], gaps of the top [R, B] and of every class's probability [R, C, B]."""
+    rng = np.random.default_rng(seed)
+    step = max(1, CHUNK_ELEMENTS // n_groups)
+    parts = []
+    for start in range(0, resamples, step):
+        drawn = sums.resample(multiplicities(rng, n_groups, min(step, resamples - start)))
+        parts.append((drawn.balanced_accuracy(), drawn.brier(), drawn.nll(), drawn.top.gap(), drawn.classwise.gap()))
+    balanced, brier, nll, top, classwise = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return balanced, brier, nll, top, classwise

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from medfl.metrics.auroc import FloatArray, IndexArray, auroc_per_class, mean_auroc
 from medfl.metrics.calibration import ScoreSums, bin_edges, score_sums
-from medfl.metrics.intervals import Interval, Intervals, cluster_bootstrap, group_support
+from medfl.metrics.intervals import Interval, Intervals, group_support, site_intervals
 
 SUM_TOLERANCE = 0.02
 """Rows of half-precision softmax sum to 1 within this; logits do not."""
@@ -35,7 +35,7 @@ def measure(
         labels: index of the true class [N].
         groups: source group of each patch [N], any integers.
         classes: the C class names in index order.
-        resamples: bootstrap resamples of the source groups; 0 leaves intervals and reliability out.
+        resamples: bootstrap resamples of the source groups; 0 leaves intervals, `auroc_se` and reliability out.
         seed: seed of the bootstrap.
         bins: equal-width calibration bins.
         loss: the training loss on these patches where it differs from the NLL (class weights).
@@ -77,7 +77,7 @@ def measure(
         "confusion": sums.confusion.astype(int).tolist(),
     }
     if resamples > 0:
-        intervals = cluster_bootstrap(p, y, group, n_groups, resamples=resamples, seed=seed, bins=bins)
+        intervals = site_intervals(p, y, group, n_groups, resamples=resamples, seed=seed, bins=bins)
         result |= _interval_entries(intervals, classes)
         result["reliability"] = _reliability(sums)
     return result
@@ -157,6 +157,7 @@ def _interval_entries(intervals: Intervals, classes: Sequence[str]) -> dict[str,
 
     return {
         "auroc_ci": pair(intervals.auroc),
+        "auroc_se": intervals.auroc_se,
         "auroc_per_class_ci": dict(zip(classes, map(pair, intervals.auroc_per_class), strict=True)),
         "balanced_accuracy_ci": pair(intervals.balanced_accuracy),
         "ece_ci": pair(intervals.ece),

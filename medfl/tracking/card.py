@@ -51,6 +51,8 @@ def model_card(
         _method(summary, pipeline, methods),
         _table("Held-out sites (never trained on)", summary, "held_out"),
         _table("Training sites (their test splits)", summary, "train"),
+        _calibration(summary),
+        _operating(summary),
         _stability(summary),
         _limits(summary, model, pipeline),
         _citations(pipeline, methods),
@@ -125,14 +127,15 @@ def _table(title: str, summary: Mapping[str, Any], role: str) -> Iterator[str]:
         yield "None."
         return
     yield "95 % intervals by bootstrap over source groups. AUROC one against the rest, mean over supported classes.\n"
-    yield "| site | patches | groups | classes | AUROC | balanced accuracy | ECE | Brier | NLL |"
-    yield "|---|---|---|---|---|---|---|---|---|"
+    yield "| site | patches | groups | classes | AUROC | balanced accuracy | ECE before | ECE | Brier | NLL |"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
     for name, site in sites.items():
         few = bool(site.get("few_groups"))
         figures = [
             format_interval(site.get(key), site.get(f"{key}_ci"), few_groups=few and key == "auroc")
             for key in ("auroc", "balanced_accuracy", "ece", "brier", "nll")
         ]
+        figures.insert(2, _figure(site.get("ece_before")))
         supported = len(site["supported_classes"])
         yield f"| {name} | {site['n']} | {site['n_groups']} | {supported} | {' | '.join(figures)} |"
     if role == "held_out":
@@ -141,6 +144,37 @@ def _table(title: str, summary: Mapping[str, Any], role: str) -> Iterator[str]:
             f"\nOver the held-out sites: mean AUROC {_figure(over.get('mean_auroc'))}, worst "
             f"{_figure(over.get('worst_auroc'))}; calibration: mean ECE {_figure(over.get('mean_ece'))}."
         )
+
+
+def _calibration(summary: Mapping[str, Any]) -> Iterator[str]:
+    yield "## Calibration"
+    fit = summary.get("calibration")
+    if fit is None:
+        yield "None: probabilities are the network's own."
+        return
+    yield (
+        f"The model's logits are divided by the temperature {_figure(fit['temperature'])}, fitted to {fit['patches']} "
+        f"validation patches of the training sites (NLL {_figure(fit['nll_before'])} before, "
+        f"{_figure(fit['nll_after'])} after). Every figure here is of these probabilities, but for ECE before."
+    )
+    if fit.get("bound") is not None:
+        yield "The temperature is at the end of its range: the validation data did not determine it."
+
+
+def _operating(summary: Mapping[str, Any]) -> Iterator[str]:
+    yield "## Operating points at held-out sites"
+    operating = summary.get("operating")
+    if not operating:
+        yield "None."
+        return
+    yield f"Thresholds chosen for a sensitivity of {operating['sensitivity']:g} on validation data of training sites.\n"
+    yield "| site | target | threshold | positive | negative | sensitivity | specificity |"
+    yield "|---|---|---|---|---|---|---|"
+    for name, site in summary["sites"].items():
+        for target, point in (site.get("operating") or {}).items() if site["role"] == "held_out" else ():
+            rates = [format_interval(point[rate], point[f"{rate}_ci"]) for rate in ("sensitivity", "specificity")]
+            counts = f"{_figure(point['threshold'])} | {point['positives']} | {point['negatives']}"
+            yield f"| {name} | {target} | {counts} | {' | '.join(rates)} |"
 
 
 def _stability(summary: Mapping[str, Any]) -> Iterator[str]:

@@ -37,7 +37,8 @@ def check(summary: Mapping[str, Any], gates: config.Gates, roles: Mapping[str, s
 
     AUROC gates read the smallest lower 95 % bound over the sites they speak of: held-out sites on all their data
     (`held_out_auroc_min`), training sites on their test splits (`worst_site_auroc_min`). `held_out_ece_max` reads
-    the mean ECE over the held-out sites. A figure that is not available misses its gate.
+    the mean ECE over the held-out sites of what is registered, the calibrated model. A figure that is not available
+    misses its gate.
 
     Args:
         summary: `summary.json`.

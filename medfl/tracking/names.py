@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from medfl.metrics import mean_supported, round_stability
 
+BEFORE = ("ece_before", "ece_after", "classwise_ece_before", "brier_before", "nll_before")
 FIGURES = ("auroc", "balanced_accuracy", "accuracy", "loss", "ece", "classwise_ece", "brier", "nll")
 Values = dict[str, float]
 
@@ -37,28 +38,42 @@ def federation_round(record: Mapping[str, Any]) -> Values:
 
 
 def site_final(entry: Mapping[str, Any], largest_drop: float | None) -> Values:
-    """A site's result on test data, from `summary["sites"][name]`: figures with their 95 % bounds."""
-    values = figures("test", entry)
-    for figure in FIGURES:
-        low, high = entry.get(f"{figure}_ci") or (None, None)
-        values |= _known({f"test/{figure}_low": low, f"test/{figure}_high": high})
+    """A site's result on test data, from `summary["sites"][name]`: figures with their 95 % bounds, those before
+    calibration, and `test/sensitivity/<target>` and `test/specificity/<target>` at the chosen thresholds."""
+    values = test_figures(entry) | _known({"test/auroc_se": entry.get("auroc_se")})
+    for figure in (*FIGURES, "ece_before"):
+        values |= _interval(f"test/{figure}", entry.get(figure), entry.get(f"{figure}_ci"))
+    for target, point in (entry.get("operating") or {}).items():
+        for rate in ("sensitivity", "specificity"):
+            values |= _interval(f"test/{rate}/{plain(target)}", point[rate], point[f"{rate}_ci"])
     values |= _known({"test/patches": entry.get("n"), "test/groups": entry.get("n_groups")})
     return values | _known({"final/stability/largest_drop": largest_drop})
 
 
 def federation_final(summary: Mapping[str, Any]) -> Values:
-    """The federation's result: test figures over the training sites, held-out figures, stability over all rounds."""
-    sites = [figures("test", entry) for entry in summary["sites"].values() if entry["role"] == "train"]
+    """The federation's result: test figures over the training sites, held-out figures, figures of all patches together,
+    what validation data decided (temperature, thresholds), stability over all rounds."""
+    sites = [test_figures(entry) for entry in summary["sites"].values() if entry["role"] == "train"]
     stability = {k: v for k, v in (summary.get("stability") or {}).items() if k != "largest_drop_by_site"}
     values = _means(sites) | _worst(sites, "test/auroc")
     values |= held_out(summary)
+    for part in ("calibration", "temperatures", "operating"):
+        values |= _flat(part, summary.get(part) or {})
     values |= _flat("final/stability", stability)
     return values | _flat("timings", summary.get("timings") or {})
 
 
 def held_out(summary: Mapping[str, Any]) -> Values:
-    """Figures over the held-out sites."""
-    return _flat("held_out", summary["held_out"])
+    """Means over the held-out sites, and `pooled/...`: all patches of the sites of one role together."""
+    over = summary["held_out"]
+    pooled = {role: figures for role, figures in (summary.get("pooled") or {}).items() if figures}
+    mean = _interval("held_out/mean_auroc", over["mean_auroc"], over.get("mean_auroc_ci"))
+    return _flat("held_out", over) | mean | _flat("pooled", pooled)
+
+
+def test_figures(entry: Mapping[str, Any]) -> Values:
+    """`test/<figure>` of a site's result, with those before calibration."""
+    return figures("test", entry) | _known({f"test/{figure}": entry.get(figure) for figure in BEFORE})
 
 
 def figures(prefix: str, measured: Mapping[str, Any] | None) -> Values:
@@ -81,6 +96,12 @@ def _known(values: Mapping[str, Any]) -> Values:
         for key, value in values.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }
+
+
+def _interval(key: str, value: float | None, interval: Sequence[float] | None) -> Values:
+    """A figure as `key`, its 95 % bounds as `key_low` and `key_high`."""
+    low, high = interval or (None, None)
+    return _known({key: value, f"{key}_low": low, f"{key}_high": high})
 
 
 def _flat(prefix: str, values: Mapping[str, Any]) -> Values:

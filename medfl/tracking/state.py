@@ -102,18 +102,25 @@ class State:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Let one thread or process at a time mirror a run folder. Raises MedflError when there is no such folder."""
+def locked(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Let one thread or process at a time work on a folder.
+
+    Raises:
+        MedflError: no such folder; or another process works on it and `wait` is false.
+    """
     if not folder.is_dir():
         raise MedflError(f"there is no run folder {folder}")
     try:
         import fcntl
-    except ImportError:  # no advisory locks on this system: two mirrors of one run are then the user's to avoid
+    except ImportError:  # no advisory locks on this system: two at work on one folder are then the user's to avoid
         yield
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise MedflError(f"another process is at work on {folder}; wait for it or stop it") from None
         yield
     finally:
         os.close(handle)

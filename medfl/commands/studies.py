@@ -1,0 +1,78 @@
+"""The command that compares: many runs of one pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medfl.commands.common import Set, open_terminal
+from medfl.errors import RunFailed
+
+if TYPE_CHECKING:
+    from medfl.console import Terminal
+    from medfl.study.spec import Study
+
+
+def study(
+    file: Annotated[str, typer.Argument(metavar="STUDY", help="A study file (YAML).")],
+    set_: Set = None,
+    out: Annotated[
+        str | None, typer.Option(help="Study folder; default studies/<name>. Started again, it goes on.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, each in a process of its own.")] = 1,
+    leave_one_site_out: Annotated[
+        bool,
+        typer.Option("--leave-one-site-out", help="STUDY is a pipeline: each training site in turn is the unseen one."),
+    ] = False,
+    tables_only: Annotated[
+        bool, typer.Option("--tables", help="Train nothing: compute everything again from the tables of the folder.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say which runs are missing; train nothing.")] = False,
+) -> None:
+    """Compare methods over seeds and partitions: means with intervals, paired differences, stability."""
+    from medfl.study import spec
+
+    loaded = (spec.leave_one_site_out if leave_one_site_out else spec.load_study)(file, set_ or [])
+    folder = Path(out or f"studies/{loaded.file.name}" + ("-leave-one-site-out" if leave_one_site_out else ""))
+    with open_terminal() as terminal:
+        from medfl.study.work import missing
+
+        todo = missing(loaded, folder)
+        terminal.say(
+            f"{loaded.file.name}: {len(loaded.runs)} runs, {len(loaded.runs) - len(todo)} of them done, in {folder}"
+        )
+        if dry_run:
+            for run in todo:
+                terminal.say(f"  missing: {run.title}")
+            return
+        _carry_out(loaded, folder, jobs, terminal, train=not tables_only)
+
+
+def _carry_out(study: Study, folder: Path, jobs: int, terminal: Terminal, train: bool) -> None:
+    from medfl.runs import write_text
+    from medfl.study.result import result, save
+    from medfl.study.show import headline, markdown, tables
+    from medfl.study.tables import Tables
+    from medfl.study.work import Finished, carry_out
+
+    count = 0
+
+    def told(done: Finished) -> None:
+        nonlocal count
+        count += 1
+        outcome = f"FAILED: {done.problem}" if done.problem else f"{done.seconds:.0f} s"
+        terminal.say(f"  {count:3d}  {done.run.title}: {outcome}")
+
+    failed = carry_out(study, folder, jobs, told) if train else []
+    found = result(study, Tables.load(folder), {done.run.title: done.problem for done in failed})
+    save(folder, found)
+    write_text(folder / "tables.md", markdown(found))
+    for shown in tables(found):
+        terminal.table(shown.title, shown.columns, shown.rows)
+    for line in headline(found):
+        terminal.say(line)
+    terminal.say(f"Study:  {folder}")
+    if failed:
+        raise RunFailed(f"{len(failed)} of {len(study.runs)} runs failed; start the study again to try them once more")

@@ -1,0 +1,132 @@
+"""All that one site says about a finished model: figures of the calibrated probabilities beside those before,
+sensitivity and specificity at thresholds chosen elsewhere, sums that merge with other sites', and curves to draw.
+
+docs/metrics.md defines each; the keys are those of `summary.json` and `curves.json` (docs/architecture.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medfl.metrics.auroc import FloatArray, mean_auroc
+from medfl.metrics.calibration import ScoreSums, score_sums
+from medfl.metrics.histograms import ScoreHistograms, score_histograms
+from medfl.metrics.measure import _number, _reliability, measure
+from medfl.metrics.operating import operating_point
+from medfl.metrics.roc import roc_band
+from medfl.metrics.targets import target_scores, target_truth, targets
+
+CURVES = 200
+"""Resamples behind the band of an ROC curve, at most: it is looked at, not read off."""
+BEFORE = ("ece", "ece_ci", "classwise_ece", "brier", "nll", "reliability")
+"""Figures that are also given before calibration."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a site replies with. All of it is ready for JSON, and none of it is a single score.
+
+    Attributes:
+        figures: `measure` of the calibrated probabilities, and `ece_after`, `<figure>_before`, `operating`.
+        sums: "after" and "before" (`ScoreSums`) and "histograms" (`ScoreHistograms`), as lists.
+        curves: "targets" (names), "roc" (target -> `roc_band`), "histograms" ("positive" and "negative" per target).
+    """
+
+    figures: dict[str, Any]
+    sums: dict[str, Any]
+    curves: dict[str, Any]
+
+
+def evidence(
+    probs: FloatArray,
+    before: FloatArray,
+    labels: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    classes: Sequence[str],
+    *,
+    malignant: Sequence[str] = (),
+    thresholds: Mapping[str, float] | None = None,
+    resamples: int = 0,
+    seed: int = 0,
+    bins: int = 15,
+) -> Evidence:
+    """Measure a finished model on one site's patches.
+
+    Args:
+        probs: calibrated probabilities [N, C].
+        before: probabilities at temperature 1, [N, C].
+        labels, groups, classes, resamples, seed, bins: as for `measure`.
+        malignant: classes that together are the target "malignant"; none, and there is no such target.
+        thresholds: target -> score from which a patch is called positive; None leaves operating points out.
+
+    Raises:
+        ValueError: as `measure` does.
+    """
+    figures, plain = (
+        measure(p, labels, groups, classes, resamples=resamples, seed=seed, bins=bins) for p in (probs, before)
+    )
+    names, group = np.unique(groups, return_inverse=True)
+    scores, truth = target_scores(probs, classes, malignant), target_truth(labels, classes, malignant)
+    histograms = score_histograms(scores, truth).to_lists()
+    asked = {
+        target: (scores[:, m], truth[:, m], group, len(names)) for m, target in enumerate(targets(classes, malignant))
+    }
+    figures |= {"ece_after": figures["ece"]}
+    figures |= {_before(key): plain[key] for key in BEFORE if key in plain}
+    figures["operating"] = {
+        target: operating_point(*patches, thresholds.get(target), resamples=resamples, seed=seed)
+        for target, patches in asked.items()
+        if thresholds is not None
+    }
+    draws = min(resamples, CURVES)
+    roc = {target: roc_band(*patches, resamples=draws, seed=seed) for target, patches in asked.items()}
+    return Evidence(
+        figures=figures,
+        sums={
+            "after": score_sums(probs, labels, bins).to_lists(),
+            "before": score_sums(before, labels, bins).to_lists(),
+            "histograms": histograms,
+        },
+        curves={"targets": list(asked), "roc": roc, "histograms": histograms},
+    )
+
+
+def _before(key: str) -> str:
+    """`ece` -> `ece_before`, `ece_ci` -> `ece_before_ci`."""
+    return f"{key.removesuffix('_ci')}_before" + ("_ci" if key.endswith("_ci") else "")
+
+
+def pooled(sums: Mapping[str, Mapping[str, Any]], classes: Sequence[str]) -> dict[str, Any] | None:
+    """Figures of all sites' patches together, from the `sums` of each site's `Evidence`; None without sites.
+
+    Calibration figures, Brier and NLL are those of all scores at once. AUROC is that of scores rounded to their bin;
+    `auroc_resolution` bounds the difference. No intervals: the sums do not say which patches belong together.
+    """
+    if not sums:
+        return None
+    after, before = (reduce(add, (ScoreSums.from_lists(s[key]) for s in sums.values())) for key in ("after", "before"))
+    histograms = reduce(add, (ScoreHistograms.from_lists(s["histograms"]) for s in sums.values()))
+    auroc, resolution = histograms.auroc()[: len(classes)], histograms.resolution()[: len(classes)]
+    return {
+        "sites": sorted(sums),
+        "n": int(after.patches()),
+        "auroc": _number(mean_auroc(auroc)),
+        "auroc_resolution": _number(mean_auroc(resolution)),
+        "auroc_per_class": dict(zip(classes, map(_number, auroc), strict=True)),
+        "accuracy": _number(after.accuracy()),
+        "ece": _number(after.ece()),
+        "ece_before": _number(before.ece()),
+        "classwise_ece": _number(after.classwise_ece()),
+        "brier": _number(after.brier()),
+        "nll": _number(after.nll()),
+        "confusion": after.confusion.astype(int).tolist(),
+        "reliability": _reliability(after),
+        "reliability_before": _reliability(before),
+    }

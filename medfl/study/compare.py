@@ -1,0 +1,139 @@
+"""What the tables of a study say: means with intervals, paired differences, wins and losses, stability.
+
+Pure functions on tables. Definitions and their reasons: docs/studies.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medfl.metrics import mean_supported
+
+TIE = 0.001
+"""Two AUROCs nearer than this are a tie in the count of wins and losses."""
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over seeds and its 95 % interval (Student's t); None where there are fewer than two values."""
+
+    n: int
+    mean: float | None
+    low: float | None = None
+    high: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"n": self.n, "mean": self.mean, "ci": None if self.low is None else [self.low, self.high]}
+
+
+def mean_over(values: Iterable[float | None]) -> Mean:
+    """Mean and t-interval over independent repeats; those without the figure are left out."""
+    known = [value for value in values if value is not None]
+    if len(known) < 2:
+        return Mean(len(known), mean_supported(known))
+    from scipy.stats import t
+
+    mean = math.fsum(known) / len(known)
+    error = float(np.std(known, ddof=1)) / math.sqrt(len(known))
+    half = float(t.ppf(0.975, len(known) - 1)) * error
+    return Mean(len(known), mean, mean - half, mean + half)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A method against the reference on the same repeats and sites.
+
+    Attributes:
+        difference: mean over the repeats of the difference in the figure, with its t-interval.
+        pairs: pairs (repeat, site) whose AUROC is known with both methods.
+        p: two-sided Wilcoxon signed-rank over the pairs; 1 where no pair differs, None without pairs.
+        effect: matched-pairs rank-biserial correlation, -1 to 1; None where no pair differs.
+        wins, ties, losses: pairs by sign; nearer than `TIE` is a tie.
+        by_site: site -> the same three counts.
+    """
+
+    difference: Mean
+    pairs: int
+    p: float | None
+    effect: float | None
+    wins: int
+    ties: int
+    losses: int
+    by_site: Mapping[str, tuple[int, int, int]]
+
+    def to_json(self) -> dict[str, Any]:
+        counts = {"wins": self.wins, "ties": self.ties, "losses": self.losses}
+        sites = {site: list(counted) for site, counted in sorted(self.by_site.items())}
+        figures = {"pairs": self.pairs, "p": self.p, "effect": self.effect}
+        return {"difference": self.difference.to_json(), **figures, **counts, "by_site": sites}
+
+
+Repeat = tuple[str, ...]
+Figures = Mapping[Repeat, float | None]  # of each repeat
+SiteFigures = Mapping[tuple[Repeat, str], float]  # of each repeat at each site
+
+
+def difference(method: Figures, reference: Figures) -> Mean:
+    """Mean difference over the repeats that have the figure with both methods."""
+    return mean_over(
+        value - other
+        for repeat, value in sorted(method.items())
+        if value is not None and (other := reference.get(repeat)) is not None
+    )
+
+
+def paired(method: SiteFigures, reference: SiteFigures, differences: Mean) -> Paired:
+    """Compare two methods over the (repeat, site) pairs that both have.
+
+    The sites of one repeat share a model, so the pairs are not independent: the interval of the difference is over
+    repeats, and the p-value, over pairs, is the more optimistic of the two.
+    """
+    common = sorted(set(method) & set(reference))
+    moved = {pair: method[pair] - reference[pair] for pair in common}
+    by_site: dict[str, list[float]] = {}
+    for (_, site), value in moved.items():
+        by_site.setdefault(site, []).append(value)
+    values = np.array(list(moved.values()))
+    counts = {site: _wins(np.array(its)) for site, its in by_site.items()}
+    return Paired(differences, len(common), *signed_rank(values), *_wins(values), counts)
+
+
+def signed_rank(differences: FloatArray) -> tuple[float | None, float | None]:
+    """Two-sided Wilcoxon signed-rank p and the matched-pairs rank-biserial correlation.
+
+    Zero differences are dropped (Wilcoxon 1945); correlation (W+ - W-) / (W+ + W-) (Kerby 2014,
+    doi:10.2466/11.IT.3.1).
+    """
+    from scipy.stats import rankdata, wilcoxon
+
+    moved = differences[differences != 0]
+    if len(differences) == 0:
+        return None, None
+    if len(moved) == 0:
+        return 1.0, None
+    ranks = rankdata(np.abs(moved))
+    effect = float((ranks * np.sign(moved)).sum() / ranks.sum())
+    return float(wilcoxon(moved).pvalue), effect
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """P-values adjusted for their number (Holm 1979); None stays None and does not count."""
+    known = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, (p, index) in enumerate(known):
+        largest = max(largest, min(1.0, p * (len(known) - rank)))
+        adjusted[index] = largest
+    return adjusted
+
+
+def _wins(differences: FloatArray) -> tuple[int, int, int]:
+    wins, losses = int((differences > TIE).sum()), int((differences < -TIE).sum())
+    return wins, len(differences) - wins - losses, losses
