@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from medfl.commands import look, runs, studies
+from medfl.commands import look, report, runs, studies
 from medfl.errors import MedflError
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network for a newer version
@@ -28,6 +28,7 @@ for command in (
     runs.register,
     runs.track,
     studies.study,
+    report.report,
     look.methods,
 ):
     app.command()(command)

@@ -131,11 +131,22 @@ def _carry_out(
     folder.save_summary(summary)
     tracked = "MLflow: off"
     if mirror:
-        result = mirror.close()
+        result = mirror.close(report=_page(folder, watcher))
         tracked = str(result)
         summary["timings"] |= {"track": mirror.seconds, "total": time.perf_counter() - began + spent.get("total", 0.0)}
         folder.save_summary(summary)
     return Outcome(folder, summary, tracked)
+
+
+def _page(folder: RunFolder, watcher: Watcher) -> str:
+    """The report, also written into the run folder. A page that cannot be drawn must not cost the run: then ""."""
+    from medfl.report.run import write_report
+
+    try:
+        return write_report(folder.path).read_text(encoding="utf-8")
+    except Exception as error:
+        watcher.say(f"The report could not be drawn ({error}); try `medfl report {folder.path}`")
+        return ""
 
 
 def select_model(prepared: Prepared, state: ServerState) -> Chosen:

@@ -18,6 +18,7 @@ from medfl.cli import app
 from medfl.data.stain import PROFILES
 from medfl.loading import load_pipeline, load_site
 from medfl.methods.base import BUILT_IN, method_class
+from medfl.study.spec import StudyFile, load_study
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -219,6 +220,8 @@ def test_yaml_examples_are_valid(page):
         example = yaml.safe_load(body) if language == "yaml" else {}
         if "task" in example:
             config.Pipeline.model_validate(example)
+        elif "seeds" in example:
+            StudyFile.model_validate(example)
         elif "name" in example:
             config.Site.model_validate(example)
 
@@ -228,8 +231,6 @@ def test_yaml_examples_are_valid(page):
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_shipped_studies_load(path):
-    from medfl.study.spec import load_study
-
     assert load_study(path).runs
 
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = (  # noqa: SIM905
     "errors seeds clock config metrics model protocol data methods loading server workbench site transport federation "
     "asynchronous arms runs "
-    "prepare closing summary tracking pipeline evaluation registration study console planning report commands cli "
+    "prepare closing summary tracking report pipeline evaluation registration study console planning commands cli "
     "__main__"
 ).split()
 

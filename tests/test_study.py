@@ -30,6 +30,7 @@ PIPELINE = {
     "model": {"backbone": "test_byobnet"},
     "training": {"rounds": 2, "local_steps": 2, "batch_size": 8, "threads": 1},
     "evaluation": {"resamples": 100},
+    "tracking": {"enabled": False},
 }
 METHODS = {"fedavg": [], "ecgr": ["ecgr"]}
 STUDY = {"name": "tiny", "pipeline": "tiny.yaml", "seeds": [1, 2], "methods": METHODS, "brackets": False}
@@ -180,6 +181,27 @@ def test_a_study_killed_in_the_middle_gives_the_same_tables(finished, files, tmp
     assert {name: (out / name).read_bytes() for name in TABLES} == {
         name: (finished / name).read_bytes() for name in TABLES
     }
+
+
+def test_a_study_is_one_parent_in_mlflow_and_is_logged_once(finished, files, tmp_path):
+    from mlflow.tracking import MlflowClient
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    settings = ["--set", "tracking.enabled=true", "--set", f"tracking.uri={uri}"]
+    for _ in range(2):
+        assert "MLflow: the study is run" in medfl("study", files / "study.yaml", "--out", finished, *settings)
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("medfl").experiment_id
+    logged = client.search_runs([experiment])
+    (parent,) = [run for run in logged if run.data.tags["role"] == "study"]
+    children = [run for run in logged if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(children) == 4
+    found = json.loads((finished / "study.json").read_text())["partitions"]["as_stated"]["methods"]["ecgr"]
+    mean = found["figures"]["held_out_mean_auroc"]["mean"]
+    assert parent.data.metrics["as_stated/ecgr/held_out_mean_auroc"] == pytest.approx(mean)
+    figures = [run.data.metrics["held_out_mean_auroc"] for run in children if run.data.params["method"] == "ecgr"]
+    assert sum(figures) / 2 == pytest.approx(mean)
+    assert {item.path for item in client.list_artifacts(parent.info.run_id)} >= set(TABLES)
 
 
 def test_other_data_behind_the_same_study_is_trained_again(finished, files):

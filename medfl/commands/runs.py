@@ -139,12 +139,14 @@ def register(
 def track(run: RunPath) -> None:
     """Upload a run folder to MLflow: what is there already stays as it is."""
     from medfl.loading import load_pipeline
+    from medfl.report.run import report_html
     from medfl.runs import RunFolder
     from medfl.tracking.sync import sync
 
     folder = RunFolder.open(run)
-    result = sync(folder.path, load_pipeline(folder.pipeline).tracking, finished=folder.summary.is_file())
-    print(result)
+    finished = folder.summary.is_file()
+    page = report_html(folder.path) if finished else ""
+    print(sync(folder.path, load_pipeline(folder.pipeline).tracking, finished=finished, report=page))
 
 
 def _finish(outcome: Outcome, pipeline: Pipeline, terminal: Terminal) -> None:

@@ -55,6 +55,7 @@ def _carry_out(study: Study, folder: Path, jobs: int, terminal: Terminal, train:
     from medfl.study.result import result, save
     from medfl.study.show import headline, markdown, tables
     from medfl.study.tables import Tables
+    from medfl.study.track import track
     from medfl.study.work import Finished, carry_out
 
     count = 0
@@ -74,5 +75,7 @@ def _carry_out(study: Study, folder: Path, jobs: int, terminal: Terminal, train:
     for line in headline(found):
         terminal.say(line)
     terminal.say(f"Study:  {folder}")
+    if train:
+        terminal.say(track(study, Tables.load(folder), found, folder))
     if failed:
         raise RunFailed(f"{len(failed)} of {len(study.runs)} runs failed; start the study again to try them once more")

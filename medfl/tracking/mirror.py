@@ -32,6 +32,7 @@ class Mirror:
         self._closing = threading.Event()
         self._result: SyncResult | None = None
         self._problem = ""
+        self._report = ""
         self._thread: threading.Thread | None = None
 
     def notify(self) -> None:
@@ -43,10 +44,12 @@ class Mirror:
             self._thread = threading.Thread(target=self._work, name="medfl-mirror", daemon=True)
             self._thread.start()
 
-    def close(self, timeout: float = 120.0) -> SyncResult:
-        """Upload what is left, waiting `timeout` seconds at most, and end the thread. Never raises."""
+    def close(self, timeout: float = 120.0, report: str = "") -> SyncResult:
+        """Upload what is left, and the report's page, waiting `timeout` seconds at most, and end the thread. Never
+        raises."""
         if not self._tracking.enabled:
             return SyncResult("off")
+        self._report = report
         self._closing.set()
         self.notify()
         assert self._thread is not None
@@ -75,7 +78,7 @@ class Mirror:
     def _attempt(self, last: bool) -> SyncResult | None:
         started = time.perf_counter()
         try:
-            return sync(self._folder, self._tracking, finished=last)
+            return sync(self._folder, self._tracking, finished=last, report=self._report if last else "")
         except Exception as error:  # whatever goes wrong here, the run itself is sound and goes on
             if not self._problem:
                 logger.warning("%s", error)

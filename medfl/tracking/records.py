@@ -19,6 +19,7 @@ PIPELINE = "pipeline.yaml"
 ALLOCATION = "allocation_summary.csv"
 ROUNDS = "rounds.jsonl"
 SUMMARY = "summary.json"
+REPORT = "report.html"
 WEIGHTS = "model.safetensors"
 MODEL = "model.json"
 

@@ -20,7 +20,7 @@ from medfl.errors import MedflError
 from medfl.tracking import describe, names
 from medfl.tracking.connect import artifact_location, brief, client_for, mlflow_errors, resolve_uri, shown
 from medfl.tracking.logged import log_model
-from medfl.tracking.records import MODEL, WEIGHTS, RunRecords, read_run
+from medfl.tracking.records import MODEL, REPORT, WEIGHTS, RunRecords, read_run
 from medfl.tracking.state import Mark, Server, State, locked
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class SyncResult:
         return f"MLflow: {whole}, run {self.run_id} at {self.uri}"
 
 
-def sync(folder: Path, tracking: config.Tracking, *, finished: bool = False) -> SyncResult:
+def sync(folder: Path, tracking: config.Tracking, *, finished: bool = False, report: str = "") -> SyncResult:
     """Mirror a run folder into MLflow.
 
     Args:
@@ -74,6 +74,7 @@ def sync(folder: Path, tracking: config.Tracking, *, finished: bool = False) -> 
         tracking: where and under which experiment.
         finished: nothing more is being computed now. With a `summary.json` the runs are closed as FINISHED, without
             one as KILLED (a resumed run opens them again).
+        report: the page of a finished run, without patches; "" leaves what is there.
 
     Raises:
         MedflError: no run folder, or MLflow does not answer. What was uploaded stays; the next call goes on from it.
@@ -85,7 +86,7 @@ def sync(folder: Path, tracking: config.Tracking, *, finished: bool = False) -> 
         server = state.servers.setdefault(uri, Server())
         state.save()
         try:
-            current = _Pass(client_for(uri), run, state, server)
+            current = _Pass(client_for(uri), run, state, server, report)
             current.bring_up_to_date(tracking.experiment, artifact_location(uri), finished)
         except mlflow_errors() as error:
             raise MedflError(
@@ -112,6 +113,7 @@ class _Pass:
     run: RunRecords
     state: State
     server: Server
+    report: str = ""
 
     def bring_up_to_date(self, experiment: str, location: str | None, finished: bool) -> None:
         over = self.run.summary is not None
@@ -232,7 +234,8 @@ class _Pass:
     def _log_artifacts(self, over: bool) -> None:
         """Upload each text whose content differs from what was uploaded before."""
         with tempfile.TemporaryDirectory() as temporary:
-            for name, text in describe.artifacts(self.run, over).items():
+            page = {REPORT: self.report} if self.report else {}
+            for name, text in (describe.artifacts(self.run, over) | page).items():
                 digest = hashlib.sha256(text.encode()).hexdigest()[:16]
                 if self.server.artifacts.get(name) != digest:
                     path = Path(temporary) / name

@@ -1,0 +1,1 @@
+"""Measurements of medfl itself; each is a module to be run and writes what the documents quote."""

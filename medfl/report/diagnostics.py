@@ -1,0 +1,220 @@
+"""Sections on single sites: reliability diagrams, ROC curves with operating points, confusion matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from medfl.metrics import format_interval
+from medfl.report import charts
+from medfl.report.blocks import Figure, figures, folded, heading, join, legend, table, text
+from medfl.report.evidence import Evidence, arrow, figure, interval, role_word
+from medfl.report.page import Section
+from medfl.report.style import class_token
+
+TILTED = 0.02
+"""Mean confidence and accuracy this far apart are called over- or under-confidence."""
+LOW_FPR = 0.1
+BOUNDS = {"lower": "every one of them is classified right", "upper": "the model is no better than chance on them"}
+
+
+def calibration(evidence: Evidence) -> Section | None:
+    """Reliability diagrams, before and after calibration, and the temperature."""
+    shown = {name: entry for name, entry in evidence.measured.items() if entry.get("reliability") and entry["n"]}
+    if not shown:
+        return None
+    key = [("line", "after", "after calibration" if evidence.calibrated else "as the network gave them")]
+    if evidence.calibrated:
+        key.insert(0, ("dash", "before", "before calibration"))
+    found = [_reliability(evidence, name, entry) for name, entry in shown.items()]
+    extra = []
+    if not evidence.site:
+        for role, words in (("held_out", "All held-out sites"), ("train", "All training sites")):
+            part = (evidence.summary.get("pooled") or {}).get(role)
+            if part and part.get("reliability") and len(part["sites"]) > 1:
+                extra.append(_reliability(evidence, words, part, f"pooled-{role}"))
+    body = [text(_temperature(evidence)), legend([*key, ("dots", "quiet", "perfectly calibrated")]), figures(found)]
+    if extra:
+        body += [heading("Pooled over sites"), figures(extra)]
+    lead = (
+        "How often the model is right when it says it is so sure. Above the diagonal it is right more often than it "
+        "says, below it less often. The area of a point, and the panel below, are its patches: few make a shaky point."
+    )
+    return Section("reliability", "Calibration", join(*body), lead)
+
+
+def _temperature(evidence: Evidence) -> str:
+    fit = evidence.summary.get("calibration")
+    own = evidence.summary.get("temperatures")
+    if fit and not own:
+        words = f"Temperature {fit['temperature']:.3f}: logits are divided by it."
+        if evidence.site:
+            return words  # the rest is about the training sites together
+        better = arrow(figure(fit["nll_before"]), figure(fit["nll_after"]))
+        words += (
+            f" It was fitted on {fit['patches']:,} validation patches of the training sites, from sums, so no score "
+            f"left a site; their NLL went {better}."
+        )
+        return words + (f" It is the end of its range, since {BOUNDS[fit['bound']]}." if fit.get("bound") else "")
+    if own:
+        return "Each site's own model has its own temperature, fitted on the site's validation data."
+    return "No temperature was fitted in this run: one curve a site, uncalibrated."
+
+
+def _reliability(evidence: Evidence, name: str, entry: Mapping[str, Any], key: str = "") -> Figure:
+    after, before = entry["reliability"], entry.get("reliability_before")
+    confidence, accuracy = _means(after)
+    gap = confidence - accuracy
+    tilt = (
+        "over-confident"
+        if gap > TILTED
+        else "under-confident"
+        if gap < -TILTED
+        else "neither over- nor under-confident"
+    )
+    shift = f"ECE {figure(entry['ece'])}"
+    if before is not None:
+        shift = f"ECE {arrow(figure(entry['ece_before']), figure(entry['ece']))}"
+    own = (evidence.summary.get("temperatures") or {}).get(name)
+    note = shift + (f", temperature {own:.3f}" if own else "")
+    finding = (
+        f"Reliability at {name}: {shift.replace('→', 'before calibration,')}"
+        f"{' after' if before is not None else ''}; mean confidence {confidence:.2f}, accuracy {accuracy:.2f} over "
+        f"{entry['n']} patches, {tilt}."
+    )
+    picture = charts.reliability(after, before, name=f"reliability {key or name}", finding=finding)
+    return Figure(name, picture, note)
+
+
+def _means(bins: Mapping[str, Sequence[Any]]) -> tuple[float, float]:
+    """Mean confidence and accuracy over all patches of the bins."""
+    total = sum(bins["count"]) or 1
+    held = [
+        (n, c, a) for n, c, a in zip(bins["count"], bins["confidence"], bins["accuracy"], strict=True) if c is not None
+    ]
+    return sum(n * c for n, c, _ in held) / total, sum(n * a for n, _, a in held) / total
+
+
+def discrimination(evidence: Evidence) -> Section | None:
+    """ROC curves with bands, class by class, and the operating points; of held-out sites, or of the page's one site."""
+    chosen = [evidence.site] if evidence.site else evidence.of_role("held_out") or evidence.of_role("train")
+    drawn = [name for name in chosen if name in evidence.curves]
+    blocks: list[Markup] = []
+    for name in drawn:
+        blocks += [heading(name), _roc_curves(evidence, name)]
+    points = [row for name in chosen for row in _points(evidence, name)]
+    if points:
+        wanted = (evidence.summary.get("operating") or {}).get("sensitivity")
+        columns = ["site", "target", "threshold", "positives", "negatives", "sensitivity [95 %]", "specificity [95 %]"]
+        blocks.append(heading("Operating points"))
+        if wanted:
+            blocks.append(
+                text(
+                    f"Thresholds were chosen on validation data of the training sites for a sensitivity of {wanted:g} "
+                    "and held fixed; what they give at sites that had no part in choosing them is the measurement."
+                )
+            )
+        starts = [i for i in range(1, len(points)) if points[i][0] != points[i - 1][0]]
+        blocks.append(table(columns, points, text=2, break_before=starts))
+    if not blocks:
+        return None
+    lead = (
+        "Sensitivity (up) by false positive rate (across), one class against the rest, with its AUROC. Bands are "
+        "pointwise 95\u00a0%, over source groups; the dotted diagonal is chance."
+    )
+    return Section("roc", "ROC curves and operating points", join(*blocks), lead)
+
+
+def _roc_curves(evidence: Evidence, name: str) -> Markup:
+    curves, found, absent = evidence.curves[name]["roc"], [], []
+    for target, curve in curves.items():
+        if curve is None:
+            absent.append(target)
+            continue
+        index = evidence.classes.index(target) if target in evidence.classes else None
+        note = _class_auroc(evidence, name, target)
+        at = min(range(len(curve["fpr"])), key=lambda i: abs(curve["fpr"][i] - LOW_FPR))
+        finding = (
+            f"ROC curve of {target} at {name}: {note or 'no AUROC stated'}; sensitivity {curve['tpr'][at]:.2f} at a "
+            f"false positive rate of {curve['fpr'][at]:.2f}{'' if curve.get('low') else '; no band'}."
+        )
+        token = "ink" if index is None else class_token(index)
+        found.append(Figure(target, charts.roc(curve, token, name=f"roc {name} {target}", finding=finding), note))
+    blocks = [figures(found, small=True)] if found else []
+    if absent:
+        blocks.append(text(f"No curve where the site has no patches of the class, or no others: {', '.join(absent)}."))
+    return join(*blocks)
+
+
+def _class_auroc(evidence: Evidence, name: str, target: str) -> str:
+    """AUROC of one class as the summary has it; of a target that joins classes, that of its score histograms."""
+    entry = evidence.measured.get(name) or {}
+    if target in (entry.get("auroc_per_class") or {}):
+        ci = (entry.get("auroc_per_class_ci") or {}).get(target)
+        return format_interval(entry["auroc_per_class"][target], ci, few_groups=_few(entry, target))
+    curve = evidence.curves[name]
+    if target not in curve.get("targets", ()) or "histograms" not in curve:
+        return ""
+    from medfl.metrics.histograms import ScoreHistograms
+
+    value = float(ScoreHistograms.from_lists(curve["histograms"]).auroc()[curve["targets"].index(target)])
+    return "" if value != value else f"{figure(value)} [n/a]"
+
+
+def _few(entry: Mapping[str, Any], name: str) -> bool:
+    """Whether a class surely rests on fewer than five source groups on one of its sides, by the summary's counts."""
+    groups = {label: count["groups"] for label, count in entry["support"].items()}
+    own = groups.pop(name, 0)
+    return bool(own < 5 or sum(groups.values()) < 5)
+
+
+def _points(evidence: Evidence, name: str) -> list[list[str]]:
+    points = (evidence.measured.get(name) or {}).get("operating") or {}
+    return [
+        [
+            name,
+            target,
+            figure(point["threshold"]),
+            str(point["positives"]),
+            str(point["negatives"]),
+            interval(point, "sensitivity"),
+            interval(point, "specificity"),
+        ]
+        for target, point in points.items()
+    ]
+
+
+def confusions(evidence: Evidence) -> Section | None:
+    """Confusion matrices: those of held-out sites, then those of training sites, folded."""
+    shown = {name: entry for name, entry in evidence.measured.items() if entry["n"]}
+    if not shown:
+        return None
+    by_role: dict[str, list[Figure]] = {"held_out": [], "train": []}
+    for name, entry in shown.items():
+        by_role[entry["role"]].append(_confusion(evidence, name, entry["confusion"]))
+    blocks = []
+    if evidence.site or not by_role["held_out"]:
+        blocks.append(figures(by_role["held_out"] + by_role["train"]))
+    else:
+        pool = (evidence.summary.get("pooled") or {}).get("held_out")
+        if pool and len(pool["sites"]) > 1:
+            by_role["held_out"].append(_confusion(evidence, "All held-out sites", pool["confusion"], "pooled"))
+        blocks.append(figures(by_role["held_out"]))
+        if by_role["train"]:
+            blocks.append(folded(f"Training sites ({len(by_role['train'])})", figures(by_role["train"])))
+    lead = "Rows are what a patch is, columns what it was taken for; colour is the share of the row."
+    return Section("confusion", "Confusion matrices", join(*blocks), lead)
+
+
+def _confusion(evidence: Evidence, name: str, matrix: Sequence[Sequence[int]], key: str = "") -> Figure:
+    classes = evidence.classes
+    total, right = sum(map(sum, matrix)), sum(matrix[i][i] for i in range(len(classes)))
+    wrong = [(matrix[i][j], classes[i], classes[j]) for i in range(len(classes)) for j in range(len(classes)) if i != j]
+    most = max(wrong, key=lambda item: item[0], default=(0, "", ""))
+    role = f"{role_word(evidence.roles[name])}, " if name in evidence.roles else ""
+    slip = f"; most often {most[1]} taken for {most[2]} ({most[0]})" if most[0] else ""
+    finding = f"Confusion matrix of {name}: {right} of {total} patches right{slip}."
+    picture = charts.confusion(matrix, classes, name=f"confusion {key or name}", finding=finding)
+    return Figure(name, picture, f"{role}{right} of {total} right")
