@@ -70,6 +70,24 @@ def test_fedprox_gradient_by_hand():
     assert local.gradient.tolist() == [2.0, 0.0]
 
 
+def test_fine_tuning_leaves_the_federation_alone_and_measures_where_local_steps_ended():
+    plain, records = toy_run(rounds=2)
+    tuned, measured = toy_run(["finetune"], rounds=2)
+    assert torch.equal(tuned.weights, plain.weights)
+    assert [r["update"] for r in measured] == [r["update"] for r in records]
+    first, last = measured[0]["sites"]["site-0"], measured[-1]["sites"]["site-0"]
+    assert "val_personalised" not in first  # nothing personal yet
+    assert last["val"] == records[-1]["sites"]["site-0"]["val"]
+    assert last["val_personalised"]["loss"] != last["val"]["loss"]
+
+
+def test_the_fine_tuned_model_of_a_single_site_is_the_federations():
+    """One site: FedAvg's new model is where that site's steps ended, so both are the same model."""
+    _, records = toy_run(["finetune"], rounds=2, sizes=(16,))
+    entry = records[-1]["sites"]["site-0"]
+    assert entry["val_personalised"]["loss"] == pytest.approx(entry["val"]["loss"], rel=1e-5)
+
+
 @dataclass(frozen=True)
 class HalfStep(Link):
     """A third party's link: report half of the way."""

@@ -60,6 +60,7 @@ BUILT_IN = {
     "fednova": "medfl.methods.fednova:FedNova",
     "fedprox": "medfl.methods.fedprox:FedProx",
     "fedyogi": "medfl.methods.fedopt:FedYogi",
+    "finetune": "medfl.methods.finetune:FineTune",
     "lips": "medfl.methods.lips:Lips",
     "local_only": "medfl.methods.arms:LocalOnly",
     "pflalign": "medfl.methods.pflalign:PFLAlign",
