@@ -1,8 +1,9 @@
 """Local fine-tuning, the plain way to a personal model. K. Wang et al., "Federated Evaluation of On-device
 Personalization", arXiv 1910.10252.
 
-The federation is FedAvg's, untouched. Each site also keeps the model at which its own local steps last ended, with its own
-buffers, and measures it beside the global one: the global model of that round after one more round of local training.
+The federation is FedAvg's, untouched. Each site also keeps the model at which its own local steps last ended, with its
+own buffers, and measures it beside the global one: the global model of that round after one more round of local
+training.
 """
 
 from __future__ import annotations
