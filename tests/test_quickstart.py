@@ -67,3 +67,32 @@ def test_mlflow_holds_what_the_summary_says(quickstart):
     assert parent.data.metrics["held_out/mean_auroc"] == summary["held_out"]["mean_auroc"]
     rounds = client.get_metric_history(version.run_id, "val/auroc")
     assert [m.step for m in rounds] == list(range(summary["rounds"] + 1))
+
+
+def test_console_summary_report_and_mlflow_say_the_same(quickstart):
+    from mlflow.tracking import MlflowClient
+
+    from medfl.metrics import format_interval
+
+    place, out = quickstart
+    (run,) = (place / "runs").iterdir()
+    summary = json.loads((run / "summary.json").read_text())
+    client = MlflowClient(f"sqlite:///{place / 'mlflow.db'}")
+    federation = client.get_model_version_by_alias("quickstart", "champion").run_id
+    page = (run / "report.html").read_text()
+    assert Path(client.download_artifacts(federation, "report.html")).read_text() == page
+    text = re.sub(r"<[^>]+>", " ", page)
+    for site, entry in summary["sites"].items():
+        auroc = format_interval(entry["auroc"], entry["auroc_ci"], few_groups=entry["few_groups"])
+        assert auroc in out, site
+        assert auroc in text, site
+        before, after = f"{entry['ece_before']:.3f}", f"{entry['ece_after']:.3f}"
+        assert re.search(rf"{site} .*{re.escape(auroc)}.* {before} -> {after}", out), site
+        assert before in text
+        assert after in text
+        (child,) = client.search_runs(
+            [client.get_run(federation).info.experiment_id], f"tags.site = '{site}' and tags.role = '{entry['role']}'"
+        )
+        logged = child.data.metrics
+        assert (logged["test/ece_before"], logged["test/ece_after"]) == (entry["ece_before"], entry["ece_after"])
+        assert [logged["test/auroc_low"], logged["test/auroc_high"]] == entry["auroc_ci"]

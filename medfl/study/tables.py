@@ -93,6 +93,8 @@ def run_row(summary: Mapping[str, Any], records: Sequence[Mapping[str, Any]], da
         values |= {f"{role}_{figure}": group.get(figure) for figure in GROUP_FIGURES}
     last = [entry["val"] for entry in records[-1]["sites"].values() if entry["role"] == "train" and "val" in entry]
     values |= {f"val_mean_{figure}": mean_supported(entry[figure] for entry in last) for figure in VALIDATION}
+    own = [entry["val_personalised"] for entry in records[-1]["sites"].values() if "val_personalised" in entry]
+    values |= {"val_personalised_balanced_accuracy": mean_supported(entry["balanced_accuracy"] for entry in own)}
     values |= {figure: summary["stability"][figure] for figure in STABILITY}
     inertia = summary["stability"]["inertia"]
     values |= {
