@@ -37,8 +37,8 @@ def about(file: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def open_terminal() -> Iterator[Terminal]:
-    """The terminal, its progress bar removed whatever happens; an interrupt says how to go on."""
+def open_terminal(go_on: str = "") -> Iterator[Terminal]:
+    """The terminal, its progress bar removed whatever happens; an interrupt says how to go on, if there is a way."""
     from medfl.console import Terminal
 
     terminal = Terminal()
@@ -46,7 +46,7 @@ def open_terminal() -> Iterator[Terminal]:
         yield terminal
     except KeyboardInterrupt:
         terminal.close()
-        print("\nmedfl: interrupted; every finished round is kept. Continue with `medfl resume RUN`", file=sys.stderr)
+        print(f"\nmedfl: interrupted{go_on and f'; {go_on}'}", file=sys.stderr)
         raise SystemExit(130) from None
     finally:
         terminal.close()

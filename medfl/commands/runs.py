@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from medfl.console import Terminal
     from medfl.pipeline import Outcome
 
+RESUME = "every finished round is kept. Continue with `medfl resume RUN`"
+
 
 def run(
     pipeline: PipelineFile,
@@ -32,7 +34,7 @@ def run(
     from medfl.loading import load_pipeline
 
     loaded = load_pipeline(pipeline, set_ or [])
-    with open_terminal() as terminal, about(pipeline):
+    with open_terminal(RESUME) as terminal, about(pipeline):
         from medfl.pipeline import run as carry_out
         from medfl.prepare import Watcher, prepare
 
@@ -49,7 +51,7 @@ def resume(run: RunPath) -> None:
     """Continue an interrupted run from its last whole round."""
     from medfl.loading import load_pipeline
 
-    with open_terminal() as terminal:
+    with open_terminal(RESUME) as terminal:
         from medfl.pipeline import resume as carry_on
         from medfl.prepare import Watcher
 

@@ -36,7 +36,7 @@ def study(
 
     loaded = (spec.leave_one_site_out if leave_one_site_out else spec.load_study)(file, set_ or [])
     folder = Path(out or f"studies/{loaded.file.name}" + ("-leave-one-site-out" if leave_one_site_out else ""))
-    with open_terminal() as terminal:
+    with open_terminal("every finished round is kept. Start the study again to go on") as terminal:
         from medfl.study.work import missing
 
         todo = missing(loaded, folder)

@@ -43,6 +43,11 @@ class Keypoints:
     width: int
     height: int
 
+    @classmethod
+    def none(cls) -> Keypoints:
+        """Those of an image in which nothing is seen."""
+        return cls(np.zeros((0, 2), np.float32), np.zeros((0, 128), np.uint8), 1, 1)
+
     def upside_down(self) -> Keypoints:
         """The keypoints of the image mirrored top to bottom."""
         places = self.places * np.array([1, -1], np.float32) + np.array([0, self.height - 1], np.float32)
@@ -50,7 +55,7 @@ class Keypoints:
 
 
 def describe(grey: U8) -> Keypoints:
-    """The keypoints of a grey image u8[H, W], at most POINTS of them, strongest first; none where nothing is seen."""
+    """The keypoints of a grey image u8[H, W], the strongest POINTS of them; none where nothing is seen."""
     import cv2
 
     height, width = grey.shape
@@ -74,8 +79,8 @@ def describe_files(paths: Sequence[Path], progress: Progress) -> list[Keypoints 
         try:
             with Image.open(path) as image:
                 return describe(np.asarray(to_rgb(image).convert("L")))
-        except (OSError, ValueError, SyntaxError, Unreadable, Image.DecompressionBombError):
-            return None  # the reason is found below by the decoder that training would use
+        except Exception:  # a damaged file may raise anything; the decoder that training would use says why
+            return None
 
     described: list[Keypoints | Unreadable] = []
     with one_thread_each(), ThreadPoolExecutor(WORKERS) as pool:
