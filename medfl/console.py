@@ -70,18 +70,16 @@ class Terminal:
         self.out.print(table)
 
     def sites(self, sites: Mapping[str, Mapping[str, Any]], title: str = "Test data, measured once") -> None:
-        """The per-site table: training sites first, held-out sites after them."""
+        """The per-site table: training sites first, held-out sites after them; n are patches."""
         columns = [
             "site",
             "role",
-            "patches",
-            "groups",
+            "n (groups)",
             "classes",
             "AUROC [95 %]",
             "bal. acc.",
             "ECE before -> after [95 %]",
             "Brier",
-            "NLL",
         ]
         order = sorted(sites, key=lambda name: (sites[name]["role"] != "train", name))
         self.table(title, columns, [_site_row(name, sites[name]) for name in order])
@@ -235,14 +233,12 @@ def _site_row(name: str, entry: Mapping[str, Any]) -> list[str]:
     return [
         name,
         str(entry["role"]).replace("_", "-"),
-        str(entry["n"]),
-        str(entry["n_groups"]),
+        f"{entry['n']} ({entry['n_groups']})",
         str(len(entry["supported_classes"])),
         _interval(entry),
         _figure(entry["balanced_accuracy"]),
         f"{_figure(entry.get('ece_before'))} -> {format_interval(entry['ece'], entry.get('ece_ci'))}",
         _figure(entry["brier"]),
-        _figure(entry["nll"]),
     ]
 
 

@@ -31,7 +31,7 @@ def quickstart(tmp_path_factory):
 def test_it_prints_the_table_and_where_to_go_next(quickstart):
     place, out = quickstart
     for site in ("lung-centre", "colon-clinic", "regional-hospital", "private-laboratory"):
-        assert re.search(rf"{site} +(train|held-out) +\d+ +\d+", out), out
+        assert re.search(rf"{site} +(train|held-out) +\d+ \(\d+\)", out), out
     (run,) = (place / "runs").iterdir()
     assert f"runs/{run.name}" in out
     assert "models:/quickstart@champion" in out
