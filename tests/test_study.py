@@ -106,6 +106,20 @@ def test_folds_leave_each_site_out_and_never_touch_the_held_out_ones(files):
         assert "held-out-01" not in {site.name for site in run.pipeline.all_sites}
 
 
+def test_leaving_each_site_out_in_turn(files, tmp_path):
+    said = medfl("study", "--leave-one-site-out", files / "tiny.yaml", "--out", tmp_path)
+    assert "ONE SEED" in said
+    unseen = [row for rows in Tables.load(tmp_path).rows.values() for row in rows.sites if row["role"] == "held_out"]
+    assert sorted(row["site"] for row in unseen) == ["site-01", "site-02", "site-03"]
+    found = json.loads((tmp_path / "study.json").read_text())
+    (method,) = found["partitions"]["as_stated"]["methods"].values()
+    aurocs = [float(row["auroc"]) for row in unseen]
+    assert method["figures"]["held_out_mean_auroc"]["mean"] == pytest.approx(sum(aurocs) / 3)
+    assert method["runs"] == 3
+    first = next(row for row in unseen if row["site"] == "site-01")
+    assert f"{float(first['auroc']):.3f} [{float(first['auroc_low']):.3f}, {float(first['auroc_high']):.3f}]" in said
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [

@@ -80,7 +80,28 @@ def _partition(study: Study, tables: Tables, runs: Sequence[Planned]) -> dict[st
         }
         for name, figures in values.items()
     }
-    return {"methods": methods, "brackets": ends, "comparisons": _comparisons(study, values, sites)}
+    unseen = _unseen(tables, runs) if study.file.leave_one_site_out else {}
+    return {"methods": methods, "brackets": ends, "comparisons": _comparisons(study, values, sites), "unseen": unseen}
+
+
+def _unseen(tables: Tables, runs: Sequence[Planned]) -> dict[str, Any]:
+    """Left-out site -> method -> mean AUROC over seeds, and the interval of its patches where there is one seed."""
+    found: dict[str, dict[str, list[Any]]] = {}
+    for run in runs:
+        for row in tables.rows[run.key].sites:
+            if row["site"] == run.fold and row["model"] == "global":
+                figures = [number(row, name) for name in ("auroc", "auroc_low", "auroc_high")]
+                found.setdefault(run.fold, {}).setdefault(run.method, []).append(figures)
+    return {
+        site: {
+            name: {
+                "auroc": mean_over(auroc for auroc, _, _ in its).to_json(),
+                "ci": its[0][1:] if len(its) == 1 and None not in its[0] else None,
+            }
+            for name, its in methods.items()
+        }
+        for site, methods in sorted(found.items())
+    }
 
 
 def _comparisons(

@@ -60,6 +60,8 @@ def tables(found: Mapping[str, Any]) -> list[Shown]:
         shown += [_results(name, partition, found), _stability(name, partition)]
         if partition["comparisons"]:
             shown.insert(-1, _comparisons(name, partition, found))
+        if partition["unseen"]:
+            shown.insert(-1, _unseen(name, partition))
     return shown
 
 
@@ -114,6 +116,20 @@ def _comparisons(name: str, partition: Mapping[str, Any], found: Mapping[str, An
         for method, entry in partition["comparisons"].items()
     ]
     return Shown(f"{name}: against {found['reference']}", columns, rows)
+
+
+def _unseen(name: str, partition: Mapping[str, Any]) -> Shown:
+    """Over seeds where there are several; else the interval is that of the site's patches."""
+    methods = list(partition["methods"])
+    rows = []
+    for site, by_method in partition["unseen"].items():
+        shown = []
+        for method in methods:
+            entry = by_method.get(method)
+            mean = entry and (entry["auroc"] | ({"ci": entry["ci"]} if entry["ci"] else {}))
+            shown.append(_mean(mean) if mean else "-")
+        rows.append([site, *shown])
+    return Shown(f"{name}: AUROC at each site when it was left out [95 %]", ["left out", *methods], rows)
 
 
 def _stability(name: str, partition: Mapping[str, Any]) -> Shown:
