@@ -22,7 +22,7 @@ from medfl.study.tables import number
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
 PAGE = ROOT / "docs" / "results.md"
-STUDIES = ("tuning", "verdict", "tuning-personal", "tuning-bandwidth")
+STUDIES = ("tuning", "tuning-personal", "tuning-bandwidth", "verdict", "sparsity", "personal", "bandwidth")
 Row = Mapping[str, str]
 Repeat = tuple[str, ...]
 
@@ -152,12 +152,22 @@ CLAIMS = [
     *_claims("ECGR is steadier", "verdict", "ecgr", BASELINES, STEADY),
     *_claims("ECGR drifts less", "verdict", "ecgr", ("fedavg", "fedprox", "scaffold"), DRIFT, VARIANCE),
     *_claims("ECGR converges faster", "verdict", "ecgr", ("fedavg", "fedprox", "scaffold"), AREA),
+    *_claims(
+        "ECGR beats FedAvg at rate 0.003", "verdict", "ecgr", ("fedavg-0.003",), AUROC, STEADY, DRIFT, VARIANCE, AREA
+    ),
+    *_claims(
+        "ECGR beats FedAvg at rate 0.01", "verdict", "ecgr-0.01", ("fedavg",), AUROC, STEADY, DRIFT, VARIANCE, AREA
+    ),
     *_claims("ECGR improves what it joins", "verdict", "fedprox-ecgr", ("fedprox",), AUROC, STEADY),
     *_claims("ECGR improves what it joins", "verdict", "scaffold-ecgr", ("scaffold",), AUROC, STEADY),
     *_claims("ECGR improves what it joins", "verdict", "fednova-ecgr", ("fednova",), AUROC, STEADY),
-    *_claims("Careful selection beats a random half", "verdict", "ecgr", ("ecgr-random",), AUROC, STEADY),
-    *_claims("Careful selection beats the shortest steps", "verdict", "ecgr", ("ecgr-norm",), AUROC, STEADY),
-    *_claims("LIPS lifts the inertia of the middle stages", "sparsity", "lips", ("fedavg",), MIDDLE),
+    *_claims(
+        "Careful selection beats a random half (both at 0.01)", "verdict", "ecgr-0.01", ("ecgr-random",), AUROC, STEADY
+    ),
+    *_claims(
+        "Careful selection beats the shortest steps (both at 0.003)", "verdict", "ecgr", ("ecgr-norm",), AUROC, STEADY
+    ),
+    *_claims("LIPS lifts the inertia of the middle stages", "sparsity", "lips", ("fedavg", "fedavg-low"), MIDDLE),
     *_claims("LIPS is better", "sparsity", "lips", ("fedavg",), AUROC),
     *_claims(
         "FedGMR is ahead where lines are unequal",
