@@ -269,9 +269,10 @@ def _sign(moved: Mean, sign: int) -> str:
 
 
 def _shown(mean: Mean, signed: bool = True) -> str:
-    form = "+.3f" if signed else ".3f"
     if mean.mean is None:
         return ""
+    ends = [mean.mean, mean.low or 0.0, mean.high or 0.0]
+    form = f"{'+' if signed else ''}.{3 if max(map(abs, ends)) >= 0.01 else 5}f"
     return f"{mean.mean:{form}}" + ("" if mean.low is None else f" [{mean.low:{form}}, {mean.high:{form}}]")
 
 

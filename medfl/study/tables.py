@@ -53,28 +53,28 @@ class Tables:
 
     @classmethod
     def load(cls, folder: Path) -> Tables:
-        """The tables of a study folder; empty where there are none. Raises MedflError for a damaged table."""
-        tables = cls()
-        for row in _read(folder / "runs.csv"):
-            tables.rows[row["key"]] = RunRows(_unnamed(row), [], [])
+        """The tables of a study folder; empty where there are none. A run counts only if it is in all three.
+
+        Raises:
+            MedflError: a damaged table.
+        """
+        tables = cls({row["key"]: RunRows(_unnamed(row), [], []) for row in _read(folder / "runs.csv")})
         for name in ("sites", "curves"):
             for row in _read(folder / f"{name}.csv"):
-                if row["key"] not in tables.rows:
-                    raise MedflError(
-                        f"{folder / name}.csv names the run {row['key']}, which runs.csv does not; restore the three "
-                        f"tables together, or delete them and start the study again"
-                    )
-                held = tables.rows[row["key"]]
-                (held.sites if name == "sites" else held.curve).append(_unnamed(row))
+                held = tables.rows.get(row["key"])
+                if held is not None:
+                    (held.sites if name == "sites" else held.curve).append(_unnamed(row))
+        tables.rows = {key: held for key, held in tables.rows.items() if held.sites and held.curve}
         return tables
 
     def save(self, folder: Path, planned: Sequence[Planned]) -> None:
-        """Write the finished ones of the planned runs, in their order."""
+        """Write the finished ones of the planned runs, in their order. runs.csv comes last: what a kill in between
+        leaves in the other two is of runs that are not yet done."""
         done = [run for run in planned if run.key in self.rows]
         for name, lines in (
-            ("runs", [(run, self.rows[run.key].run) for run in done]),
-            ("sites", [(run, row) for run in done for row in self.rows[run.key].sites]),
             ("curves", [(run, row) for run in done for row in self.rows[run.key].curve]),
+            ("sites", [(run, row) for run in done for row in self.rows[run.key].sites]),
+            ("runs", [(run, self.rows[run.key].run) for run in done]),
         ):
             _write(folder / f"{name}.csv", [_named(run, row) for run, row in lines])
 
