@@ -18,7 +18,7 @@ from medfl.loading import load_pipeline
 from medfl.study.result import result
 from medfl.study.show import headline, markdown
 from medfl.study.spec import content_key, leave_one_site_out, load_study
-from medfl.study.tables import Tables
+from medfl.study.tables import RunRows, Tables
 from medfl.study.work import carry_out, missing
 
 PIPELINE = {
@@ -131,6 +131,7 @@ def test_leaving_each_site_out_in_turn(files, tmp_path):
         ({"sedes": [1]}, 'Did you mean "seeds"'),
         ({"partitions": {"p": {"training.momentum": 1}}}, "partition p"),
         ({"figure": "test_accuracy"}, "`figure`"),
+        ({"partitions": {"all partitions": {}}}, "choose another name"),
     ],
 )
 def test_bad_study_files_are_refused_in_a_sentence(files, changes, sentence):
@@ -275,6 +276,25 @@ def test_a_run_that_is_not_in_all_three_tables_is_not_done(finished, tmp_path):
             kept = [line for line in whole[other] if other != name or key not in line]
             (tmp_path / other).write_text("".join(kept))
         assert len(Tables.load(tmp_path).rows) == 3
+
+
+def test_a_run_under_two_names_has_its_rows_once(finished, files, tmp_path):
+    study = load_study(altered(files, methods={"fedavg": [], "again": []}))
+    tables = Tables.load(finished)
+    for _ in range(3):
+        tables.save(tmp_path, study.runs)
+        tables = Tables.load(tmp_path)
+    (rows, _) = tables.rows.values()
+    assert len(rows.sites) == 4
+    assert len(rows.curve) == 3
+
+
+def test_folds_that_are_not_all_there_are_left_out(files):
+    study = leave_one_site_out(files / "tiny.yaml")
+    row = {"chain": "fedavg", "held_out_mean_auroc": "0.9"}
+    tables = Tables({run.key: RunRows(row, [{}], [{}]) for run in study.runs[:2]})
+    found = result(study, tables, {})
+    assert (found["done"], found["partitions"]["as_stated"]["methods"]) == (2, {})
 
 
 def test_a_study_without_results_says_so(files):

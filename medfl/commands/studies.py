@@ -70,12 +70,24 @@ def _carry_out(study: Study, folder: Path, jobs: int, terminal: Terminal, train:
     found = result(study, Tables.load(folder), {done.run.title: done.problem for done in failed})
     save(folder, found)
     write_text(folder / "tables.md", markdown(found))
+    page = _page(folder, terminal)
     for shown in tables(found):
         terminal.table(shown.title, shown.columns, shown.rows)
     for line in headline(found):
         terminal.say(line)
-    terminal.say(f"Study:  {folder}")
+    terminal.say(f"Study:  {folder}" + (f"\nReport: {page}" if page else ""))
     if train:
         terminal.say(track(study, Tables.load(folder), found, folder))
     if failed:
         raise RunFailed(f"{len(failed)} of {len(study.runs)} runs failed; start the study again to try them once more")
+
+
+def _page(folder: Path, terminal: Terminal) -> Path | None:
+    """The study's page; one that cannot be drawn must not cost the study."""
+    from medfl.study.page.page import write_study_report
+
+    try:
+        return write_study_report(folder)
+    except Exception as error:
+        terminal.say(f"The report could not be drawn ({error}); try `medfl report {folder}`")
+        return None

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medfl.runs import write_text
 from medfl.study.compare import Figures, Repeat, SiteFigures, difference, holm, mean_over, paired
-from medfl.study.spec import BRACKETS, Planned, Study
+from medfl.study.spec import ALL, BRACKETS, Planned, Study
 from medfl.study.tables import STABILITY, Tables, number
 
-ALL = "all partitions"
 SMALLEST_GAP = 0.005
 """Between local_only and centralised: below it a share of the gap means nothing."""
 FIGURES = (
@@ -38,9 +38,10 @@ def result(study: Study, tables: Tables, failed: Mapping[str, str]) -> dict[str,
         failed: title of each run that failed -> why.
     """
     done = [run for run in study.runs if run.key in tables.rows]
-    partitions = {name: [run for run in done if run.partition == name] for name in study.partitions}
+    whole = _without_started_folds(study, done)
+    partitions = {name: [run for run in whole if run.partition == name] for name in study.partitions}
     if len(partitions) > 1:
-        partitions[ALL] = done
+        partitions[ALL] = whole
     return {
         "name": study.file.name,
         "description": study.file.description,
@@ -55,6 +56,13 @@ def result(study: Study, tables: Tables, failed: Mapping[str, str]) -> dict[str,
         "methods": {name: arm.method for name, arm in study.file.arms().items()},
         "partitions": {name: _partition(study, tables, runs) for name, runs in partitions.items()},
     }
+
+
+def _without_started_folds(study: Study, done: Sequence[Planned]) -> list[Planned]:
+    """The runs whose repeat has all its folds: a mean over some sites is no mean over all."""
+    asked = Counter((run.method, _repeat(run)) for run in study.runs)
+    have = Counter((run.method, _repeat(run)) for run in done)
+    return [run for run in done if have[run.method, _repeat(run)] == asked[run.method, _repeat(run)]]
 
 
 def save(out: Path, found: Mapping[str, Any]) -> None:

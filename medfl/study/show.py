@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medfl.study.result import ALL
+from medfl.study.spec import ALL
 from medfl.study.tables import STABILITY
 
 TITLES = {
@@ -47,7 +47,8 @@ def headline(found: Mapping[str, Any]) -> list[str]:
         if between:
             top = max(between, key=lambda m: known[m])
             within = f", between {' and '.join(ends)}" if ends else ""
-            lines.append(f"{name}: highest {TITLES[found['figure']]} with {top}, {known[top]:.3f}{within}.")
+            highest = "highest " if len(between) > 1 else ""
+            lines.append(f"{name}: {highest}{TITLES[found['figure']]} with {top}, {known[top]:.3f}{within}.")
     return lines
 
 

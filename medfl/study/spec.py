@@ -18,6 +18,7 @@ from medfl.loading import load_pipeline, read_mapping, validate
 
 BRACKETS = ("local_only", "centralised")
 FIGURES = ("held_out_mean_auroc", "held_out_worst_auroc", "train_mean_auroc", "train_worst_auroc")
+ALL = "all partitions"
 PLAIN = "as_stated"  # the partition of a study that names none
 # What does not change a run's figures, or lies elsewhere on another machine; the data itself is in the data digest.
 NOT_CONTENT = ("name", "description", "tracking", "registry")
@@ -51,6 +52,13 @@ class StudyFile(config.Section):
         if len(set(seeds)) != len(seeds):
             raise ValueError("a seed stands twice; each counts once")
         return seeds
+
+    @field_validator("partitions")
+    @classmethod
+    def _reserved_name(cls, partitions: dict[str, Any]) -> dict[str, Any]:
+        if ALL in partitions:
+            raise ValueError(f"{ALL!r} is what the study calls all of them together; choose another name")
+        return partitions
 
     def arms(self) -> dict[str, Arm]:
         """The methods by name, in the order of the file; then the brackets that the file does not name itself."""

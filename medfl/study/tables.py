@@ -58,11 +58,16 @@ class Tables:
         Raises:
             MedflError: a damaged table.
         """
-        tables = cls({row["key"]: RunRows(_unnamed(row), [], []) for row in _read(folder / "runs.csv")})
+        tables = cls()
+        first: dict[str, list[str]] = {}  # a run that stands under two names has its rows twice
+        for row in _read(folder / "runs.csv"):
+            if row["key"] not in first:
+                first[row["key"]] = [row[column] for column in IDENTITY]
+                tables.rows[row["key"]] = RunRows(_unnamed(row), [], [])
         for name in ("sites", "curves"):
             for row in _read(folder / f"{name}.csv"):
-                held = tables.rows.get(row["key"])
-                if held is not None:
+                if first.get(row["key"]) == [row[column] for column in IDENTITY]:
+                    held = tables.rows[row["key"]]
                     (held.sites if name == "sites" else held.curve).append(_unnamed(row))
         tables.rows = {key: held for key, held in tables.rows.items() if held.sites and held.curve}
         return tables
