@@ -34,10 +34,15 @@ class Task(Section):
     classes: list[str] = Field(min_length=2)
     malignant: list[str] | None = None
 
+    @field_validator("classes")
+    @classmethod
+    def _unique(cls, classes: list[str]) -> list[str]:
+        if len(set(classes)) != len(classes):
+            raise ValueError("every class may be listed once only")
+        return classes
+
     @model_validator(mode="after")
     def _names_fit(self) -> Task:
-        if len(set(self.classes)) != len(self.classes):
-            raise ValueError("`classes` may list every class once only")
         named = set(self.malignant or ())
         if not named < set(self.classes) or ("malignant" in self.classes and named - {"malignant"}):
             raise ValueError("`malignant` names some of `classes`, not all, and no other where one has that name")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import types
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -115,7 +117,7 @@ def read_mapping(file: Path, kind: str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise MedflError(f"{file} cannot be read: {error}") from None
     try:
-        raw = yaml.load(text, Loader=_Loader)
+        raw = copy.deepcopy(_parsed(text))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -124,6 +126,12 @@ def read_mapping(file: Path, kind: str) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise MedflError(f"{file}: a {kind} file is a mapping of keys to values, this is {type(raw).__name__}")
     return raw
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(text: str) -> Any:
+    """A study reads the same few files for every one of its runs."""
+    return yaml.load(text, Loader=_Loader)
 
 
 class _Loader(yaml.SafeLoader):

@@ -126,7 +126,7 @@ def test_the_listing_says_what_goes_with_what():
     assert goes["local_only"] == goes["centralised"] == "nothing"
     assert goes["ecgr"] == "all"
     assert goes["fedasync"] == "ecgr, fedbn, fedprox, scaffold"
-    assert goes["fedgmr"] == "all but fedasync, fedbuff, fednova, lips, pflalign, scaffold"
+    assert goes["fedgmr"] == "ecgr, fedadagrad, fedadam, fedavgm, fedbn, fedprox, fedyogi"
     parameters = {row[0]: row[1] for row in listing()}
     assert "patience=5" in parameters["fedgmr"]
 

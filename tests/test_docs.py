@@ -18,7 +18,7 @@ from medfl.cli import app
 from medfl.data.stain import PROFILES
 from medfl.loading import load_pipeline, load_site
 from medfl.methods.base import BUILT_IN, method_class
-from medfl.study.spec import StudyFile, load_study
+from medfl.study.spec import StudyFile
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -227,11 +227,6 @@ def test_yaml_examples_are_valid(page):
 
 
 # -------------------------------------------------------------------------------------------------- what is shipped
-
-
-@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
-def test_shipped_studies_load(path):
-    assert load_study(path).runs
 
 
 @pytest.mark.parametrize("path", PIPELINES, **name_of)

@@ -12,6 +12,12 @@ def test_every_generated_part_of_the_page_is_that_of_the_tables():
     assert claims.rewritten(text) == text
 
 
+def test_every_shipped_study_has_its_line_on_the_page():
+    """Its line counts the runs that its file asks for, so every file has been loaded by the test above."""
+    shipped = {path.stem for path in (claims.ROOT / "pipelines" / "studies").glob("*.yaml")}
+    assert shipped == {*claims.STUDIES, "base"}
+
+
 def test_verdicts_by_hand():
     assert claims.verdict(Mean(5, 0.02, 0.01, 0.03), +1) == "holds"
     assert claims.verdict(Mean(5, 0.02, 0.01, 0.03), -1) == "does not"
