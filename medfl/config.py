@@ -144,9 +144,7 @@ class Site(Section):
 
 
 class Generate(Section):
-    """Simulated institutions drawn from the pipeline's seed: class mix ~ Dirichlet(alpha), random stain.
-    `held_out_alpha` is the held-out sites' own alpha; null gives them that of the training sites. `capacities` gives
-    training site k the k-th value, over and over: its `density`, and a line of 20 and 5 Mbit/s times that value."""
+    """Simulated institutions drawn from the pipeline's seed: class mix ~ Dirichlet(alpha), random stain."""
 
     count: Count
     held_out: int = Field(0, ge=0)
@@ -328,6 +326,4 @@ class Pipeline(Section):
     @property
     def cache_dir(self) -> Path:
         """Where generated tissue and rendered stores are kept between runs."""
-        if self.data.cache:
-            return Path(self.data.cache)
-        return Path(os.environ.get("MEDFL_CACHE") or Path.home() / ".cache" / "medfl")
+        return Path(self.data.cache or os.environ.get("MEDFL_CACHE") or Path.home() / ".cache" / "medfl")
