@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from medfl.metrics.auroc import FloatArray, mean_auroc
 from medfl.metrics.calibration import ScoreSums, score_sums
 from medfl.metrics.histograms import ScoreHistograms, score_histograms
-from medfl.metrics.measure import _number, _reliability, measure
+from medfl.metrics.measure import figure, measure, reliability
 from medfl.metrics.operating import operating_point
 from medfl.metrics.roc import roc_band
 from medfl.metrics.targets import target_scores, target_truth, targets
@@ -117,16 +117,16 @@ def pooled(sums: Mapping[str, Mapping[str, Any]], classes: Sequence[str]) -> dic
     return {
         "sites": sorted(sums),
         "n": int(after.patches()),
-        "auroc": _number(mean_auroc(auroc)),
-        "auroc_resolution": _number(mean_auroc(resolution)),
-        "auroc_per_class": dict(zip(classes, map(_number, auroc), strict=True)),
-        "accuracy": _number(after.accuracy()),
-        "ece": _number(after.ece()),
-        "ece_before": _number(before.ece()),
-        "classwise_ece": _number(after.classwise_ece()),
-        "brier": _number(after.brier()),
-        "nll": _number(after.nll()),
+        "auroc": figure(mean_auroc(auroc)),
+        "auroc_resolution": figure(mean_auroc(resolution)),
+        "auroc_per_class": dict(zip(classes, map(figure, auroc), strict=True)),
+        "accuracy": figure(after.accuracy()),
+        "ece": figure(after.ece()),
+        "ece_before": figure(before.ece()),
+        "classwise_ece": figure(after.classwise_ece()),
+        "brier": figure(after.brier()),
+        "nll": figure(after.nll()),
         "confusion": after.confusion.astype(int).tolist(),
-        "reliability": _reliability(after),
-        "reliability_before": _reliability(before),
+        "reliability": reliability(after),
+        "reliability_before": reliability(before),
     }

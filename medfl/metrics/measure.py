@@ -56,7 +56,7 @@ def measure(
     patches = np.bincount(y, minlength=n_classes)
     per_class = auroc_per_class(p, y)
     sums = score_sums(p, y, bins)
-    nll = _number(sums.nll())
+    nll = figure(sums.nll())
     result: dict[str, Any] = {
         "n": len(y),
         "n_groups": n_groups,
@@ -65,21 +65,21 @@ def measure(
         "support": {
             name: {"patches": int(patches[c]), "groups": int(support.positive[c])} for c, name in enumerate(classes)
         },
-        "auroc": _number(mean_auroc(per_class)),
-        "auroc_per_class": dict(zip(classes, map(_number, per_class), strict=True)),
-        "balanced_accuracy": _number(sums.balanced_accuracy()),
-        "accuracy": _number(sums.accuracy()),
+        "auroc": figure(mean_auroc(per_class)),
+        "auroc_per_class": dict(zip(classes, map(figure, per_class), strict=True)),
+        "balanced_accuracy": figure(sums.balanced_accuracy()),
+        "accuracy": figure(sums.accuracy()),
         "loss": nll if loss is None or len(y) == 0 else float(loss),
-        "ece": _number(sums.ece()),
-        "classwise_ece": _number(sums.classwise_ece()),
-        "brier": _number(sums.brier()),
+        "ece": figure(sums.ece()),
+        "classwise_ece": figure(sums.classwise_ece()),
+        "brier": figure(sums.brier()),
         "nll": nll,
         "confusion": sums.confusion.astype(int).tolist(),
     }
     if resamples > 0:
         intervals = site_intervals(p, y, group, n_groups, resamples=resamples, seed=seed, bins=bins)
         result |= _interval_entries(intervals, classes)
-        result["reliability"] = _reliability(sums)
+        result["reliability"] = reliability(sums)
     return result
 
 
@@ -114,7 +114,8 @@ def format_interval(
     return text + (" few groups" if few_groups else "")
 
 
-def _number(value: FloatArray | float) -> float | None:
+def figure(value: FloatArray | float) -> float | None:
+    """A figure as JSON knows it: None where it is not finite."""
     number = float(value)
     return number if math.isfinite(number) else None
 
@@ -167,11 +168,12 @@ def _interval_entries(intervals: Intervals, classes: Sequence[str]) -> dict[str,
     }
 
 
-def _reliability(sums: ScoreSums) -> dict[str, Any]:
+def reliability(sums: ScoreSums) -> dict[str, Any]:
+    """What a reliability diagram of the top probability draws, bin by bin."""
     top = sums.top
     return {
         "edges": bin_edges(len(top.count)).tolist(),
         "count": top.count.astype(int).tolist(),
-        "confidence": [_number(value) for value in top.confidence()],
-        "accuracy": [_number(value) for value in top.accuracy()],
+        "confidence": [figure(value) for value in top.confidence()],
+        "accuracy": [figure(value) for value in top.accuracy()],
     }
