@@ -67,7 +67,8 @@ def _carry_out(study: Study, folder: Path, jobs: int, terminal: Terminal, train:
         terminal.say(f"  {count:3d}  {done.run.title}: {outcome}")
 
     failed = carry_out(study, folder, jobs, told) if train else []
-    found = result(study, Tables.load(folder), {done.run.title: done.problem for done in failed})
+    done_runs = Tables.load(folder)
+    found = result(study, done_runs, {done.run.title: done.problem for done in failed})
     save(folder, found)
     write_text(folder / "tables.md", markdown(found))
     page = _page(folder, terminal)
@@ -77,7 +78,7 @@ def _carry_out(study: Study, folder: Path, jobs: int, terminal: Terminal, train:
         terminal.say(line)
     terminal.say(f"Study:  {folder}" + (f"\nReport: {page}" if page else ""))
     if train:
-        terminal.say(track(study, Tables.load(folder), found, folder))
+        terminal.say(track(study, done_runs, found, folder))
     if failed:
         raise RunFailed(f"{len(failed)} of {len(study.runs)} runs failed; start the study again to try them once more")
 

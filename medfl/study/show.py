@@ -136,7 +136,7 @@ def _unseen(name: str, partition: Mapping[str, Any]) -> Shown:
 def _stability(name: str, partition: Mapping[str, Any]) -> Shown:
     columns = ["method", *(figure.replace("_", " ") for figure in STABILITY)]
     rows = [
-        [method, *(_number(entry["figures"][figure]["mean"], digits=4) for figure in STABILITY)]
+        [method, *(_number(entry["figures"][figure]["mean"], ".4g") for figure in STABILITY)]
         for method, entry in partition["methods"].items()
     ]
     return Shown(f"{name}: stability, means over runs", columns, rows)
@@ -150,8 +150,8 @@ def _mean(mean: Mapping[str, Any], signed: bool = False) -> str:
     return f"{mean['mean']:{form}}{interval}"
 
 
-def _number(value: float | None, digits: int = 3) -> str:
-    return "-" if value is None else f"{value:.{digits}g}" if digits == 4 else f"{value:.{digits}f}"
+def _number(value: float | None, form: str = ".3f") -> str:
+    return "-" if value is None else f"{value:{form}}"
 
 
 def _p(value: float | None) -> str:
