@@ -17,7 +17,7 @@ from medfl.methods.base import Chain
 from medfl.methods.context import Server
 from medfl.metrics.measure import mean_supported
 from medfl.model import Slot
-from medfl.protocol import Failure, Reply, Request, reply_bytes, request_bytes
+from medfl.protocol import Failure, Reply, Request, reply_bytes, request_bytes, squared_length
 from medfl.seeds import seed_for
 from medfl.server import Fold, Plan, ServerState
 from medfl.transport import Transport
@@ -60,7 +60,7 @@ class Federation:
             RunFailed: `MAX_LOST_ROUNDS` rounds in a row had no quorum. The state is the last good one.
         """
         while self.state.round <= self.plan.rounds:
-            record = self._play()
+            record = self.play()
             self.after_round(record, self.state)
             if self.state.lost >= MAX_LOST_ROUNDS:
                 named = "; ".join(f"{f['site']}: {f['reason']}" for f in record["failures"])
@@ -81,7 +81,8 @@ class Federation:
             return tuple(names)
         return tuple(sorted(random.Random(seed_for(self.plan.seed, "select", round_)).sample(names, wanted)))
 
-    def _play(self) -> dict[str, Any]:
+    def play(self) -> dict[str, Any]:
+        """One round; returns its record. The state has then advanced by it."""
         plan, state, t = self.plan, self.state, self.state.round
         last = t == plan.rounds
         training = () if last else self.participants(t)
@@ -114,7 +115,7 @@ class Federation:
 
         for answer in self.transport.call(sorted(called), request):
             if isinstance(answer, Reply):
-                reason = self._refusal(answer)
+                reason = self.refusal(answer)
                 if reason is not None:
                     answer = Failure(answer.site, t, reason)
             if isinstance(answer, Failure):
@@ -194,7 +195,7 @@ class Federation:
         """Let virtual time pass until the round can be merged: here until the slowest participant has replied."""
         self.state.clock += self._longest
 
-    def _refusal(self, reply: Reply) -> str | None:
+    def refusal(self, reply: Reply) -> str | None:
         """Why a reply cannot be folded, or None."""
         if reply.update is None:
             return None
@@ -202,7 +203,8 @@ class Federation:
             return f"the update has {reply.update.numel():,} values, the model {self.state.weights.numel():,}"
         if reply.buffers.shape != self.state.buffers.shape:
             return f"the buffers have {reply.buffers.numel():,} values, the model {self.state.buffers.numel():,}"
-        if not (torch.isfinite(reply.update).all() and torch.isfinite(reply.buffers).all()):
+        square = squared_length(reply.update) if reply.square is None else reply.square
+        if not (math.isfinite(square) and torch.isfinite(reply.buffers).all()):
             return f"the update is not finite in round {reply.round}"
         return None if reply.samples > 0 else "the reply counts no training samples"
 
@@ -250,17 +252,16 @@ class Federation:
         mean, buffers, mean_square = self._fold.finish()
         for link in self.chain.acting("combine"):
             mean = link.combine(server, mean)
-        square = float(torch.linalg.vector_norm(mean)) ** 2
+        square = squared_length(mean)
         for link in self.chain.acting("serve"):
             mean = link.serve(server, mean)
         inertia = {
             stage: _ratio(_norm(mean, slots), _norm(state.weights, slots)) for stage, slots in self.plan.stages.items()
         }
-        length = float(torch.linalg.vector_norm(mean))
         cosine = None
         if state.previous is not None:
-            before = float(torch.linalg.vector_norm(state.previous))
-            cosine = _ratio(float(torch.dot(mean, state.previous)), length * before)
+            lengths = math.sqrt(squared_length(mean) * squared_length(state.previous))
+            cosine = _ratio(float(torch.dot(mean, state.previous)), lengths)
         for link in self.chain.acting("settle"):
             buffers = link.settle(server, buffers)
         state.weights = state.weights - mean

@@ -12,6 +12,7 @@ from typing import Any
 
 from medfl import config
 from medfl.arms import own_model
+from medfl.background import Background
 from medfl.closing import Chosen, Measured, Tuned, calibrate, measure_sites, tune
 from medfl.data.allocation import Allocation
 from medfl.errors import MedflError
@@ -93,6 +94,7 @@ def _carry_out(
 ) -> Outcome:
     pipeline = prepared.pipeline
     mirror = Mirror(folder.path, pipeline.tracking) if pipeline.tracking.enabled else None
+    writer = Background()
     seconds = dict(spent)
     before: dict[str, float] = {}
 
@@ -101,15 +103,21 @@ def _carry_out(
         before.update(federation.seconds)
         for phase, value in phases.items():
             seconds[phase] = seconds.get(phase, 0.0) + value
-        folder.append(record, phases)
-        folder.save_checkpoint(current, prepared.sites.values(), seconds)
-        if mirror:
-            mirror.notify()
+        memories = [site.memory() for site in prepared.sites.values()]
+        state, spent_so_far = current.snapshot(), dict(seconds)
+
+        def write() -> None:
+            folder.save_round(record, phases, state, memories, spent_so_far)
+            if mirror:
+                mirror.notify()
+
+        writer.submit(write)
         watcher.round(record, prepared.plan.rounds)
 
     federation = prepared.federation(state, after_round)
     try:
-        state = federation.run()
+        with writer:
+            state = federation.run()
         if prepared.bench.chain.arm == "local_only":
             watcher.say("Calibrating each site's own model, then measuring it on the test data of every site, once")
             clock = time.perf_counter()

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 Metrics = Mapping[str, Any]
@@ -70,6 +71,7 @@ class Reply:
         samples: n_i, training patches of the site; 0 when it did not train.
         steps: local optimiser steps taken.
         update: f32[P], w - endpoint (see docs/architecture.md); None when it did not train.
+        square: ||update||^2, where this process has computed it; it is never taken from a peer's word.
         buffers: f32[B] after local training; None when it did not train.
         train_loss: mean training loss over the local steps; None when it did not train.
         metrics: per measured split, the dictionary of `medfl.metrics.measure`, or the figures of
@@ -86,6 +88,7 @@ class Reply:
     samples: int = 0
     steps: int = 0
     update: Tensor | None = None
+    square: float | None = None
     buffers: Tensor | None = None
     train_loss: float | None = None
     metrics: Mapping[str, Metrics] = field(default_factory=dict)
@@ -102,6 +105,11 @@ class Failure:
     site: str
     round: int
     reason: str
+
+
+def squared_length(vector: Tensor) -> float:
+    """||v||^2 of f32[n] on the CPU, in one pass; not finite where a value is not, or where values pass about 1e19."""
+    return float(torch.dot(vector, vector))
 
 
 def request_bytes(request: Request) -> int:

@@ -19,7 +19,7 @@ from medfl.errors import MedflError
 from medfl.model import FlatModel
 from medfl.protocol import Reply
 from medfl.server import Flight, ServerState
-from medfl.site import Site
+from medfl.site import Site, SiteMemory
 
 
 class RunFolder:
@@ -82,6 +82,25 @@ class RunFolder:
                 stream.flush()
                 os.fsync(stream.fileno())
 
+    def save_round(
+        self,
+        record: Mapping[str, Any],
+        phases: Mapping[str, float],
+        state: ServerState,
+        sites: Iterable[SiteMemory],
+        seconds: Mapping[str, float],
+    ) -> None:
+        """Write all that a round leaves: its record, then the checkpoint. Raises MedflError if there is no room."""
+        try:
+            self.append(record, phases)
+            self.save_checkpoint(state, sites, seconds)
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise MedflError(
+                f"{self.path} cannot be written after round {record['round']} ({reason}); the rounds before it are "
+                f"kept: make room and go on with `medfl resume {self.path}`"
+            ) from None
+
     def records(self) -> list[dict[str, Any]]:
         """The rounds so far; a torn last line (a write cut short) is left out."""
         return list(_lines(self.rounds))
@@ -92,7 +111,7 @@ class RunFolder:
             kept = [line for line in _lines(file) if line["round"] < rounds]
             write_text(file, "".join(json.dumps(line) + "\n" for line in kept))
 
-    def save_checkpoint(self, state: ServerState, sites: Iterable[Site], seconds: Mapping[str, float]) -> None:
+    def save_checkpoint(self, state: ServerState, sites: Iterable[SiteMemory], seconds: Mapping[str, float]) -> None:
         """Replace the checkpoint by the state after a whole round."""
         staged = self.path / "checkpoint.new"
         shutil.rmtree(staged, ignore_errors=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,7 +12,10 @@ from torch import Tensor
 
 from medfl.clock import Pace
 from medfl.model import Slot
-from medfl.protocol import Reply
+from medfl.protocol import Reply, squared_length
+
+TOGETHER = 4  # updates folded in one pass
+CHUNK = 1 << 18  # values of the accumulator that stay in cache meanwhile
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ class ServerState:
         accepted: site -> last round whose reply was aggregated.
         best: round, value, weights and buffers of the best model so far, when selection is by a metric.
         lost: consecutive rounds that did not count.
-        tensors, facts: what the chain's links keep at the server, by name.
+        tensors, facts: what the chain's links keep at the server, by name; a tensor is replaced, never written to.
         clock: virtual seconds since the start; stays 0 where sites state no pace.
         flights: site -> its reply on the way, in the asynchronous schedule.
     """
@@ -102,9 +106,24 @@ class ServerState:
     clock: float = 0.0
     flights: dict[str, Flight] = field(default_factory=dict)
 
+    def snapshot(self) -> ServerState:
+        """This state as a value that later rounds leave alone. Tensors are shared: a round replaces them and never
+        writes to them."""
+        return replace(
+            self,
+            accepted=dict(self.accepted),
+            tensors=dict(self.tensors),
+            flights=dict(self.flights),
+            facts=copy.deepcopy(self.facts),
+        )
+
 
 class Fold:
-    """Sample-weighted mean of updates and buffers, streamed: one accumulator whatever the number of sites."""
+    """Sample-weighted mean of updates and buffers, streamed: one accumulator whatever the number of sites.
+
+    Up to `TOGETHER` updates wait and are then added block by block, so that the accumulator passes through memory once
+    for all of them; every value is added in the same order as one by one.
+    """
 
     def __init__(self, state: ServerState) -> None:
         self.update = torch.zeros_like(state.weights)
@@ -117,18 +136,30 @@ class Fold:
         self.buffers.zero_()
         self.samples = 0
         self._weighted_square = 0.0
+        self._waiting: list[tuple[Tensor, float]] = []
 
     def add(self, reply: Reply, factor: float | None = None) -> None:
         """Fold one reply; its update enters the sum times `factor`, by default its samples."""
         assert reply.update is not None
         assert reply.buffers is not None
-        self.update.add_(reply.update, alpha=reply.samples if factor is None else factor)
+        self._waiting.append((reply.update, reply.samples if factor is None else factor))
+        if len(self._waiting) == TOGETHER:
+            self._flush()
         self.buffers.add_(reply.buffers, alpha=reply.samples)
         self.samples += reply.samples
-        self._weighted_square += reply.samples * float(torch.linalg.vector_norm(reply.update)) ** 2
+        square = squared_length(reply.update) if reply.square is None else reply.square
+        self._weighted_square += reply.samples * square
 
     def finish(self) -> tuple[Tensor, Tensor, float]:
         """(mean update f32[P], mean buffers f32[B], sum_i p_i ||D_i||^2)."""
+        self._flush()
         self.update.div_(self.samples)
         self.buffers.div_(self.samples)
         return self.update, self.buffers, self._weighted_square / self.samples
+
+    def _flush(self) -> None:
+        for begin in range(0, len(self.update), CHUNK):
+            total = self.update[begin : begin + CHUNK]
+            for update, factor in self._waiting:
+                total.add_(update[begin : begin + CHUNK], alpha=factor)
+        self._waiting = []

@@ -6,32 +6,45 @@ network, one device, one set of working buffers.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from medfl.data.batches import Batches, Jitter, epoch_order
+from medfl.data.batches import Batches, Jitter
 from medfl.data.patches import PatchStore
+from medfl.memory import explained
 from medfl.methods.context import LocalRound
 from medfl.metrics.evidence import Evidence, evidence
 from medfl.metrics.histograms import score_histograms
 from medfl.metrics.measure import measure
 from medfl.metrics.targets import target_scores, target_truth
 from medfl.metrics.temperature import temperature_sums
-from medfl.protocol import Metrics, Reply, Request
+from medfl.protocol import Metrics, Reply, Request, squared_length
 from medfl.seeds import seed_for
+from medfl.training import take_steps
 from medfl.workbench import LocalWork, Workbench
 
 
 class SiteDiverged(Exception):
     """Training gave a loss or an update that is not finite."""
+
+
+@dataclass(frozen=True)
+class SiteMemory:
+    """What a site carries from round to round, by name: committed, and pending with its round (see `Site._settle`)."""
+
+    name: str
+    state: Mapping[str, Tensor]
+    pending: tuple[int, Mapping[str, Tensor]] | None
 
 
 class Site:
@@ -75,8 +88,15 @@ class Site:
         """The patches on the device, placed there at first use."""
         if self._batches is None:
             model = self.bench.model
-            self._batches = Batches(self.store, model.device, model.mean, model.std, self.work.augment, self.jitter)
+            channels_last = model.spec.channels_last
+            self._batches = Batches(
+                self.store, model.device, model.mean, model.std, self.work.augment, self.jitter, channels_last
+            )
         return self._batches
+
+    def memory(self) -> SiteMemory:
+        """What this site carries, as a value: both parts are replaced in later rounds, never written to."""
+        return SiteMemory(self.name, self.state, self.pending)
 
     def handle(self, request: Request) -> Reply:
         """Evaluate the incoming model on the splits asked for, then train if asked.
@@ -85,27 +105,38 @@ class Site:
 
         Raises:
             SiteDiverged: the training loss or the update is not finite.
+            OutOfMemory: a buffer or a batch does not fit.
             ValueError: a held-out site asked to train, an unknown split, vectors of the wrong length.
         """
         if request.train and self.role != "train":
             raise ValueError(f"{self.name} is held out and does not train")
         self._settle(request)
-        answer = self._evaluate(request) if request.evaluate else Reply(self.name, request.round)
+        answer = Reply(self.name, request.round)
+        if request.evaluate:
+            with self._explained("measuring", self.work.eval_batch_size, "evaluation.batch_size"):
+                answer = self._evaluate(request)
         if not request.train:
             return answer
         began = time.perf_counter()
-        local, loss = self._train(request)
-        update = self._update(local, request.round)
+        with self._explained("training", self.work.batch_size, "training.batch_size"):
+            local, loss = self._train(request)
+        update, square = self._update(local, request.round)
         return dataclasses.replace(
             answer,
             samples=len(self.store.splits["train"]),
             steps=local.steps,
             update=update,
+            square=square,
             buffers=self.bench.model.buffers(),
             train_loss=loss,
             extra=local.sent,
             seconds={**answer.seconds, "train": time.perf_counter() - began},
         )
+
+    def _explained(self, doing: str, batch: int, key: str) -> contextlib.AbstractContextManager[None]:
+        """What is said where memory runs out."""
+        what = f"{doing} with batches of {batch} patches of {self.store.images.shape[1]} px"
+        return explained(what, self.bench.model.device, f"lower `{key}`")
 
     def logits(self, rows: NDArray[np.int64]) -> Tensor:
         """Logits f64[n, C], on the CPU, of the network as it is now, in the order of `rows` of the store."""
@@ -220,65 +251,39 @@ class Site:
         calibrated = probabilities(logits, request.temperature)
         return evidence(calibrated, plain, **data, malignant=request.malignant, thresholds=request.thresholds)
 
-    def _train(self, request: Request) -> tuple[LocalRound, float]:
-        """Local steps from the received model; the network ends at e. Returns the round and the mean loss."""
+    def begin(self, request: Request) -> LocalRound:
+        """Start a round: the received model loaded, and moved to where the links want training to start."""
         bench, work, model = self.bench, self.work, self.bench.model
         self._load(request)
-        rows = self.store.splits["train"]
-        seed = seed_for(work.seed, "train", request.round, self.name)
         local = LocalRound(
             model=model,
             received=_copy_into(bench.scratch, "received", model.vector),
             start=model.vector,
-            steps=work.steps(len(rows)),
+            steps=work.steps(len(self.store.splits["train"])),
             lr=work.lr * request.lr_scale,
-            seed=seed,
+            seed=seed_for(work.seed, "train", request.round, self.name),
             round=request.round,
             rounds=work.rounds,
             extra=request.extra,
             state=self.state,
             scratch=bench.scratch,
         )
-        chain = bench.chain
         self._own_norms()
-        chain.call("receive", local)
-        moved = chain.acts("receive") or (self.local_norms and "norms" in self.state)
+        bench.chain.call("receive", local)
+        moved = bench.chain.acts("receive") or (self.local_norms and "norms" in self.state)
         local.start = _copy_into(bench.scratch, "start", model.vector) if moved else local.received
-        optimizer = None if chain.acts("step") else self._optimizer(local.lr)
-        criterion = nn.CrossEntropyLoss(self._class_weights(rows))
-        observes, edits, records = chain.acts("observe"), chain.acts("gradient"), chain.acts("record")
-        total = torch.zeros((), device=model.device)
-        bench.net.train()
-        order = epoch_order(rows, work.batch_size, local.steps, seed)
-        for images, labels in self.batches.training(order, seed):
-            with bench.autocast():
-                loss = criterion(bench.net(images), labels)
-            loss.backward()
-            last = local.step + 1 == local.steps and chain.acts("last_gradient")
-            if observes or edits or last or optimizer is None:
-                local.gradient = model.gather_gradient(local.vector("gradient"))
-                chain.call("observe", local)
-                if last:
-                    chain.call("last_gradient", local)
-                chain.call("gradient", local)
-                chain.call("step", local)
-                if edits and optimizer is not None:
-                    model.scatter_gradient(local.gradient)
-            if optimizer is not None:
-                optimizer.step()
-            for parameter in model.parameters:
-                parameter.grad = None
-            local.step += 1
-            if records:
-                chain.call("record", local)
-            total += loss.detach()
-        mean_loss = float(total) / local.steps
+        return local
+
+    def _train(self, request: Request) -> tuple[LocalRound, float]:
+        """Local steps from the received model; the network ends at e. Returns the round and the mean loss."""
+        local = self.begin(request)
+        mean_loss = float(take_steps(local, self.bench, self.work, self.batches, self.store.splits["train"]))
         if not math.isfinite(mean_loss):
             raise SiteDiverged(f"the training loss is not finite in round {request.round}")
         return local, mean_loss
 
-    def _update(self, local: LocalRound, round_: int) -> Tensor:
-        """w - endpoint in wire order, with endpoint = s - u."""
+    def _update(self, local: LocalRound, round_: int) -> tuple[Tensor, float]:
+        """w - endpoint in wire order, with endpoint = s - u, and its squared length."""
         bench = self.bench
         bench.chain.call("reply", local)
         self._keep_norms(local.kept)
@@ -286,29 +291,15 @@ class Site:
             self.pending = (round_, {**self.state, **local.kept})
         displacement = local.displacement
         if displacement is None:
-            displacement = torch.sub(local.start, bench.model.vector)
+            displacement = torch.sub(local.start, bench.model.vector, out=local.vector("displacement"))
         if local.start is not local.received:
             displacement = displacement + (local.received - local.start)
         update = bench.model.layout.pack(displacement)
-        if not torch.isfinite(update).all():
+        square = squared_length(update)
+        if not math.isfinite(square):
             self.pending = None
             raise SiteDiverged(f"the update is not finite in round {round_}")
-        return update
-
-    def _optimizer(self, lr: float) -> torch.optim.Optimizer:
-        """A fresh optimiser: its state starts at zero every round."""
-        work, parameters = self.work, self.bench.model.parameters
-        if work.optimizer == "adamw":
-            return torch.optim.AdamW(parameters, lr=lr, weight_decay=work.weight_decay, fused=True)
-        return torch.optim.SGD(parameters, lr=lr, momentum=work.momentum, weight_decay=work.weight_decay, fused=True)
-
-    def _class_weights(self, rows: NDArray[np.int64]) -> Tensor | None:
-        """Inverse class frequency of the site's training patches, mean 1 over patches; absent classes weigh 0."""
-        if not self.work.weighted_loss:
-            return None
-        counts = np.bincount(self.store.labels[rows], minlength=len(self.bench.model.spec.classes))
-        weights = np.where(counts > 0, len(rows) / (max(1, (counts > 0).sum()) * np.maximum(counts, 1)), 0.0)
-        return torch.tensor(weights, dtype=torch.float32, device=self.bench.model.device)
+        return update, square
 
 
 def probabilities(logits: Tensor, temperature: float | None = None) -> NDArray[np.float64]:

@@ -126,7 +126,7 @@ class Play:
         """Play so many rounds; the global vector after each."""
         after = []
         for _ in range(count):
-            self.records.append(self.federation._play())
+            self.records.append(self.federation.play())
             after.append(self.state.weights.tolist())
         return after
 

@@ -62,7 +62,7 @@ def test_a_site_that_fails_alone_stays_where_it_was():
     alone.transport = p.federation.transport
     after = []
     for _ in range(3):
-        records.append(alone._play())
+        records.append(alone.play())
         after.append([own_model(alone.state, name)[0].tolist() for name in ("near", "far")])
     assert after[1][1] == after[0][1] != after[2][1]
     assert after[1][0] != after[0][0]

@@ -206,13 +206,13 @@ def test_a_real_network_resumes_bit_for_bit(method, tmp_path):
     first, _, sites = fresh()
     for federation, rounds in ((whole, 4), (first, 2)):
         for _ in range(rounds):
-            federation._play()
+            federation.play()
     files = RunFolder(tmp_path)
     files.save_checkpoint(first.state, sites.values(), {})
     second, _, others = fresh()
     second.state, _ = files.load_checkpoint(others)
     for _ in range(2):
-        second._play()
+        second.play()
     assert torch.equal(second.state.weights, whole.state.weights)
     assert torch.equal(second.state.buffers, whole.state.buffers)
 

@@ -1,13 +1,17 @@
 """ECGR against the authors' numbers, a direct implementation, and hand-computed cases."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from medfl.methods.ecgr import choose, reaggregate, step_gram
-from tests.toys import toy_run
+from medfl.errors import RunFailed
+from medfl.methods.context import LocalRound
+from medfl.methods.ecgr import Ecgr, choose, reaggregate
+from medfl.methods.steps import Steps
+from tests.toys import toy_bench, toy_federation, toy_run, toy_sites
 
 VECTORS = Path(__file__).resolve().parents[2] / "shared" / "vectors" / "ecgr.npz"
 
@@ -88,9 +92,47 @@ def test_zero_gives_zero():
     assert reaggregate(cancel, beta=0.0)[0].tolist() == [0.0, 0.0]
 
 
-def test_gram_of_a_path_is_the_gram_of_its_steps():
-    steps = torch.randn(11, 70_001, generator=torch.Generator().manual_seed(2))  # more columns than one block
-    torch.testing.assert_close(step_gram(steps.cumsum(0)), (steps @ steps.T).double(), rtol=1e-3, atol=1e-1)
+def recorded(steps: torch.Tensor, storage: str) -> Steps:
+    """Steps of a round that walked from a point of ordinary weights by `steps`."""
+    start = torch.randn(steps.shape[1], generator=torch.Generator().manual_seed(3)) * 0.05
+    local = LocalRound(SimpleNamespace(vector=start.clone()), start, start, steps=len(steps), lr=0.1, seed=0)
+    for local.step, step in enumerate(steps, start=1):
+        local.model.vector -= step
+        Steps(local, storage).record()
+    return Steps(local, storage)
+
+
+@pytest.mark.parametrize(("storage", "error"), [("auto", 1e-4), ("device", 1e-4), ("host", 1e-4), ("bf16", 4e-3)])
+def test_what_is_recorded_are_the_steps(storage, error):
+    steps = 1e-3 * torch.randn(11, 70_001, generator=torch.Generator().manual_seed(2))  # more columns than one block
+    kept = recorded(steps, storage)
+    exact = steps.double() @ steps.T.double()
+    scale = exact.diagonal().sqrt()
+    assert ((kept.gram() - exact).abs() / (scale[:, None] * scale)).max() < error
+    assert torch.equal(kept.gram(), kept.gram().T)
+    factors = torch.linspace(-1, 1, 11)
+    combined = kept.combine(factors)
+    assert (combined - factors @ steps).norm() < error * (factors @ steps).norm()
+
+
+def test_bf16_halves_the_record_and_keeps_the_choice():
+    steps = 1e-3 * torch.randn(40, 5_000, generator=torch.Generator().manual_seed(2))
+    full, half = recorded(steps, "device"), recorded(steps, "bf16")
+    assert half.rows.nbytes == full.rows.nbytes / 2
+    chosen = [set(choose(kept.gram(), 0.5, "greedy").tolist()) for kept in (full, half)]
+    assert chosen[0] == chosen[1]
+
+
+def test_a_record_that_does_not_fit_names_itself_and_the_setting(monkeypatch):
+    monkeypatch.setattr("medfl.memory.free_bytes", lambda device: 100_000)
+    federation, records = toy_federation(bench := toy_bench(["ecgr"]), toy_sites(bench), rounds=4)
+    with pytest.raises(RunFailed) as caught:
+        federation.run()
+    sentence = "ECGR's record of 3 local steps needs"
+    for text in (str(caught.value), records[0]["failures"][0]["reason"]):
+        assert sentence in text
+        assert "0.1 MB are free" in text
+        assert "`method.ecgr.storage: bf16`" in text
 
 
 def test_random_is_reproducible_and_seeded():
@@ -105,6 +147,11 @@ def test_random_is_reproducible_and_seeded():
 def test_parameters_out_of_range(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         reaggregate(torch.ones(2, 2), **wrong)
+
+
+def test_storage_is_one_of_four():
+    with pytest.raises(ValueError, match="auto, device, host, bf16"):
+        Ecgr(storage="disk")
 
 
 def test_in_a_federation_beta_one_is_fedavg_and_beta_matters():

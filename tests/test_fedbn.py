@@ -31,7 +31,7 @@ def parts(bench, wire):
 
 def test_each_site_starts_from_its_own_norms_and_the_shared_rest():
     game, _, bench, sites = federation()
-    game._play()
+    game.play()
     model, seen = bench.model, {}
     for name, site in sites.items():
         message = Request(1, game.state.weights, game.state.buffers, train=False, evaluate=("val",),
@@ -52,7 +52,7 @@ def test_each_site_starts_from_its_own_norms_and_the_shared_rest():
 
 def test_a_held_out_site_is_measured_with_the_mean_norms():
     game, _, bench, _ = federation()
-    game._play()
+    game.play()
     far = Site("far", "held_out", toy_store("far", 9, train=0), toy_work(), bench)
     far.handle(Request(1, game.state.weights, game.state.buffers, train=False, evaluate=("test",)))
     assert torch.equal(bench.model.weights(), game.state.weights)
@@ -94,7 +94,7 @@ def test_a_lost_reply_leaves_the_norms_as_they_were():
 
         game.transport.call = transport
         for _ in range(3):
-            game._play()
+            game.play()
         return game.state, sites["site-0"].pending[1]["norms"]
 
     (one, kept), (other, same) = run(True), run(False)

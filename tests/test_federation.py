@@ -108,7 +108,7 @@ def test_stopping_and_going_on_is_the_same_run():
     sites = toy_sites(bench)
     federation, first = toy_federation(bench, sites, rounds=4)
     for _ in range(2):
-        first.append(federation._play())
+        first.append(federation.play())
     rest, second = toy_federation(bench, sites, state=federation.state, rounds=4)
     assert torch.equal(rest.run().weights, whole.weights)
     assert first + second == records

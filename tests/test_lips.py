@@ -146,7 +146,7 @@ def watched(rounds=4, **parameters):
     before = {}
     for t in range(rounds):
         before[t] = federation.state.weights.clone()
-        federation._play()
+        federation.play()
     return bench, spy.starts, before
 
 

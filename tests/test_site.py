@@ -9,6 +9,7 @@ from medfl.data.batches import AugmentSpec, Batches, epoch_order
 from medfl.protocol import Request
 from medfl.seeds import seed_for
 from medfl.site import Site, SiteDiverged
+from medfl.training import class_weights
 from tests.toys import CLASSES, toy_bench, toy_store, toy_work
 
 
@@ -122,8 +123,7 @@ def test_jitter_runs_on_training_batches_only():
 
 def test_weighted_loss_weighs_classes_by_inverse_frequency():
     store = toy_store("solo", 1, train=24)
-    site = Site("solo", "train", store, toy_work(weighted_loss=True), toy_bench())
-    weights = site._class_weights(store.splits["train"])
+    weights = class_weights(store.labels[store.splits["train"]], 3)
     counts = np.bincount(store.labels[store.splits["train"]], minlength=3)
     np.testing.assert_allclose(weights.numpy() * counts, 24 / 3, rtol=1e-6)
 

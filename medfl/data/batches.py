@@ -17,6 +17,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
 from medfl.data.patches import PatchStore
+from medfl.seeds import seed_for
 
 Jitter = Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]
 COLOUR_CHUNKS = 4  # colour factors are drawn per quarter of a batch: torchvision takes one factor a call
@@ -60,6 +61,7 @@ class Batches:
         mean, std: normalisation of the backbone, per channel, for values in [0, 1].
         augment: what training batches undergo.
         jitter: optional patch-wise augmentation on the CPU, (u8[B, S, S, 3], seed) -> same shape.
+        channels_last: give batches in that memory format, the one they are stored in.
     """
 
     def __init__(
@@ -70,12 +72,14 @@ class Batches:
         std: tuple[float, ...],
         augment: AugmentSpec,
         jitter: Jitter | None = None,
+        channels_last: bool = False,
     ) -> None:
         self.store = store
         self.device = device
         self.mean, self.std = list(mean), list(std)
         self.augment = augment
         self.jitter = jitter
+        self.format = torch.channels_last if channels_last else torch.contiguous_format
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the array is read-only and never written through
             self.images = torch.from_numpy(np.asarray(store.images))
@@ -89,25 +93,36 @@ class Batches:
         self.labels = self.labels.to(device)
 
     def training(self, order: Tensor, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Augmented, normalised (images f32[B, 3, S, S], labels i64[B]) for each row of `order` i64[T, B]."""
+        """Augmented, normalised (images f32[B, 3, S, S], labels i64[B]) for each row of `order` i64[T, B].
+
+        Whatever is drawn goes to the device once, before the first batch, so that no step waits for the host. Patches
+        that live in host memory are gathered one batch ahead, while the device works on the one before.
+        """
         generator = torch.Generator().manual_seed(seed)
-        for step, rows in enumerate(order):
-            images = self._gather(rows, seed + step if self.jitter else None)
-            images = flip_and_turn(images, self.augment, generator)
-            yield self._normalise(images, generator), self.labels[rows.to(self.device)]
+        colours = torch.Generator().manual_seed(seed_for(seed, "colour"))
+        coins = _to(torch.rand(len(order), 3, order.shape[1], generator=generator) < 0.5, self.device)
+        rows = _to(order, self.device)
+        source = rows if self.images.device == self.device else order
+        ahead = self._gather(source[0], seed if self.jitter else None)
+        for step in range(len(order)):
+            images = ahead
+            if step + 1 < len(order):
+                ahead = self._gather(source[step + 1], seed + step + 1 if self.jitter else None)
+            images = flip_and_turn(images, self.augment, coins[step])
+            yield self._normalise(images, colours), self.labels[rows[step]]
 
     def evaluation(self, rows: NDArray[np.int64], batch_size: int) -> Iterator[Tensor]:
         """Normalised images f32[<= batch_size, 3, S, S] in the order of `rows`."""
-        order = torch.from_numpy(np.ascontiguousarray(rows))
+        order = torch.from_numpy(np.ascontiguousarray(rows)).to(self.images.device)
         for begin in range(0, len(order), batch_size):
             yield self._normalise(self._gather(order[begin : begin + batch_size], None), None)
 
     def _gather(self, rows: Tensor, jitter_seed: int | None) -> Tensor:
-        """uint8 [B, 3, S, S] on the device."""
-        images = self.images[rows.to(self.images.device)]
+        """uint8 [B, 3, S, S] on the device; `rows` are where the patches are."""
+        images = self.images[rows]
         if jitter_seed is not None and self.jitter is not None:
             images = torch.from_numpy(self.jitter(images.numpy(), jitter_seed))
-        return images.to(self.device, non_blocking=True).permute(0, 3, 1, 2).contiguous()
+        return _to(images, self.device).permute(0, 3, 1, 2).contiguous(memory_format=self.format)
 
     def _normalise(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
         scaled = tvf.to_dtype(images, torch.float32, scale=True)
@@ -117,12 +132,19 @@ class Batches:
         return normalised
 
 
-def flip_and_turn(images: Tensor, augment: AugmentSpec, generator: torch.Generator) -> Tensor:
-    """Flip each patch of u8[B, 3, S, S] left-right and up-down, and transpose it, each with probability 1/2.
+def _to(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on the device; from pinned memory, so that the host does not wait for the copy."""
+    if device.type != "cuda" or tensor.device.type == "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
-    The three together draw uniformly from the eight symmetries of the square. No host synchronisation.
+
+def flip_and_turn(images: Tensor, augment: AugmentSpec, coins: Tensor) -> Tensor:
+    """Flip each patch of u8[B, 3, S, S] left-right and up-down, and transpose it, as its coins bool[3, B] say.
+
+    With fair coins the three together draw uniformly from the eight symmetries of the square.
     """
-    coins = (torch.rand(3, len(images), 1, 1, 1, generator=generator) < 0.5).to(images.device, non_blocking=True)
+    coins = coins[:, :, None, None, None]
     if augment.flips:
         images = torch.where(coins[0], tvf.horizontal_flip(images), images)
         images = torch.where(coins[1], tvf.vertical_flip(images), images)

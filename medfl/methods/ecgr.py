@@ -22,9 +22,10 @@ from torch import Tensor
 
 from medfl.methods.base import Link, number, require
 from medfl.methods.context import LocalRound
+from medfl.methods.steps import BLOCK, STORAGES, Steps
+from medfl.methods.steps import gram as inner_products
 
 SELECTIONS = ("greedy", "norm", "random", "cosine")
-BLOCK = 1 << 16  # columns of the Gram product formed at a time: stays in cache, and sums in float64 between blocks
 
 
 def reaggregate(steps: Tensor, keep: float = 0.5, beta: float = 0.2, select: str = "greedy") -> tuple[Tensor, Tensor]:
@@ -45,11 +46,9 @@ def reaggregate(steps: Tensor, keep: float = 0.5, beta: float = 0.2, select: str
     Ecgr(keep=keep, beta=beta, select=select)
     if steps.dim() != 2 or not len(steps):
         raise ValueError(f"steps must be a non-empty matrix [T, P], not {tuple(steps.shape)}")
-    gram = torch.zeros(len(steps), len(steps), dtype=torch.float64, device=steps.device)
-    for begin in range(0, steps.shape[1], BLOCK):
-        columns = steps[:, begin : begin + BLOCK]
-        gram += columns @ columns.T
-    gram = gram.cpu()
+    width = BLOCK["cpu"]
+    blocks = (steps[:, begin : begin + width] for begin in range(0, steps.shape[1], width))
+    gram = inner_products(blocks, len(steps), steps.device)
     seed = int.from_bytes(hashlib.sha256(gram.numpy().tobytes()).digest()[:7], "little")
     chosen = choose(gram, keep, select, seed)
     return coefficients(gram, chosen, beta).to(steps) @ steps, chosen
@@ -92,46 +91,34 @@ def coefficients(gram: Tensor, chosen: Tensor, beta: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Ecgr(Link):
-    """Keep a convergent share of the steps whole, damp the rest by `beta`, preserve the update's length."""
+    """Keep a convergent share of the steps whole, damp the rest by `beta`, preserve the update's length.
+
+    `storage` says where the T steps of P values wait for the end of the round (see `medfl.methods.steps`).
+    """
 
     name: ClassVar[str] = "ecgr"
     keep: float = 0.5
     beta: float = 0.2
     select: str = "greedy"
+    storage: str = "auto"
 
     def __post_init__(self) -> None:
         number(self.keep, "keep", 0.0, 1.0, open_low=True)
         number(self.beta, "beta", 0.0, 1.0)
         require(self.select in SELECTIONS, f"`select` is one of {', '.join(SELECTIONS)}, not {self.select!r}")
+        require(self.storage in STORAGES, f"`storage` is one of {', '.join(STORAGES)}, not {self.storage!r}")
 
     def record(self, local: LocalRound) -> None:
-        """Keep the displacement from the start, s - w_k; differences of rows are the steps."""
-        path = local.buffer("ecgr_path", (local.steps, len(local.start)))
-        torch.sub(local.start, local.model.vector, out=path[local.step - 1])
+        """Keep the step just taken."""
+        Steps(local, self.storage).record()
 
     def reply(self, local: LocalRound) -> None:
-        """u = sum_k a_k d_k, as one product with the recorded path: d_k = p_k - p_{k-1}, p_0 = 0."""
-        path = local.buffer("ecgr_path", (local.steps, len(local.start)))
-        gram = step_gram(path)
+        """u = sum_k a_k d_k."""
+        steps = Steps(local, self.storage)
+        gram = steps.gram()
         chosen = choose(gram, self.keep, self.select, local.seed)
-        factors = coefficients(gram, chosen, self.beta)
-        on_path = factors - torch.cat([factors[1:], factors.new_zeros(1)])
-        local.displacement = on_path.to(path) @ path
+        local.displacement = steps.combine(coefficients(gram, chosen, self.beta))
 
     def scratch_bytes(self, steps: int, padded: int) -> int:
-        """The recorded path, f32[T, P]."""
-        return 4 * steps * padded
-
-
-def step_gram(path: Tensor) -> Tensor:
-    """f64[T, T] on the CPU: inner products of the steps p_k - p_{k-1} (p_0 = 0) of a path f32[T, P]."""
-    total = len(path)
-    gram = torch.zeros(total, total, dtype=torch.float64, device=path.device)
-    steps = torch.empty(total, min(BLOCK, path.shape[1]), device=path.device)
-    for begin in range(0, path.shape[1], BLOCK):
-        columns = path[:, begin : begin + BLOCK]
-        block = steps[:, : columns.shape[1]]
-        torch.sub(columns[1:], columns[:-1], out=block[1:])
-        block[0] = columns[0]
-        gram += block @ block.T
-    return gram.cpu()
+        """The recorded steps, [T, P], and their combination; in bf16 the point before a step as well."""
+        return (2 * steps + 8) * padded if self.storage == "bf16" else (4 * steps + 4) * padded

@@ -44,10 +44,10 @@ class ServerOptimiser(Link):
         )
 
     def _vector(self, server: Server, name: str, start: float = 0.0) -> Tensor:
-        """The server's own vector of this link, in place; `start` everywhere at first."""
-        key = f"{self.name}.{name}"
-        if key not in server.tensors:
-            server.tensors[key] = torch.full_like(server.weights, start)
+        """The server's own vector of this link, replaced by a copy that may be written to; `start` at first."""
+        key, like = f"{self.name}.{name}", server.weights
+        held = server.tensors.get(key)
+        server.tensors[key] = torch.full_like(like, start) if held is None else held.clone()
         return server.tensors[key]
 
 

@@ -1,0 +1,1 @@
+"""What medfl costs beside the training itself, as ratios measured in one run. `python -m benchmarks` runs it all."""

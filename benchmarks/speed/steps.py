@@ -1,0 +1,94 @@
+"""What a method's round costs over FedAvg's, and FedAvg's over a plain training loop. CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import timm
+import torch
+from torch import nn
+
+from benchmarks.speed.figure import Figure, interleaved
+from benchmarks.speed.workload import CLASSES, METHOD, SMALL, Rounds, store, work, workbench
+from medfl.data.batches import AugmentSpec, Batches, epoch_order
+
+METHODS: dict[str, tuple[METHOD, dict[str, float], float]] = {
+    "fedprox": (["fedprox"], {}, 1.10),
+    "scaffold": (["scaffold"], {}, 1.10),
+    "fednova": (["fednova"], {}, 1.10),
+    "lips": (["lips"], {}, 1.10),
+    "pflalign": (["pflalign"], {"momentum": 0.0}, 1.30),
+}
+
+
+def one_site(backbone: str, size: int, steps: int, method: METHOD, **changes: float) -> Rounds:
+    """A federation of one site with enough patches for one pass."""
+    return Rounds(workbench(backbone, method), [store("site", 330, size)], work(steps, **changes))
+
+
+def plain_loop(backbone: str, size: int, steps: int) -> Callable[[], None]:
+    """PyTorch's default SGD over the same batches: a timm network, cross entropy, `set_to_none=True`."""
+    net = timm.create_model(backbone, num_classes=len(CLASSES))
+    config = timm.data.resolve_model_data_config(net)
+    patches = store("site", 330, size)
+    batches = Batches(
+        patches, torch.device("cpu"), config["mean"], config["std"], AugmentSpec(flips=False, rotate90=False)
+    )
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9)
+    criterion = nn.CrossEntropyLoss()
+    net.train()
+
+    def loop() -> None:
+        order = epoch_order(patches.splits["train"], 32, steps, seed=1)
+        for images, labels in batches.training(order, seed=1):
+            optimizer.zero_grad(set_to_none=True)
+            criterion(net(images), labels).backward()
+            optimizer.step()
+
+    return loop
+
+
+def fedavg_over_plain(repeats: int) -> Iterator[Figure]:
+    """Images a second of a FedAvg round over those of a plain loop over the same tensors, 30 steps of 32."""
+    for backbone, size, each in ((SMALL, 64, 4 * repeats), ("resnet18", 64, repeats)):
+        steps = 30
+        round_, plain = interleaved(
+            [one_site(backbone, size, steps, []).play, plain_loop(backbone, size, steps)], repeats=each
+        )
+        yield Figure(
+            f"FedAvg round, images/s, {backbone} {size} px",
+            "plain PyTorch loop over the same tensors",
+            plain / round_,
+            target=0.97,
+            at_least=True,
+            detail={"round_s": round_, "plain_s": plain},
+        )
+
+
+def ecgr_over_fedavg(repeats: int) -> Iterator[Figure]:
+    """A round of 50 steps with ECGR over one without."""
+    for size, target, each in ((64, 1.13, repeats), (128, 1.03, max(2, repeats // 2))):
+        fedavg, ecgr = interleaved(
+            [one_site("resnet18", size, 50, []).play, one_site("resnet18", size, 50, ["ecgr"]).play], repeats=each
+        )
+        yield Figure(
+            f"ECGR round, 50 steps, resnet18 {size} px",
+            "FedAvg round",
+            ecgr / fedavg,
+            target=target,
+            detail={"ecgr_s": ecgr, "fedavg_s": fedavg},
+        )
+
+
+def methods_over_fedavg(repeats: int) -> Iterator[Figure]:
+    """A round of 20 steps, resnet18 at 64 px, with each method over one without."""
+    rounds = [one_site("resnet18", 64, 20, method, **changes) for method, changes, _ in METHODS.values()]
+    fedavg, *found = interleaved([r.play for r in (one_site("resnet18", 64, 20, []), *rounds)], repeats=repeats)
+    for (name, (_, _, target)), seconds in zip(METHODS.items(), found, strict=True):
+        yield Figure(
+            f"{name} round, 20 steps, resnet18 64 px",
+            "FedAvg round",
+            seconds / fedavg,
+            target=target,
+            detail={f"{name}_s": seconds, "fedavg_s": fedavg},
+        )

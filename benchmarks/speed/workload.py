@@ -1,0 +1,119 @@
+"""Sites with uint8 patches of any size and number, and the rounds that are timed. Needs no more than the core."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medfl.data.batches import AugmentSpec
+from medfl.data.patches import PatchStore
+from medfl.federation import Federation
+from medfl.methods.base import build_chain
+from medfl.model import FlatModel, ModelSpec
+from medfl.protocol import Reply, squared_length
+from medfl.server import Plan, ServerState
+from medfl.site import Site
+from medfl.transport import InProcess
+from medfl.workbench import LocalWork, Workbench
+
+CLASSES = ("lung_aca", "lung_n", "lung_scc", "colon_aca", "colon_n")
+SMALL = "test_byobnet"  # 0.2 M parameters
+METHOD = list[str | Mapping[str, Any]]
+Batch = tuple[Tensor, Tensor]
+
+
+def store(name: str, patches: int, size: int, val: int = 10, seed: int = 0) -> PatchStore:
+    """Smooth colour noise, five classes, five patches a source group; the last `val` rows are validation data."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(60, 250, (patches, 4, 4, 3), dtype=np.uint8)
+    images = coarse.repeat(size // 4, axis=1).repeat(size // 4, axis=2)
+    rows = np.arange(patches)
+    return PatchStore(
+        site=name,
+        images=images,
+        labels=rows % len(CLASSES),
+        groups=rows // 5,
+        splits={"train": rows[: patches - val], "val": rows[patches - val :]},
+        digest=f"noise-{seed}",
+    )
+
+
+def workbench(backbone: str, method: METHOD, device: str = "cpu", **settings: Any) -> Workbench:
+    """A fresh network and its chain. `settings`: channels_last; precision, compiled."""
+    spec = ModelSpec(backbone, CLASSES, channels_last=settings.pop("channels_last", False))
+    return Workbench(FlatModel(spec, torch.device(device), seed=1), build_chain(method), **settings)
+
+
+def work(steps: int, batch_size: int = 32, lr: float = 1e-3, momentum: float = 0.9, **changes: Any) -> LocalWork:
+    """Local work of a number of steps; augmentation off, so that a plain loop can see the same tensors."""
+    plain = AugmentSpec(flips=False, rotate90=False)
+    return LocalWork(
+        batch_size=batch_size, local_steps=steps, lr=lr, momentum=momentum, **({"augment": plain} | changes)
+    )
+
+
+class Rounds:
+    """A federation whose rounds are played one at a time, without evaluation."""
+
+    def __init__(self, bench: Workbench, stores: Sequence[PatchStore], local: LocalWork, **plan: Any) -> None:
+        self.sites = {s.site: Site(s.site, "train", s, local, bench) for s in stores}
+        settings: dict[str, Any] = {
+            "train_sites": tuple(self.sites),
+            "held_out_sites": (),
+            "rounds": 10**6,
+            "seed": 1,
+            "stages": bench.model.stages(),
+            "evaluate_every": 10**6,
+            "momentum": local.momentum,
+            "lr": local.lr,
+        }
+        state = ServerState(1, bench.model.weights(), bench.model.buffers())
+        self._steps = 0.0
+        for site in self.sites.values():
+            site.batches.training = self._timed(site.batches.training)  # type: ignore[method-assign]
+        self.federation = Federation(Plan(**settings | plan), InProcess(self.sites), state, chain=bench.chain)
+
+    def play(self) -> dict[str, Any]:
+        """One round: every participant's local steps, and all that goes with them. Returns its record."""
+        record = self.federation.play()
+        if record["failures"] or not record["counted"]:
+            raise RuntimeError(f"the round failed: {record['failures']}")
+        return record
+
+    def step_seconds(self) -> float:
+        """Seconds between the first batch asked for and the end of the last step, of all sites since the last call."""
+        found, self._steps = self._steps, 0.0
+        return found
+
+    def _timed(self, training: Callable[[Tensor, int], Iterator[Batch]]) -> Callable[[Tensor, int], Iterator[Batch]]:
+        def batches(order: Tensor, seed: int) -> Iterator[Batch]:
+            began = time.perf_counter()
+            yield from training(order, seed)
+            self._steps += time.perf_counter() - began
+
+        return batches
+
+
+def replies(count: int, like: Workbench, seed: int = 0) -> list[Reply]:
+    """Trained replies with random updates."""
+    generator = torch.Generator().manual_seed(seed)
+    weights, buffers = like.model.weights(), like.model.buffers()
+    updates = [torch.randn(weights.shape, generator=generator) * 1e-3 for _ in range(count)]
+    return [
+        Reply(
+            f"site-{k}",
+            1,
+            samples=100 + k,
+            steps=10,
+            update=update,
+            square=squared_length(update),
+            buffers=buffers.clone(),
+            train_loss=1.0,
+        )
+        for k, update in enumerate(updates)
+    ]
