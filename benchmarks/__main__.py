@@ -86,7 +86,7 @@ def line(figure: Figure, baseline: float | None) -> str:
 def document(figures: list[Figure]) -> dict[str, Any]:
     """What `--json` writes."""
     return {
-        "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), **versions()},
+        "machine": {"cpu": cpu(), "cores": os.cpu_count(), **versions()},
         "figures": [
             {
                 "name": f.name,
@@ -99,6 +99,15 @@ def document(figures: list[Figure]) -> dict[str, Any]:
             for f in figures
         ],
     }
+
+
+def cpu() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "an unnamed CPU")
 
 
 def read(path: Path) -> Mapping[str, float]:

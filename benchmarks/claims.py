@@ -10,11 +10,11 @@ zero, *does not* where it lies on the other, and is *undecided* where it contain
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.pages import rewritten
 from medfl.study.compare import Mean, difference, mean_over
 from medfl.study.spec import load_study
 from medfl.study.tables import number
@@ -287,16 +287,8 @@ PARTS: Mapping[str, Callable[[], str]] = {
 }
 
 
-def rewritten(text: str) -> str:
-    """The page with every generated part made anew: what stands between <!-- name --> and <!-- /name -->."""
-    for name, made in PARTS.items():
-        pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
-        text = re.sub(pattern, lambda found, made=made: f"{found[1]}{made()}\n{found[2]}", text, flags=re.DOTALL)
-    return text
-
-
 def main() -> None:
-    PAGE.write_text(rewritten(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(rewritten(PAGE.read_text(encoding="utf-8"), PARTS), encoding="utf-8")
     print(f"Written: {PAGE}")
 
 

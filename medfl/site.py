@@ -144,11 +144,11 @@ class Site:
         bench.net.eval()
         scores = []
         with torch.inference_mode(), bench.autocast():
-            for images in self.batches.evaluation(rows, self.work.eval_batch_size):
+            for images in self.batches.evaluation(rows, self.work.eval_batch_size, full=bench.compiled):
                 scores.append(bench.net(images).float())
         if not scores:
             return torch.empty(0, len(bench.model.spec.classes), dtype=torch.float64)
-        return torch.cat(scores).cpu().double()
+        return torch.cat(scores)[: len(rows)].cpu().double()
 
     def _settle(self, request: Request) -> None:
         """Promote the pending state once the federation has accepted that round's reply; else discard it when the site

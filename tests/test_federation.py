@@ -9,7 +9,7 @@ from medfl.data.patches import PatchStore
 from medfl.errors import RunFailed
 from medfl.federation import Federation, selection_value
 from medfl.protocol import Failure, Reply
-from medfl.server import Plan, ServerState
+from medfl.server import CHUNK, TOGETHER, Fold, Plan, ServerState
 from medfl.site import Site
 from tests.toys import toy_bench, toy_federation, toy_run, toy_sites, toy_store, toy_work
 
@@ -241,3 +241,25 @@ def test_changing_test_labels_changes_nothing_before_the_final_evaluation():
     federation, other = toy_federation(bench, sites)
     assert torch.equal(federation.run().weights, plain.weights)
     assert records == other
+
+
+def test_updates_added_together_are_those_added_one_by_one():
+    """Waiting updates are folded in blocks; no value may be summed in another order."""
+    generator = torch.Generator().manual_seed(1)
+    size = CHUNK + 1000
+    state = ServerState(0, torch.zeros(size), torch.zeros(3))
+    fold, expected, square = Fold(state), torch.zeros(size), 0.0
+    for turn in range(2):
+        fold.reset()
+        expected.zero_()
+        for k in range(1, TOGETHER + 3):
+            update = torch.randn(size, generator=generator)
+            fold.add(Reply(f"s{k}", turn, samples=k, update=update, buffers=torch.full((3,), float(k))))
+            expected.add_(update, alpha=k)
+            square += k * float(update.double().square().sum())
+        samples = sum(range(1, TOGETHER + 3))
+        mean, buffers, mean_square = fold.finish()
+        assert torch.equal(mean, expected / samples)
+        assert buffers[0] == pytest.approx(sum(k * k for k in range(1, TOGETHER + 3)) / samples)
+        if turn == 0:
+            assert mean_square == pytest.approx(square / samples, rel=1e-5)

@@ -166,3 +166,15 @@ def test_divergence_is_named():
     site = Site("solo", "train", toy_store("solo", 1), toy_work(lr=1e30), bench)
     with pytest.raises(SiteDiverged, match="round 0"):
         site.handle(request(bench))
+
+
+def test_a_last_batch_that_is_filled_up_changes_no_score():
+    bench = toy_bench()
+    site = Site("solo", "train", toy_store("solo", 1), toy_work(eval_batch_size=7), bench)
+    rows = site.store.splits["val"]
+    shapes = [len(images) for images in site.batches.evaluation(rows, 7, full=True)]
+    assert shapes == [7, 7]
+    plain = site.logits(rows)
+    bench.compiled = True  # only asked about the shape of batches from here on
+    torch.testing.assert_close(site.logits(rows), plain)
+    assert len(site.logits(rows[:0])) == 0

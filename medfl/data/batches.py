@@ -111,9 +111,12 @@ class Batches:
             images = flip_and_turn(images, self.augment, coins[step])
             yield self._normalise(images, colours), self.labels[rows[step]]
 
-    def evaluation(self, rows: NDArray[np.int64], batch_size: int) -> Iterator[Tensor]:
-        """Normalised images f32[<= batch_size, 3, S, S] in the order of `rows`."""
+    def evaluation(self, rows: NDArray[np.int64], batch_size: int, full: bool = False) -> Iterator[Tensor]:
+        """Normalised images f32[<= batch_size, 3, S, S] in the order of `rows`. With `full` the last batch repeats its
+        last row up to `batch_size`, so that a compiled network sees one shape."""
         order = torch.from_numpy(np.ascontiguousarray(rows)).to(self.images.device)
+        if full and len(order):
+            order = torch.cat([order, order[-1:].expand(-len(order) % batch_size)])
         for begin in range(0, len(order), batch_size):
             yield self._normalise(self._gather(order[begin : begin + batch_size], None), None)
 

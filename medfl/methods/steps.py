@@ -36,12 +36,13 @@ class Steps:
         self.rounded = storage == "bf16"
         device, shape = local.received.device, (local.steps, len(local.received))
         dtype = torch.bfloat16 if self.rounded else torch.float32
-        held = local.scratch.get("steps")
+        name = "steps_bf16" if self.rounded else "steps"
+        held = local.scratch.get(name)
         if held is None or held.dtype != dtype or held.shape[1] != shape[1] or held.shape[0] < shape[0]:
-            local.scratch.pop("steps", None)
+            local.scratch.pop(name, None)
             size = dtype.itemsize * shape[0] * shape[1]
             away = device.type == "cuda" and (storage == "host" or (storage == "auto" and not fits(size, device)))
-            local.scratch["steps"] = held = allocate(
+            local.scratch[name] = held = allocate(
                 shape,
                 CPU if away else device,
                 f"ECGR's record of {shape[0]} local steps",

@@ -1,0 +1,74 @@
+"""The tables of docs/performance.md, from benchmarks/baseline.json and docs/results/performance/choices.csv.
+
+uv run python -m benchmarks.performance        # rewrites the generated parts; measures nothing
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from typing import Any
+
+from benchmarks.__main__ import BASELINE
+from benchmarks.choices import OUT as CHOICES
+from benchmarks.choices import ROOT
+from benchmarks.pages import rewritten, table
+
+PAGE = ROOT / "docs" / "performance.md"
+
+
+def targets_table() -> str:
+    """Every figure of the committed run."""
+    rows = []
+    for figure in json.loads(BASELINE.read_text(encoding="utf-8"))["figures"]:
+        target = figure["target"]
+        bound = "" if target is None else f"{'≥' if figure['at_least'] else '≤'} {target:g}"
+        met = target is None or (figure["value"] >= target if figure["at_least"] else figure["value"] <= target)
+        value = f"{figure['value']:.3f}" if met else f"**{figure['value']:.3f}**"
+        detail = ", ".join(_quantity(key, number) for key, number in figure["detail"].items())
+        rows.append([figure["name"], figure["over"], value, bound, detail])
+    return table(["measure", "divided by", "ratio", "target", "medians"], rows)
+
+
+def machine() -> str:
+    """What it was measured on."""
+    found: dict[str, Any] = json.loads(BASELINE.read_text(encoding="utf-8"))["machine"]
+    return (
+        f"Measured on {found['cores']} cores of {found['cpu']}, PyTorch {found['torch']}, timm {found['timm']}, "
+        f"Python {found['python']}. Figures in bold miss their target."
+    )
+
+
+def choices_table() -> str:
+    """How often the bf16 record chooses the same set."""
+    rows, same, total = [], 0, 0
+    with CHOICES.open(encoding="utf-8", newline="") as stream:
+        for row in csv.DictReader(stream):
+            share = int(row["same"]) / int(row["choices"])
+            rows.append([row["setting"], row["keep"], row["choices"], f"{share:.2%}", row["least_overlap"]])
+            if float(row["keep"]) == 0.5:
+                same, total = same + int(row["same"]), total + int(row["choices"])
+    head = ["setting", "`keep`", "choices", "same set", "least overlap of the two sets"]
+    said = f"With the default `keep: 0.5`, {same:,} of {total:,} choices are the same: {same / total:.2%}."
+    return f"{table(head, rows)}\n\n{said}"
+
+
+def _quantity(key: str, number: float) -> str:
+    """`round_s` 0.0123 as "round 12.3 ms"."""
+    name, _, unit = key.rpartition("_")
+    if unit == "s":
+        unit, number = ("ms", 1e3 * number) if number < 1 else ("s", number)
+    return f"{name.replace('_', ' ')} {number:.3g} {'MiB' if unit == 'mib' else unit}"
+
+
+PARTS = {"machine": machine, "targets": targets_table, "choices": choices_table}
+
+
+def main() -> None:
+    """Rewrite the page."""
+    PAGE.write_text(rewritten(PAGE.read_text(encoding="utf-8"), PARTS), encoding="utf-8")
+    print(f"Written: {PAGE}")
+
+
+if __name__ == "__main__":
+    main()
