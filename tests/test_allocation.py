@@ -436,3 +436,22 @@ def test_capacities_give_generated_sites_density_and_line():
     plain, _ = generate_sites(unequal.model_copy(update={"capacities": []}), CLASSES, seed=0)
     assert plain[0].link is None
     assert [site.class_mix for site in plain] == [site.class_mix for site in train]
+
+
+def test_what_was_drawn_once_is_not_drawn_again(tmp_path, monkeypatch):
+    rng = np.random.default_rng(3)
+    labels, groups = rng.integers(0, 3, 200), np.repeat(np.arange(50), 4)
+    plain = split_by_group(labels, groups, 0.15, 0.2, 5)
+    first = split_by_group(labels, groups, 0.15, 0.2, 5, tmp_path / "splits")
+    monkeypatch.setattr("medfl.data.splits._draw", lambda *_: pytest.fail("drawn again"))
+    again = split_by_group(labels, groups, 0.15, 0.2, 5, tmp_path / "splits")
+    for name in plain:
+        np.testing.assert_array_equal(plain[name], first[name])
+        np.testing.assert_array_equal(plain[name], again[name])
+    monkeypatch.undo()
+    for file in (tmp_path / "splits").iterdir():
+        file.write_bytes(b"cut short")
+    other = split_by_group(labels, groups, 0.15, 0.2, 6, tmp_path / "splits")
+    torn = split_by_group(labels, groups, 0.15, 0.2, 5, tmp_path / "splits")
+    np.testing.assert_array_equal(plain["test"], torn["test"])
+    assert set(other["test"]) != set(torn["test"])

@@ -12,31 +12,29 @@ from medfl.runs import RunFolder
 from tests.toys import toy_bench, toy_federation, toy_sites, toy_work
 
 
-def test_tasks_run_in_order_and_beside_the_caller():
+def test_a_task_runs_beside_the_caller_and_the_next_waits_for_it():
     done, gate = [], threading.Event()
-    writer = Background()
-    writer.submit(lambda: (gate.wait(10), done.append(0)))
-    writer.submit(lambda: done.append(1))
-    assert done == []
-    gate.set()
-    writer.submit(lambda: done.append(2))
-    writer.close()
-    assert done == [0, 1, 2]
+    with Background() as writer:
+        writer.submit(lambda: (gate.wait(10), done.append(0)))
+        assert done == []
+        gate.set()
+        writer.submit(lambda: done.append(1))
+        assert done[0] == 0
+    assert done == [0, 1]
 
 
-def test_an_error_ends_the_work_and_reaches_the_caller_once():
+def test_an_error_reaches_the_caller_once_and_before_the_next_task():
     done = []
 
     def fail():
         raise MedflError("no room")
 
-    writer = Background()
-    writer.submit(fail)
-    writer.submit(lambda: done.append(1))
-    with pytest.raises(MedflError, match="no room"):
-        writer.close()
+    with Background() as writer:
+        writer.submit(fail)
+        with pytest.raises(MedflError, match="no room"):
+            writer.submit(lambda: done.append(1))
+        writer.wait()
     assert done == []
-    writer.close()
 
 
 def test_leaving_the_block_waits_and_an_error_of_the_body_goes_first():

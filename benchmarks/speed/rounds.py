@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import torch
 
@@ -98,21 +98,14 @@ def everything_else(repeats: int) -> Iterator[Figure]:
         )
 
 
-class Written:
+class Written(contextlib.ExitStack):
     """Rounds whose records and checkpoints go to a run folder, as those of a run do."""
 
     def __init__(self, rounds: Rounds) -> None:
+        super().__init__()
         self.rounds = rounds
-        self._scratch = tempfile.TemporaryDirectory()
-        self._folder = RunFolder.create("bench", Path(self._scratch.name) / "run")
-        self._writer = Background()
-
-    def __enter__(self) -> Written:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._writer.close()
-        self._scratch.cleanup()
+        self._folder = RunFolder.create("bench", self.enter_context(tempfile.TemporaryDirectory()))
+        self._writer = self.enter_context(Background())
 
     def play(self) -> None:
         """One round."""

@@ -166,7 +166,12 @@ def _share(pipeline: config.Pipeline, site: config.Site, role: str, catalog: Cat
     stated = pipeline.data.splits
     groups = catalog.groups[rows]
     splits = split_by_group(
-        catalog.labels[rows], groups, stated.val, stated.test, seed_for(pipeline.seed, "split", site.name)
+        catalog.labels[rows],
+        groups,
+        stated.val,
+        stated.test,
+        seed_for(pipeline.seed, "split", site.name),
+        pipeline.cache_dir / "splits",
     )
     if not all(len(positions) for positions in splits.values()):
         raise MedflError(

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
+import os
 import warnings
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,27 +21,50 @@ TRAIN, VAL, TEST = range(3)
 MAX_FOLDS = 10
 
 
-def split_by_group(labels: I64, groups: I64, val: float, test: float, seed: object) -> dict[str, I64]:
+def split_by_group(
+    labels: I64, groups: I64, val: float, test: float, seed: object, cache: Path | None = None
+) -> dict[str, I64]:
     """Positions of each split, `{train, val, test: i64[...]}`, sorted; a group is in one split only.
 
     Stratified by class with scikit-learn's StratifiedGroupKFold, the shares of patches near `val` and `test`. Every
     class with at least three groups is then brought into all three splits where moving a group allows it. The result
     depends on the group numbers' order and `seed`, not on the order of rows. Fewer than three groups leave a split
-    empty.
+    empty. What scikit-learn draws is kept in the folder `cache`, where one is given: importing it takes as long as all
+    else before a second run's first step.
     """
     names, of_row = np.unique(groups, return_inverse=True)
     counts = np.zeros((len(names), int(labels.max(initial=0)) + 1), dtype=np.int64)
     np.add.at(counts, (of_row, labels), 1)
     split = np.full(len(names), TRAIN)
-    in_test = _fold(counts, test, seed_for(seed, "test"))
+    in_test = _fold(counts, test, seed_for(seed, "test"), cache)
     split[in_test] = TEST
     rest = np.flatnonzero(~in_test)
-    split[rest[_fold(counts[rest], val / (1 - test), seed_for(seed, "val"))]] = VAL
+    split[rest[_fold(counts[rest], val / (1 - test), seed_for(seed, "val"), cache)]] = VAL
     _repair(counts, split)
     return {name: np.flatnonzero(split[of_row] == index) for index, name in enumerate(SPLITS)}
 
 
-def _fold(counts: I64, share: float, seed: int) -> NDArray[np.bool_]:
+def _fold(counts: I64, share: float, seed: int, cache: Path | None) -> NDArray[np.bool_]:
+    """`_draw`, or what it gave before for the same arguments."""
+    if cache is None:
+        return _draw(counts, share, seed)
+    facts = json.dumps([counts.shape, share, seed, version("scikit-learn"), version("numpy")])
+    digest = hashlib.sha256(facts.encode() + counts.tobytes()).hexdigest()
+    file = cache / f"{digest[:32]}.npy"
+    with contextlib.suppress(OSError, ValueError, EOFError):
+        held: NDArray[np.bool_] = np.load(file, allow_pickle=False)
+        if held.shape == (len(counts),) and held.dtype == np.bool_:
+            return held
+    chosen = _draw(counts, share, seed)
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs time and nothing else
+        cache.mkdir(parents=True, exist_ok=True)
+        staged = file.with_name(f"{file.stem}.{os.getpid()}.tmp.npy")
+        np.save(staged, chosen, allow_pickle=False)
+        os.replace(staged, file)
+    return chosen
+
+
+def _draw(counts: I64, share: float, seed: int) -> NDArray[np.bool_]:
     """Which groups (bool[G]) make up about `share` of the patches of every class; counts i64[G, C]."""
     from sklearn.model_selection import StratifiedGroupKFold
 
