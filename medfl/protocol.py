@@ -72,6 +72,7 @@ class Reply:
         update: f32[P], w - endpoint (see docs/architecture.md); None when it did not train.
         buffers: f32[B] after local training; None when it did not train.
         train_loss: mean training loss over the local steps; None when it did not train.
+        fingerprint: hash of the architecture that was trained (`FlatModel.fingerprint`); "" when it did not train.
         metrics: per measured split, the dictionary of `medfl.metrics.measure`, or the figures of
             `medfl.metrics.evidence` in the final measurement.
         sums: per split, what merges with other sites' (`to_lists` of each): "temperatures", or "histograms", or in the
@@ -88,6 +89,7 @@ class Reply:
     update: Tensor | None = None
     buffers: Tensor | None = None
     train_loss: float | None = None
+    fingerprint: str = ""
     metrics: Mapping[str, Metrics] = field(default_factory=dict)
     sums: Mapping[str, Metrics] = field(default_factory=dict)
     curves: Mapping[str, Metrics] = field(default_factory=dict)

@@ -32,6 +32,7 @@ class Plan:
         paces: site -> how fast it is, where site files state a `link`.
         density: site -> its initial capacity in (0, 1], for links that cut sub-models.
         maskable: where the weights lie that may be cut.
+        fingerprint: the architecture that replies must be of (`FlatModel.fingerprint`); "" leaves it unchecked.
     """
 
     train_sites: tuple[str, ...]
@@ -50,6 +51,7 @@ class Plan:
     paces: Mapping[str, Pace] = field(default_factory=dict)
     density: Mapping[str, float] = field(default_factory=dict)
     maskable: Sequence[Slot] = ()
+    fingerprint: str = ""
 
     @property
     def timed(self) -> bool:

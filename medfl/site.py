@@ -103,6 +103,7 @@ class Site:
             update=update,
             buffers=self.bench.model.buffers(),
             train_loss=loss,
+            fingerprint=self.bench.model.fingerprint(),
             extra=local.sent,
             seconds={**answer.seconds, "train": time.perf_counter() - began},
         )

@@ -6,7 +6,7 @@ import pytest
 
 from medfl.console import Terminal
 from medfl.loading import load_pipeline
-from medfl.methods.base import BUILT_IN
+from medfl.methods.registry import BUILT_IN
 from medfl.pipeline import run
 
 METHODS = sorted((Path(__file__).resolve().parents[1] / "pipelines" / "methods").glob("*.yaml"))

@@ -9,8 +9,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the ground up; a room may import itself and any room to its left.
 ROOMS = (  # noqa: SIM905
-    "errors seeds clock config metrics model protocol data methods loading server workbench site transport federation "
-    "asynchronous arms runs "
+    "errors seeds clock config metrics model protocol data methods loading server trust workbench site transport "
+    "federation asynchronous arms runs "
     "prepare closing summary tracking report pipeline evaluation registration study console planning commands cli "
     "__main__"
 ).split()

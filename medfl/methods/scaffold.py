@@ -36,6 +36,7 @@ class Scaffold(Link):
     """Control variates against client drift. `frozen` keeps them at zero: FedAvg's weights at SCAFFOLD's cost."""
 
     name: ClassVar[str] = "scaffold"
+    sends: ClassVar[tuple[str, ...]] = (CHANGE,)
     frozen: bool = False
 
     def __post_init__(self) -> None:
