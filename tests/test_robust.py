@@ -162,6 +162,15 @@ def test_rows_lie_in_a_file_that_is_gone_afterwards(tmp_path, monkeypatch):
     assert before is None or len(os.listdir("/proc/self/fd")) == before
 
 
+def test_a_full_disk_is_one_sentence(monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(MedflError, match=r"take 0 MB in .* \(No space left on device\); set TMPDIR"):
+        play(["median"], THREE).rounds(1)
+
+
 # --------------------------------------------------------------------------------------------------- in the round loop
 
 THREE = {name: Hand(2 * k, target=(k / 5, 0.0, 1.0), curvature=(1.0, 1.0, 1.0)) for k, name in enumerate("abc", 1)}

@@ -7,13 +7,17 @@ Set TMPDIR to a folder on a disk where the temporary folder is kept in memory.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
+from typing import IO
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from medfl.errors import MedflError
 from medfl.protocol import Reply
 
 BLOCK = 1 << 16  # columns looked at together
@@ -28,8 +32,9 @@ class Rows:
     """
 
     def __init__(self, capacity: int, values: int) -> None:
-        self._file = tempfile.TemporaryFile(prefix="medfl-rows-")  # noqa: SIM115 - closed in `close`
-        self._map = np.memmap(self._file, np.float32, "w+", shape=(capacity, values))
+        self._shape = (capacity, values)
+        self._file: IO[bytes] | None = None
+        self._map: NDArray[np.float32] = np.empty((0, values), np.float32)
         self._row: dict[str, int] = {}
         self._buffers: dict[str, Tensor] = {}
 
@@ -39,9 +44,12 @@ class Rows:
         return sorted(self._row)
 
     def add(self, reply: Reply) -> None:
-        """Keep one reply's update and buffers."""
+        """Keep one reply's update and buffers. Raises MedflError where the temporary folder is full."""
         assert reply.update is not None
         assert reply.buffers is not None
+        if self._file is None:
+            self._file = self._open()
+            self._map = np.memmap(self._file, np.float32, "r+", shape=self._shape)
         row = self._row.setdefault(reply.site, len(self._row))
         self._map[row] = reply.update.numpy()
         self._buffers[reply.site] = reply.buffers
@@ -59,5 +67,22 @@ class Rows:
 
     def close(self) -> None:
         """Give the file up."""
-        del self._map
-        self._file.close()
+        self._map = self._map[:0].copy()
+        if self._file is not None:
+            self._file.close()
+
+    def _open(self) -> IO[bytes]:
+        """A file of the full size, its place taken at once: a full disk must not show when the map is written."""
+        size = 4 * self._shape[0] * self._shape[1]
+        try:
+            file = tempfile.TemporaryFile(prefix="medfl-rows-")  # noqa: SIM115 - closed in `close`
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
+        except OSError as error:
+            raise MedflError(
+                f"the updates of a round take {size / 1e6:,.0f} MB in the temporary folder {tempfile.gettempdir()}, "
+                f"which it does not give ({error.strerror}); set TMPDIR to a folder with room"
+            ) from None
+        return file
