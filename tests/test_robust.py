@@ -15,6 +15,7 @@ from medfl.methods.base import build_chain
 from medfl.methods.context import Server
 from medfl.methods.krum import chosen, distances
 from medfl.methods.rows import Rows
+from medfl.methods.trimmed import TrimmedMean
 from medfl.protocol import Reply
 from medfl.runs import RunFolder
 from tests.hand import Hand, play
@@ -59,6 +60,12 @@ def test_trimmed_mean_is_scipys(sites, share):
     found = combined({"name": "trimmed_mean", "share": share}, updates, buffers)
     np.testing.assert_allclose(found[0], trim_mean(updates.astype(float), share, axis=0), rtol=1e-6)
     np.testing.assert_allclose(found[1], trim_mean(buffers.astype(float), share, axis=0), rtol=1e-6)
+
+
+def test_a_share_is_what_it_says_whatever_its_last_digit():
+    assert 0.29 * 100 < 29
+    assert TrimmedMean(share=0.29).cut(100) == 29
+    assert [TrimmedMean(share=share).least for share in (0.2, 0.3, 0.1, 0)] == [5, 4, 10, 1]
 
 
 def brute_krum(updates, byzantine, keep):

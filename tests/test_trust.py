@@ -131,6 +131,23 @@ def test_the_guard_refuses_by_name_with_both_figures():
     assert game.state.accepted["b"] == 0
 
 
+@pytest.mark.parametrize(
+    ("update", "change", "said"),
+    [
+        (4.9, 0.4, None),
+        (5.1, 0.4, "the update has length 5.1, above the limit of 5: 5 times the median"),
+        (4.9, 0.6, "the change of the buffers has length 0.6, above the limit of 0.5"),
+    ],
+)
+def test_the_limit_by_hand(update, change, said):
+    # lengths 1, 1, 9 and changes .1, .1, .3: medians 1 and .1, times 5.
+    facts = {"norm_guard": [[[1.0, 0.1], [9.0, 0.1]], [[1.0, 0.3]]]}
+    server = Server(torch.zeros(1), ("a",), round=1, buffers=torch.tensor([7.0]), facts=facts)
+    reply = dataclasses.replace(GOOD, update=torch.tensor([-update]), buffers=torch.tensor([7.0 - change]))
+    reason = refusal(reply, server, PLAN, build_chain(["norm_guard"]), {"a"})
+    assert reason is None if said is None else reason.startswith(said)
+
+
 def test_the_guard_has_no_median_in_the_first_round():
     game = play(["norm_guard"], PULL, transport=Scaled, lost={(0, "b"): 100.0}.items())
     game.rounds(2)

@@ -53,7 +53,7 @@ class Krum(RobustRule):
     def demand(self) -> str:
         """See `RobustRule`."""
         return (
-            f"with `byzantine` {self.byzantine} and `keep` {self.keep} krum stands for n >= 2 byzantine + 3 and "
+            f"`byzantine` {self.byzantine} with `keep` {self.keep} asks for n >= 2 byzantine + 3 and "
             f"n >= keep + byzantine"
         )
 
