@@ -15,12 +15,14 @@ from medfl.clock import jitter_seed
 from medfl.errors import RunFailed
 from medfl.methods.base import Chain
 from medfl.methods.context import Server
+from medfl.methods.rows import Rows
 from medfl.metrics.measure import mean_supported
 from medfl.model import Slot
 from medfl.protocol import Failure, Reply, Request, reply_bytes, request_bytes, squared_length
 from medfl.seeds import seed_for
 from medfl.server import Fold, Plan, ServerState
 from medfl.transport import Transport
+from medfl.trust import refusal
 
 MAX_LOST_ROUNDS = 3  # consecutive rounds without a quorum after which a run stops
 
@@ -91,7 +93,7 @@ class Federation:
         called = set(training) | (set(plan.train_sites) if evaluated else set())
         called |= set(plan.held_out_sites) if monitored else set()
         lr_scale = plan.lr_scale(t)
-        server = self._server(lr_scale)
+        server = self.server(lr_scale)
 
         sites: dict[str, dict[str, Any]] = {}
         failures: list[dict[str, str]] = []
@@ -113,9 +115,11 @@ class Federation:
             bytes_down[name] = self._bytes(server, name, "down", request_bytes(message), message.train)
             return message
 
+        asked = set(training)
         for answer in self.transport.call(sorted(called), request):
-            if isinstance(answer, Reply):
-                reason = self.refusal(answer)
+            if isinstance(answer, Reply) and (answer.update is not None or answer.site in asked):
+                reason = refusal(answer, server, plan, self.chain, asked)
+                asked.discard(answer.site)
                 if reason is not None:
                     answer = Failure(answer.site, t, reason)
             if isinstance(answer, Failure):
@@ -137,6 +141,8 @@ class Federation:
             self._wait(server, sites)
         counted = not last and len(server.samples) >= self._quorum(training)
         update = self._advance(server, sorted(server.samples)) if counted else None
+        if server.rows is not None:
+            server.rows.close()
         state.lost = 0 if counted or last else state.lost + 1
         state.round = t + 1
         record = {
@@ -171,7 +177,7 @@ class Federation:
 
     def _quorum(self, training: Sequence[str]) -> int:
         """How many replies make a round count."""
-        return max(1, math.ceil(self.plan.quorum * len(training)))
+        return max(self.chain.least, math.ceil(self.plan.quorum * len(training)))
 
     def _bytes(self, server: Server, site: str, direction: str, dense: int, trains: bool = True) -> int:
         """What a message counts, as the links would encode it."""
@@ -195,20 +201,7 @@ class Federation:
         """Let virtual time pass until the round can be merged: here until the slowest participant has replied."""
         self.state.clock += self._longest
 
-    def refusal(self, reply: Reply) -> str | None:
-        """Why a reply cannot be folded, or None."""
-        if reply.update is None:
-            return None
-        if reply.buffers is None or reply.update.shape != self.state.weights.shape:
-            return f"the update has {reply.update.numel():,} values, the model {self.state.weights.numel():,}"
-        if reply.buffers.shape != self.state.buffers.shape:
-            return f"the buffers have {reply.buffers.numel():,} values, the model {self.state.buffers.numel():,}"
-        square = squared_length(reply.update) if reply.square is None else reply.square
-        if not (math.isfinite(square) and torch.isfinite(reply.buffers).all()):
-            return f"the update is not finite in round {reply.round}"
-        return None if reply.samples > 0 else "the reply counts no training samples"
-
-    def _server(self, lr_scale: float) -> Server:
+    def server(self, lr_scale: float) -> Server:
         """The server as links see it in this round; tensors and facts are the state's own."""
         plan, state = self.plan, self.state
         return Server(
@@ -224,6 +217,7 @@ class Federation:
             density=plan.density,
             maskable=plan.maskable,
             chain=self.chain,
+            rows=Rows(len(plan.train_sites), state.weights.numel()) if self.chain.keeps_rows else None,
         )
 
     def _extra(self, server: Server, site: str) -> dict[str, Tensor]:
@@ -236,9 +230,13 @@ class Federation:
         server.samples[reply.site] = reply.samples
         server.ages[reply.site] = server.round - reply.round
         factor = None
+        for link in self.chain.acting("amend"):
+            reply = link.amend(server, reply)
         for link in self.chain.acting("weigh"):
             factor = link.weigh(server, reply)
         self._fold.add(reply, factor)
+        if server.rows is not None:
+            server.rows.add(reply)
         for link in self.chain.acting("accept"):
             link.accept(server, reply)
         entry |= {"samples": reply.samples, "steps": reply.steps, "train_loss": reply.train_loss}

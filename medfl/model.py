@@ -134,6 +134,7 @@ class FlatModel:
             module, leaf = owners[slot.name]
             module._buffers[leaf] = view
         self.parameters = list(trainable.values())
+        self._fingerprint = ""
         self.check()
 
     def check(self) -> None:
@@ -172,19 +173,18 @@ class FlatModel:
         return out
 
     def scatter_gradient(self, flat: Tensor) -> None:
-        """Copy a native gradient vector [padded] back into the parameters' gradients."""
+        """Let the parameters' gradients be views of a native gradient vector [padded], until they are set anew."""
         for slot, parameter in zip(self.layout.slots, self.parameters, strict=True):
-            if parameter.grad is None:
-                parameter.grad = slot.view(flat).clone()
-            else:
-                parameter.grad.copy_(slot.view(flat))
+            parameter.grad = slot.view(flat)
 
     def fingerprint(self) -> str:
-        """Hash of the architecture: backbone, classes, and every tensor's name, shape and type."""
-        tensors = {**dict(self.net.named_parameters()), **persistent_buffers(self.net)}
-        facts = [[name, list(t.shape), str(t.dtype)] for name, t in sorted(tensors.items())]
-        text = json.dumps([self.spec.backbone, list(self.spec.classes), facts])
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        """Hash of the architecture: backbone, classes, and every tensor's name, shape and type; taken once."""
+        if not self._fingerprint:
+            tensors = {**dict(self.net.named_parameters()), **persistent_buffers(self.net)}
+            facts = [[name, list(t.shape), str(t.dtype)] for name, t in sorted(tensors.items())]
+            text = json.dumps([self.spec.backbone, list(self.spec.classes), facts])
+            self._fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return self._fingerprint
 
     def state_dict(self, weights: Tensor, buffers: Tensor) -> dict[str, Tensor]:
         """timm names -> contiguous CPU tensors for wire vectors, frozen parameters included."""

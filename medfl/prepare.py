@@ -196,6 +196,7 @@ def plan_of(pipeline: config.Pipeline, model: FlatModel) -> Plan:
         paces={site.name: Pace(**site.link.model_dump()) for site in pipeline.train_sites if site.link},
         density={site.name: site.density for site in pipeline.train_sites},
         maskable=maskable_slots(model),
+        fingerprint=model.fingerprint(),
     )
 
 

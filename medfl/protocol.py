@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -71,9 +72,9 @@ class Reply:
         samples: n_i, training patches of the site; 0 when it did not train.
         steps: local optimiser steps taken.
         update: f32[P], w - endpoint (see docs/architecture.md); None when it did not train.
-        square: ||update||^2, where this process has computed it; it is never taken from a peer's word.
         buffers: f32[B] after local training; None when it did not train.
         train_loss: mean training loss over the local steps; None when it did not train.
+        fingerprint: hash of the architecture that was trained (`FlatModel.fingerprint`); "" when it did not train.
         metrics: per measured split, the dictionary of `medfl.metrics.measure`, or the figures of
             `medfl.metrics.evidence` in the final measurement.
         sums: per split, what merges with other sites' (`to_lists` of each): "temperatures", or "histograms", or in the
@@ -88,14 +89,20 @@ class Reply:
     samples: int = 0
     steps: int = 0
     update: Tensor | None = None
-    square: float | None = None
     buffers: Tensor | None = None
     train_loss: float | None = None
+    fingerprint: str = ""
     metrics: Mapping[str, Metrics] = field(default_factory=dict)
     sums: Mapping[str, Metrics] = field(default_factory=dict)
     curves: Mapping[str, Metrics] = field(default_factory=dict)
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def square(self) -> float:
+        """||update||^2, computed at first use and never sent; not finite where the update is not."""
+        assert self.update is not None
+        return squared_length(self.update)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medfl.clock import Pace
 from medfl.model import Slot
-from medfl.protocol import Reply, squared_length
+from medfl.protocol import Reply
 
 TOGETHER = 4  # updates folded in one pass
 CHUNK = 1 << 18  # values of the accumulator that stay in cache meanwhile
@@ -36,6 +36,7 @@ class Plan:
         paces: site -> how fast it is, where site files state a `link`.
         density: site -> its initial capacity in (0, 1], for links that cut sub-models.
         maskable: where the weights lie that may be cut.
+        fingerprint: the architecture that replies must be of (`FlatModel.fingerprint`); "" leaves it unchecked.
     """
 
     train_sites: tuple[str, ...]
@@ -54,6 +55,7 @@ class Plan:
     paces: Mapping[str, Pace] = field(default_factory=dict)
     density: Mapping[str, float] = field(default_factory=dict)
     maskable: Sequence[Slot] = ()
+    fingerprint: str = ""
 
     @property
     def timed(self) -> bool:
@@ -147,8 +149,7 @@ class Fold:
             self._flush()
         self.buffers.add_(reply.buffers, alpha=reply.samples)
         self.samples += reply.samples
-        square = squared_length(reply.update) if reply.square is None else reply.square
-        self._weighted_square += reply.samples * square
+        self._weighted_square += reply.samples * reply.square
 
     def finish(self) -> tuple[Tensor, Tensor, float]:
         """(mean update f32[P], mean buffers f32[B], sum_i p_i ||D_i||^2)."""

@@ -28,7 +28,7 @@ from medfl.metrics.histograms import score_histograms
 from medfl.metrics.measure import measure
 from medfl.metrics.targets import target_scores, target_truth
 from medfl.metrics.temperature import temperature_sums
-from medfl.protocol import Metrics, Reply, Request, squared_length
+from medfl.protocol import Metrics, Reply, Request
 from medfl.seeds import seed_for
 from medfl.training import take_steps
 from medfl.workbench import LocalWork, Workbench
@@ -120,18 +120,22 @@ class Site:
         began = time.perf_counter()
         with self._explained("training", self.work.batch_size, "training.batch_size"):
             local, loss = self._train(request)
-        update, square = self._update(local, request.round)
-        return dataclasses.replace(
+        update = self._update(local, request.round)
+        reply = dataclasses.replace(
             answer,
             samples=len(self.store.splits["train"]),
             steps=local.steps,
             update=update,
-            square=square,
             buffers=self.bench.model.buffers(),
             train_loss=loss,
+            fingerprint=self.bench.model.fingerprint(),
             extra=local.sent,
             seconds={**answer.seconds, "train": time.perf_counter() - began},
         )
+        if not math.isfinite(reply.square):
+            self.pending = None
+            raise SiteDiverged(f"the update is not finite in round {request.round}")
+        return reply
 
     def _explained(self, doing: str, batch: int, key: str) -> contextlib.AbstractContextManager[None]:
         """What is said where memory runs out."""
@@ -282,8 +286,8 @@ class Site:
             raise SiteDiverged(f"the training loss is not finite in round {request.round}")
         return local, mean_loss
 
-    def _update(self, local: LocalRound, round_: int) -> tuple[Tensor, float]:
-        """w - endpoint in wire order, with endpoint = s - u, and its squared length."""
+    def _update(self, local: LocalRound, round_: int) -> Tensor:
+        """w - endpoint in wire order, with endpoint = s - u."""
         bench = self.bench
         bench.chain.call("reply", local)
         self._keep_norms(local.kept)
@@ -295,11 +299,7 @@ class Site:
         if local.start is not local.received:
             displacement = displacement + (local.received - local.start)
         update = bench.model.layout.pack(displacement)
-        square = squared_length(update)
-        if not math.isfinite(square):
-            self.pending = None
-            raise SiteDiverged(f"the update is not finite in round {round_}")
-        return update, square
+        return update
 
 
 def probabilities(logits: Tensor, temperature: float | None = None) -> NDArray[np.float64]:

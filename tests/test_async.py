@@ -163,7 +163,7 @@ def test_sites_of_one_speed_are_fedavg(method, beside):
 def test_buffers_are_mixed_like_weights():
     chain = build_chain([{"name": "fedasync", "a0": 0.5, "exponent": 1.0}])
     p = asynchronous(chain)
-    server = p.federation._server(1.0)
+    server = p.federation.server(1.0)
     server.buffers = torch.tensor([1.0, 2.0])
     server.samples, server.ages = {"near": 2, "far": 6}, {"near": 0, "far": 4}
     # a = .25 * .5 + .75 * .1 = .2

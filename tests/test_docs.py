@@ -17,7 +17,7 @@ from medfl import config
 from medfl.cli import app
 from medfl.data.stain import PROFILES
 from medfl.loading import load_pipeline, load_site
-from medfl.methods.base import BUILT_IN, method_class
+from medfl.methods.registry import BUILT_IN, method_class
 from medfl.study.spec import StudyFile
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -279,7 +279,7 @@ def test_importance_by_hand(importance, second):
 
 def test_restoration_reads_validation_of_the_training_sites():
     p = cut([SYNC | {"patience": 1}], density={"near": 0.4, "far": 0.8})
-    link, server = p.federation.chain.links[0], p.federation._server(1.0)
+    link, server = p.federation.chain.links[0], p.federation.server(1.0)
     link.send(server, "near")
 
     def evaluated(near, far, own):

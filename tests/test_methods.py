@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from medfl.errors import MedflError
-from medfl.methods import base
+from medfl.methods import base, registry
 from medfl.methods.base import Link, build_chain
 from tests.toys import toy_run
 
@@ -100,7 +100,7 @@ class HalfStep(Link):
 
 def test_a_third_party_link_through_the_entry_point(monkeypatch):
     entry = EntryPoint("halfstep", f"{__name__}:HalfStep", "medfl.methods")
-    monkeypatch.setattr(base, "entry_points", lambda group: [entry])
+    monkeypatch.setattr(registry, "entry_points", lambda group: [entry])
     assert "tests.test_methods" in sys.modules
     start, _ = toy_run(rounds=0)
     plain, _ = toy_run(rounds=1)

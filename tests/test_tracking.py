@@ -506,6 +506,8 @@ def test_paths_in_values() -> None:
         ("the training loss is not finite in round 3", "not finite"),
         ("FileNotFoundError at the site", "FileNotFoundError"),
         ("SmithError.png", "failed"),
+        ("the update is of architecture beef, and the model's is f00d", "another architecture"),
+        ("the update has length 51.2, above the limit of 5.1: 5 times the median", "unusual length"),
         ("the site timed out after 30 s", "timed out"),
         ("CUDA out of memory", "out of memory"),
         ("/srv/Smith/7.png cannot be read", "failed"),

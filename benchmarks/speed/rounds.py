@@ -16,9 +16,11 @@ from benchmarks.speed.figure import Figure, interleaved
 from benchmarks.speed.workload import SMALL, Rounds, replies, store, work, workbench
 from medfl.background import Background
 from medfl.federation import Federation
+from medfl.methods.base import Chain
 from medfl.protocol import Reply, Request
 from medfl.runs import RunFolder
 from medfl.server import Fold, Plan, ServerState
+from medfl.trust import refusal
 
 
 class Canned:
@@ -48,13 +50,13 @@ def aggregation(repeats: int) -> Iterator[Figure]:
             assert answer.update is not None
             torch.sum(answer.update)
 
-    fold = Fold(state)
+    fold, server = Fold(state), federation.server(1.0)
 
     def aggregate() -> None:
         fold.reset()
         for answer in answers:
-            if federation.refusal(answer):
-                raise RuntimeError("an update was refused")
+            if reason := refusal(answer, server, plan, Chain(), names):
+                raise RuntimeError(reason)
             fold.add(answer)
         fold.finish()
 

@@ -67,7 +67,7 @@ def fedavg_over_plain(repeats: int) -> Iterator[Figure]:
 
 def ecgr_over_fedavg(repeats: int) -> Iterator[Figure]:
     """A round of 50 steps with ECGR over one without."""
-    for size, target, each in ((64, 1.13, repeats), (128, 1.03, max(2, repeats // 2))):
+    for size, target, each in ((64, 1.13, repeats), (128, 1.03, max(3, repeats // 2))):
         fedavg, ecgr = interleaved(
             [one_site("resnet18", size, 50, []).play, one_site("resnet18", size, 50, ["ecgr"]).play], repeats=each
         )

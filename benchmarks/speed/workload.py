@@ -15,7 +15,7 @@ from medfl.data.patches import PatchStore
 from medfl.federation import Federation
 from medfl.methods.base import build_chain
 from medfl.model import FlatModel, ModelSpec
-from medfl.protocol import Reply, squared_length
+from medfl.protocol import Reply
 from medfl.server import Plan, ServerState
 from medfl.site import Site
 from medfl.transport import InProcess
@@ -111,7 +111,6 @@ def replies(count: int, like: Workbench, seed: int = 0) -> list[Reply]:
             samples=100 + k,
             steps=10,
             update=update,
-            square=squared_length(update),
             buffers=buffers.clone(),
             train_loss=1.0,
         )

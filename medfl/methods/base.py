@@ -16,6 +16,8 @@ At a site (`LocalRound`):
 At the server (`Server`):
 
     send            vectors that go to a site beside the global model
+    refuse          say why a reply is not to be taken
+    amend           change a reply before it is taken
     weigh           the factor of a reply's update in the sum (default: its samples)
     accept          look at an accepted reply; what it sums goes into `server.gathered`
     combine         finish the mean of the round's updates; only here and in `serve` may `server.tensors` change
@@ -35,8 +37,6 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.metadata import entry_points
 from itertools import permutations
 from typing import Any, ClassVar
 
@@ -44,28 +44,9 @@ from torch import Tensor
 
 from medfl.errors import MedflError, nearest
 from medfl.methods.context import LocalRound, Server
+from medfl.methods.registry import method_class
 from medfl.model import FlatModel
 from medfl.protocol import Reply
-
-BUILT_IN = {
-    "centralised": "medfl.methods.arms:Centralised",
-    "ecgr": "medfl.methods.ecgr:Ecgr",
-    "fedadagrad": "medfl.methods.fedopt:FedAdagrad",
-    "fedadam": "medfl.methods.fedopt:FedAdam",
-    "fedasync": "medfl.methods.fedasync:FedAsync",
-    "fedavgm": "medfl.methods.fedopt:FedAvgM",
-    "fedbn": "medfl.methods.fedbn:FedBN",
-    "fedbuff": "medfl.methods.fedbuff:FedBuff",
-    "fedgmr": "medfl.methods.fedgmr:FedGMR",
-    "fednova": "medfl.methods.fednova:FedNova",
-    "fedprox": "medfl.methods.fedprox:FedProx",
-    "fedyogi": "medfl.methods.fedopt:FedYogi",
-    "finetune": "medfl.methods.finetune:FineTune",
-    "lips": "medfl.methods.lips:Lips",
-    "local_only": "medfl.methods.arms:LocalOnly",
-    "pflalign": "medfl.methods.pflalign:PFLAlign",
-    "scaffold": "medfl.methods.scaffold:Scaffold",
-}
 
 
 @dataclass(frozen=True)
@@ -78,12 +59,21 @@ class Link:
         arm: it is no federation but one of the two arms beside it, `local_only` or `centralised`.
         replaces_optimiser: it takes the optimiser's steps itself; momentum, AdamW and weight decay are refused.
         local_norms: normalisation layers (affine parameters and statistics) stay at each site.
+        sends: names of the f32[P] vectors that every trained reply carries beside the update (`local.sent`).
+        keeps_rows: it combines the updates of a round itself and needs each of them, in `server.rows`.
     """
 
     name: ClassVar[str]
     late: ClassVar[bool] = False
     arm: ClassVar[str] = ""
     replaces_optimiser: ClassVar[bool] = False
+    sends: ClassVar[tuple[str, ...]] = ()
+    keeps_rows: ClassVar[bool] = False
+
+    @property
+    def least(self) -> int:
+        """How many replies a round needs to count."""
+        return 1
 
     @property
     def local_norms(self) -> bool:
@@ -131,6 +121,14 @@ class Link:
         """Vectors (wire order) that go to a site beside the global model."""
         return {}
 
+    def refuse(self, server: Server, reply: Reply) -> str | None:
+        """Why a reply, whole and finite, is not to be taken, in one sentence; None takes it."""
+        return None
+
+    def amend(self, server: Server, reply: Reply) -> Reply:
+        """The reply as it is taken."""
+        return reply
+
     def weigh(self, server: Server, reply: Reply) -> float | None:
         """Factor of a reply's update in the round's sum; None leaves it at the sample count."""
         return None
@@ -164,7 +162,7 @@ class Link:
 
 PHASES = (
     *("receive", "observe", "gradient", "step", "record", "last_gradient", "reply", "variants"),
-    *("send", "weigh", "accept", "combine", "serve", "settle", "validated", "wire_bytes"),
+    *("send", "refuse", "amend", "weigh", "accept", "combine", "serve", "settle", "validated", "wire_bytes"),
 )
 
 
@@ -212,6 +210,21 @@ class Chain:
         return self.links[0].arm if self.links else ""
 
     @property
+    def sends(self) -> tuple[str, ...]:
+        """Names of the vectors that a trained reply carries beside the update."""
+        return tuple(name for link in self.links for name in link.sends)
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether any link needs every update of a round."""
+        return any(link.keeps_rows for link in self.links)
+
+    @property
+    def least(self) -> int:
+        """How many replies a round needs to count."""
+        return max((link.least for link in self.links), default=1)
+
+    @property
     def local_norms(self) -> bool:
         """Whether any link keeps normalisation layers at the sites."""
         return any(link.local_norms for link in self.links)
@@ -242,24 +255,6 @@ class Chain:
 
     def __str__(self) -> str:
         return "+".join(link.name for link in self.links) or "fedavg"
-
-
-def known_methods() -> dict[str, str]:
-    """Method name -> import path, from installed packages (entry points `medfl.methods`) and built in, which wins."""
-    return {entry.name: entry.value for entry in entry_points(group="medfl.methods")} | BUILT_IN
-
-
-def method_class(name: str) -> type[Link]:
-    """The link class of a method name. Raises MedflError with the nearest names."""
-    known = BUILT_IN if name in BUILT_IN else known_methods()  # looking through all packages takes its time
-    if name not in known:
-        close = nearest(name, known)
-        raise MedflError(
-            f"`method`: there is no method {name!r}.{close} Known: {', '.join(sorted(known))}; [] is FedAvg"
-        )
-    module, _, attribute = known[name].partition(":")
-    found: type[Link] = getattr(import_module(module), attribute)
-    return found
 
 
 def build_chain(entries: Iterable[str | Mapping[str, Any]]) -> Chain:

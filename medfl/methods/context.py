@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from medfl.methods.rows import Rows
 from medfl.model import FlatModel, Slot
 
 if TYPE_CHECKING:
@@ -68,6 +69,12 @@ class LocalRound:
             self.scratch[name] = torch.zeros_like(self.received)
         return self.scratch[name]
 
+    def wire(self, name: str) -> Tensor:
+        """A reusable vector f32[P] in wire order, on the CPU; contents are what they were."""
+        if name not in self.scratch:
+            self.scratch[name] = torch.empty(self.model.layout.size)
+        return self.scratch[name]
+
     def unpack(self, name: str) -> Tensor:
         """A server's extra vector in native order, in a reusable buffer of the same name."""
         return self.model.layout.unpack(self.extra[name], self.vector(name))
@@ -86,6 +93,7 @@ class Server:
         tensors: the links' own vectors by name, saved with the state.
         facts: the links' own numbers by name (JSON), saved with the state.
         gathered: vectors summed over this round's replies, by name; forgotten when the round does not count.
+        rows: every update of this round, where a link needs them (`Link.keeps_rows`).
         samples: site -> training patches n_i, of the replies taken so far in this round.
         ages: site -> rounds between the dispatch of its reply and this one; 0 in the synchronous schedule.
         received: site -> the global model that its reply started from, where that is older than `weights`.
@@ -104,6 +112,7 @@ class Server:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     gathered: dict[str, Tensor] = field(default_factory=dict)
+    rows: Rows | None = None
     samples: dict[str, int] = field(default_factory=dict)
     ages: dict[str, int] = field(default_factory=dict)
     received: dict[str, Tensor] = field(default_factory=dict)

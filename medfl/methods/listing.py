@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from medfl.methods.base import Link, known_methods, method_class
+from medfl.methods.base import Link
+from medfl.methods.registry import known_methods, method_class
 
 
 def agree(one: Link, other: Link) -> bool:

@@ -36,6 +36,7 @@ class Scaffold(Link):
     """Control variates against client drift. `frozen` keeps them at zero: FedAvg's weights at SCAFFOLD's cost."""
 
     name: ClassVar[str] = "scaffold"
+    sends: ClassVar[tuple[str, ...]] = (CHANGE,)
     frozen: bool = False
 
     def __post_init__(self) -> None:
@@ -60,7 +61,7 @@ class Scaffold(Link):
         if local.step == 0:
             wire = local.extra[GLOBAL]
             if OWN in local.state:
-                wire = wire - local.state[OWN]
+                wire = torch.sub(wire, local.state[OWN], out=local.wire("scaffold_difference"))
             local.model.layout.unpack(wire, correction)
         local.gradient.add_(correction)
 
@@ -84,5 +85,5 @@ class Scaffold(Link):
         return mean
 
     def scratch_bytes(self, steps: int, padded: int) -> int:
-        """Gradient, sum and correction."""
-        return 3 * 4 * padded
+        """Gradient, sum and correction, and the correction as it travels."""
+        return 4 * 4 * padded

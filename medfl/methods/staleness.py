@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from medfl.methods.base import Link, require
 
-MEETS = ("ecgr", "fedprox", "scaffold", "fedbn")
+MEETS = ("ecgr", "fedprox", "scaffold", "fedbn", "norm_clip", "norm_guard")
 
 
 def staleness(age: int, exponent: float) -> float:

@@ -24,9 +24,13 @@ PAPERS = {
     "fedprox": "1812.06127",
     "fedyogi": "2003.00295",
     "finetune": "1910.10252",
+    "krum": "1703.02757",
     "lips": "2506.00932",
+    "median": "1803.01498",
+    "norm_clip": "1911.07963",
     "pflalign": "2605.02143",
     "scaffold": "1910.06378",
+    "trimmed_mean": "1803.01498",
 }
 
 _SOURCES = {

@@ -23,6 +23,8 @@ _PATH = re.compile(rf"[/\\]|^~|\.(?:{_FILE})\b", re.IGNORECASE)
 _HARMLESS = re.compile(r"^\W*(?:https?://\S+|doi:\S+|and/or|H/E|\d+/\d+)\W*$", re.IGNORECASE)
 _REASONS = {
     "not finite": r"\bnot finite\b|\bnon-?finite\b|\bnan\b|\binf(inity)?\b",
+    "another architecture": r"\bof architecture\b",
+    "unusual length": r"\bhas length \S+ above the limit\b",
     "timed out": r"\btimed?[ -]?out\b",
     "out of memory": r"\bout ?of ?memory\b",
     "no data": r"\bno (training )?(data|patches)\b",
