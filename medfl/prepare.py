@@ -128,11 +128,16 @@ def checked_workbench(pipeline: config.Pipeline) -> Workbench:
     if (pipeline.training.buffers == "local" or chain.local_norms) and pipeline.select != "last":
         raise MedflError("`select` must be last where normalisation is local: sites keep only their latest statistics")
     device = resolve_device(pipeline.training.device)
-    torch.set_num_threads(pipeline.training.threads or os.cpu_count() or 1)
+    set_threads(pipeline)
     bench = workbench(pipeline, chain, device)
     optimizer = pipeline.training.optimizer
     chain.check(bench.model, optimizer.name, optimizer.momentum, optimizer.weight_decay)
     return bench
+
+
+def set_threads(pipeline: config.Pipeline) -> None:
+    """As many threads for this process as the pipeline states, or as there are cores."""
+    torch.set_num_threads(pipeline.training.threads or os.cpu_count() or 1)
 
 
 def resolve_device(stated: str) -> torch.device:

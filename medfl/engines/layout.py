@@ -1,0 +1,110 @@
+"""A distributed run laid out on this machine: the run folder, and in it a folder for each party."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from medfl import config
+from medfl.data.allocation import Allocation, allocate
+from medfl.data.catalog import brings_own_data
+from medfl.engines.parties import SERVER, write_server, write_site
+from medfl.errors import MedflError
+from medfl.loading import check_method, dump_pipeline, load_pipeline
+from medfl.pipeline import same_allocation, write_summary_csv
+from medfl.runs import RunFolder, write_text
+
+TIMEOUT = 3600.0  # seconds a site has for one message, where `training.timeout` states no other
+
+
+@dataclass(frozen=True)
+class Laid:
+    """A run ready to be started.
+
+    Attributes:
+        engine: "simulator" or "poc".
+        run: the run's identity, also on what belongs to it at the sites.
+        folder: the run folder.
+        pipeline: the resolved pipeline.
+    """
+
+    engine: str
+    run: str
+    folder: RunFolder
+    pipeline: config.Pipeline
+
+    @property
+    def home(self) -> Path:
+        """Where the parties' folders lie."""
+        return self.folder.path.resolve() / "engine"
+
+    @property
+    def server(self) -> Path:
+        """The server's party folder."""
+        return self.home / SERVER
+
+    @property
+    def sites(self) -> list[str]:
+        """Names of all sites, sorted."""
+        return sorted(site.name for site in self.pipeline.all_sites)
+
+    @property
+    def timeout(self) -> float:
+        """Seconds a site has for one message."""
+        return self.pipeline.training.timeout or TIMEOUT
+
+
+def lay_out(pipeline: config.Pipeline, engine: str, out: Path | str | None) -> Laid:
+    """A new run folder with the allocation and every party's files.
+
+    Raises:
+        MedflError: what `allocate` raises; a method that needs all data in one process; a folder that holds a run.
+    """
+    check_distributed(pipeline)
+    allocation = allocate(pipeline)
+    folder = RunFolder.create(pipeline.name, out)
+    laid = Laid(engine, uuid.uuid4().hex, folder, pipeline)
+    allocation.write(folder.allocation)
+    write_summary_csv(folder.allocation_summary, allocation.summary())
+    deal_out(laid.home, pipeline, allocation)
+    write_server(laid.server, pipeline, laid.run, folder.path)
+    write_text(laid.home / "engine.json", json.dumps({"engine": engine, "run": laid.run}) + "\n")
+    write_text(folder.pipeline, dump_pipeline(pipeline))
+    return laid
+
+
+def laid_before(path: Path | str) -> Laid | None:
+    """The distributed run of a run folder; None where its sites were in one process.
+
+    Raises:
+        MedflError: no run there, or its data have changed.
+    """
+    folder = RunFolder.open(path)
+    try:
+        facts = json.loads((folder.path / "engine" / "engine.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    laid = Laid(facts["engine"], facts["run"], folder, load_pipeline(folder.pipeline))
+    same_allocation(allocate(laid.pipeline), folder)
+    return laid
+
+
+def check_distributed(pipeline: config.Pipeline) -> None:
+    """Raise MedflError for a method that sites in processes of their own cannot serve."""
+    if check_method(pipeline, pipeline.name).arm == "centralised":
+        raise MedflError(
+            "`method: [centralised]` pools the training data of all sites, so they have to be in one process; run it "
+            "without --engine, or choose another method"
+        )
+    if SERVER in {site.name for site in pipeline.all_sites}:
+        raise MedflError(f"a site is named {SERVER}, which here is the name of the server; rename it")
+
+
+def deal_out(home: Path, pipeline: config.Pipeline, allocation: Allocation) -> None:
+    """Write every site's party folder below `home`."""
+    shares = {share.site: share for share in allocation.shares}
+    for site in pipeline.all_sites:
+        share = None if brings_own_data(pipeline, site) else shares[site.name]
+        write_site(home / site.name, pipeline, site, share)
