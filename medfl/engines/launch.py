@@ -1,0 +1,135 @@
+"""Starts a distributed run on this machine, tells how it goes, and leaves nothing running behind."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from medfl import config
+from medfl.engines.crew import Crew
+from medfl.engines.flare import HOME
+from medfl.engines.head import ENDED, SAID
+from medfl.engines.job import write_job
+from medfl.engines.layout import Laid, laid_before, lay_out
+from medfl.errors import MedflError, RunFailed
+from medfl.pipeline import Outcome, follow
+from medfl.prepare import Watcher
+
+POLL = 0.2  # seconds
+LAST_WORDS = 15.0  # seconds in which a run that was stopped may still say how it ended
+
+Lost = Callable[[], str | None]  # why the run cannot come to an end any more, or None
+
+
+def run(pipeline: config.Pipeline, engine: str, out: Path | str | None, watcher: Watcher) -> Outcome:
+    """Carry out a pipeline in a new run folder with every site in a process of its own.
+
+    Args:
+        engine: "simulator", or "poc" for a server and sites that know each other by certificates.
+
+    Raises:
+        MedflError, RunFailed: as `medfl.pipeline.run`; and a process that ended, by name.
+    """
+    return _carry_out(lay_out(pipeline, engine, out), watcher)
+
+
+def resume(path: Path | str, watcher: Watcher) -> Outcome | None:
+    """Continue a distributed run; None where the run's sites were in one process. Raises as `run`."""
+    laid = laid_before(path)
+    return None if laid is None else _carry_out(laid, watcher)
+
+
+def _carry_out(laid: Laid, watcher: Watcher) -> Outcome:
+    def work(watching: Watcher) -> dict[str, Any]:
+        loaded = laid.folder.load_checkpoint({})
+        begin = loaded[0].round if loaded else 0
+        laid.folder.truncate(begin)
+        for name in (ENDED, SAID):
+            (laid.server / name).unlink(missing_ok=True)
+        if loaded:
+            watcher.say(f"{laid.folder.path}: going on at round {begin} of {laid.pipeline.training.rounds}")
+        with _engine(laid, watching) as lost:
+            _watch(laid, watching, begin, lost)
+        return laid.folder.read_summary()
+
+    return follow(laid.folder, laid.pipeline, watcher, work)
+
+
+@contextmanager
+def _engine(laid: Laid, watcher: Watcher) -> Iterator[Lost]:
+    """The processes of the engine."""
+    with Crew(laid.run, laid.pipeline.training.threads) as crew:
+        if laid.engine == "poc":
+            from medfl.engines.poc import poc
+
+            with poc(laid, crew, watcher) as lost:
+                yield lost
+        else:
+            with _simulator(laid, crew) as lost:
+                yield lost
+
+
+@contextmanager
+def _simulator(laid: Laid, crew: Crew) -> Iterator[Lost]:
+    with tempfile.TemporaryDirectory(prefix="medfl-", ignore_cleanup_errors=True) as scratch:
+        job = write_job(Path(scratch), laid.run, laid.timeout, len(laid.sites))
+        module = ["-m", "medfl.engines.simulator", str(Path(scratch) / "workspace"), str(job), ",".join(laid.sites)]
+        log = laid.home / "simulator.log"
+        crew.start("simulator", [sys.executable, *module], log, {HOME: str(laid.home)})
+        try:
+            yield lambda: f"the simulator has ended; see {log}" if crew.ended() else None
+        finally:
+            crew.end()  # before its workspace goes
+
+
+def _watch(laid: Laid, watcher: Watcher, begin: int, lost: Lost) -> None:
+    """Tell what the server writes until it has ended.
+
+    Raises:
+        MedflError, RunFailed: what the server raised, or an engine that is gone.
+    """
+    said = records = 0
+    deadline: float | None = None
+    reason: str | None = None
+    while True:
+        end = _ended(laid)  # looked for first, so that all that was written before it is told
+        lines = _lines(laid.server / SAID)
+        for line in lines[said:]:
+            watcher.say(line)
+        said = len(lines)
+        rounds = [record for record in laid.folder.records() if record["round"] >= begin]
+        for record in rounds[records:]:
+            watcher.round(record, laid.pipeline.training.rounds)
+        records = len(rounds)
+        if end is not None:
+            break
+        if deadline is None and (reason := lost()) is not None:
+            deadline = time.monotonic() + LAST_WORDS
+        if deadline is not None and time.monotonic() > deadline:
+            raise RunFailed(f"{reason}. Continue with `medfl resume {laid.folder.path}`")
+        time.sleep(POLL)
+    if not end["done"]:
+        raise (MedflError if end["kind"] == "MedflError" else RunFailed)(end["message"])
+
+
+def _ended(laid: Laid) -> dict[str, Any] | None:
+    try:
+        end: dict[str, Any] = json.loads((laid.server / ENDED).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return end
+
+
+def _lines(file: Path) -> list[str]:
+    """The whole lines of a file."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    return text[: text.rfind("\n") + 1].splitlines()
