@@ -56,6 +56,8 @@ def resume(path: Path | str, watcher: Watcher | None = None) -> Outcome:
     began = time.perf_counter()
     watcher = watcher or Watcher()
     folder = RunFolder.open(path)
+    if folder.engine.is_file():
+        raise MedflError(f"the sites of {folder.path} keep their own state; continue it with `medfl resume`")
     pipeline = load_pipeline(folder.pipeline)
     prepared = prepare(pipeline, watcher)
     same_allocation(prepared.allocation, folder)

@@ -191,9 +191,7 @@ def _agree(name: str, role: str, facts: Mapping[str, Any], fingerprint: str, cla
         if there != here[package]:
             raise MedflError(f"site {name} has {package} {there}, the server {here[package]}; install the same at both")
     if facts["role"] != role:
-        raise MedflError(
-            f"site {name} takes part as {str(facts['role'])[:16]}, the pipeline says {role}; renew its kit"
-        )
+        raise MedflError(f"site {name} says it is {str(facts['role'])[:16]}, the pipeline {role}; renew its kit")
     if facts["fingerprint"] != fingerprint:
         raise MedflError(f"site {name} builds another model than the server; renew its kit from this pipeline")
     if any(row["class"] not in classes for row in facts["allocation"]):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medfl import config
-from medfl.engines.crew import Crew
+from medfl.engines.crew import Crew, stoppable
 from medfl.engines.flare import HOME
 from medfl.engines.head import ENDED, SAID
 from medfl.engines.job import write_job
@@ -27,25 +27,29 @@ LAST_WORDS = 15.0  # seconds in which a run that was stopped may still say how i
 Lost = Callable[[], str | None]  # why the run cannot come to an end any more, or None
 
 
-def run(pipeline: config.Pipeline, engine: str, out: Path | str | None, watcher: Watcher) -> Outcome:
+def run(
+    pipeline: config.Pipeline, engine: str, out: Path | str | None, watcher: Watcher, limit: float | None = None
+) -> Outcome:
     """Carry out a pipeline in a new run folder with every site in a process of its own.
 
     Args:
         engine: "simulator", or "poc" for a server and sites that know each other by certificates.
+        limit: seconds after which the run is stopped, to be continued another time.
 
     Raises:
         MedflError, RunFailed: as `medfl.pipeline.run`; and a process that ended, by name.
     """
-    return _carry_out(lay_out(pipeline, engine, out), watcher)
+    return _carry_out(lay_out(pipeline, engine, out), watcher, limit)
 
 
-def resume(path: Path | str, watcher: Watcher) -> Outcome | None:
-    """Continue a distributed run; None where the run's sites were in one process. Raises as `run`."""
-    laid = laid_before(path)
-    return None if laid is None else _carry_out(laid, watcher)
+def resume(path: Path | str, watcher: Watcher) -> Outcome:
+    """Continue a distributed run. Raises as `run`."""
+    return _carry_out(laid_before(path), watcher, None)
 
 
-def _carry_out(laid: Laid, watcher: Watcher) -> Outcome:
+def _carry_out(laid: Laid, watcher: Watcher, limit: float | None) -> Outcome:
+    until = None if limit is None else time.monotonic() + limit
+
     def work(watching: Watcher) -> dict[str, Any]:
         loaded = laid.folder.load_checkpoint({})
         begin = loaded[0].round if loaded else 0
@@ -54,8 +58,8 @@ def _carry_out(laid: Laid, watcher: Watcher) -> Outcome:
             (laid.server / name).unlink(missing_ok=True)
         if loaded:
             watcher.say(f"{laid.folder.path}: going on at round {begin} of {laid.pipeline.training.rounds}")
-        with _engine(laid, watching) as lost:
-            _watch(laid, watching, begin, lost)
+        with stoppable(), _engine(laid, watching) as lost:
+            _watch(laid, watching, begin, lost, until)
         return laid.folder.read_summary()
 
     return follow(laid.folder, laid.pipeline, watcher, work)
@@ -88,7 +92,7 @@ def _simulator(laid: Laid, crew: Crew) -> Iterator[Lost]:
             crew.end()  # before its workspace goes
 
 
-def _watch(laid: Laid, watcher: Watcher, begin: int, lost: Lost) -> None:
+def _watch(laid: Laid, watcher: Watcher, begin: int, lost: Lost, until: float | None) -> None:
     """Tell what the server writes until it has ended.
 
     Raises:
@@ -111,8 +115,10 @@ def _watch(laid: Laid, watcher: Watcher, begin: int, lost: Lost) -> None:
             break
         if deadline is None and (reason := lost()) is not None:
             deadline = time.monotonic() + LAST_WORDS
+        if until is not None and time.monotonic() > until:
+            deadline, reason = until, "the run took longer than --timeout allows"
         if deadline is not None and time.monotonic() > deadline:
-            raise RunFailed(f"{reason}. Continue with `medfl resume {laid.folder.path}`")
+            raise RunFailed(f"{reason}; every finished round is kept. Continue with `medfl resume {laid.folder.path}`")
         time.sleep(POLL)
     if not end["done"]:
         raise (MedflError if end["kind"] == "MedflError" else RunFailed)(end["message"])

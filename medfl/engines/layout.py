@@ -70,22 +70,19 @@ def lay_out(pipeline: config.Pipeline, engine: str, out: Path | str | None) -> L
     write_summary_csv(folder.allocation_summary, allocation.summary())
     deal_out(laid.home, pipeline, allocation)
     write_server(laid.server, pipeline, laid.run, folder.path)
-    write_text(laid.home / "engine.json", json.dumps({"engine": engine, "run": laid.run}) + "\n")
+    write_text(folder.engine, json.dumps({"engine": engine, "run": laid.run}) + "\n")
     write_text(folder.pipeline, dump_pipeline(pipeline))
     return laid
 
 
-def laid_before(path: Path | str) -> Laid | None:
-    """The distributed run of a run folder; None where its sites were in one process.
+def laid_before(path: Path | str) -> Laid:
+    """The distributed run of a run folder.
 
     Raises:
         MedflError: no run there, or its data have changed.
     """
     folder = RunFolder.open(path)
-    try:
-        facts = json.loads((folder.path / "engine" / "engine.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
+    facts = json.loads(folder.engine.read_text(encoding="utf-8"))
     laid = Laid(facts["engine"], facts["run"], folder, load_pipeline(folder.pipeline))
     same_allocation(allocate(laid.pipeline), folder)
     return laid

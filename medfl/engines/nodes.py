@@ -1,0 +1,99 @@
+"""A kit's process, and a session with a server: what `deploy` commands do with FLARE on one machine."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from medfl.engines.provision import LEAD, ORG
+from medfl.errors import MedflError
+
+ACTIVE = ("SUBMITTED", "APPROVED", "DISPATCHED", "RUNNING")
+STEP = 0.5  # seconds
+
+
+def command(kit: Path, name: str) -> list[str]:
+    """What starts the process of a kit; `name` is "server" or a site's."""
+    kind = "server" if name == "server" else "client"
+    settings = ["secure_train=true", f"org={ORG}", "config_folder=config"]
+    settings += [f"uid={name}"] if kind == "client" else []
+    module = f"nvflare.private.fed.app.{kind}.{kind}_train"
+    return [sys.executable, "-u", "-m", module, "-m", str(kit), "-s", f"fed_{kind}.json", "--set", *settings]
+
+
+def free_port(wanted: int = 8002) -> int:
+    """The wanted port if nobody listens there, else one that is free."""
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("0.0.0.0", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise MedflError("there is no free port on this machine")
+
+
+@contextlib.contextmanager
+def session(kit: Path, until: float, gone: Callable[[], str | None] = lambda: None) -> Iterator[Any]:
+    """A session of the lead with the server, retried until `time.monotonic()` is `until`.
+
+    Args:
+        gone: says why there is no use in waiting, or None.
+
+    Raises:
+        MedflError: no server, or one that does not know this kit.
+    """
+    from nvflare.fuel.flare_api.flare_api import new_secure_session
+
+    opened = None
+    while opened is None:
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                opened = new_secure_session(LEAD, str(kit), timeout=5.0, auto_login_max_tries=1)
+        except Exception as error:
+            if (why := gone()) is not None:
+                raise MedflError(why) from None
+            if time.monotonic() > until:
+                raise MedflError(
+                    f"the server does not answer the kit {kit} ({type(error).__name__}); is it running, is its name "
+                    f"and port reachable from here, and is this kit of the same making?"
+                ) from None
+            time.sleep(STEP)
+    try:
+        yield opened
+    finally:
+        with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):
+            opened.close()
+
+
+def connected(opened: Any) -> set[str]:
+    """Names of the sites that are connected to the server."""
+    return {client.name for client in opened.get_system_info().client_info}
+
+
+def wait_for_sites(opened: Any, sites: Sequence[str], until: float, gone: Callable[[], str | None]) -> set[str]:
+    """Wait until all sites are connected, or `time.monotonic()` is `until`; returns those that are.
+
+    Raises:
+        MedflError: `gone` says that it is no use.
+    """
+    while True:
+        here = connected(opened) & set(sites)
+        if len(here) == len(sites) or time.monotonic() > until:
+            return here
+        if (why := gone()) is not None:
+            raise MedflError(why)
+        time.sleep(STEP)
+
+
+def job_over(opened: Any, job: str) -> str | None:
+    """The status of a job that has ended, or None while it has not."""
+    status = str(opened.get_job_meta(job).get("status"))
+    return None if status in ACTIVE else status
