@@ -125,7 +125,7 @@ def test_a_site_whose_disk_fails_is_named_and_the_round_goes_on(three, tmp_path)
         state.rename(state.with_name("gone"))
         state.write_text("no folder")
 
-    outcome = far(chained(three, "scaffold-ecgr", rounds=12), "poc", out, at_round(1, spoil))
+    outcome = far(chained(three, "scaffold-ecgr", rounds=12, local_steps=40), "poc", out, at_round(1, spoil))
     failures = [f for record in outcome.folder.records() for f in record["failures"]]
     assert failures
     assert {f["site"] for f in failures} == {"site-02"}
@@ -147,7 +147,7 @@ def test_a_slow_site_is_dropped_and_back_in_the_next_round(three, tmp_path):
         process.suspend()
         threading.Timer(6.0, process.resume).start()
 
-    pipeline = chained(three, "scaffold-ecgr", rounds=10, timeout=4.0)
+    pipeline = chained(three, "scaffold-ecgr", rounds=12, timeout=4.0, local_steps=40)
     outcome = far(pipeline, "poc", out, at_round(1, hold))
     failed = [record["round"] for record in outcome.folder.records() if record["failures"]]
     reasons = {f["reason"] for record in outcome.folder.records() for f in record["failures"]}
@@ -161,7 +161,7 @@ def test_a_slow_site_is_dropped_and_back_in_the_next_round(three, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("party", ["site-02", "server"])
 def test_a_process_killed_in_a_round_costs_nothing_but_time(three, tmp_path, party):
-    pipeline = chained(three, "scaffold-ecgr", rounds=20)
+    pipeline = chained(three, "scaffold-ecgr", rounds=20, local_steps=40)
     here, out = run(pipeline, tmp_path / "here").folder, tmp_path / "there"
     killed = at_round(3, lambda: [p.kill() for p in workers(out, party)])
     with pytest.raises(RunFailed, match="medfl resume"):
@@ -177,7 +177,7 @@ def test_a_process_killed_in_a_round_costs_nothing_but_time(three, tmp_path, par
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_the_command_stopped_leaves_nothing_and_goes_on(three, tmp_path, number):
-    pipeline = chained(three, "scaffold-ecgr", rounds=20)
+    pipeline = chained(three, "scaffold-ecgr", rounds=20, local_steps=40)
     here, out = run(pipeline, tmp_path / "here").folder, tmp_path / "there"
     command = [sys.executable, "-m", "medfl", "deploy", "poc", str(three.with_name("scaffold-ecgr.yaml"))]
     process = subprocess.Popen([*command, "--out", str(out)], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)

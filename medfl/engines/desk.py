@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import threading
 import time
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medfl.data.allocation import Allocation
+from medfl.data.allocation import Allocation, Share
 from medfl.data.store import render
 from medfl.engines.codec import BadMessage, Bounds, pack, unpack_request
 from medfl.engines.keeper import Keeper, StateLost
@@ -23,6 +24,7 @@ from medfl.runs import versions
 from medfl.site import Site, SiteDiverged
 
 PROTOCOL = 1
+KEY = "consortium.key"
 LOG = "medfl.log"
 TOLD = (SiteDiverged, StateLost, BadMessage)  # their sentences are made of numbers and names only
 
@@ -131,5 +133,19 @@ def build(folder: Path, name: str) -> _Ready:
         "fingerprint": bench.model.fingerprint(),
         "leaky": share.catalog.leaky,
         "allocation": Allocation((share,)).summary(),
+        "groups": keyed_groups(share, folder / KEY),
     }
     return _Ready(site, Bounds.of(bench.model), facts)
+
+
+def keyed_groups(share: Share, file: Path) -> dict[str, list[str]]:
+    """HMAC-SHA256 (64 bits of it, hexadecimal) of the source groups' names under the consortium's key, which the server
+    does not have: by scope "published" where names mean the same everywhere, "own" where they are the site's own.
+    Empty where there is no key.
+    """
+    if not file.is_file():
+        return {}
+    key, catalog = bytes.fromhex(file.read_text(encoding="ascii").strip()), share.catalog
+    scope = "own" if Path(catalog.scope).is_absolute() else "published"
+    names = sorted({catalog.group_names[group] for group in catalog.groups[share.rows]})
+    return {scope: [hmac.new(key, name.encode(), "sha256").hexdigest()[:16] for name in names]}

@@ -12,10 +12,10 @@ from typing import Any
 from nvflare.collab import collab
 from nvflare.collab.api.exceptions import CollabCallError, RunAborted
 
+from medfl.engines.parties import PARTY
 from medfl.errors import RunFailed
 
 HOME = "MEDFL_PARTIES"  # in the simulator, where all parties' folders lie in one; otherwise each is in its kit
-PARTY = "medfl"
 
 
 def party_folder(name: str, workspace: str) -> Path:

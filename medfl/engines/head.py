@@ -7,10 +7,11 @@ import json
 import math
 import time
 import traceback
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from medfl.transport import Transport
 
 ENDED, SAID = "ended.json", "said.txt"
 MAX_SKEW = 300.0  # seconds
-HELLO_LIMIT = 4_000_000  # bytes
+HELLO_LIMIT = 64_000_000  # bytes; 20 a source group
 MUST_AGREE = ("medfl", "torch", "torchvision", "timm")
 SUMMARY = {"site": str, "role": str, "split": str, "class": str, "groups": int, "patches": int, "digest": str}
 
@@ -139,8 +140,28 @@ def greet(
         say(f"Site {name} is not connected")
     if not any(known[name] == "train" for name in ready):
         raise MedflError("no training site is ready; see what each said above, and each site's own medfl.log")
+    compare_groups({name: facts["groups"] for name, facts in ready.items()}, say)
     rows = [row for name in known if name in ready for row in ready[name]["allocation"]]
     return Greeting(frozenset(ready), any(facts["leaky"] for facts in ready.values()), rows)
+
+
+def compare_groups(keyed: Mapping[str, Mapping[str, Sequence[str]]], say: Callable[[str], None]) -> None:
+    """Compare the source groups of sites by their keyed hashes.
+
+    Raises:
+        MedflError: two sites hold a group whose name means the same everywhere. Where names are the sites' own, equal
+            ones are told only, since "patient-1" may be another patient elsewhere.
+    """
+    for one, two in combinations(sorted(keyed), 2):
+        for scope in ("published", "own"):
+            count = len(set(keyed[one].get(scope, ())) & set(keyed[two].get(scope, ())))
+            if count and scope == "published":
+                raise MedflError(f"{count} source groups are at site {one} and at site {two}; remove them from one")
+            if count:
+                say(
+                    f"{count} source groups have the same names at {one} and {two}: if those names mean the same "
+                    f"patients, training and test data overlap; each of the two can remove them"
+                )
 
 
 def same_data(folder: RunFolder, rows: list[dict[str, str | int]]) -> None:

@@ -12,16 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from medfl import config
+from medfl.engines.checks import server_kit
 from medfl.engines.crew import Crew, stoppable
 from medfl.engines.flare import HOME
 from medfl.engines.head import ENDED, SAID
 from medfl.engines.job import write_job
-from medfl.engines.layout import Laid, laid_before, lay_out
+from medfl.engines.layout import Laid, laid_before, lay_out, lay_out_kit
+from medfl.engines.parties import write_run
 from medfl.errors import MedflError, RunFailed
 from medfl.pipeline import Outcome, follow
 from medfl.prepare import Watcher
+from medfl.runs import RunFolder
 
 POLL = 0.2  # seconds
+WAIT = 600.0  # seconds that a kit's server waits for its sites
 LAST_WORDS = 15.0  # seconds in which a run that was stopped may still say how it ended
 
 Lost = Callable[[], str | None]  # why the run cannot come to an end any more, or None
@@ -42,12 +46,31 @@ def run(
     return _carry_out(lay_out(pipeline, engine, out), watcher, limit)
 
 
+def serve(kit: Path, out: Path | str | None, wait: float, watcher: Watcher, limit: float | None = None) -> Outcome:
+    """Carry out a run from the server's kit, or go on with the one that `out` holds.
+
+    Args:
+        wait: seconds to wait for sites that are not connected; then the run begins without them.
+
+    Raises:
+        MedflError, RunFailed: as `run`; a kit that is not the server's; a run of another kit.
+    """
+    server_kit(kit)
+    if out is not None and RunFolder(out).engine.is_file():
+        laid = laid_before(out)
+        if laid.kit != kit.resolve():
+            raise MedflError(f"{out} holds a run of another kit ({laid.kit}); name another folder with --out")
+    else:
+        laid = lay_out_kit(kit, out)
+    return _carry_out(laid, watcher, limit, wait)
+
+
 def resume(path: Path | str, watcher: Watcher) -> Outcome:
     """Continue a distributed run. Raises as `run`."""
     return _carry_out(laid_before(path), watcher, None)
 
 
-def _carry_out(laid: Laid, watcher: Watcher, limit: float | None) -> Outcome:
+def _carry_out(laid: Laid, watcher: Watcher, limit: float | None, wait: float = WAIT) -> Outcome:
     until = None if limit is None else time.monotonic() + limit
 
     def work(watching: Watcher) -> dict[str, Any]:
@@ -58,7 +81,8 @@ def _carry_out(laid: Laid, watcher: Watcher, limit: float | None) -> Outcome:
             (laid.server / name).unlink(missing_ok=True)
         if loaded:
             watcher.say(f"{laid.folder.path}: going on at round {begin} of {laid.pipeline.training.rounds}")
-        with stoppable(), _engine(laid, watching) as lost:
+        write_run(laid.server, laid.run, laid.folder.path)
+        with stoppable(), _engine(laid, watching, wait) as lost:
             _watch(laid, watching, begin, lost, until)
         return laid.folder.read_summary()
 
@@ -66,10 +90,15 @@ def _carry_out(laid: Laid, watcher: Watcher, limit: float | None) -> Outcome:
 
 
 @contextmanager
-def _engine(laid: Laid, watcher: Watcher) -> Iterator[Lost]:
+def _engine(laid: Laid, watcher: Watcher, wait: float) -> Iterator[Lost]:
     """The processes of the engine."""
     with Crew(laid.run, laid.pipeline.training.threads) as crew:
-        if laid.engine == "poc":
+        if laid.engine == "kit":
+            from medfl.engines.station import kit_server
+
+            with kit_server(laid, crew, watcher, wait) as lost:
+                yield lost
+        elif laid.engine == "poc":
             from medfl.engines.poc import poc
 
             with poc(laid, crew, watcher) as lost:

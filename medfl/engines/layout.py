@@ -10,7 +10,7 @@ from pathlib import Path
 from medfl import config
 from medfl.data.allocation import Allocation, allocate
 from medfl.data.catalog import brings_own_data
-from medfl.engines.parties import SERVER, write_server, write_site
+from medfl.engines.parties import PARTY, SERVER, read_pipeline, write_server, write_site
 from medfl.errors import MedflError
 from medfl.loading import check_method, dump_pipeline, load_pipeline
 from medfl.pipeline import same_allocation, write_summary_csv
@@ -24,16 +24,18 @@ class Laid:
     """A run ready to be started.
 
     Attributes:
-        engine: "simulator" or "poc".
+        engine: "simulator", "poc", or "kit" where the sites are on machines of their own.
         run: the run's identity, also on what belongs to it at the sites.
         folder: the run folder.
-        pipeline: the resolved pipeline.
+        pipeline: the resolved pipeline; with kits, what the server may know of it.
+        kit: the server's kit, where there is one.
     """
 
     engine: str
     run: str
     folder: RunFolder
     pipeline: config.Pipeline
+    kit: Path | None = None
 
     @property
     def home(self) -> Path:
@@ -43,7 +45,7 @@ class Laid:
     @property
     def server(self) -> Path:
         """The server's party folder."""
-        return self.home / SERVER
+        return self.kit / PARTY if self.kit else self.home / SERVER
 
     @property
     def sites(self) -> list[str]:
@@ -70,9 +72,26 @@ def lay_out(pipeline: config.Pipeline, engine: str, out: Path | str | None) -> L
     write_summary_csv(folder.allocation_summary, allocation.summary())
     deal_out(laid.home, pipeline, allocation)
     write_server(laid.server, pipeline, laid.run, folder.path)
-    write_text(folder.engine, json.dumps({"engine": engine, "run": laid.run}) + "\n")
-    write_text(folder.pipeline, dump_pipeline(pipeline))
+    write_engine(laid)
     return laid
+
+
+def lay_out_kit(kit: Path, out: Path | str | None) -> Laid:
+    """A new run folder for the server of a kit; of the sites it knows what the kit says."""
+    pipeline = read_pipeline(kit / PARTY)
+    check_distributed(pipeline)
+    folder = RunFolder.create(pipeline.name, out)
+    laid = Laid("kit", uuid.uuid4().hex, folder, pipeline, kit.resolve())
+    laid.home.mkdir(exist_ok=True)
+    write_engine(laid)
+    return laid
+
+
+def write_engine(laid: Laid) -> None:
+    """Note how the run is carried out, and last the file that makes its folder a run."""
+    facts = {"engine": laid.engine, "run": laid.run, "kit": str(laid.kit) if laid.kit else None}
+    write_text(laid.folder.engine, json.dumps(facts) + "\n")
+    write_text(laid.folder.pipeline, dump_pipeline(laid.pipeline))
 
 
 def laid_before(path: Path | str) -> Laid:
@@ -83,7 +102,10 @@ def laid_before(path: Path | str) -> Laid:
     """
     folder = RunFolder.open(path)
     facts = json.loads(folder.engine.read_text(encoding="utf-8"))
-    laid = Laid(facts["engine"], facts["run"], folder, load_pipeline(folder.pipeline))
+    kit = Path(facts["kit"]) if facts["kit"] else None
+    laid = Laid(facts["engine"], facts["run"], folder, load_pipeline(folder.pipeline), kit)
+    if kit is not None:
+        return laid
     same_allocation(allocate(laid.pipeline), folder)
     return laid
 

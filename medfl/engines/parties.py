@@ -29,16 +29,22 @@ from medfl.loading import dump_pipeline, load_site, read_mapping, validate
 from medfl.runs import write_text
 
 SERVER = "server"
+PARTY = "medfl"  # the folder's name inside a kit
 COLUMNS = ("row", "split", "class", "group_index", "group", "name", "file")
 
 
 def write_server(folder: Path, pipeline: config.Pipeline, run: str, run_folder: Path | None) -> None:
-    """The server's files. Without a run folder the server makes one where it runs."""
+    """The server's files; `run_folder` is None where the run is begun later, on the server's own machine."""
     folder.mkdir(parents=True, exist_ok=True)
     known = _with_sites(pipeline, {site.name: _line(site) for site in pipeline.all_sites})
     write_text(folder / "pipeline.yaml", dump_pipeline(known))
-    facts = {"run": run, "folder": str(run_folder.resolve()) if run_folder else None}
-    write_text(folder / "run.json", json.dumps(facts) + "\n")
+    if run_folder is not None:
+        write_run(folder, run, run_folder)
+
+
+def write_run(folder: Path, run: str, run_folder: Path) -> None:
+    """The server's run.json: which run it is to carry out, and where it writes."""
+    write_text(folder / "run.json", json.dumps({"run": run, "folder": str(run_folder.resolve())}) + "\n")
 
 
 def write_site(folder: Path, pipeline: config.Pipeline, site: config.Site, share: Share | None) -> None:

@@ -24,12 +24,13 @@ from nvflare.lighter.impl.cert import CertBuilder
 from nvflare.lighter.impl.static_file import StaticFileBuilder
 from nvflare.lighter.impl.workspace import WorkspaceBuilder
 from nvflare.lighter.provisioner import Provisioner
+from nvflare.lighter.utils import sign_folders, verify_folder_signature
 
 from medfl.engines.job import ALLOWED
 
 LEAD, ORG = "lead@medfl.org", "medfl"
 AUTHORITY = ("rootCA.pem", "rootCA.key")
-TEMPLATE = "master_template.yml"
+TEMPLATE, SIGNATURE = "master_template.yml", "signature.json"
 MAY = {"submit_job": "any", "manage_job": "any", "view": "any", "operate": "any"}
 
 
@@ -51,7 +52,7 @@ def provision(out: Path, name: str, sites: Sequence[str], host: str, port: int) 
     """
     out.mkdir(parents=True, exist_ok=True)
     people = [
-        Participant("server", "server", ORG, {"fed_learn_port": port, "admin_port": port, "default_host": host}),
+        Participant("server", "server", ORG, _listening(host, port)),
         *(Participant("client", site, ORG, {"allow_log_streaming": False}) for site in sites),
         Participant("admin", LEAD, ORG, {"role": "project_admin"}),
     ]
@@ -68,12 +69,18 @@ def provision(out: Path, name: str, sites: Sequence[str], host: str, port: int) 
         for person in people:
             folder = "lead" if person.name == LEAD else person.name
             if not (out / folder).exists():
-                _restrict(kits / person.name, person.type)
+                _restrict(kits / person.name, person.type, made[CtxKey.ROOT_PRI_KEY])
                 shutil.move(kits / person.name, out / folder)
 
 
-def _restrict(kit: Path, kind: str) -> None:
-    """A kit's policy, and nobody else's eyes on it."""
+def _listening(host: str, port: int) -> dict[str, Any]:
+    """How the server is reached; its lead is on the same machine."""
+    facts: dict[str, Any] = {"fed_learn_port": port, "admin_port": port, "default_host": host}
+    return facts if host == "localhost" else facts | {"host_names": ["localhost"]}
+
+
+def _restrict(kit: Path, kind: str, key: Any) -> None:
+    """A kit's policy, the authority's signature on both, and nobody else's eyes on it."""
     local = kit / "local"
     if kind != "admin":
         resources = json.loads((local / "resources.json.default").read_text(encoding="utf-8"))
@@ -85,6 +92,14 @@ def _restrict(kit: Path, kind: str) -> None:
         _write(local / "resources.json", resources)
         (local / "resources.json.default").unlink()
         _write(local / "authorization.json", {"format_version": "1.0", "permissions": {"project_admin": MAY}})
+    if kind == "admin":
+        stated = kit / "startup" / "fed_admin.json"
+        lead = json.loads(stated.read_text(encoding="utf-8"))
+        lead["admin"]["host"] = "localhost"
+        _write(stated, lead)
+    sign_folders(kit / "startup", key, signature_file=SIGNATURE)
+    if kind == "client":  # the server's is completed where it runs
+        sign_folders(local, key, signature_file=SIGNATURE)
     for at, _, files in os.walk(kit):
         os.chmod(at, 0o700)
         for file in files:
@@ -104,6 +119,11 @@ def place_server(kit: Path) -> None:
             part["args"] = {"max_jobs": 1, "min_schedule_interval": 2.0}
     resources["components"] = [part for part in resources["components"] if part["id"] != "log_receiver"]
     _write(file, resources)
+
+
+def intact(kit: Path, folder: str) -> bool:
+    """Whether a folder of a kit is as the authority signed it."""
+    return bool(verify_folder_signature(kit / folder, kit / "startup" / "rootCA.pem", True, SIGNATURE))
 
 
 def _authority(folder: Path) -> tuple[bytes | None, Any]:
