@@ -77,7 +77,9 @@ def make_kits(pipeline: config.Pipeline, out: Path, host: str, port: int) -> lis
         provision(out, pipeline.name, names, host, port)
     except OSError as error:
         raise MedflError(f"kits cannot be written below {out}: {error.strerror}; name another folder") from None
-    if (out / "lead").exists():
+    if (out / SERVER / "lead").exists():
+        shutil.rmtree(out / "lead")
+    else:
         shutil.move(out / "lead", out / SERVER / "lead")
     facts = {"name": pipeline.name, "host": host, "port": port, "version": versions()["medfl"]}
     party = out / SERVER / PARTY
