@@ -6,6 +6,7 @@ A job names these classes and brings no code: a party runs what is installed the
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from nvflare.collab import collab
 from nvflare.collab.api.exceptions import CollabCallError, RunAborted
 
 from medfl.engines.parties import PARTY
-from medfl.errors import RunFailed
 
+GRACE = 10.0  # seconds
 HOME = "MEDFL_PARTIES"  # in the simulator, where all parties' folders lie in one; otherwise each is in its kit
 
 
@@ -42,19 +43,27 @@ class Server:
     def main(self) -> None:
         """Carry out the run."""
         from medfl.engines.head import serve
-        from medfl.engines.line import NoAnswer
+        from medfl.engines.line import NoAnswer, Stopped
 
         proxies = {proxy.name: proxy for proxy in collab.clients}
 
         def reach(site: str, timeout: float, method: str, **arguments: Any) -> bytes:
+            proxy, began = proxies[site], time.monotonic()
             try:
-                answer: bytes = getattr(proxies[site](timeout=timeout), method)(**arguments)
-            except CollabCallError as error:
-                if error.cause_type == TimeoutError.__name__:
-                    raise NoAnswer(f"no answer within {timeout:g} s") from None
-                raise NoAnswer("the call did not get through") from None
+                answer: bytes = getattr(proxy(timeout=timeout), method)(**arguments)
             except RunAborted:
-                raise RunFailed("the run was stopped from outside; every finished round is kept") from None
+                raise Stopped from None
+            except CollabCallError:
+                # A call that ends early is the first sign that a process is gone, upon which FLARE ends the whole job:
+                # no round may be written without that site before it has.
+                early = time.monotonic() - began < 0.95 * timeout
+                until = time.monotonic() + (GRACE if early else 0.0)
+                while not proxy.backend.abort_signal.triggered:
+                    if time.monotonic() >= until:
+                        why = "the call did not get through" if early else f"no answer within {timeout:g} s"
+                        raise NoAnswer(why) from None
+                    time.sleep(0.1)
+                raise Stopped from None
             return answer
 
         def hello(site: str, message: bytes) -> bytes:

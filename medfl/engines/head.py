@@ -17,15 +17,16 @@ from typing import Any
 
 from medfl.engines.codec import Bounds
 from medfl.engines.desk import LOG, PROTOCOL
-from medfl.engines.line import Ask, NoAnswer, Remote
+from medfl.engines.line import Ask, NoAnswer, Remote, Stopped
 from medfl.engines.parties import read_server
-from medfl.errors import MedflError, RunFailed
+from medfl.errors import MedflError
 from medfl.pipeline import play, write_summary_csv
 from medfl.prepare import ServerSide, Watcher, checked_workbench, plan_of
 from medfl.runs import RunFolder, versions, write_text
 from medfl.transport import Transport
 
 ENDED, SAID = "ended.json", "said.txt"
+STOPPED = "the run was stopped in the middle of a round: the process of a party ended"
 MAX_SKEW = 300.0  # seconds
 HELLO_LIMIT = 64_000_000  # bytes; 20 a source group
 MUST_AGREE = ("medfl", "torch", "torchvision", "timm")
@@ -61,8 +62,8 @@ def serve(folder: Path, present: Collection[str], hello: Ask, ask: Ask) -> None:
     Args:
         folder: the server's party folder.
         present: names of the connected sites.
-        hello: asks a site who it is. Raises NoAnswer.
-        ask: carries a request to a site and its answer back. Raises NoAnswer.
+        hello: asks a site who it is. Raises NoAnswer or Stopped.
+        ask: carries a request to a site and its answer back. Raises NoAnswer or Stopped.
     """
     began = time.perf_counter()
     try:
@@ -93,7 +94,9 @@ def serve(folder: Path, present: Collection[str], hello: Ask, ask: Ask) -> None:
         runs.truncate(state.round)
         play(head, runs, state, spent, began, Watcher(say))
         end: dict[str, Any] = {"done": True}
-    except (MedflError, RunFailed) as error:
+    except Stopped:
+        end = {"done": False, "kind": "Stopped", "message": STOPPED}
+    except MedflError as error:
         end = {"done": False, "kind": type(error).__name__, "message": str(error)}
     except Exception as error:
         with (folder / LOG).open("a", encoding="utf-8") as stream:

@@ -147,10 +147,17 @@ def _watch(laid: Laid, watcher: Watcher, begin: int, lost: Lost, until: float | 
         if until is not None and time.monotonic() > until:
             deadline, reason = until, "the run took longer than --timeout allows"
         if deadline is not None and time.monotonic() > deadline:
-            raise RunFailed(f"{reason}; every finished round is kept. Continue with `medfl resume {laid.folder.path}`")
+            raise _stopped(laid, str(reason))
         time.sleep(POLL)
-    if not end["done"]:
-        raise (MedflError if end["kind"] == "MedflError" else RunFailed)(end["message"])
+    if end["done"]:
+        return
+    if end["kind"] == "Stopped":
+        raise _stopped(laid, end["message"])
+    raise (MedflError if end["kind"] == "MedflError" else RunFailed)(end["message"])
+
+
+def _stopped(laid: Laid, reason: str) -> RunFailed:
+    return RunFailed(f"{reason}; every finished round is kept. Continue with `medfl resume {laid.folder.path}`")
 
 
 def _ended(laid: Laid) -> dict[str, Any] | None:

@@ -15,12 +15,16 @@ class NoAnswer(Exception):
     """A call that brought nothing back; the message is one sentence."""
 
 
+class Stopped(Exception):
+    """The engine has ended the run; no call will be answered any more."""
+
+
 class Remote:
     """Sites that are asked in parallel; answers are yielded in the order of the sites asked.
 
     Args:
         present: the sites that are connected.
-        ask: carries bytes to a site and its answer back. Raises NoAnswer.
+        ask: carries bytes to a site and its answer back. Raises NoAnswer, or Stopped, which ends the round.
         bounds: what a message of this model can hold.
     """
 

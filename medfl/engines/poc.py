@@ -11,6 +11,7 @@ from pathlib import Path
 
 from medfl.engines.crew import Crew
 from medfl.engines.flare import HOME
+from medfl.engines.head import STOPPED
 from medfl.engines.job import write_job
 from medfl.engines.layout import Laid
 from medfl.engines.nodes import command, free_port, job_over, session, wait_for_sites
@@ -63,7 +64,7 @@ def poc(laid: Laid, crew: Crew, watcher: Watcher) -> Iterator[Callable[[], str |
                     if (why := gone()) is not None:
                         return why
                     status = job_over(opened, job)
-                    return None if status is None else f"the run was stopped ({status}): the process of a party ended"
+                    return None if status is None else f"{STOPPED} ({status})"
 
                 yield lost
         finally:

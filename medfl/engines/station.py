@@ -13,6 +13,7 @@ from medfl.data.store import render
 from medfl.engines.checks import address, reach, site_name
 from medfl.engines.crew import Crew, stoppable
 from medfl.engines.desk import LOG
+from medfl.engines.head import STOPPED
 from medfl.engines.job import write_job
 from medfl.engines.layout import Laid
 from medfl.engines.nodes import command, connected, free_port, job_over, session
@@ -70,7 +71,7 @@ def kit_server(laid: Laid, crew: Crew, watcher: Watcher, wait: float) -> Iterato
             if (why := gone()) is not None:
                 return why
             status = job_over(opened, job)
-            return None if status is None else f"the run was stopped ({status}): the process of a party ended"
+            return None if status is None else f"{STOPPED} ({status})"
 
         yield lost
 
