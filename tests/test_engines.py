@@ -364,6 +364,37 @@ def test_parties_that_do_not_agree_are_told_before_the_first_round(small, tmp_pa
     assert re.search(says, end["message"])
 
 
+def test_a_message_that_the_server_has_given_up_is_not_worked_on(small, tmp_path):
+    laid = lay_out(load_pipeline(small), "simulator", tmp_path / "far")
+    desk = Desk(laid.home / "site-01", "site-01")
+    desk.hello()
+    bounds = desk._ready.bounds
+    model = toy_bench().model
+    request = Request(0, torch.zeros(bounds.weights), torch.zeros(bounds.buffers), False)
+    assert model.layout.size == bounds.weights
+    answers = {}
+    desk._lock.acquire()  # the site is busy
+    threads = []
+    for round_ in (0, 1):
+        data = pack(dataclasses.replace(request, round=round_), bounds)
+        threads.append(threading.Thread(target=lambda d=data, r=round_: answers.update({r: desk.handle(laid.run, d)})))
+        threads[-1].start()
+        while desk._asked != round_ + 1:
+            time.sleep(0.001)
+    desk._lock.release()
+    for thread in threads:
+        thread.join()
+    assert b"overtaken" in answers[0]
+    assert unpack_answer(answers[1], "site-01", 1, bounds) == Reply("site-01", 1)
+
+
+def test_what_a_site_says_cannot_command_a_terminal(small, tmp_path):
+    laid = lay_out(load_pipeline(small), "simulator", tmp_path / "far")
+    words = json.dumps({"protocol": 1, "site": "site-01", "problem": "\x1b[2Jgone"}).encode()
+    serve(laid.server, ["site-01"], lambda s, m: words, lambda s, m: pytest.fail("asked"))
+    assert "\x1b" not in (laid.server / "said.txt").read_text()
+
+
 def test_pooled_training_is_refused_before_anything_is_written(small, tmp_path):
     with pytest.raises(MedflError, match="one process"):
         lay_out(load_pipeline(small, ["method=[centralised]"]), "poc", tmp_path / "far")

@@ -51,6 +51,7 @@ class Desk:
         self._lock = threading.Lock()
         self._ready: _Ready | None = None
         self._problem = ""
+        self._asked = 0
 
     def hello(self) -> bytes:
         """Who is here, as JSON: versions, the model's fingerprint, role, counts of patches, the clock; or a problem.
@@ -66,7 +67,11 @@ class Desk:
         """The answer to a request of a run, as bytes. Never raises: what goes wrong is a failure without details, which
         are in this party's log."""
         round_ = 0
+        self._asked += 1
+        mine = self._asked
         with self._lock:
+            if mine != self._asked:  # the server has given this one up, or it would not have sent another
+                return pack(Failure(self.name, round_, "overtaken by a later message"), Bounds(0, 0))
             self._build()
             if self._ready is None:
                 return pack(Failure(self.name, round_, self._problem), Bounds(0, 0))

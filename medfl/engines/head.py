@@ -177,11 +177,14 @@ def same_data(folder: RunFolder, rows: list[dict[str, str | int]]) -> None:
         write_summary_csv(folder.allocation_summary, rows)
         return
     with folder.allocation_summary.open(newline="", encoding="utf-8") as stream:
-        before = {(row["site"], row["split"], row["class"]): row["digest"] for row in csv.DictReader(stream)}
+        noted: list[Mapping[str, str | int]] = list(csv.DictReader(stream))
+    before = {(row["site"], row["split"], row["class"]): row["digest"] for row in noted}
     for row in rows:
-        key = (str(row["site"]), str(row["split"]), str(row["class"]))
-        if before.setdefault(key, str(row["digest"])) != row["digest"]:
+        if before.get((row["site"], row["split"], row["class"]), row["digest"]) != row["digest"]:
             raise MedflError(f"the data of site {row['site']} have changed since the run began; restore them there")
+    sites = {row["site"] for row in noted}
+    if late := [row for row in rows if row["site"] not in sites]:
+        write_summary_csv(folder.allocation_summary, [*noted, *late])
 
 
 def _facts(name: str, answer: bytes) -> dict[str, Any]:
@@ -193,7 +196,7 @@ def _facts(name: str, answer: bytes) -> dict[str, Any]:
         if facts.get("protocol") != PROTOCOL or facts["site"] != name:
             raise ValueError
         if "problem" in facts:
-            return {"problem": str(facts["problem"])[:300]}
+            return {"problem": _shown(facts["problem"], 300)}
         rows = facts["allocation"]
         fits = all(set(row) == set(SUMMARY) and all(type(row[k]) is t for k, t in SUMMARY.items()) for row in rows)
         own = all(row["site"] == name and len(row["digest"]) <= 16 for row in rows)
@@ -207,15 +210,20 @@ def _facts(name: str, answer: bytes) -> dict[str, Any]:
     return dict(facts)
 
 
+def _shown(text: object, limit: int) -> str:
+    """What a site said, fit for a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(text)[:limit])
+
+
 def _agree(name: str, role: str, facts: Mapping[str, Any], fingerprint: str, classes: Collection[str]) -> None:
     """Raise MedflError unless a site is what the pipeline says, with the same software and the same time."""
     here = versions()
     for package in MUST_AGREE:
-        there = str(facts["versions"].get(package, "none"))[:32]
+        there = _shown(facts["versions"].get(package, "none"), 32)
         if there != here[package]:
             raise MedflError(f"site {name} has {package} {there}, the server {here[package]}; install the same at both")
     if facts["role"] != role:
-        raise MedflError(f"site {name} says it is {str(facts['role'])[:16]}, the pipeline {role}; renew its kit")
+        raise MedflError(f"site {name} says it is {_shown(facts['role'], 16)}, the pipeline {role}; renew its kit")
     if facts["fingerprint"] != fingerprint:
         raise MedflError(f"site {name} builds another model than the server; renew its kit from this pipeline")
     if any(row["class"] not in classes for row in facts["allocation"]):

@@ -128,6 +128,7 @@ def _watch(laid: Laid, watcher: Watcher, begin: int, lost: Lost, until: float | 
         MedflError, RunFailed: what the server raised, or an engine that is gone.
     """
     said = records = 0
+    size = -1
     deadline: float | None = None
     reason: str | None = None
     while True:
@@ -136,10 +137,11 @@ def _watch(laid: Laid, watcher: Watcher, begin: int, lost: Lost, until: float | 
         for line in lines[said:]:
             watcher.say(line)
         said = len(lines)
-        rounds = [record for record in laid.folder.records() if record["round"] >= begin]
-        for record in rounds[records:]:
-            watcher.round(record, laid.pipeline.training.rounds)
-        records = len(rounds)
+        if size != (size := laid.folder.rounds.stat().st_size):
+            rounds = [record for record in laid.folder.records() if record["round"] >= begin]
+            for record in rounds[records:]:
+                watcher.round(record, laid.pipeline.training.rounds)
+            records = len(rounds)
         if end is not None:
             break
         if deadline is None and (reason := lost()) is not None:

@@ -60,7 +60,11 @@ def provision(out: Path, name: str, sites: Sequence[str], host: str, port: int) 
     # In a folder of its own: what the provisioner keeps of its work holds every party's private key.
     with tempfile.TemporaryDirectory(dir=out, prefix=".making-") as scratch:
         project = Project(name, "", people, serialized_root_cert=certificate, root_private_key=key)
-        builders = [WorkspaceBuilder([TEMPLATE]), StaticFileBuilder(config_folder="config"), CertBuilder()]
+        builders = [
+            WorkspaceBuilder([TEMPLATE]),
+            StaticFileBuilder(config_folder="config"),
+            CertBuilder(root_valid_days=3600),
+        ]
         made = Provisioner(scratch, builders).provision(project, logger=Quiet())
         if made.get(CtxKey.BUILD_ERROR):
             raise RuntimeError("kits could not be made")
