@@ -6,16 +6,20 @@ import contextlib
 import io
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from medfl.engines.provision import LEAD, ORG
 from medfl.errors import MedflError
 
 ACTIVE = ("SUBMITTED", "APPROVED", "DISPATCHED", "RUNNING")
 STEP = 0.5  # seconds
+LOGIN, COMMAND = 20.0, 60.0  # seconds
+T = TypeVar("T")
 
 
 def command(kit: Path, name: str) -> list[str]:
@@ -55,8 +59,7 @@ def session(kit: Path, until: float, gone: Callable[[], str | None] = lambda: No
     opened = None
     while opened is None:
         try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                opened = new_secure_session(LEAD, str(kit), timeout=5.0, auto_login_max_tries=1)
+            opened = within(LOGIN, lambda: new_secure_session(LEAD, str(kit), timeout=5.0, auto_login_max_tries=1))
         except Exception as error:
             if (why := gone()) is not None:
                 raise MedflError(why) from None
@@ -69,13 +72,32 @@ def session(kit: Path, until: float, gone: Callable[[], str | None] = lambda: No
     try:
         yield opened
     finally:
-        with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):
-            opened.close()
+        with contextlib.suppress(Exception):
+            within(STEP, opened.close)
+
+
+def within(seconds: float, work: Callable[[], T]) -> T:
+    """What `work` returns, silent meanwhile; FLARE's session may wait for ever where a server has gone.
+
+    Raises:
+        TimeoutError: it takes longer.
+    """
+    done: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        threading.Thread(target=run, daemon=True, name="medfl-session").start()
+        return done.result(timeout=seconds)
 
 
 def connected(opened: Any) -> set[str]:
     """Names of the sites that are connected to the server."""
-    return {client.name for client in opened.get_system_info().client_info}
+    return {client.name for client in within(COMMAND, opened.get_system_info).client_info}
 
 
 def wait_for_sites(opened: Any, sites: Sequence[str], until: float, gone: Callable[[], str | None]) -> set[str]:
@@ -95,5 +117,16 @@ def wait_for_sites(opened: Any, sites: Sequence[str], until: float, gone: Callab
 
 def job_over(opened: Any, job: str) -> str | None:
     """The status of a job that has ended, or None while it has not."""
-    status = str(opened.get_job_meta(job).get("status"))
+    try:
+        status = str(within(COMMAND, lambda: opened.get_job_meta(job)).get("status"))
+    except Exception as error:
+        return f"the server does not answer any more, {type(error).__name__}"
     return None if status in ACTIVE else status
+
+
+def submit(opened: Any, job: Path) -> str:
+    """Hand a job over; returns its identity. Raises MedflError if the server does not take it."""
+    try:
+        return str(within(COMMAND, lambda: opened.submit_job(str(job))))
+    except Exception as error:
+        raise MedflError(f"the server did not take the job ({type(error).__name__}: {error})") from None

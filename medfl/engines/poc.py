@@ -14,7 +14,7 @@ from medfl.engines.flare import HOME
 from medfl.engines.head import STOPPED
 from medfl.engines.job import write_job
 from medfl.engines.layout import Laid
-from medfl.engines.nodes import command, free_port, job_over, session, wait_for_sites
+from medfl.engines.nodes import command, free_port, job_over, session, submit, wait_for_sites
 from medfl.engines.provision import place_server, provision
 from medfl.errors import MedflError
 from medfl.prepare import Watcher
@@ -53,7 +53,7 @@ def poc(laid: Laid, crew: Crew, watcher: Watcher) -> Iterator[Callable[[], str |
                     raise MedflError(
                         f"{missing[0]} did not connect within {START:g} s; see {laid.home / missing[0]}.log"
                     )
-                job = opened.submit_job(str(write_job(Path(scratch), laid.run, laid.timeout, len(laid.sites))))
+                job = submit(opened, write_job(Path(scratch), laid.run, laid.timeout, len(laid.sites)))
                 looked = time.monotonic()
 
                 def lost() -> str | None:

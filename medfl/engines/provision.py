@@ -30,6 +30,7 @@ from medfl.engines.job import ALLOWED
 
 LEAD, ORG = "lead@medfl.org", "medfl"
 AUTHORITY = ("rootCA.pem", "rootCA.key")
+AUTHORITY_DAYS = 3600
 TEMPLATE, SIGNATURE = "master_template.yml", "signature.json"
 MAY = {"submit_job": "any", "manage_job": "any", "view": "any", "operate": "any"}
 

@@ -16,7 +16,7 @@ from medfl.engines.desk import LOG
 from medfl.engines.head import STOPPED
 from medfl.engines.job import write_job
 from medfl.engines.layout import Laid
-from medfl.engines.nodes import command, connected, free_port, job_over, session
+from medfl.engines.nodes import command, connected, free_port, job_over, session, submit
 from medfl.engines.parties import PARTY, read_site
 from medfl.engines.provision import place_server
 from medfl.errors import MedflError
@@ -60,7 +60,7 @@ def kit_server(laid: Laid, crew: Crew, watcher: Watcher, wait: float) -> Iterato
             time.sleep(1.0)
         if not here:
             raise MedflError(f"no site has come within {wait:g} s; wait longer with --wait, or see what they say")
-        job = opened.submit_job(str(write_job(Path(scratch), laid.run, laid.timeout, len(here))))
+        job = submit(opened, write_job(Path(scratch), laid.run, laid.timeout, len(here)))
         looked = time.monotonic()
 
         def lost() -> str | None:
