@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import socket
 import sys
 import threading
@@ -44,9 +45,28 @@ def free_port(wanted: int = 8002) -> int:
     raise MedflError("there is no free port on this machine")
 
 
+class _Ours(logging.Filter):
+    """Lets medfl's own words through."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.name.split(".")[0] == "medfl"
+
+
+@contextlib.contextmanager
+def _without_flares_words() -> Iterator[None]:
+    """Keep what FLARE's client logs off the terminal; where a call fails, its exception says so."""
+    ours = logging.StreamHandler()
+    ours.addFilter(_Ours())
+    logging.getLogger().addHandler(ours)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(ours)
+
+
 @contextlib.contextmanager
 def session(kit: Path, until: float, gone: Callable[[], str | None] = lambda: None) -> Iterator[Any]:
-    """A session of the lead with the server, retried until `time.monotonic()` is `until`.
+    """A silent session of the lead with the server, retried until `time.monotonic()` is `until`.
 
     Args:
         gone: says why there is no use in waiting, or None.
@@ -54,6 +74,16 @@ def session(kit: Path, until: float, gone: Callable[[], str | None] = lambda: No
     Raises:
         MedflError: no server, or one that does not know this kit.
     """
+    with _without_flares_words():
+        opened = _login(kit, until, gone)
+        try:
+            yield opened
+        finally:
+            with contextlib.suppress(Exception):
+                within(STEP, opened.close)
+
+
+def _login(kit: Path, until: float, gone: Callable[[], str | None]) -> Any:
     from nvflare.fuel.flare_api.flare_api import new_secure_session
 
     opened = None
@@ -69,11 +99,7 @@ def session(kit: Path, until: float, gone: Callable[[], str | None] = lambda: No
                     f"and port reachable from here, and is this kit of the same making?"
                 ) from None
             time.sleep(STEP)
-    try:
-        yield opened
-    finally:
-        with contextlib.suppress(Exception):
-            within(STEP, opened.close)
+    return opened
 
 
 def within(seconds: float, work: Callable[[], T]) -> T:
