@@ -388,6 +388,23 @@ def test_a_message_that_the_server_has_given_up_is_not_worked_on(small, tmp_path
     assert unpack_answer(answers[1], "site-01", 1, bounds) == Reply("site-01", 1)
 
 
+@pytest.mark.parametrize("error", [RuntimeError, ValueError, MedflError, OSError])
+def test_an_error_at_a_site_is_told_by_its_kind_only(small, tmp_path, monkeypatch, error):
+    laid = lay_out(load_pipeline(small), "simulator", tmp_path / "far")
+    desk = Desk(laid.home / "site-01", "site-01")
+    desk.hello()
+    bounds = desk._ready.bounds
+
+    def fail(request):
+        raise error("cannot read /data/patient-7/a.png")
+
+    monkeypatch.setattr(desk._ready.site, "handle", fail)
+    request = Request(0, torch.zeros(bounds.weights), torch.zeros(bounds.buffers), True)
+    answer = unpack_answer(desk.handle(laid.run, pack(request, bounds)), "site-01", 0, bounds)
+    assert answer.reason == f"{error.__name__} at the site; its medfl.log says more"
+    assert "patient-7" in (laid.home / "site-01" / "medfl.log").read_text()
+
+
 def test_what_a_site_says_cannot_command_a_terminal(small, tmp_path):
     laid = lay_out(load_pipeline(small), "simulator", tmp_path / "far")
     words = json.dumps({"protocol": 1, "site": "site-01", "problem": "\x1b[2Jgone"}).encode()

@@ -14,10 +14,12 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
+from medfl.engines.head import STOPPED
 from medfl.engines.provision import LEAD, ORG
 from medfl.errors import MedflError
 
-ACTIVE = ("SUBMITTED", "APPROVED", "DISPATCHED", "RUNNING")
+WAITING = ("SUBMITTED", "APPROVED", "DISPATCHED")
+CHECK, BEGIN = 1.0, 300.0  # seconds between looks at a job, and until it must run
 STEP = 0.5  # seconds
 LOGIN, COMMAND = 20.0, 60.0  # seconds
 T = TypeVar("T")
@@ -141,18 +143,41 @@ def wait_for_sites(opened: Any, sites: Sequence[str], until: float, gone: Callab
         time.sleep(STEP)
 
 
-def job_over(opened: Any, job: str) -> str | None:
-    """The status of a job that has ended, or None while it has not."""
-    try:
-        status = str(within(COMMAND, lambda: opened.get_job_meta(job)).get("status"))
-    except Exception as error:
-        return f"the server does not answer any more, {type(error).__name__}"
-    return None if status in ACTIVE else status
+class Job:
+    """A job handed over to the server; called, it says why it cannot come to an end any more, or None.
 
+    Args:
+        opened: the session.
+        folder: the job's folder.
+        gone: says why a process of this machine is missed, or None.
 
-def submit(opened: Any, job: Path) -> str:
-    """Hand a job over; returns its identity. Raises MedflError if the server does not take it."""
-    try:
-        return str(within(COMMAND, lambda: opened.submit_job(str(job))))
-    except Exception as error:
-        raise MedflError(f"the server did not take the job ({type(error).__name__}: {error})") from None
+    Raises:
+        MedflError: the server does not take the job.
+    """
+
+    def __init__(self, opened: Any, folder: Path, gone: Callable[[], str | None]) -> None:
+        self.opened = opened
+        self.gone = gone
+        try:
+            self.name = str(within(COMMAND, lambda: opened.submit_job(str(folder))))
+        except Exception as error:
+            raise MedflError(f"the server did not take the job ({type(error).__name__}: {error})") from None
+        self.begun = self.looked = time.monotonic()
+
+    def __call__(self) -> str | None:
+        """Looks at most every `CHECK` seconds."""
+        now = time.monotonic()
+        if now - self.looked < CHECK:
+            return None
+        self.looked = now
+        if (why := self.gone()) is not None:
+            return why
+        try:
+            status = str(within(COMMAND, lambda: self.opened.get_job_meta(self.name)).get("status"))
+        except Exception as error:
+            return f"the server does not answer any more ({type(error).__name__})"
+        if status == "RUNNING":
+            return None
+        if status not in WAITING:
+            return f"{STOPPED} ({status})"
+        return f"the job did not start within {BEGIN:g} s ({status})" if now - self.begun > BEGIN else None

@@ -11,16 +11,14 @@ from pathlib import Path
 
 from medfl.engines.crew import Crew
 from medfl.engines.flare import HOME
-from medfl.engines.head import STOPPED
 from medfl.engines.job import write_job
 from medfl.engines.layout import Laid
-from medfl.engines.nodes import command, free_port, job_over, session, submit, wait_for_sites
+from medfl.engines.nodes import Job, command, free_port, session, wait_for_sites
 from medfl.engines.provision import place_server, provision
 from medfl.errors import MedflError
 from medfl.prepare import Watcher
 
 START = 180.0  # seconds in which server and sites must be up
-CHECK = 1.0  # seconds between looks at the job
 
 
 @contextmanager
@@ -53,20 +51,7 @@ def poc(laid: Laid, crew: Crew, watcher: Watcher) -> Iterator[Callable[[], str |
                     raise MedflError(
                         f"{missing[0]} did not connect within {START:g} s; see {laid.home / missing[0]}.log"
                     )
-                job = submit(opened, write_job(Path(scratch), laid.run, laid.timeout, len(laid.sites)))
-                looked = time.monotonic()
-
-                def lost() -> str | None:
-                    nonlocal looked
-                    if time.monotonic() - looked < CHECK:
-                        return None
-                    looked = time.monotonic()
-                    if (why := gone()) is not None:
-                        return why
-                    status = job_over(opened, job)
-                    return None if status is None else f"{STOPPED} ({status})"
-
-                yield lost
+                yield Job(opened, write_job(Path(scratch), laid.run, laid.timeout, len(laid.sites)), gone)
         finally:
             crew.end()
             for name in ("server", *laid.sites):  # what the processes of the job wrote; the rest of a kit goes

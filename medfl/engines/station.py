@@ -13,10 +13,9 @@ from medfl.data.store import render
 from medfl.engines.checks import address, reach, site_name
 from medfl.engines.crew import Crew, stoppable
 from medfl.engines.desk import LOG
-from medfl.engines.head import STOPPED
 from medfl.engines.job import write_job
 from medfl.engines.layout import Laid
-from medfl.engines.nodes import command, connected, free_port, job_over, session, submit
+from medfl.engines.nodes import Job, command, connected, free_port, session
 from medfl.engines.parties import PARTY, read_site
 from medfl.engines.provision import place_server
 from medfl.errors import MedflError
@@ -60,20 +59,7 @@ def kit_server(laid: Laid, crew: Crew, watcher: Watcher, wait: float) -> Iterato
             time.sleep(1.0)
         if not here:
             raise MedflError(f"no site has come within {wait:g} s; wait longer with --wait, or see what they say")
-        job = submit(opened, write_job(Path(scratch), laid.run, laid.timeout, len(here)))
-        looked = time.monotonic()
-
-        def lost() -> str | None:
-            nonlocal looked
-            if time.monotonic() - looked < 1.0:
-                return None
-            looked = time.monotonic()
-            if (why := gone()) is not None:
-                return why
-            status = job_over(opened, job)
-            return None if status is None else f"{STOPPED} ({status})"
-
-        yield lost
+        yield Job(opened, write_job(Path(scratch), laid.run, laid.timeout, len(here)), gone)
 
 
 def join(kit: Path, watcher: Watcher, limit: float | None) -> None:
