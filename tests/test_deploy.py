@@ -169,9 +169,7 @@ def test_a_process_killed_in_a_round_costs_nothing_but_time(three, tmp_path, par
     nothing_left(laid_before(out).folder)
     assert 4 <= len(laid_before(out).folder.records()) < 21
     resume(out, Watcher())
-    there = laid_before(out).folder
-    if not any(record["failures"] for record in there.records()):
-        same_result(here, there)
+    same_result(here, laid_before(out).folder)
 
 
 @pytest.mark.slow

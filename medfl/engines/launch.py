@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from medfl.engines.crew import Crew, stoppable
 from medfl.engines.flare import HOME
 from medfl.engines.head import ENDED, SAID
 from medfl.engines.job import write_job
-from medfl.engines.layout import Laid, laid_before, lay_out, lay_out_kit
+from medfl.engines.layout import Laid, laid_before, lay_out, lay_out_kit, scratch
 from medfl.engines.parties import write_run
 from medfl.errors import MedflError, RunFailed
 from medfl.pipeline import Outcome, follow
@@ -74,45 +73,41 @@ def _carry_out(laid: Laid, watcher: Watcher, limit: float | None, wait: float = 
     until = None if limit is None else time.monotonic() + limit
 
     def work(watching: Watcher) -> dict[str, Any]:
-        loaded = laid.folder.load_checkpoint({})
-        begin = loaded[0].round if loaded else 0
-        laid.folder.truncate(begin)
-        for name in (ENDED, SAID):
-            (laid.server / name).unlink(missing_ok=True)
-        if loaded:
-            watcher.say(f"{laid.folder.path}: going on at round {begin} of {laid.pipeline.training.rounds}")
-        write_run(laid.server, laid.run, laid.folder.path)
-        with stoppable(), _engine(laid, watching, wait) as lost:
-            _watch(laid, watching, begin, lost, until)
+        # The crew comes first: what an earlier part left running, if it was killed outright, must not write any more.
+        with stoppable(), Crew(laid.run, laid.pipeline.training.threads) as crew:
+            loaded = laid.folder.load_checkpoint({})
+            begin = loaded[0].round if loaded else 0
+            laid.folder.truncate(begin)
+            for name in (ENDED, SAID):
+                (laid.server / name).unlink(missing_ok=True)
+            if loaded:
+                watcher.say(f"{laid.folder.path}: going on at round {begin} of {laid.pipeline.training.rounds}")
+            write_run(laid.server, laid.run, laid.folder.path)
+            with _engine(laid, crew, watching, wait) as lost:
+                _watch(laid, watching, begin, lost, until)
         return laid.folder.read_summary()
 
     return follow(laid.folder, laid.pipeline, watcher, work)
 
 
-@contextmanager
-def _engine(laid: Laid, watcher: Watcher, wait: float) -> Iterator[Lost]:
+def _engine(laid: Laid, crew: Crew, watcher: Watcher, wait: float) -> AbstractContextManager[Lost]:
     """The processes of the engine."""
-    with Crew(laid.run, laid.pipeline.training.threads) as crew:
-        if laid.engine == "kit":
-            from medfl.engines.station import kit_server
+    if laid.engine == "kit":
+        from medfl.engines.station import kit_server
 
-            with kit_server(laid, crew, watcher, wait) as lost:
-                yield lost
-        elif laid.engine == "poc":
-            from medfl.engines.poc import poc
+        return kit_server(laid, crew, watcher, wait)
+    if laid.engine == "poc":
+        from medfl.engines.poc import poc
 
-            with poc(laid, crew, watcher) as lost:
-                yield lost
-        else:
-            with _simulator(laid, crew) as lost:
-                yield lost
+        return poc(laid, crew, watcher)
+    return _simulator(laid, crew)
 
 
 @contextmanager
 def _simulator(laid: Laid, crew: Crew) -> Iterator[Lost]:
-    with tempfile.TemporaryDirectory(prefix="medfl-", ignore_cleanup_errors=True) as scratch:
-        job = write_job(Path(scratch), laid.run, laid.timeout, len(laid.sites))
-        module = ["-m", "medfl.engines.simulator", str(Path(scratch) / "workspace"), str(job), ",".join(laid.sites)]
+    with scratch(laid) as folder:
+        job = write_job(folder, laid.run, laid.timeout, len(laid.sites))
+        module = ["-m", "medfl.engines.simulator", str(folder / "workspace"), str(job), ",".join(laid.sites)]
         log = laid.home / "simulator.log"
         crew.start("simulator", [sys.executable, *module], log, {HOME: str(laid.home)})
         try:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +20,7 @@ from medfl.loading import check_method, dump_pipeline, load_pipeline
 from medfl.pipeline import same_allocation, write_summary_csv
 from medfl.runs import RunFolder, write_text
 
+SCRATCH = "medfl-"
 TIMEOUT = 3600.0  # seconds a site has for one message, where `training.timeout` states no other
 
 
@@ -56,6 +61,18 @@ class Laid:
     def timeout(self) -> float:
         """Seconds a site has for one message."""
         return self.pipeline.training.timeout or TIMEOUT
+
+
+@contextmanager
+def scratch(laid: Laid) -> Iterator[Path]:
+    """A folder for what goes when the run has ended, keys among it; also what an earlier part left that was killed."""
+    note = laid.home / "scratch"
+    if note.is_file() and (left := Path(note.read_text(encoding="utf-8"))).name.startswith(SCRATCH):
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, ignore_cleanup_errors=True) as folder:
+        note.write_text(folder, encoding="utf-8")
+        yield Path(folder)
+    note.unlink()
 
 
 def lay_out(pipeline: config.Pipeline, engine: str, out: Path | str | None) -> Laid:

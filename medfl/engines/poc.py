@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from medfl.engines.crew import Crew
 from medfl.engines.flare import HOME
 from medfl.engines.job import write_job
-from medfl.engines.layout import Laid
+from medfl.engines.layout import Laid, scratch
 from medfl.engines.nodes import Job, command, free_port, session, wait_for_sites
 from medfl.engines.provision import place_server, provision
 from medfl.errors import MedflError
@@ -28,8 +26,8 @@ def poc(laid: Laid, crew: Crew, watcher: Watcher) -> Iterator[Callable[[], str |
     Raises:
         MedflError: a process that does not come up.
     """
-    with tempfile.TemporaryDirectory(prefix="medfl-", ignore_cleanup_errors=True) as scratch:
-        kits = Path(scratch) / "kits"
+    with scratch(laid) as folder:
+        kits = folder / "kits"
         port = free_port()
         (laid.home / "port").write_text(f"{port}\n", encoding="utf-8")
         provision(kits, "medfl", laid.sites, "localhost", port)
@@ -51,7 +49,7 @@ def poc(laid: Laid, crew: Crew, watcher: Watcher) -> Iterator[Callable[[], str |
                     raise MedflError(
                         f"{missing[0]} did not connect within {START:g} s; see {laid.home / missing[0]}.log"
                     )
-                yield Job(opened, write_job(Path(scratch), laid.run, laid.timeout, len(laid.sites)), gone)
+                yield Job(opened, write_job(folder, laid.run, laid.timeout, len(laid.sites)), gone)
         finally:
             crew.end()
             for name in ("server", *laid.sites):  # what the processes of the job wrote; the rest of a kit goes

@@ -7,14 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from medfl.data.store import render
 from medfl.engines.checks import address, reach, site_name
 from medfl.engines.crew import Crew, stoppable
 from medfl.engines.desk import LOG
 from medfl.engines.job import write_job
-from medfl.engines.layout import Laid
+from medfl.engines.layout import Laid, scratch
 from medfl.engines.nodes import Job, command, connected, free_port, session
 from medfl.engines.parties import PARTY, read_site
 from medfl.engines.provision import place_server
@@ -47,7 +46,7 @@ def kit_server(laid: Laid, crew: Crew, watcher: Watcher, wait: float) -> Iterato
         return f"the server's process has ended; see {log}" if crew.ended() else None
 
     began = time.monotonic()
-    with TemporaryDirectory(prefix="medfl-") as scratch, session(kit / "lead", began + START, gone) as opened:
+    with scratch(laid) as folder, session(kit / "lead", began + START, gone) as opened:
         watcher.say(f"The server listens on port {port}; waiting up to {wait:g} s for {', '.join(laid.sites)}")
         here: set[str] = set()
         while len(here) < len(laid.sites) and time.monotonic() < began + wait:
@@ -59,7 +58,7 @@ def kit_server(laid: Laid, crew: Crew, watcher: Watcher, wait: float) -> Iterato
             time.sleep(1.0)
         if not here:
             raise MedflError(f"no site has come within {wait:g} s; wait longer with --wait, or see what they say")
-        yield Job(opened, write_job(Path(scratch), laid.run, laid.timeout, len(here)), gone)
+        yield Job(opened, write_job(folder, laid.run, laid.timeout, len(here)), gone)
 
 
 def join(kit: Path, watcher: Watcher, limit: float | None) -> None:
