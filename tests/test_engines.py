@@ -4,6 +4,8 @@ import dataclasses
 import json
 import pickle
 import re
+import subprocess
+import sys
 import threading
 import time
 
@@ -410,6 +412,12 @@ def test_what_a_site_says_cannot_command_a_terminal(small, tmp_path):
     words = json.dumps({"protocol": 1, "site": "site-01", "problem": "\x1b[2Jgone"}).encode()
     serve(laid.server, ["site-01"], lambda s, m: words, lambda s, m: pytest.fail("asked"))
     assert "\x1b" not in (laid.server / "said.txt").read_text()
+
+
+def test_without_the_extra_one_sentence_says_what_to_install():
+    script = "import sys; sys.modules['nvflare'] = None; from medfl.commands.common import launcher; launcher()"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stderr.strip().splitlines()[-1].endswith('install it with `pip install "medfl[nvflare]"`')
 
 
 def test_pooled_training_is_refused_before_anything_is_written(small, tmp_path):
