@@ -4,7 +4,6 @@ import dataclasses
 import json
 import pickle
 import re
-import subprocess
 import sys
 import threading
 import time
@@ -14,6 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save
 
+from medfl.commands.common import launcher
 from medfl.engines.codec import MAGIC, BadMessage, Bounds, pack, unpack_answer, unpack_request
 from medfl.engines.desk import Desk
 from medfl.engines.head import serve
@@ -170,12 +170,6 @@ def ask_site(site, keeper, round_, accepted, weights, c):
     return reply.update
 
 
-def fresh(tmp_path, name="site-0"):
-    bench = toy_bench(["finetune"])
-    site = toy_sites(bench)[name]
-    return site, Keeper(tmp_path, "run1", site)
-
-
 def test_a_repeated_round_gives_the_same_reply_also_from_a_new_process(tmp_path):
     bench = toy_bench(["scaffold"])
     name = next(iter(toy_sites(bench)))
@@ -217,6 +211,19 @@ def test_state_that_is_gone_or_too_old_is_said_and_not_made_up(tmp_path):
     keeper.file.write_bytes(b"torn")
     with pytest.raises(StateLost, match="damaged"):
         Keeper(tmp_path, "run1", site)
+
+
+def test_a_process_left_behind_does_not_write_the_state_of_its_successor(tmp_path):
+    site = next(iter(toy_sites(toy_bench(["scaffold"])).values()))
+    weights = site.bench.model.weights()
+    left, zero = Keeper(tmp_path, "run1", site), torch.zeros_like(weights)
+    ask_site(site, left, 0, -1, weights, zero)
+    again = next(iter(toy_sites(toy_bench(["scaffold"])).values()))
+    ask_site(again, Keeper(tmp_path, "run1", again), 1, 0, weights, zero)
+    written = left.file.read_bytes()
+    with pytest.raises(StateLost, match="taken over"):
+        ask_site(site, left, 1, 0, weights, zero)
+    assert left.file.read_bytes() == written
 
 
 SMALL = {
@@ -414,10 +421,15 @@ def test_what_a_site_says_cannot_command_a_terminal(small, tmp_path):
     assert "\x1b" not in (laid.server / "said.txt").read_text()
 
 
-def test_without_the_extra_one_sentence_says_what_to_install():
-    script = "import sys; sys.modules['nvflare'] = None; from medfl.commands.common import launcher; launcher()"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert done.stderr.strip().splitlines()[-1].endswith('install it with `pip install "medfl[nvflare]"`')
+def test_without_the_extra_one_sentence_says_what_to_install(monkeypatch):
+    import medfl.engines.launch  # noqa: F401
+
+    for name in ("launch", "flare"):
+        monkeypatch.delitem(sys.modules, f"medfl.engines.{name}")
+        monkeypatch.delattr(f"medfl.engines.{name}")
+    monkeypatch.setitem(sys.modules, "nvflare.collab", None)
+    with pytest.raises(MedflError, match=r"install it with `pip install \"medfl\[nvflare\]\"`"):
+        launcher()
 
 
 def test_pooled_training_is_refused_before_anything_is_written(small, tmp_path):

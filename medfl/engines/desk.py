@@ -48,7 +48,7 @@ class Desk:
     def __init__(self, folder: Path, name: str) -> None:
         self.folder = folder
         self.name = name
-        self._lock = threading.Lock()
+        self._lock, self._counting = threading.Lock(), threading.Lock()
         self._ready: _Ready | None = None
         self._problem = ""
         self._asked = 0
@@ -67,8 +67,9 @@ class Desk:
         """The answer to a request of a run, as bytes. Never raises: what goes wrong is a failure without details, which
         are in this party's log."""
         round_ = 0
-        self._asked += 1
-        mine = self._asked
+        with self._counting:
+            self._asked += 1
+            mine = self._asked
         with self._lock:
             if mine != self._asked:  # the server has given this one up, or it would not have sent another
                 return pack(Failure(self.name, round_, "overtaken by a later message"), Bounds(0, 0))

@@ -2,14 +2,20 @@
 
 `Site` promotes its pending state when the server says that it has accepted that round's reply. A server that is
 killed may come back one checkpoint earlier than what it last said, so the keeper holds the state before the last
-promotion as well, and goes back to it when a request says so.
+promotion as well, and goes back to it when a request says so. A process that a stopped run left behind may still be
+at work when the next one begins: the file belongs to the keeper that opened it last, and no other writes it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -38,7 +44,13 @@ class Keeper:
         self.site = site
         self.round = -1  # the latest round whose state is committed
         self.before: tuple[int, dict[str, Tensor]] | None = None
-        self.known = self._load()
+        self.mine = uuid.uuid4().hex
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self._alone() as owner:
+            owner.truncate(0)
+            owner.write(self.mine)
+            owner.flush()
+            self.known = self._load()
 
     def settle(self, request: Request) -> None:
         """Make the site's state the one that the server believes in; promoting is left to the site.
@@ -71,14 +83,24 @@ class Keeper:
         facts = {"round": self.round, "pending": held and held[0], "before": self.before and self.before[0]}
         for kind, kept in (("pending", held), ("before", self.before)):
             parts |= {f"{kind}.{name}": tensor for name, tensor in (kept[1] if kept else {}).items()}
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        staged = self.file.with_suffix(".tmp")
         tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in parts.items()}
-        save_file(tensors, staged, metadata={"facts": json.dumps(facts)})
-        with staged.open("rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(staged, self.file)
+        with self._alone() as owner:
+            if owner.read() != self.mine:
+                raise StateLost("another process of this site has taken over")
+            staged = self.file.with_suffix(".tmp")
+            save_file(tensors, staged, metadata={"facts": json.dumps(facts)})
+            with staged.open("rb") as stream:
+                os.fsync(stream.fileno())
+            os.replace(staged, self.file)
         self.known = True
+
+    @contextmanager
+    def _alone(self) -> Iterator[TextIO]:
+        """The file that names the owner, open at its start and locked."""
+        with self.file.with_suffix(".owner").open("a+", encoding="ascii") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            stream.seek(0)
+            yield stream
 
     def _load(self) -> bool:
         try:
