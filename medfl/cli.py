@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from medfl.commands import look, report, runs, studies
+from medfl.commands import deploy, look, report, runs, studies
 from medfl.errors import MedflError
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network for a newer version
@@ -35,6 +35,7 @@ for command in (
 app.add_typer(look.data_app, name="data")
 app.add_typer(look.sites_app, name="sites")
 app.add_typer(look.init_app, name="init")
+app.add_typer(deploy.deploy_app, name="deploy")
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from medfl import config
 from medfl.metrics.histograms import ScoreHistograms
 from medfl.metrics.targets import targets
 from medfl.metrics.temperature import TemperatureSums, fit_temperature, temperature_sums
-from medfl.prepare import Prepared
+from medfl.prepare import ServerSide
 from medfl.protocol import Failure, Reply, Request
 
 MALIGNANT = ("lung_aca", "lung_scc", "colon_aca")
@@ -88,7 +88,7 @@ def malignant_classes(task: config.Task) -> tuple[str, ...]:
     return tuple(name for name in task.classes if known and name in MALIGNANT)
 
 
-def tune(prepared: Prepared, chosen: Chosen) -> Tuned:
+def tune(prepared: ServerSide, chosen: Chosen) -> Tuned:
     """Temperature and thresholds from the validation data of all training sites."""
     tuned = calibrate(prepared, chosen, prepared.plan.train_sites)
     classes, malignant = prepared.pipeline.task.classes, malignant_classes(prepared.pipeline.task)
@@ -110,7 +110,7 @@ def tune(prepared: Prepared, chosen: Chosen) -> Tuned:
     return replace(tuned, thresholds=thresholds, operating=operating, failures=failures)
 
 
-def calibrate(prepared: Prepared, chosen: Chosen, names: Collection[str], failures: Lost = ()) -> Tuned:
+def calibrate(prepared: ServerSide, chosen: Chosen, names: Collection[str], failures: Lost = ()) -> Tuned:
     """The temperature fitted to the validation data of these sites, without thresholds.
 
     All messages of a fit must reach the same sites, so where one fails the fit starts over without it.
@@ -145,7 +145,7 @@ def calibrate(prepared: Prepared, chosen: Chosen, names: Collection[str], failur
 
 
 def measure_sites(
-    prepared: Prepared, chosen: Chosen, tuned: Tuned, names: Collection[str], resamples: int | None = None
+    prepared: ServerSide, chosen: Chosen, tuned: Tuned, names: Collection[str], resamples: int | None = None
 ) -> Measured:
     """Test data at each named site; intervals from the pipeline's resamples, or as stated."""
     lost: dict[str, str] = {}
@@ -162,12 +162,12 @@ def measure_sites(
     )
     measured = Measured()
     for reply in replies:
-        measured.add(reply, prepared.sites[reply.site].role)
+        measured.add(reply, prepared.roles[reply.site])
     return replace(measured, failures=_named(lost))
 
 
 def _answers(
-    prepared: Prepared, chosen: Chosen, names: Collection[str], lost: dict[str, str], **asked: Any
+    prepared: ServerSide, chosen: Chosen, names: Collection[str], lost: dict[str, str], **asked: Any
 ) -> Iterator[Reply]:
     """What the sites reply about the chosen model; who failed, and why, goes into `lost`."""
 

@@ -238,6 +238,7 @@ class Training(Section):
     channels_last: bool | None = None
     compile: bool = False
     threads: Count | None = None
+    timeout: Positive | None = None
 
 
 class Selection(Section):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from medfl.closing import Chosen, Measured, Tuned, calibrate, measure_sites, tun
 from medfl.data.allocation import Allocation
 from medfl.errors import MedflError
 from medfl.loading import dump_pipeline, load_pipeline
-from medfl.prepare import Prepared, Watcher, prepare
+from medfl.prepare import Prepared, ServerSide, Watcher, prepare
 from medfl.runs import RunFolder, write_text
 from medfl.server import ServerState
 from medfl.summary import held_out_figures, model_facts, summarise
@@ -47,7 +47,7 @@ def run(pipeline: config.Pipeline, out: Path | str | None = None, watcher: Watch
     folder = RunFolder.create(pipeline.name, out)
     prepared = prepare(pipeline, watcher)
     prepared.allocation.write(folder.allocation)
-    write_summary_csv(folder.allocation_summary, prepared.allocation)
+    write_summary_csv(folder.allocation_summary, prepared.allocation.summary())
     write_text(folder.pipeline, dump_pipeline(pipeline))
     return _carry_out(prepared, folder, prepared.initial_state(), {}, began, watcher)
 
@@ -57,9 +57,11 @@ def resume(path: Path | str, watcher: Watcher | None = None) -> Outcome:
     began = time.perf_counter()
     watcher = watcher or Watcher()
     folder = RunFolder.open(path)
+    if folder.engine.is_file():
+        raise MedflError(f"the sites of {folder.path} keep their own state; continue it with `medfl resume`")
     pipeline = load_pipeline(folder.pipeline)
     prepared = prepare(pipeline, watcher)
-    _same_allocation(prepared.allocation, folder)
+    same_allocation(prepared.allocation, folder)
     loaded = folder.load_checkpoint(prepared.sites)
     state, spent = loaded if loaded else (prepared.initial_state(), {})
     state.lost = 0
@@ -72,7 +74,8 @@ def resume(path: Path | str, watcher: Watcher | None = None) -> Outcome:
     return _carry_out(prepared, folder, state, spent, began, watcher)
 
 
-def _same_allocation(allocation: Allocation, folder: RunFolder) -> None:
+def same_allocation(allocation: Allocation, folder: RunFolder) -> None:
+    """Raise MedflError unless the folder's run was dealt what is dealt now."""
     probe = folder.path / "allocation.check"
     allocation.write(probe)
     same = folder.allocation.is_file() and probe.read_bytes() == folder.allocation.read_bytes()
@@ -92,9 +95,36 @@ def _carry_out(
     began: float,
     watcher: Watcher,
 ) -> Outcome:
-    pipeline = prepared.pipeline
-    mirror = Mirror(folder.path, pipeline.tracking) if pipeline.tracking.enabled else None
-    writer = Background()
+    def work(watching: Watcher) -> dict[str, Any]:
+        return play(prepared, folder, state, spent, began, watching)
+
+    return follow(folder, prepared.pipeline, watcher, work)
+
+
+def play(
+    server: ServerSide,
+    folder: RunFolder,
+    state: ServerState,
+    spent: Mapping[str, float],
+    began: float,
+    watcher: Watcher,
+) -> dict[str, Any]:
+    """Play the rounds that are left, choose, calibrate, measure, and write it all into the run folder.
+
+    Args:
+        server: the sites and what is to be done.
+        folder: where every whole round is written.
+        state: where to start.
+        spent: seconds by phase of an earlier part of the run, `total` among them.
+        began: `time.perf_counter()` when this part began.
+        watcher: who is told.
+
+    Returns:
+        summary.json.
+
+    Raises:
+        RunFailed: too many rounds without a quorum.
+    """
     seconds = dict(spent)
     before: dict[str, float] = {}
 
@@ -103,47 +133,68 @@ def _carry_out(
         before.update(federation.seconds)
         for phase, value in phases.items():
             seconds[phase] = seconds.get(phase, 0.0) + value
-        memories = [site.memory() for site in prepared.sites.values()]
-        state, spent_so_far = current.snapshot(), dict(seconds)
+        memories = [site.memory() for site in server.sites.values()]
+        snapshot, so_far = current.snapshot(), dict(seconds)
 
         def write() -> None:
-            folder.save_round(record, phases, state, memories, spent_so_far)
-            if mirror:
-                mirror.notify()
+            folder.save_round(record, phases, snapshot, memories, so_far)
+            watcher.saved()
 
         writer.submit(write)
-        watcher.round(record, prepared.plan.rounds)
+        watcher.round(record, server.plan.rounds)
 
-    federation = prepared.federation(state, after_round)
+    federation = server.federation(state, after_round)
+    with Background() as writer:
+        state = federation.run()
+    clock = time.perf_counter()
+    if server.bench.chain.arm == "local_only":
+        watcher.say("Calibrating each site's own model, then measuring it on the test data of every site, once")
+        summary, curves = conclude_alone(server, folder, state)
+    else:
+        chosen = select_model(server, state)
+        watcher.say("Calibrating the selected model on validation data, then measuring it on test data, once")
+        summary, curves = conclude(server, folder, chosen)
+    seconds["evaluate"] = seconds.get("evaluate", 0.0) + time.perf_counter() - clock
+    seconds["prepare"] = server.seconds
+    elapsed = time.perf_counter() - began + spent.get("total", 0.0)
+    summary["timings"] = {"total": elapsed, "track": 0.0, **seconds}
+    folder.save_curves(server.pipeline.task.classes, curves)
+    folder.save_summary(summary)
+    return summary
+
+
+def follow(
+    folder: RunFolder, pipeline: config.Pipeline, watcher: Watcher, work: Callable[[Watcher], dict[str, Any]]
+) -> Outcome:
+    """Let `work` fill the run folder, MLflow brought up to date meanwhile; then the page, and the outcome.
+
+    Args:
+        work: given a watcher to tell of its rounds, returns summary.json, which it has written.
+    """
+    mirror = Mirror(folder.path, pipeline.tracking) if pipeline.tracking.enabled else None
+
+    def saved() -> None:
+        if mirror:
+            mirror.notify()
+
+    def round_(record: Mapping[str, Any], rounds: int) -> None:
+        saved()
+        watcher.round(record, rounds)
+
     try:
-        with writer:
-            state = federation.run()
-        if prepared.bench.chain.arm == "local_only":
-            watcher.say("Calibrating each site's own model, then measuring it on the test data of every site, once")
-            clock = time.perf_counter()
-            summary, curves = conclude_alone(prepared, folder, state)
-        else:
-            chosen = select_model(prepared, state)
-            watcher.say("Calibrating the selected model on validation data, then measuring it on test data, once")
-            clock = time.perf_counter()
-            summary, curves = conclude(prepared, folder, chosen)
-        seconds["evaluate"] = seconds.get("evaluate", 0.0) + time.perf_counter() - clock
+        summary = work(Watcher(watcher.say, round_, saved))
     except BaseException:
         if mirror:
             mirror.close(timeout=10.0)
         raise
-    seconds["prepare"] = prepared.seconds
-    elapsed = time.perf_counter() - began + spent.get("total", 0.0)
-    summary["timings"] = {"total": elapsed, "track": 0.0, **seconds}
-    folder.save_curves(pipeline.task.classes, curves)
+    if mirror is None:
+        return Outcome(folder, summary, "MLflow: off")
+    clock = time.perf_counter()
+    result = mirror.close(report=_page(folder, watcher))
+    total = summary["timings"]["total"] + time.perf_counter() - clock
+    summary["timings"] |= {"track": mirror.seconds, "total": total}
     folder.save_summary(summary)
-    tracked = "MLflow: off"
-    if mirror:
-        result = mirror.close(report=_page(folder, watcher))
-        tracked = str(result)
-        summary["timings"] |= {"track": mirror.seconds, "total": time.perf_counter() - began + spent.get("total", 0.0)}
-        folder.save_summary(summary)
-    return Outcome(folder, summary, tracked)
+    return Outcome(folder, summary, str(result))
 
 
 def _page(folder: RunFolder, watcher: Watcher) -> str:
@@ -157,7 +208,7 @@ def _page(folder: RunFolder, watcher: Watcher) -> str:
         return ""
 
 
-def select_model(prepared: Prepared, state: ServerState) -> Chosen:
+def select_model(prepared: ServerSide, state: ServerState) -> Chosen:
     """The last model, or the best by the selection metric."""
     if prepared.plan.select == "last" or state.best is None:
         return Chosen(prepared.plan.rounds, state.weights, state.buffers, state.accepted)
@@ -165,16 +216,16 @@ def select_model(prepared: Prepared, state: ServerState) -> Chosen:
     return Chosen(round_, weights, buffers, state.accepted)
 
 
-def conclude(prepared: Prepared, folder: RunFolder, chosen: Chosen) -> tuple[dict[str, Any], Curves]:
+def conclude(prepared: ServerSide, folder: RunFolder, chosen: Chosen) -> tuple[dict[str, Any], Curves]:
     """Calibrate and save the chosen model, then measure it: (summary.json, curves of each site)."""
     tuned = tune(prepared, chosen)
     facts = model_facts(prepared, folder.path.name, tuned)
     folder.save_model(prepared.bench.model, chosen.weights, chosen.buffers, facts)
-    measured = measure_sites(prepared, chosen, tuned, prepared.sites)
+    measured = measure_sites(prepared, chosen, tuned, prepared.roles)
     return summarise(prepared, folder, chosen.round, tuned, measured), measured.curves
 
 
-def conclude_alone(prepared: Prepared, folder: RunFolder, state: ServerState) -> tuple[dict[str, Any], Curves]:
+def conclude_alone(prepared: ServerSide, folder: RunFolder, state: ServerState) -> tuple[dict[str, Any], Curves]:
     """The same in the `local_only` arm: each site's own model, calibrated on that site's validation data, measured at
     home with all that belongs to it and elsewhere without intervals."""
     rounds, names = prepared.plan.rounds, sorted(prepared.plan.train_sites)
@@ -187,7 +238,7 @@ def conclude_alone(prepared: Prepared, folder: RunFolder, state: ServerState) ->
         tuned = calibrate(prepared, own, [name])
         temperatures[name] = tuned.temperature
         here = measure_sites(prepared, own, tuned, [name])
-        elsewhere = measure_sites(prepared, own, tuned, [n for n in prepared.sites if n != name], resamples=0)
+        elsewhere = measure_sites(prepared, own, tuned, [n for n in prepared.roles if n != name], resamples=0)
         home.sites.update(here.sites)
         home.curves.update(here.curves)
         rows[name] = here.sites | elsewhere.sites
@@ -198,12 +249,12 @@ def conclude_alone(prepared: Prepared, folder: RunFolder, state: ServerState) ->
     return summary, home.curves
 
 
-def write_summary_csv(path: Path, allocation: Allocation) -> None:
+def write_summary_csv(path: Path, rows: Iterable[Mapping[str, str | int]]) -> None:
     """allocation_summary.csv: counts and digests only."""
     text = io.StringIO()
     writer = csv.DictWriter(
         text, ["site", "role", "split", "class", "groups", "patches", "digest"], lineterminator="\n"
     )
     writer.writeheader()
-    writer.writerows(allocation.summary())
+    writer.writerows(rows)
     write_text(path, text.getvalue())

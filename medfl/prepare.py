@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -35,28 +35,40 @@ from medfl.workbench import LocalWork, Workbench
 
 @dataclass(frozen=True)
 class Watcher:
-    """Who is told about progress: `say` one line of text, `round` every round record and the number of rounds."""
+    """Who is told about progress: `say` one line of text, `round` every round record and the number of rounds, and
+    `saved`, from another thread, that a further round is on disk."""
 
     say: Callable[[str], None] = lambda text: None
     round: Callable[[Mapping[str, Any], int], None] = lambda record, rounds: None
+    saved: Callable[[], None] = lambda: None
 
 
-@dataclass
-class Prepared:
-    """A pipeline with its data dealt and rendered, its model built, and its sites ready."""
+@dataclass(kw_only=True)
+class ServerSide:
+    """What the server of a run knows: the pipeline, its model and plan, and how the sites are reached.
+
+    Attributes:
+        leaky: source groups of some site are unknown.
+        sites: the sites that live in this process; none where an engine reaches them in theirs.
+        seconds: what the preparation took.
+    """
 
     pipeline: config.Pipeline
-    allocation: Allocation
-    sites: dict[str, Site]
     bench: Workbench
     plan: Plan
+    leaky: bool
+    sites: dict[str, Site] = field(default_factory=dict)
     seconds: float = 0.0
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """Site -> "train" or "held_out", in the pipeline's order."""
+        return {site.name: site.role or "train" for site in self.pipeline.all_sites}
 
     @cached_property
     def transport(self) -> Transport:
-        """The in-process engine over these sites, and over their pooled data where the method asks for it."""
-        pooled = {POOL: pooled_site(self.sites)} if self.bench.chain.arm == "centralised" else {}
-        return InProcess(self.sites | pooled)
+        """How messages reach the sites."""
+        raise NotImplementedError
 
     def federation(self, state: ServerState, after_round: Callable[[dict[str, Any], ServerState], None]) -> Federation:
         """The round loop that the method asks for."""
@@ -70,6 +82,19 @@ class Prepared:
         return ServerState(0, self.bench.model.weights(), self.bench.model.buffers())
 
 
+@dataclass(kw_only=True)
+class Prepared(ServerSide):
+    """A pipeline with its data dealt and rendered, its model built, and its sites ready in this process."""
+
+    allocation: Allocation
+
+    @cached_property
+    def transport(self) -> Transport:
+        """The in-process engine over these sites, and over their pooled data where the method asks for it."""
+        pooled = {POOL: pooled_site(self.sites)} if self.bench.chain.arm == "centralised" else {}
+        return InProcess(self.sites | pooled)
+
+
 def prepare(pipeline: config.Pipeline, watcher: Watcher | None = None) -> Prepared:
     """Deal and render the data, build the model and the sites.
 
@@ -78,21 +103,43 @@ def prepare(pipeline: config.Pipeline, watcher: Watcher | None = None) -> Prepar
     """
     watcher = watcher or Watcher()
     began = time.perf_counter()
-    chain = check_method(pipeline, pipeline.name)
-    if (pipeline.training.buffers == "local" or chain.local_norms) and pipeline.select != "last":
-        raise MedflError("`select` must be last where normalisation is local: sites keep only their latest statistics")
-    device = resolve_device(pipeline.training.device)
-    torch.set_num_threads(pipeline.training.threads or os.cpu_count() or 1)
-    bench = workbench(pipeline, chain, device)
-    optimizer = pipeline.training.optimizer
-    chain.check(bench.model, optimizer.name, optimizer.momentum, optimizer.weight_decay)
+    bench = checked_workbench(pipeline)
     if pipeline.data.source == "tissue" and pipeline.data.root is None:
         watcher.say("Tissue: generated from a seed and kept in the cache for the next run")
     allocation = allocate(pipeline)
     by_name = {site.name: site for site in pipeline.all_sites}
     stores = {share.site: render(pipeline, by_name[share.site], share) for share in allocation.shares}
-    sites = build_sites(pipeline, stores, bench)
-    return Prepared(pipeline, allocation, sites, bench, plan_of(pipeline, bench.model), time.perf_counter() - began)
+    return Prepared(
+        pipeline=pipeline,
+        bench=bench,
+        plan=plan_of(pipeline, bench.model),
+        leaky=allocation.leaky,
+        sites=build_sites(pipeline, stores, bench),
+        allocation=allocation,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def checked_workbench(pipeline: config.Pipeline) -> Workbench:
+    """The pipeline's method and model together, this process's threads set.
+
+    Raises:
+        MedflError: a method that contradicts the pipeline or the model, a device that is not there.
+    """
+    chain = check_method(pipeline, pipeline.name)
+    if (pipeline.training.buffers == "local" or chain.local_norms) and pipeline.select != "last":
+        raise MedflError("`select` must be last where normalisation is local: sites keep only their latest statistics")
+    device = resolve_device(pipeline.training.device)
+    set_threads(pipeline)
+    bench = workbench(pipeline, chain, device)
+    optimizer = pipeline.training.optimizer
+    chain.check(bench.model, optimizer.name, optimizer.momentum, optimizer.weight_decay)
+    return bench
+
+
+def set_threads(pipeline: config.Pipeline) -> None:
+    """As many threads for this process as the pipeline states, or as there are cores."""
+    torch.set_num_threads(pipeline.training.threads or os.cpu_count() or 1)
 
 
 def resolve_device(stated: str) -> torch.device:
@@ -155,7 +202,7 @@ def local_work(pipeline: config.Pipeline, site: config.Site) -> LocalWork:
 
 
 def build_sites(pipeline: config.Pipeline, stores: Mapping[str, PatchStore], bench: Workbench) -> dict[str, Site]:
-    """The pipeline's sites over their rendered stores."""
+    """The pipeline's sites over their rendered stores; those without a store are elsewhere."""
     jitter: Jitter | None = None
     if pipeline.training.augment.jitter:
         from medfl.data.transforms import albumentations_jitter
@@ -173,6 +220,7 @@ def build_sites(pipeline: config.Pipeline, stores: Mapping[str, PatchStore], ben
             buffers=buffers,
         )
         for site in pipeline.all_sites
+        if site.name in stores
     }
 
 

@@ -38,6 +38,7 @@ class RunFolder:
         self.summary = self.path / "summary.json"
         self.curves = self.path / "curves.json"
         self.tracking = self.path / "tracking.json"
+        self.engine = self.path / "engine" / "engine.json"  # where sites have processes of their own
 
     @classmethod
     def create(cls, name: str, out: Path | str | None) -> RunFolder:

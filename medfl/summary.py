@@ -13,14 +13,14 @@ from medfl.closing import Measured, Tuned, malignant_classes
 from medfl.metrics.evidence import pooled
 from medfl.metrics.measure import mean_supported
 from medfl.metrics.stability import Stability
-from medfl.prepare import Prepared
+from medfl.prepare import ServerSide
 from medfl.runs import RunFolder
 
 Z = 1.959964
 """The 97.5 % point of the normal distribution."""
 
 
-def model_facts(prepared: Prepared, run_name: str, tuned: Tuned | None = None) -> dict[str, Any]:
+def model_facts(prepared: ServerSide, run_name: str, tuned: Tuned | None = None) -> dict[str, Any]:
     """model.json: how to rebuild and feed the model, and how to read its scores."""
     tuned = tuned or Tuned()
     pipeline, model = prepared.pipeline, prepared.bench.model
@@ -44,7 +44,7 @@ def model_facts(prepared: Prepared, run_name: str, tuned: Tuned | None = None) -
 
 
 def summarise(
-    prepared: Prepared,
+    prepared: ServerSide,
     folder: RunFolder,
     selected_round: int,
     tuned: Tuned,
@@ -66,7 +66,7 @@ def summarise(
         "method": str(chain),
         "chain": chain.describe(),
         "seed": pipeline.seed,
-        "leaky": prepared.allocation.leaky,
+        "leaky": prepared.leaky,
         "source": pipeline.data.source,
         "mode": pipeline.data.mode,
         "rounds": pipeline.training.rounds,

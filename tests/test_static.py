@@ -10,9 +10,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the ground up; a room may import itself and any room to its left.
 ROOMS = (  # noqa: SIM905
     "errors memory seeds clock config metrics model protocol data methods loading server trust workbench training site "
-    "transport federation asynchronous arms runs background "
-    "prepare closing summary tracking report pipeline evaluation registration study console planning commands cli "
-    "__main__"
+    "transport federation asynchronous arms runs background prepare closing summary tracking report pipeline engines "
+    "evaluation registration study console planning commands cli __main__"
 ).split()
 
 
@@ -50,6 +49,11 @@ def test_rooms_import_downwards_only():
                 names = [a.name for a in node.names if a.name.startswith("medfl.")]
             found += [f"{module} -> {n}" for n in names if ROOMS.index(room_of(n)) > here]
     assert not found, "\n".join(found)
+
+
+def test_only_the_engines_know_flare():
+    outside = [p for p in (ROOT / "medfl").rglob("*.py") if p.parent.name != "engines"]
+    assert not [str(p) for p in outside if "import nvflare" in p.read_text() or "from nvflare" in p.read_text()]
 
 
 def test_files_stay_readable():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -34,6 +35,19 @@ def about(file: str) -> Iterator[None]:
         if file in str(error):
             raise
         raise type(error)(f"{file}: {error}") from None
+
+
+def launcher() -> ModuleType:
+    """`medfl.engines.launch`. Raises MedflError where the extra it needs is not installed."""
+    try:
+        from medfl.engines import launch
+    except ImportError as error:
+        if (error.name or "").split(".")[0] not in ("nvflare", "psutil"):
+            raise
+        raise MedflError(
+            'sites in processes of their own need NVIDIA FLARE; install it with `pip install "medfl[nvflare]"`'
+        ) from None
+    return launch
 
 
 @contextlib.contextmanager

@@ -6,18 +6,27 @@ import contextlib
 import json
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medfl.commands.common import ModelRef, PipelineFile, RunPath, Set, about, open_terminal
+from medfl.commands.common import ModelRef, PipelineFile, RunPath, Set, about, launcher, open_terminal
 from medfl.errors import MedflError
 
 if TYPE_CHECKING:
     from medfl.config import Pipeline
     from medfl.console import Terminal
     from medfl.pipeline import Outcome
+
+
+class Engine(StrEnum):
+    """Where the sites of a run live."""
+
+    here = "in-process"
+    nvflare = "nvflare"
+
 
 RESUME = "every finished round is kept. Continue with `medfl resume RUN`"
 
@@ -29,6 +38,9 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print sites, steps, bytes and memory; train nothing.")
     ] = False,
+    engine: Annotated[
+        Engine, typer.Option(help="Where sites live: in this process, or each in its own (NVIDIA FLARE's simulator).")
+    ] = Engine.here,
 ) -> None:
     """Train a pipeline across its sites, measure the result everywhere, and register it if the pipeline says so."""
     from medfl.loading import load_pipeline
@@ -44,7 +56,12 @@ def run(
             print_plan(prepare(loaded, Watcher(terminal.say)), terminal)
             return
         terminal.say(f"{loaded.name}: {len(loaded.train_sites)} training sites, {len(loaded.held_out_sites)} held out")
-        _finish(carry_out(loaded, out, Watcher(terminal.say, terminal.round)), loaded, terminal)
+        watcher = Watcher(terminal.say, terminal.round)
+        if engine is Engine.nvflare:
+            outcome = launcher().run(loaded, "simulator", out, watcher)
+        else:
+            outcome = carry_out(loaded, out, watcher)
+        finish(outcome, loaded, terminal)
 
 
 def resume(run: RunPath) -> None:
@@ -54,9 +71,11 @@ def resume(run: RunPath) -> None:
     with open_terminal(RESUME) as terminal:
         from medfl.pipeline import resume as carry_on
         from medfl.prepare import Watcher
+        from medfl.runs import RunFolder
 
-        outcome = carry_on(run, Watcher(terminal.say, terminal.round))
-        _finish(outcome, load_pipeline(outcome.folder.pipeline), terminal)
+        again = launcher().resume if RunFolder.open(run).engine.is_file() else carry_on
+        outcome = again(run, Watcher(terminal.say, terminal.round))
+        finish(outcome, load_pipeline(outcome.folder.pipeline), terminal)
 
 
 def evaluate(
@@ -151,7 +170,7 @@ def track(run: RunPath) -> None:
     print(sync(folder.path, load_pipeline(folder.pipeline).tracking, finished=finished, report=page))
 
 
-def _finish(outcome: Outcome, pipeline: Pipeline, terminal: Terminal) -> None:
+def finish(outcome: Outcome, pipeline: Pipeline, terminal: Terminal) -> None:
     """The end of a run: the table, where things are, the registry if the pipeline names one, what to do next."""
     terminal.outcome(outcome.summary, str(outcome.folder.path), outcome.tracking)
     if pipeline.registry is not None:

@@ -62,11 +62,16 @@ def pipeline_catalog(pipeline: config.Pipeline) -> Catalog:
         MedflError: no data, an unknown class folder, missing source groups, an unreadable CSV.
     """
     data, where = pipeline.data, f"pipeline {pipeline.name}"
-    if data.source == "tissue" and data.root is None:
-        root = _generated(pipeline)
-    else:
-        root = _root(where, data.source, data.root)
+    root = pipeline_root(pipeline)
     return _read(Source(where, data.source, root, data.source_groups, tuple(pipeline.task.classes), {}))
+
+
+def pipeline_root(pipeline: config.Pipeline) -> Path:
+    """Where the data dealt to simulated institutions lie. Raises MedflError where nothing does."""
+    data = pipeline.data
+    if data.source == "tissue" and data.root is None:
+        return _generated(pipeline)
+    return _root(f"pipeline {pipeline.name}", data.source, data.root)
 
 
 def site_catalog(pipeline: config.Pipeline, site: config.Site) -> Catalog:
