@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
 from medfl.commands.report import report
@@ -32,6 +31,7 @@ from medfl.report.run import report_html, write_report
 from medfl.report.style import TOKENS
 from medfl.summary import group_figures
 from tests.runfolders import CLASSES, FakeRun
+from tests.tiny import write_tiny
 
 ROOT = Path(__file__).resolve().parents[1]
 MALIGNANT = ("lung_aca", "lung_scc")
@@ -516,25 +516,14 @@ def test_citations_follow_the_method_and_the_data(whole, tmp_path):
 
 # ------------------------------------------------------------------------------------------------------- patches
 
-TINY = {
-    "name": "tiny",
-    "seed": 5,
-    "task": {"classes": ["lung_aca", "lung_n", "colon_n"]},
-    "data": {"source": "tissue", "size": 32, "mpp": 0.5, "tissue": {"tiles_per_class": 12, "copies": 2, "size": 32}},
-    "sites": {"generate": {"count": 2, "held_out": 1, "patches": 22, "dirichlet_alpha": 5.0}},
-    "model": {"backbone": "test_byobnet"},
-    "training": {"rounds": 1, "batch_size": 8, "threads": 1, "optimizer": {"lr": 0.02}},
-    "method": ["fedbn"],  # its sites keep layers to themselves, without which their mistakes would be others
-    "evaluation": {"resamples": 100},
-    "tracking": {"enabled": False},
-}
-
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
     """A run on a little generated tissue."""
-    path = tmp_path_factory.mktemp("pipelines") / "tiny.yaml"
-    path.write_text(yaml.safe_dump(TINY))
+    sites = {"generate": {"count": 2, "held_out": 1, "patches": 22, "dirichlet_alpha": 5.0}}
+    # The sites of fedbn keep layers to themselves, without which their mistakes would be others.
+    changes = {"sites": sites, "method": ["fedbn"], "training": {"rounds": 1}}
+    path = write_tiny(tmp_path_factory.mktemp("pipelines"), **changes)
     return run(load_pipeline(path), tmp_path_factory.mktemp("runs") / "tiny").folder.path
 
 

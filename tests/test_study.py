@@ -20,18 +20,8 @@ from medfl.study.show import headline, markdown
 from medfl.study.spec import content_key, leave_one_site_out, load_study
 from medfl.study.tables import RunRows, Tables
 from medfl.study.work import carry_out, missing
+from tests.tiny import write_tiny
 
-PIPELINE = {
-    "name": "tiny",
-    "seed": 5,
-    "task": {"classes": ["lung_aca", "lung_n", "colon_n"]},
-    "data": {"source": "tissue", "size": 32, "tissue": {"tiles_per_class": 24, "copies": 3, "size": 48}},
-    "sites": {"generate": {"count": 3, "held_out": 1, "dirichlet_alpha": 50.0}},
-    "model": {"backbone": "test_byobnet"},
-    "training": {"rounds": 2, "local_steps": 2, "batch_size": 8, "threads": 1},
-    "evaluation": {"resamples": 100},
-    "tracking": {"enabled": False},
-}
 METHODS = {"fedavg": [], "ecgr": ["ecgr"]}
 STUDY = {"name": "tiny", "pipeline": "tiny.yaml", "seeds": [1, 2], "methods": METHODS, "brackets": False}
 TABLES = ("runs.csv", "sites.csv", "curves.csv", "study.json", "tables.md")
@@ -41,7 +31,7 @@ TABLES = ("runs.csv", "sites.csv", "curves.csv", "study.json", "tables.md")
 def files(tmp_path_factory):
     """A folder with a pipeline and a study of it."""
     folder = tmp_path_factory.mktemp("study")
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(PIPELINE))
+    write_tiny(folder, training={"local_steps": 2})
     (folder / "study.yaml").write_text(yaml.safe_dump(STUDY, sort_keys=False))
     return folder
 
@@ -83,7 +73,7 @@ def test_partitions_and_methods_set_keys(files):
     partitions = {"skew": {"sites.generate.dirichlet_alpha": 0.3}, "even": {}}
     study = load_study(altered(files, methods=methods, partitions=partitions, seeds=[1]))
     assert [(run.partition, run.method) for run in study.runs] == [(p, m) for p in ("skew", "even") for m in ("a", "b")]
-    assert [run.pipeline.training.optimizer.lr for run in study.runs] == [0.05, 0.5, 0.05, 0.5]
+    assert [run.pipeline.training.optimizer.lr for run in study.runs] == [0.02, 0.5, 0.02, 0.5]
     assert study.runs[0].pipeline.sites != study.runs[2].pipeline.sites
 
 
