@@ -1,11 +1,8 @@
 """Studies: which runs a file asks for, what is done once, what a kill leaves, and what is said of the result."""
 
 import json
-import os
+import multiprocessing
 import shutil
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -20,6 +17,7 @@ from medfl.study.show import headline, markdown
 from medfl.study.spec import content_key, leave_one_site_out, load_study
 from medfl.study.tables import RunRows, Tables
 from medfl.study.work import carry_out, missing
+from tests.runfolders import tracking
 from tests.tiny import write_tiny
 
 METHODS = {"fedavg": [], "ecgr": ["ecgr"]}
@@ -172,15 +170,17 @@ def test_nothing_is_trained_twice(finished, files):
 
 def test_a_study_killed_in_the_middle_gives_the_same_tables(finished, files, tmp_path):
     out = tmp_path / "killed"
-    command = [sys.executable, "-m", "medfl", "study", str(files / "study.yaml"), "--out", str(out), "--jobs", "2"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # A fork has all that this process has imported; the workers that train are new processes all the same.
+    command = ("study", files / "study.yaml", "--out", out, "--jobs", "2")
+    process = multiprocessing.get_context("fork").Process(target=medfl, args=command)
+    process.start()
     waited = time.monotonic()
     while not (out / "runs.csv").is_file() or len((out / "runs.csv").read_text().splitlines()) < 2:
-        assert process.poll() is None
+        assert process.is_alive()
         assert time.monotonic() - waited < 120
         time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     assert not (out / "study.json").exists()
     medfl("study", files / "study.yaml", "--out", out)
     assert {name: (out / name).read_bytes() for name in TABLES} == {
@@ -188,15 +188,16 @@ def test_a_study_killed_in_the_middle_gives_the_same_tables(finished, files, tmp
     }
 
 
-def test_a_study_is_one_parent_in_mlflow_and_is_logged_once(finished, files, tmp_path):
+def test_a_study_is_one_parent_in_mlflow_and_is_logged_once(finished, files):
     from mlflow.tracking import MlflowClient
 
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    settings = ["--set", "tracking.enabled=true", "--set", f"tracking.uri={uri}"]
+    uri = tracking("a study").uri
+    settings = [f"tracking.{key}" for key in ("enabled=true", f"uri={uri}", "experiment=a study")]
+    settings = [word for setting in settings for word in ("--set", setting)]
     for _ in range(2):
         assert "MLflow: the study is run" in medfl("study", files / "study.yaml", "--out", finished, *settings)
     client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name("medfl").experiment_id
+    experiment = client.get_experiment_by_name("a study").experiment_id
     logged = client.search_runs([experiment])
     (parent,) = [run for run in logged if run.data.tags["role"] == "study"]
     children = [run for run in logged if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
