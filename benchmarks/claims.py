@@ -10,6 +10,7 @@ zero, *does not* where it lies on the other, and is *undecided* where it contain
 from __future__ import annotations
 
 import csv
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,10 @@ class Runs:
     curves: Sequence[Row]
 
     @classmethod
+    @functools.cache
     def load(cls, name: str) -> Runs:
+        """Those of a study by its name; read once for all that is said of it."""
+
         def rows(table: str) -> list[Row]:
             path = RESULTS / name / f"{table}.csv"
             if not path.is_file():

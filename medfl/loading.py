@@ -128,9 +128,9 @@ def read_mapping(file: Path, kind: str) -> dict[str, Any]:
     return raw
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=256)
 def _parsed(text: str) -> Any:
-    """A study reads the same few files for every one of its runs."""
+    """A study reads the same few files, and sets the same few keys, for every one of its runs."""
     return yaml.load(text, Loader=_Loader)
 
 
@@ -163,7 +163,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     if not sign or not key.strip():
         raise MedflError(f"--set {override}: write --set key.sub=value, for example --set training.rounds=3")
     try:
-        value = yaml.load(text, Loader=_Loader)
+        value = copy.deepcopy(_parsed(text))
     except yaml.YAMLError:
         raise MedflError(f"--set {override}: the value is not valid YAML") from None
     target: Any = raw

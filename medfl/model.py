@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -110,10 +109,12 @@ class FlatModel:
     """
 
     def __init__(self, spec: ModelSpec, device: torch.device, seed: int = 0) -> None:
+        from timm.data import resolve_model_data_config
+
         self.spec = spec
         self.device = device
         self.net = create(spec, seed).to(device)
-        config = timm.data.resolve_model_data_config(self.net)
+        config = resolve_model_data_config(self.net)
         self.mean: tuple[float, ...] = tuple(config["mean"])
         self.std: tuple[float, ...] = tuple(config["std"])
         trainable = {name: p for name, p in self.net.named_parameters() if p.requires_grad}
@@ -257,6 +258,8 @@ def create(spec: ModelSpec, seed: int) -> nn.Module:
     Raises:
         MedflError: unknown backbone (close matches shown), bad `args`, pretrained weights out of reach, bad checkpoint.
     """
+    import timm  # seconds, which a pipeline that is only read and checked should not cost
+
     known = timm.list_models()
     if spec.backbone.split(".")[0] not in known:
         raise MedflError(

@@ -9,6 +9,7 @@ import pytest
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -21,6 +22,6 @@ def _own_world(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _one_thread():
-    import torch
-
-    torch.set_num_threads(1)
+    """A run sets PyTorch's threads for its whole process. PyTorch takes seconds to import, so this does not."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)

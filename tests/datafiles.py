@@ -14,6 +14,7 @@ from PIL import Image
 
 from medfl import config
 
+OWN = {"source": "folder", "mode": "own", "size": 32}  # the `data` of a pipeline whose sites bring their own folders
 CLASSES = ("lung_aca", "lung_n", "lung_scc", "colon_aca", "colon_n")
 _REAL = Path(os.environ.get("MEDFL_LC25000") or Path(__file__).resolve().parents[2] / "shared" / "lc25000")
 needs_lc25000 = pytest.mark.skipif(
@@ -56,6 +57,20 @@ def write_folders(root: Path, counts: Mapping[str, int], per_group: int = 2, siz
             patient = f"{label}-p{index // per_group:02d}"
             image = pixels(seed + 1000 * number + index, size)
             write_image(root / label / patient / f"{index:03d}.png", image)
+    return root
+
+
+def own_folder(root: Path, words: dict[str, int], seed: int) -> Path:
+    """A hospital's own tree: class folders under its own names, a sub-folder a patient, three patches each."""
+    rng = np.random.default_rng(seed)
+    for word, colour in words.items():
+        for patient in range(8):
+            folder = root / word / f"patient-{seed}-{patient}"
+            folder.mkdir(parents=True)
+            for k in range(3):
+                pixels = rng.integers(0, 90, (40, 40, 3), dtype=np.uint8)
+                pixels[:, :, colour] += 120
+                Image.fromarray(pixels).save(folder / f"{k}.png")
     return root
 
 

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -246,9 +247,17 @@ def probabilities(folder: Path, patches: np.ndarray[Any, Any]) -> np.ndarray[Any
 @functools.cache
 def database() -> Path:
     """The sqlite file that all tracking tests share: making one costs seconds. Tests keep apart by experiment."""
+    import sqlalchemy
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "connect", _without_waiting_for_the_disk)
     folder = Path(tempfile.mkdtemp(prefix="medfl-mlflow-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder / "mlflow.db"
+
+
+def _without_waiting_for_the_disk(connection: sqlite3.Connection, _: object) -> None:
+    """Hundreds of small transactions, none of which has to outlast the machine."""
+    connection.execute("PRAGMA synchronous = OFF")
 
 
 def tracking(experiment: str) -> config.Tracking:

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from medfl.arms import POOL, Centralised, LocalOnly, own_model, pool, pooled_site
 from medfl.clock import Pace
@@ -23,6 +22,7 @@ from medfl.site import Site
 from medfl.summary import held_out_figures
 from medfl.transport import InProcess
 from tests.hand import Lossy, play
+from tests.tiny import write_tiny
 from tests.toys import toy_bench, toy_federation, toy_sites, toy_store, toy_work
 
 
@@ -149,30 +149,19 @@ def test_held_out_figures_are_means_over_the_models():
 
 # ----------------------------------------------------------------------------------------------------------- whole runs
 
-SMALL = {
-    "name": "small",
-    "seed": 5,
-    "task": {"classes": ["lung_aca", "lung_n"]},
-    "data": {"source": "tissue", "size": 32, "mpp": 0.5, "tissue": {"tiles_per_class": 24, "copies": 2, "size": 32}},
-    "sites": {
-        "train": [
-            {"name": "slow", "patches": 30, "density": 0.3, "link": {"down": 1, "up": 0.5, "seconds_per_step": 1}},
-            {"name": "swift", "patches": 30, "link": {"down": 40, "up": 20, "seconds_per_step": 0.1, "jitter": 0.2}},
-        ],
-        "held_out": [{"name": "far", "patches": 12}],
-    },
-    "model": {"backbone": "test_byobnet"},
-    "training": {"rounds": 3, "batch_size": 8, "threads": 1, "local_steps": 1, "optimizer": {"lr": 0.02}},
-    "evaluation": {"resamples": 100},
-    "tracking": {"enabled": False},
+SITES = {
+    "train": [
+        {"name": "slow", "patches": 60, "density": 0.3, "link": {"down": 1, "up": 0.5, "seconds_per_step": 1}},
+        {"name": "swift", "patches": 60, "link": {"down": 40, "up": 20, "seconds_per_step": 0.1, "jitter": 0.2}},
+    ],
+    "held_out": [{"name": "far", "patches": 24}],
 }
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    path = tmp_path_factory.mktemp("pipelines") / "small.yaml"
-    path.write_text(yaml.safe_dump(SMALL))
-    return path
+    """Path of a pipeline whose sites state links and densities."""
+    return write_tiny(tmp_path_factory.mktemp("pipelines"), sites=SITES, training={"rounds": 3, "local_steps": 1})
 
 
 def test_local_only_from_file_to_matrix(small, tmp_path, capsys):
@@ -239,7 +228,7 @@ def test_interrupted_and_resumed_is_the_same_run(small, tmp_path, method):
 def test_refusals_at_load(small, overrides, said):
     with pytest.raises(MedflError) as caught:
         load_pipeline(small, overrides)
-    assert all(part in str(caught.value) for part in ["small.yaml", *said]), caught.value
+    assert all(part in str(caught.value) for part in ["tiny.yaml", *said]), caught.value
     assert "\n" not in str(caught.value)
 
 

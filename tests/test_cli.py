@@ -15,8 +15,8 @@ from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, brier_score_loss, log_loss, roc_auc_score
 
 from medfl import cli
-from tests.datafiles import pixels, write_image
-from tests.test_run import SMALL, own_folder
+from tests.datafiles import OWN, own_folder, pixels, write_image
+from tests.tiny import CLASSES, write_tiny
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -44,9 +44,7 @@ def small(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def write(**changes):
-        path = tmp_path / "small.yaml"
-        path.write_text(yaml.safe_dump(SMALL | changes))
-        return path
+        return write_tiny(tmp_path, **changes)
 
     return write
 
@@ -74,7 +72,7 @@ def test_help_imports_nothing_heavy():
 
 
 def test_run_evaluate_predict_and_recompute(medfl, small, tmp_path):
-    path = small(training=SMALL["training"] | {"rounds": 2})
+    path = small()
     code, out, error = medfl("run", path, "--out", "r")
     assert code == 0, error
     assert "round 2/2" in out
@@ -88,11 +86,10 @@ def test_run_evaluate_predict_and_recompute(medfl, small, tmp_path):
     with open("scores/held-out-01.csv") as stream:
         rows = list(csv.DictReader(stream))
     assert list(rows[0])[:3] == ["id", "source_group", "label"]
-    classes = SMALL["task"]["classes"]
-    labels = np.array([classes.index(row["label"]) for row in rows])
-    probs = np.array([[float(row[f"p_{name}"]) for name in classes] for row in rows])
+    labels = np.array([CLASSES.index(row["label"]) for row in rows])
+    probs = np.array([[float(row[f"p_{name}"]) for name in CLASSES] for row in rows])
     probs /= probs.sum(1, keepdims=True)
-    each = [roc_auc_score(labels == k, probs[:, k]) for k in range(len(classes))]
+    each = [roc_auc_score(labels == k, probs[:, k]) for k in range(len(CLASSES))]
     assert figures["auroc"] == pytest.approx(np.mean(each), abs=1e-6)
     assert figures["nll"] == pytest.approx(log_loss(labels, probs, labels=range(3)), abs=1e-6)
     assert figures["brier"] == pytest.approx(
@@ -193,9 +190,8 @@ def test_missing_things(medfl, small, tmp_path):
 def test_bad_images_are_listed_or_skipped(medfl, small, tmp_path, spoil, reason):
     root = own_folder(tmp_path / "own", {"lung_n": 1, "colon_n": 2}, 2)
     spoil(root / "lung_n" / "patient-2-3" / "1.png")
-    own = {"source": "folder", "mode": "own", "size": 32}
     sites = {"train": [{"name": "ward", "data": {"source": "folder", "root": str(root)}}]}
-    path = small(data=own, sites=sites, training=SMALL["training"] | {"rounds": 1})
+    path = small(data=OWN, sites=sites, training={"rounds": 1})
     result = medfl("run", path, "--out", "r")
     refused(result, "1.png", "on_bad_image", reason)
     code, _, error = medfl("run", path, "--out", "r2", "--set", "data.on_bad_image=skip")

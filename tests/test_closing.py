@@ -27,29 +27,20 @@ from medfl.tracking import names
 from medfl.tracking.card import model_card
 from medfl.tracking.gates import check
 from medfl.transport import InProcess
+from tests.tiny import CLASSES, write_tiny
 
-CLASSES = ["lung_aca", "lung_n", "colon_n"]
-SMALL = {
-    "name": "closing",
-    "seed": 3,
-    "task": {"classes": CLASSES},
-    "data": {"source": "tissue", "size": 32, "tissue": {"tiles_per_class": 24, "copies": 4, "size": 32}},
-    "sites": {
-        "train": [{"name": "north", "patches": 72}, {"name": "south", "patches": 60}],
-        "held_out": [{"name": "east", "patches": 48}, {"name": "west", "patches": 40}],
-    },
-    "model": {"backbone": "test_byobnet"},
-    "training": {"rounds": 2, "batch_size": 8, "threads": 1, "optimizer": {"lr": 0.03}},
-    "evaluation": {"resamples": 100},
-    "tracking": {"enabled": False},
+SITES = ("north", "south", "east", "west")
+SITE_LISTS = {
+    "train": [{"name": "north", "patches": 72}, {"name": "south", "patches": 60}],
+    "held_out": [{"name": "east", "patches": 48}, {"name": "west", "patches": 40}],
 }
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    path = tmp_path_factory.mktemp("pipelines") / "closing.yaml"
-    path.write_text(yaml.safe_dump(SMALL))
-    return path
+    """Path of a pipeline of four named sites."""
+    changes = {"seed": 3, "sites": SITE_LISTS, "training": {"optimizer": {"lr": 0.03}}}
+    return write_tiny(tmp_path_factory.mktemp("pipelines"), **changes)
 
 
 @pytest.fixture(scope="module")
@@ -167,9 +158,6 @@ def test_permuted_test_labels_change_the_last_figures_and_nothing_else(small, fi
     for key in ("temperature", "calibration", "operating", "selected_round", "stability"):
         assert first[key] == second[key]
     assert all(first["sites"][name]["nll"] != second["sites"][name]["nll"] for name in SITES)
-
-
-SITES = ("north", "south", "east", "west")
 
 
 # ------------------------------------------------------------------------------------------------- what they come to

@@ -1,5 +1,6 @@
 """Near-copies: found with the transformation that made them, linked into groups, caught where they leak."""
 
+import shutil
 from pathlib import Path
 
 import cv2
@@ -82,8 +83,9 @@ def test_upside_down_is_what_the_mirrored_image_would_give(tile):
     image = grey(window(tile, 20, 1))
     turned, seen = describe(image).upside_down(), describe(np.ascontiguousarray(image[::-1]))
     near = np.abs(turned.places[:, None] - seen.places).max(axis=-1) < 0.2
-    unlike = np.abs(turned.descriptors[:, None].astype(int) - seen.descriptors).max(axis=-1)
-    unlike[~near] = 255  # one place may have several keypoints, of different directions
+    unlike = np.full(near.shape, 255)  # one place may have several keypoints, of different directions
+    ours, theirs = near.nonzero()
+    unlike[near] = np.abs(turned.descriptors[ours].astype(int) - seen.descriptors[theirs]).max(axis=-1)
     assert np.mean(unlike.min(axis=1) <= 12) > 0.8
 
 
@@ -191,19 +193,17 @@ def test_folders_that_cannot_be_grouped_are_refused_in_a_sentence(tmp_path, cli)
     )
 
 
-def hospitals(root: Path, planted: bool) -> Path:
-    """A training and a held-out site with data of their own; planted: a copy of all training patches of one tile."""
+@pytest.fixture(scope="module")
+def hospitals(tmp_path_factory) -> Path:
+    """A folder with hospitals.yaml: a training and a held-out site with data of their own, no tile at both."""
+    root = tmp_path_factory.mktemp("hospitals")
     for site, seed in (("northside", 0), ("valley", 1)):
         for label in ("lung_n", "lung_scc"):
             for index in range(6):
                 for number, copy in enumerate(draw_copies(label, seed, index, 96, 2)):
                     write_image(root / site / label / f"p{index}" / f"{number}.png", copy)
-    if planted:
-        for index in range(6):
-            copy = draw_copies("lung_scc", 0, index, 96, 3)[2]
-            write_image(root / "valley" / "lung_scc" / f"stranger{index}" / "0.png", copy)
     for site in ("northside", "valley"):
-        mapping = {"name": site, "description": site, "data": {"source": "folder", "root": str(root / site)}}
+        mapping = {"name": site, "description": site, "data": {"source": "folder", "root": site}}
         (root / f"{site}.yaml").write_text(yaml.safe_dump(mapping))
     made = {
         "name": "hospitals",
@@ -214,18 +214,23 @@ def hospitals(root: Path, planted: bool) -> Path:
         "training": {"rounds": 1},
     }
     (root / "hospitals.yaml").write_text(yaml.safe_dump(made))
-    return root / "hospitals.yaml"
+    return root
 
 
-def test_a_pipeline_without_copies_across_its_places_passes(tmp_path, cli):
-    said = cli("data", "leak", hospitals(tmp_path, planted=False))
+def test_a_pipeline_without_copies_across_its_places_passes(hospitals, cli):
+    said = cli("data", "leak", hospitals / "hospitals.yaml")
     assert "None of 28 test patches has a near-copy in training data (48 images searched)" in said
     assert "LEAK" not in said
 
 
-def test_copies_planted_at_another_site_leak(tmp_path, cli, capsys):
+def test_copies_planted_at_another_site_leak(hospitals, tmp_path, cli, capsys):
+    """At the held-out site, a third copy of every tile of lung_scc that the training site holds."""
     out = tmp_path / "pairs.csv"
-    file = hospitals(tmp_path, planted=True)
+    root = shutil.copytree(hospitals, tmp_path / "planted")
+    for index in range(6):
+        copy = draw_copies("lung_scc", 0, index, 96, 3)[2]
+        write_image(root / "valley" / "lung_scc" / f"stranger{index}" / "0.png", copy)
+    file = root / "hospitals.yaml"
     with pytest.raises(CopiesLeak) as caught:
         cli("data", "leak", file, "--out", out)
     assert caught.value.exit_code == 1
@@ -244,9 +249,10 @@ def test_copies_planted_at_another_site_leak(tmp_path, cli, capsys):
     assert len(lines) - 1 > len(leaks) or len(tiles) == 6  # the other tiles' copies cross as well, without leaking
 
 
-def test_an_unreadable_image_is_refused_or_left_out_as_the_pipeline_says(tmp_path, cli):
-    file = hospitals(tmp_path, planted=False)
-    (tmp_path / "valley" / "lung_n" / "p0" / "0.png").write_bytes(b"")
+def test_an_unreadable_image_is_refused_or_left_out_as_the_pipeline_says(hospitals, tmp_path, cli):
+    root = shutil.copytree(hospitals, tmp_path / "damaged")
+    file = root / "hospitals.yaml"
+    (root / "valley" / "lung_n" / "p0" / "0.png").write_bytes(b"")
     with pytest.raises(MedflError, match=r"1 of 48 images cannot be read: .*0\.png \(zero bytes\); replace or remove"):
         cli("data", "leak", file)
     assert "left out" in cli("data", "leak", file, "--set", "data.on_bad_image=skip")
@@ -267,9 +273,9 @@ def cli(capsys):
 @needs_lc25000
 def test_real_patches_are_grouped_as_published():
     catalog = pipeline_catalog(pipeline([], root=real_lc25000(), source="lc25000"))
-    kept = np.flatnonzero(catalog.groups % 16 == 3)
+    kept = np.flatnonzero(catalog.groups % 32 == 3)
     pairs = find_pairs(describe_files([catalog.paths[row] for row in kept], silent), silent)
     precision, recall = agreement(linked(len(kept), pairs, 0.75), catalog.groups[kept])
-    assert len(kept) > 200
+    assert len(kept) > 100
     assert precision >= 0.99
     assert recall >= 0.8

@@ -23,7 +23,7 @@ from medfl.study.result import result, save
 from medfl.study.show import ONE_SEED, tables
 from medfl.study.spec import ALL, Planned, Study, StudyFile
 from medfl.study.tables import STABILITY, RunRows, Tables
-from tests.test_report import Page
+from tests.pages import Page
 
 METHODS = {"fedavg": [], "ecgr": [{"name": "ecgr", "select": "norm"}], "prox": ["fedprox"]}
 SITES = ("south", "west")

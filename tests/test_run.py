@@ -7,12 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -23,27 +21,14 @@ from medfl.pipeline import resume, run
 from medfl.planning import print_plan
 from medfl.prepare import Watcher, lr_scale, prepare
 from medfl.runs import RunFolder
-
-SMALL = {
-    "name": "small",
-    "seed": 5,
-    "task": {"classes": ["lung_aca", "lung_n", "colon_n"]},
-    "data": {"source": "tissue", "size": 32, "mpp": 0.5, "tissue": {"tiles_per_class": 24, "copies": 3, "size": 48}},
-    "sites": {"generate": {"count": 3, "held_out": 1, "patches": 45, "dirichlet_alpha": 5.0}},
-    "model": {"backbone": "test_byobnet"},
-    "training": {"rounds": 3, "batch_size": 8, "threads": 1, "optimizer": {"lr": 0.02}},
-    "method": ["ecgr"],
-    "evaluation": {"resamples": 200},
-    "tracking": {"enabled": False},
-}
+from tests.datafiles import OWN, own_folder
+from tests.tiny import write_tiny
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """Path of the small pipeline file."""
-    path = tmp_path_factory.mktemp("pipelines") / "small.yaml"
-    path.write_text(yaml.safe_dump(SMALL))
-    return path
+    return write_tiny(tmp_path_factory.mktemp("pipelines"), method=["ecgr"], training={"rounds": 3})
 
 
 @pytest.fixture(scope="module")
@@ -183,12 +168,12 @@ def test_resume_refuses_other_data(small, tmp_path):
 
 
 def test_selection_by_validation_metric_keeps_that_rounds_model(small, tmp_path):
-    chosen = load_pipeline(small, ["select={metric: val_mean_loss, mode: min}", "training.optimizer.lr=0.2"])
+    chosen = load_pipeline(small, ["select={metric: val_mean_loss, mode: min}", "training.optimizer.lr=0.05"])
     outcome = run(chosen, tmp_path / "best")
     losses = [np.mean([e["val"]["loss"] for e in record["sites"].values()]) for record in outcome.folder.records()]
     best = int(np.argmin(losses))
     assert outcome.summary["selected_round"] == best
-    alone = run(load_pipeline(small, [f"training.rounds={best}", "training.optimizer.lr=0.2"]), tmp_path / "cut")
+    alone = run(load_pipeline(small, [f"training.rounds={best}", "training.optimizer.lr=0.05"]), tmp_path / "cut")
     first, second = weights(outcome.folder), weights(alone.folder)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -209,20 +194,6 @@ def test_divergence_everywhere_stops_with_the_last_good_weights(small, tmp_path)
     assert all(not r["counted"] for r in RunFolder(out).records())
 
 
-def own_folder(root: Path, words: dict[str, int], seed: int) -> Path:
-    """A hospital's own tree: class folders under its own names, a sub-folder a patient, three patches each."""
-    rng = np.random.default_rng(seed)
-    for word, colour in words.items():
-        for patient in range(8):
-            folder = root / word / f"patient-{seed}-{patient}"
-            folder.mkdir(parents=True)
-            for k in range(3):
-                pixels = rng.integers(0, 90, (40, 40, 3), dtype=np.uint8)
-                pixels[:, :, colour] += 120
-                Image.fromarray(pixels).save(folder / f"{k}.png")
-    return root
-
-
 def test_three_own_folders_with_their_own_names_and_missing_classes(tmp_path):
     roots = [
         (own_folder(tmp_path / "a", {"adeno": 0, "normal": 1}, 1), {"adeno": "lung_aca", "normal": "lung_n"}),
@@ -235,13 +206,8 @@ def test_three_own_folders_with_their_own_names_and_missing_classes(tmp_path):
     sites = [
         {"name": root.name, "data": {"source": "folder", "root": str(root)}, "labels": labels} for root, labels in roots
     ]
-    pipeline = SMALL | {
-        "data": {"source": "folder", "mode": "own", "size": 32},
-        "sites": {"train": sites[:2], "held_out": sites[2:]},
-        "training": SMALL["training"] | {"rounds": 2, "local_epochs": 2},
-    }
-    path = tmp_path / "own.yaml"
-    path.write_text(yaml.safe_dump(pipeline))
+    sites = {"train": sites[:2], "held_out": sites[2:]}
+    path = write_tiny(tmp_path, data=OWN, sites=sites, method=["ecgr"], training={"local_epochs": 2})
     summary = run(load_pipeline(path), tmp_path / "run").summary
     assert summary["sites"]["a"]["supported_classes"] == ["lung_aca", "lung_n"]
     assert summary["sites"]["b"]["supported_classes"] == ["lung_n", "colon_n"]
@@ -254,14 +220,7 @@ def test_a_site_of_one_class_says_not_available(tmp_path, capsys):
     root = own_folder(tmp_path / "a", {"lung_n": 1}, 1)
     both = own_folder(tmp_path / "b", {"lung_n": 1, "colon_n": 2}, 2)
     sites = [{"name": r.name, "data": {"source": "folder", "root": str(r)}} for r in (root, both)]
-    path = tmp_path / "own.yaml"
-    path.write_text(
-        yaml.safe_dump(
-            SMALL
-            | {"data": {"source": "folder", "mode": "own", "size": 32}, "sites": {"train": sites}}
-            | {"training": SMALL["training"] | {"rounds": 1}}
-        )
-    )
+    path = write_tiny(tmp_path, data=OWN, sites={"train": sites}, method=["ecgr"], training={"rounds": 1})
     summary = run(load_pipeline(path), tmp_path / "run").summary
     assert summary["sites"]["a"]["auroc"] is None
     assert summary["train_sites"]["mean_auroc"] == summary["sites"]["b"]["auroc"]
@@ -276,10 +235,8 @@ def test_ignored_source_groups_stamp_the_result_leaky(tmp_path):
         (flat / label).mkdir(parents=True)
         for k in range(30):
             Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(flat / label / f"{k}.png")
-    path = tmp_path / "leaky.yaml"
-    changed = {"data": {"source": "lc25000", "root": str(flat), "size": 32, "source_groups": "ignore"}}
-    changed |= {"sites": {"train": [{"name": "a"}]}, "training": SMALL["training"] | {"rounds": 1}}
-    path.write_text(yaml.safe_dump(SMALL | changed))
+    data = {"source": "lc25000", "root": str(flat), "size": 32, "source_groups": "ignore"}
+    path = write_tiny(tmp_path, data=data, sites={"train": [{"name": "a"}]}, training={"rounds": 1})
     assert run(load_pipeline(path), tmp_path / "run").summary["leaky"]
     with pytest.raises(MedflError, match="source groups"):
         prepare(load_pipeline(path, ["data.source_groups=null"]))

@@ -16,6 +16,7 @@ from PIL import Image
 
 from medfl.data import decode as decoding
 from medfl.data.allocation import allocate, own_share
+from medfl.data.keypoints import describe_files
 from medfl.data.patches import PatchStore
 from medfl.data.preview import preview
 from medfl.data.stain import Stain, apply, profile
@@ -43,7 +44,9 @@ def decoded(path: Path, size: int = 16, field: int | None = None) -> np.ndarray:
 
 def reason(path: Path) -> str:
     (result,) = decoding.decode([path], 16)
+    (searched,) = describe_files([path], lambda *_: None)
     assert isinstance(result, decoding.Unreadable)
+    assert str(searched) == str(result)  # the search for near-copies says the same
     return str(result)
 
 

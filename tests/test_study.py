@@ -1,11 +1,8 @@
 """Studies: which runs a file asks for, what is done once, what a kill leaves, and what is said of the result."""
 
 import json
-import os
+import multiprocessing
 import shutil
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -20,18 +17,9 @@ from medfl.study.show import headline, markdown
 from medfl.study.spec import content_key, leave_one_site_out, load_study
 from medfl.study.tables import RunRows, Tables
 from medfl.study.work import carry_out, missing
+from tests.runfolders import tracking
+from tests.tiny import write_tiny
 
-PIPELINE = {
-    "name": "tiny",
-    "seed": 5,
-    "task": {"classes": ["lung_aca", "lung_n", "colon_n"]},
-    "data": {"source": "tissue", "size": 32, "tissue": {"tiles_per_class": 24, "copies": 3, "size": 48}},
-    "sites": {"generate": {"count": 3, "held_out": 1, "dirichlet_alpha": 50.0}},
-    "model": {"backbone": "test_byobnet"},
-    "training": {"rounds": 2, "local_steps": 2, "batch_size": 8, "threads": 1},
-    "evaluation": {"resamples": 100},
-    "tracking": {"enabled": False},
-}
 METHODS = {"fedavg": [], "ecgr": ["ecgr"]}
 STUDY = {"name": "tiny", "pipeline": "tiny.yaml", "seeds": [1, 2], "methods": METHODS, "brackets": False}
 TABLES = ("runs.csv", "sites.csv", "curves.csv", "study.json", "tables.md")
@@ -41,7 +29,7 @@ TABLES = ("runs.csv", "sites.csv", "curves.csv", "study.json", "tables.md")
 def files(tmp_path_factory):
     """A folder with a pipeline and a study of it."""
     folder = tmp_path_factory.mktemp("study")
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(PIPELINE))
+    write_tiny(folder, training={"local_steps": 2})
     (folder / "study.yaml").write_text(yaml.safe_dump(STUDY, sort_keys=False))
     return folder
 
@@ -83,7 +71,7 @@ def test_partitions_and_methods_set_keys(files):
     partitions = {"skew": {"sites.generate.dirichlet_alpha": 0.3}, "even": {}}
     study = load_study(altered(files, methods=methods, partitions=partitions, seeds=[1]))
     assert [(run.partition, run.method) for run in study.runs] == [(p, m) for p in ("skew", "even") for m in ("a", "b")]
-    assert [run.pipeline.training.optimizer.lr for run in study.runs] == [0.05, 0.5, 0.05, 0.5]
+    assert [run.pipeline.training.optimizer.lr for run in study.runs] == [0.02, 0.5, 0.02, 0.5]
     assert study.runs[0].pipeline.sites != study.runs[2].pipeline.sites
 
 
@@ -182,15 +170,17 @@ def test_nothing_is_trained_twice(finished, files):
 
 def test_a_study_killed_in_the_middle_gives_the_same_tables(finished, files, tmp_path):
     out = tmp_path / "killed"
-    command = [sys.executable, "-m", "medfl", "study", str(files / "study.yaml"), "--out", str(out), "--jobs", "2"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # A fork has all that this process has imported; the workers that train are new processes all the same.
+    command = ("study", files / "study.yaml", "--out", out, "--jobs", "2")
+    process = multiprocessing.get_context("fork").Process(target=medfl, args=command)
+    process.start()
     waited = time.monotonic()
     while not (out / "runs.csv").is_file() or len((out / "runs.csv").read_text().splitlines()) < 2:
-        assert process.poll() is None
+        assert process.is_alive()
         assert time.monotonic() - waited < 120
         time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     assert not (out / "study.json").exists()
     medfl("study", files / "study.yaml", "--out", out)
     assert {name: (out / name).read_bytes() for name in TABLES} == {
@@ -198,15 +188,16 @@ def test_a_study_killed_in_the_middle_gives_the_same_tables(finished, files, tmp
     }
 
 
-def test_a_study_is_one_parent_in_mlflow_and_is_logged_once(finished, files, tmp_path):
+def test_a_study_is_one_parent_in_mlflow_and_is_logged_once(finished, files):
     from mlflow.tracking import MlflowClient
 
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    settings = ["--set", "tracking.enabled=true", "--set", f"tracking.uri={uri}"]
+    uri = tracking("a study").uri
+    settings = [f"tracking.{key}" for key in ("enabled=true", f"uri={uri}", "experiment=a study")]
+    settings = [word for setting in settings for word in ("--set", setting)]
     for _ in range(2):
         assert "MLflow: the study is run" in medfl("study", files / "study.yaml", "--out", finished, *settings)
     client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name("medfl").experiment_id
+    experiment = client.get_experiment_by_name("a study").experiment_id
     logged = client.search_runs([experiment])
     (parent,) = [run for run in logged if run.data.tags["role"] == "study"]
     children = [run for run in logged if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]

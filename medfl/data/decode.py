@@ -16,9 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data import get_track_meta, set_track_meta
-from monai.data.image_reader import PILReader
-from monai.transforms import Compose, Resized, ResizeWithPadOrCropd
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from medfl.data.patches import U8
@@ -54,6 +51,8 @@ def decode(paths: Sequence[Path], size: int, field: int | None = None) -> Iterat
         a patch, or why there is none. Grayscale, CMYK, RGBA (over white), palette and 16-bit images are converted and
         the EXIF orientation is honoured.
     """
+    from monai.transforms import Compose, Resized, ResizeWithPadOrCropd  # seconds, the first time
+
     crop = [ResizeWithPadOrCropd(["image"], (field, field), mode="reflect")] if field else []
     pipeline = Compose([_reading(field), *crop, Resized(["image"], (size, size), mode="area")])
 
@@ -61,7 +60,7 @@ def decode(paths: Sequence[Path], size: int, field: int | None = None) -> Iterat
         try:
             item = pipeline({"image": path})
         except Exception as error:  # MONAI wraps what a transform raises; the cause is what the user needs
-            return Unreadable(_reason(error, path))
+            return Unreadable(reason(error, path))
         width, height = item["pixels"]
         return Patch(to_bytes(item["image"]), width, height)
 
@@ -86,6 +85,8 @@ def _reading(field: int | None) -> Callable[[dict[str, Any]], dict[str, Any]]:
     MONAI's PIL reader swaps the axes unless told not to, which would feed every patch on its side. It raises
     Unreadable for an image that shows less than half of the field, most of which would be mirrored.
     """
+    from monai.data.image_reader import PILReader
+
     reader = PILReader(converter=to_rgb, reverse_indexing=False)
 
     def read(data: dict[str, Any]) -> dict[str, Any]:
@@ -121,7 +122,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _reason(error: BaseException, path: Path) -> str:
+def reason(error: BaseException, path: Path) -> str:
+    """Why a file gave no patch, in a few words, from what reading it raised."""
     while error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, Unreadable):
@@ -138,6 +140,8 @@ def _reason(error: BaseException, path: Path) -> str:
 @contextlib.contextmanager
 def _plain_tensors() -> Iterator[None]:
     """Switch MONAI's metadata tracking off, which costs more than the decoding."""
+    from monai.data import get_track_meta, set_track_meta
+
     tracked = get_track_meta()
     set_track_meta(False)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal
@@ -24,6 +25,14 @@ def generate_sites(generate: Generate, classes: Sequence[str], seed: int) -> tup
     apart, so a site keeps its stain when the classes change. Class mix ~ Dirichlet(alpha, ..., alpha): a small alpha
     gives sites of nearly one class, a large one gives all sites the same mix (Hsu et al., arXiv 1909.06335).
     """
+    train, held_out = _drawn(generate.model_dump_json(), tuple(classes), seed)
+    return list(train), list(held_out)
+
+
+@functools.lru_cache(maxsize=64)
+def _drawn(stated: str, classes: tuple[str, ...], seed: int) -> tuple[tuple[Site, ...], tuple[Site, ...]]:
+    """What `generate_sites` says; a study asks for the same institutions with every one of its methods."""
+    generate = Generate.model_validate_json(stated)
     train = [
         _site(generate, classes, seed, "train", f"site-{k:02d}").model_copy(update=_capacity(generate, k))
         for k in range(1, generate.count + 1)
@@ -31,7 +40,7 @@ def generate_sites(generate: Generate, classes: Sequence[str], seed: int) -> tup
     held_out = [
         _site(generate, classes, seed, "held_out", f"held-out-{k:02d}") for k in range(1, generate.held_out + 1)
     ]
-    return train, held_out
+    return tuple(train), tuple(held_out)
 
 
 def _capacity(generate: Generate, k: int) -> dict[str, Any]:

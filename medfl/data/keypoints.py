@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from medfl.data.decode import WORKERS, Unreadable, decode, to_rgb
+from medfl.data.decode import WORKERS, Unreadable, reason, to_rgb
 from medfl.data.patches import U8
 
 SIDE = 224  # pixels of the longer side; larger images are reduced to it
@@ -75,24 +75,19 @@ def describe(grey: U8) -> Keypoints:
 def describe_files(paths: Sequence[Path], progress: Progress) -> list[Keypoints | Unreadable]:
     """The keypoints of image files in their order, or why there are none."""
 
-    def one(path: Path) -> Keypoints | None:
+    def one(path: Path) -> Keypoints | Unreadable:
         try:
             with Image.open(path) as image:
                 return describe(np.asarray(to_rgb(image).convert("L")))
-        except Exception:  # a damaged file may raise anything; the decoder that training would use says why
-            return None
+        except Exception as error:  # a damaged file may raise anything
+            return Unreadable(reason(error, path))
 
     described: list[Keypoints | Unreadable] = []
     with one_thread_each(), ThreadPoolExecutor(WORKERS) as pool:
-        for path, result in zip(paths, pool.map(one, paths), strict=True):
-            described.append(result or _reason(path))
+        for result in pool.map(one, paths):
+            described.append(result)
             progress("images read", len(described), len(paths))
     return described
-
-
-def _reason(path: Path) -> Unreadable:
-    (result,) = decode([path], SIDE)
-    return result if isinstance(result, Unreadable) else Unreadable("damaged")
 
 
 @contextlib.contextmanager

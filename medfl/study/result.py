@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medfl.runs import write_text
 from medfl.study.compare import Figures, Repeat, SiteFigures, difference, holm, mean_over, paired
 from medfl.study.spec import ALL, BRACKETS, Planned, Study
 from medfl.study.tables import STABILITY, Tables, number
@@ -67,6 +66,8 @@ def _without_started_folds(study: Study, done: Sequence[Planned]) -> list[Planne
 
 def save(out: Path, found: Mapping[str, Any]) -> None:
     """Write study.json."""
+    from medfl.runs import write_text
+
     write_text(out / "study.json", json.dumps(found, indent=1, allow_nan=False) + "\n")
 
 

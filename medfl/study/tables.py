@@ -11,12 +11,14 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medfl.errors import MedflError
 from medfl.metrics import mean_supported, round_stability
-from medfl.runs import RunFolder, write_text
 from medfl.study.spec import Planned
+
+if TYPE_CHECKING:
+    from medfl.runs import RunFolder
 
 Row = dict[str, str]
 IDENTITY = ("partition", "method", "seed", "fold")
@@ -181,6 +183,8 @@ def _read(path: Path) -> Iterable[Row]:
 
 
 def _write(path: Path, rows: Sequence[Row]) -> None:
+    from medfl.runs import write_text  # with it comes PyTorch, which reading tables should not cost
+
     text = io.StringIO()
     columns = list(dict.fromkeys(key for row in rows for key in row)) or [*IDENTITY, "key"]
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
