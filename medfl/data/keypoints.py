@@ -19,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from medfl.data.decode import WORKERS, Unreadable, decode, to_rgb
+from medfl.data.decode import WORKERS, decode
+from medfl.data.images import Unreadable, to_rgb
 from medfl.data.patches import U8
 
 SIDE = 224  # pixels of the longer side; larger images are reduced to it

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from medfl.data.allocation import Allocation
-from medfl.data.decode import Unreadable
 from medfl.data.grouping import listed, readable
+from medfl.data.images import Unreadable
 from medfl.data.keypoints import Progress, describe_files
 from medfl.data.near_copies import Pair, find_pairs
 from medfl.data.patches import I64
