@@ -20,8 +20,8 @@ from monai.data.image_reader import PILReader
 from monai.transforms import Compose, Resized, ResizeWithPadOrCropd
 from PIL import Image, UnidentifiedImageError
 
-from medfl.data.images import Unreadable, to_rgb
 from medfl.data.patches import U8
+from medfl.data.rgb import Unreadable, to_rgb
 
 WORKERS = min(4, os.cpu_count() or 1)
 AHEAD = 64  # files decoded before they are asked for: keeps the workers busy and memory small

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medfl.data.decode import WORKERS, decode
-from medfl.data.images import Unreadable, to_rgb
 from medfl.data.patches import U8
+from medfl.data.rgb import Unreadable, to_rgb
 
 SIDE = 224  # pixels of the longer side; larger images are reduced to it
 POINTS = 300  # the strongest keypoints of an image that are kept

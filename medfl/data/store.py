@@ -29,7 +29,7 @@ import numpy as np
 from medfl import config
 from medfl.data.allocation import Share
 from medfl.data.catalog import brings_own_data
-from medfl.data.images import Unreadable, images_below
+from medfl.data.images import images_below
 from medfl.data.patches import I64, U8, PatchStore
 from medfl.data.stain import Stain, apply, profile
 from medfl.errors import MedflError
@@ -113,6 +113,7 @@ def read_patches(directory: Path, size: int) -> tuple[list[str], U8]:
         MedflError: no such folder, no image in it, or unreadable images (listed).
     """
     from medfl.data.decode import decode
+    from medfl.data.rgb import Unreadable
 
     if not directory.is_dir():
         raise MedflError(f"there is no folder {directory}; name a folder with images")
@@ -243,6 +244,7 @@ def _write(folder: Path, site: config.Site, files: Files, look: _Look, progress:
 
 def _fill(part: Path, site: config.Site, files: Files, look: _Look, progress: Progress | None) -> None:
     from medfl.data.decode import decode
+    from medfl.data.rgb import Unreadable
     from medfl.data.transforms import rendering
 
     where = f"site {site.name}"
