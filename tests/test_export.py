@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from medfl import cli
 from medfl.data.store import read_patches
 from medfl.data.tissue import draw_copies
 from medfl.errors import MedflError
@@ -256,6 +257,24 @@ def test_a_missing_package_is_named(run: Path, tmp_path: Path, monkeypatch: pyte
     assert told.startswith("Not compared with medfl, since onnxruntime is not installed")
 
 
+def test_what_onnx_cannot_hold_is_refused(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxscript")
+
+    def export_(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no operator for aten::x\nand a page of graph")
+
+    monkeypatch.setattr("torch.onnx.export", export_)
+    with pytest.raises(
+        MedflError, match=r"cannot be written as ONNX \(no operator for aten::x\); export it with"
+    ) as told:
+        export(str(run), "onnx", tmp_path / "x.onnx")
+    assert "\n" not in str(told.value)
+    monkeypatch.setattr(onnx_file, "MAX_BYTES", 1000)
+    with pytest.raises(MedflError, match="an ONNX file holds 2 GiB"):
+        export(str(run), "onnx", tmp_path / "x.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- refusals -------------------------------------------------------------------------------------------------------
 
 
@@ -280,6 +299,25 @@ def test_refusals(run: Path, tmp_path: Path) -> None:
         with pytest.raises(MedflError, match=sentence):
             export(str(reference), form, out)
         assert not (tmp_path / "o").exists()
+
+
+def test_the_command(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def call(form: str) -> int:
+        out = str(tmp_path / "out")
+        monkeypatch.setattr(sys, "argv", ["medfl", "export", str(run), "--format", form, "--out", out])
+        try:
+            cli.main()
+        except SystemExit as done:
+            return int(done.code or 0)
+        return 0
+
+    assert call("coreml") == 2
+    assert capsys.readouterr().err.startswith("medfl: --format: there is no format 'coreml'")
+    assert call("monai-bundle") == 0
+    assert "what is exported is the global model" in " ".join(capsys.readouterr().out.split())
+    assert (tmp_path / "out" / "configs" / "inference.json").is_file()
 
 
 def test_what_stays_at_the_sites() -> None:
