@@ -244,6 +244,7 @@ def test_an_onnx_file_that_disagrees_is_not_kept(run: Path, tmp_path: Path, monk
         return onnx_file.compare(source, path)
 
     monkeypatch.setattr(onnx_file, "write_onnx", disagrees)
+    monkeypatch.setattr(onnx_file, "require_packages", lambda: None)
     with pytest.raises(MedflError, match="not kept"):
         export(str(run), "onnx", tmp_path / "folder")
     assert list(tmp_path.iterdir()) == []
@@ -258,17 +259,18 @@ def test_a_missing_package_is_named(run: Path, tmp_path: Path, monkeypatch: pyte
 
 
 def test_what_onnx_cannot_hold_is_refused(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("onnxscript")
+    """Neither refusal needs the packages that write ONNX."""
 
-    def export_(*_: Any, **__: Any) -> None:
+    def fails(*_: Any, **__: Any) -> None:
         raise RuntimeError("no operator for aten::x\nand a page of graph")
 
-    monkeypatch.setattr("torch.onnx.export", export_)
+    monkeypatch.setattr("torch.onnx.export", fails)
     with pytest.raises(
         MedflError, match=r"cannot be written as ONNX \(no operator for aten::x\); export it with"
     ) as told:
-        export(str(run), "onnx", tmp_path / "x.onnx")
+        onnx_file._graph(Source.of(find_model(str(run))))
     assert "\n" not in str(told.value)
+    monkeypatch.setattr(onnx_file, "require_packages", lambda: None)
     monkeypatch.setattr(onnx_file, "MAX_BYTES", 1000)
     with pytest.raises(MedflError, match="an ONNX file holds 2 GiB"):
         export(str(run), "onnx", tmp_path / "x.onnx")
@@ -291,9 +293,9 @@ def test_refusals(run: Path, tmp_path: Path) -> None:
         (run, "monai-bundle", here, "here exists already"),
         (run, "onnx", tmp_path / "x.onnx", r"x\.json exists already"),
         (unfinished, "monai-bundle", tmp_path / "o", r"no finished model yet.*medfl resume"),
-        (alone, "onnx", tmp_path / "o", "one model a site, so it has no global model"),
+        (alone, "monai-bundle", tmp_path / "o", "one model a site, so it has no global model"),
         (local, "monai-bundle", tmp_path / "o", "backbone is a local folder"),
-        (tmp_path / "none", "onnx", tmp_path / "o", "there is no run at"),
+        (tmp_path / "none", "monai-bundle", tmp_path / "o", "there is no run at"),
         (run, "monai-bundle", tmp_path / "x.json" / "o", "cannot be written"),
     ]:
         with pytest.raises(MedflError, match=sentence):
