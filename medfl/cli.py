@@ -25,6 +25,7 @@ for command in (
     runs.resume,
     runs.evaluate,
     runs.predict,
+    runs.export,
     runs.register,
     runs.track,
     studies.study,

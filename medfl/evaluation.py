@@ -17,7 +17,7 @@ from torch import Tensor
 from medfl import config
 from medfl.closing import Measured
 from medfl.data.allocation import Share, allocate, own_share
-from medfl.data.patches import PatchStore
+from medfl.data.patches import U8, PatchStore
 from medfl.data.store import read_patches, render
 from medfl.errors import MedflError
 from medfl.loading import load_pipeline, load_site
@@ -34,12 +34,14 @@ from medfl.workbench import Workbench
 
 @dataclass(frozen=True)
 class Model:
-    """A trained model on this machine: the folder of its two files, its facts, and the run it came from, if known."""
+    """A trained model on this machine: the folder of its two files, its facts, and the run it came from, if known.
+    `card` is the model card that came with it from MLflow."""
 
     directory: Path
     facts: dict[str, Any]
     run: RunFolder | None
     run_id: str | None = None
+    card: Path | None = None
 
     def workbench(self, device: str = "auto") -> tuple[Workbench, Tensor, Tensor]:
         """A workbench for this architecture, and the model's weights f32[P] and buffers f32[B] in wire order.
@@ -79,7 +81,7 @@ def find_model(reference: str, tracking: config.Tracking | None = None, runs: Pa
     facts = json.loads((fetched.directory / "model.json").read_text(encoding="utf-8"))
     local = runs / (fetched.run or "")
     run = RunFolder(local) if fetched.run and (local / "pipeline.yaml").is_file() else None
-    return Model(fetched.directory, facts, run, fetched.run_id)
+    return Model(fetched.directory, facts, run, fetched.run_id, fetched.card)
 
 
 def measure_model(
@@ -208,15 +210,20 @@ def predict(model: Model, directory: Path, batch_size: int = 64) -> list[tuple[s
         MedflError: no folder, no images, an unreadable image.
     """
     names, patches = read_patches(directory, model.facts["size"])
-    bench, weights, buffers = model.workbench()
+    return list(zip(names, scores(model, patches, batch_size).tolist(), strict=True))
+
+
+def scores(model: Model, patches: U8, batch_size: int = 64, device: str = "auto") -> NDArray[np.float64]:
+    """Calibrated class probabilities f64[N, C] of patches u8[N, S, S, 3] of the model's size."""
+    bench, weights, buffers = model.workbench(device)
     bench.model.load(weights, buffers)
     bench.net.eval()
     mean = torch.tensor(model.facts["mean"]).view(3, 1, 1)
     std = torch.tensor(model.facts["std"]).view(3, 1, 1)
-    rows: list[list[float]] = []
+    rows: list[NDArray[np.float64]] = []
     with torch.inference_mode():
         for begin in range(0, len(patches), batch_size):
             images = torch.from_numpy(patches[begin : begin + batch_size]).permute(0, 3, 1, 2).float() / 255
             logits = bench.net(((images - mean) / std).to(bench.model.device)).float()
-            rows += probabilities(logits.cpu().double(), model.facts.get("temperature")).tolist()
-    return list(zip(names, rows, strict=True))
+            rows.append(probabilities(logits.cpu().double(), model.facts.get("temperature")))
+    return np.concatenate(rows)

@@ -10,6 +10,7 @@ import torch
 
 from medfl import runs
 from medfl.closing import Measured, Tuned, malignant_classes
+from medfl.methods.base import Chain
 from medfl.metrics.evidence import pooled
 from medfl.metrics.measure import mean_supported
 from medfl.metrics.stability import Stability
@@ -37,10 +38,19 @@ def model_facts(prepared: ServerSide, run_name: str, tuned: Tuned | None = None)
         "thresholds": tuned.thresholds,
         "malignant": list(malignant_classes(pipeline.task)),
         "buffers": pipeline.training.buffers,
+        "kept_at_sites": kept_at_sites(prepared.bench.chain, pipeline.training.buffers),
         "parameters": model.layout.size,
         "fingerprint": model.fingerprint(),
         "versions": runs.versions(),
     }
+
+
+def kept_at_sites(chain: Chain, buffers: str) -> list[str]:
+    """What each training site keeps for itself, so that the global model is not all of what was trained."""
+    kept = ["its normalisation layers"] if chain.local_norms else []
+    if buffers == "local" and not kept:
+        kept = ["its normalisation statistics"]
+    return kept + [f"a model of its own ({link.name})" for link in chain.acting("variants")]
 
 
 def summarise(

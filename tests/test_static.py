@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = (  # noqa: SIM905
     "errors memory seeds clock config metrics model protocol data methods loading server trust workbench training site "
     "transport federation asynchronous arms runs background prepare closing summary tracking report pipeline engines "
-    "evaluation registration study console planning commands cli __main__"
+    "evaluation export registration study console planning commands cli __main__"
 ).split()
 
 

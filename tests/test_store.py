@@ -142,7 +142,7 @@ def test_exif_orientation_is_honoured(tmp_path: Path) -> None:
 
 
 def test_unreadable_files_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "MAX_PIXELS", 10_000)
+    monkeypatch.setattr("medfl.data.rgb.MAX_PIXELS", 10_000)
     whole = write_image(tmp_path / "whole.jpg", pixels(1, 64)).read_bytes()
     (tmp_path / "half.jpg").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "empty.png").touch()

@@ -142,6 +142,19 @@ def predict(
         raise MedflError(f"--out {out} cannot be written: {error.strerror}") from None
 
 
+def export(
+    model: ModelRef,
+    form: Annotated[str, typer.Option("--format", help="monai-bundle or onnx.")],
+    out: Annotated[str, typer.Option(metavar="PATH", help="A new folder; for onnx also a file named *.onnx.")],
+) -> None:
+    """Write a model for programs without medfl: a MONAI Bundle, or an ONNX file."""
+    from medfl.export.formats import export as write
+
+    with open_terminal() as terminal:
+        for line in write(model, form, Path(out)):
+            terminal.say(line)
+
+
 def register(
     run: RunPath,
     name: Annotated[str, typer.Option(help="Name in the MLflow model registry.")],

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from medfl import config
+from medfl.data.images import IMAGE_SUFFIXES, images_below
 from medfl.data.patches import I64
 from medfl.data.source_groups import Found, Source, find_groups
 from medfl.data.tables import read_rows
 from medfl.errors import MedflError, nearest
 
-IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 ORGANS = ("lung_image_sets", "colon_image_sets")
 LC25000_PARENT = "lung_colon_image_set"
 
@@ -100,26 +100,6 @@ def class_folders(root: Path, kind: str) -> list[Path]:
         root = root / LC25000_PARENT
     nested = [_folders(folder) if folder.name in ORGANS else [folder] for folder in _folders(root)]
     return sorted((folder for folders in nested for folder in folders), key=lambda folder: folder.name)
-
-
-def images_below(folder: Path) -> list[Path]:
-    """Image files at any depth, sorted by relative path; hidden names and other suffixes are ignored."""
-    found: list[Path] = []
-    seen: set[tuple[int, int]] = set()  # a link to a parent folder would walk for ever
-    for at, folders, files in os.walk(folder, followlinks=True):
-        status = os.stat(at)
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(at, name) for name in files if is_image(name)]
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
-
-
-def is_image(name: str) -> bool:
-    """Whether a file name looks like an image: a known suffix in any case, not hidden."""
-    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
 
 
 def _folders(root: Path) -> list[Path]:

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medfl.data.catalog import IMAGE_SUFFIXES, LC25000_PARENT, ORGANS, images_below
-from medfl.data.decode import Unreadable
+from medfl.data.catalog import LC25000_PARENT, ORGANS
+from medfl.data.images import IMAGE_SUFFIXES, images_below
 from medfl.data.keypoints import Keypoints, Progress, describe_files
 from medfl.data.near_copies import Pair, find_pairs, linked
 from medfl.data.patches import I64
+from medfl.data.rgb import Unreadable
 from medfl.errors import MedflError
 
 

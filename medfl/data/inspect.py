@@ -13,7 +13,8 @@ import yaml
 from PIL import Image
 
 from medfl.config import Site
-from medfl.data.catalog import LC25000_PARENT, ORGANS, class_folders, images_below
+from medfl.data.catalog import LC25000_PARENT, ORGANS, class_folders
+from medfl.data.images import images_below
 from medfl.data.source_groups import Source, groups_file
 from medfl.data.tables import read_rows
 from medfl.errors import MedflError

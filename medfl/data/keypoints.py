@@ -19,8 +19,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from medfl.data.decode import WORKERS, Unreadable, reason, to_rgb
+from medfl.data.decode import WORKERS, reason
 from medfl.data.patches import U8
+from medfl.data.rgb import Unreadable, to_rgb
 
 SIDE = 224  # pixels of the longer side; larger images are reduced to it
 POINTS = 300  # the strongest keypoints of an image that are kept

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from medfl.data.allocation import Allocation
-from medfl.data.decode import Unreadable
 from medfl.data.grouping import listed, readable
 from medfl.data.keypoints import Progress, describe_files
 from medfl.data.near_copies import Pair, find_pairs
 from medfl.data.patches import I64
+from medfl.data.rgb import Unreadable
 from medfl.errors import MedflError
 
 # Columns of the CSV of pairs; a is trained on where either is.

@@ -28,7 +28,8 @@ import numpy as np
 
 from medfl import config
 from medfl.data.allocation import Share
-from medfl.data.catalog import brings_own_data, images_below
+from medfl.data.catalog import brings_own_data
+from medfl.data.images import images_below
 from medfl.data.patches import I64, U8, PatchStore
 from medfl.data.stain import Stain, apply, profile
 from medfl.errors import MedflError
@@ -111,7 +112,8 @@ def read_patches(directory: Path, size: int) -> tuple[list[str], U8]:
     Raises:
         MedflError: no such folder, no image in it, or unreadable images (listed).
     """
-    from medfl.data.decode import Unreadable, decode
+    from medfl.data.decode import decode
+    from medfl.data.rgb import Unreadable
 
     if not directory.is_dir():
         raise MedflError(f"there is no folder {directory}; name a folder with images")
@@ -241,7 +243,8 @@ def _write(folder: Path, site: config.Site, files: Files, look: _Look, progress:
 
 
 def _fill(part: Path, site: config.Site, files: Files, look: _Look, progress: Progress | None) -> None:
-    from medfl.data.decode import Unreadable, decode
+    from medfl.data.decode import decode
+    from medfl.data.rgb import Unreadable
     from medfl.data.transforms import rendering
 
     where = f"site {site.name}"

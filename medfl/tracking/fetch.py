@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 from medfl import config
 from medfl.errors import MedflError, nearest
 from medfl.tracking.connect import brief, client_for, mlflow_errors, resolve_uri, shown
-from medfl.tracking.records import MODEL, WEIGHTS
+from medfl.tracking.records import CARD, MODEL, WEIGHTS
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -35,6 +35,12 @@ class Fetched:
     run: str | None
     run_id: str
     uri: str
+
+    @property
+    def card(self) -> Path | None:
+        """The model card that lies beside its files, if there is one."""
+        path = self.directory.parent / CARD
+        return path if path.is_file() else None
 
 
 def is_reference(text: str) -> bool:
@@ -118,8 +124,7 @@ def _of_version(client: MlflowClient, uri: str, version: ModelVersion) -> Fetche
 def _download(location: str, uri: str, name: str) -> Path:
     import mlflow
 
-    folder = mlflow.artifacts.download_artifacts(artifact_uri=f"{location}/artifacts", tracking_uri=uri)
-    directory = Path(folder)
+    directory = Path(mlflow.artifacts.download_artifacts(artifact_uri=location, tracking_uri=uri)) / "artifacts"
     if not all((directory / file).is_file() for file in (WEIGHTS, MODEL)):
         raise MedflError(f"{name} was not made by medfl: it has no {WEIGHTS} and {MODEL}")
     return directory

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +18,13 @@ import yaml
 
 from medfl.errors import MedflError
 from medfl.tracking.card import model_card
-from medfl.tracking.records import MODEL, WEIGHTS, RunRecords, read_json
+from medfl.tracking.records import CARD, MODEL, WEIGHTS, RunRecords, read_json
 from medfl.tracking.scrub import LOCAL, scrub
 from medfl.tracking.state import Server, State
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-CARD = "model_card.md"
 REQUIREMENTS = ("mlflow", "torch", "torchvision", "timm", "safetensors", "numpy", "pandas")
 EXAMPLE_SIZE = 64
 UUID_TAG = "medfl.run_uuid"
@@ -39,9 +38,7 @@ def log_model(client: MlflowClient, run: RunRecords, state: State, server: Serve
     """
     from mlflow.entities import LoggedModelOutput
 
-    settings = scrub(read_json(run.folder / MODEL))
-    if LOCAL in str(settings["backbone"]):
-        raise MedflError(f"{run.folder / MODEL}: the backbone is a local folder, so no other machine could build it")
+    settings = portable(read_json(run.folder / MODEL), run.folder / MODEL)
     summary = run.summary or {}
     if not server.model_id:
         server.model_id = _begun(client, server, state) or _begin(client, run, server, state)
@@ -55,6 +52,18 @@ def log_model(client: MlflowClient, run: RunRecords, state: State, server: Serve
         step = int(summary["selected_round"])
         client.log_outputs(server.federation.run_id, [LoggedModelOutput(server.model_id, step=step)])
     server.model_ready = True
+
+
+def portable(facts: Mapping[str, Any], source: Path) -> dict[str, Any]:
+    """A model.json that may leave this machine: without local paths.
+
+    Raises:
+        MedflError: the backbone is a local folder, which exists nowhere else.
+    """
+    settings: dict[str, Any] = scrub(facts)
+    if LOCAL in str(settings["backbone"]):
+        raise MedflError(f"{source}: the backbone is a local folder, so no other machine could build it")
+    return settings
 
 
 def _begun(client: MlflowClient, server: Server, state: State) -> str | None:

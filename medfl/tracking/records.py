@@ -22,6 +22,7 @@ SUMMARY = "summary.json"
 REPORT = "report.html"
 WEIGHTS = "model.safetensors"
 MODEL = "model.json"
+CARD = "model_card.md"
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from medfl.tracking.card import model_card
 from medfl.tracking.connect import brief, client_for, mlflow_errors, resolve_uri, shown
 from medfl.tracking.fetch import fetch_version
 from medfl.tracking.gates import check
-from medfl.tracking.logged import CARD, UUID_TAG
-from medfl.tracking.records import MODEL, RunRecords, finished_run, read_json
+from medfl.tracking.logged import UUID_TAG
+from medfl.tracking.records import CARD, MODEL, RunRecords, finished_run, read_json
 from medfl.tracking.scrub import scrub
 from medfl.tracking.state import State
 from medfl.tracking.sync import sync

@@ -1,0 +1,199 @@
+"""A model as one ONNX file: whole grey levels in, calibrated probabilities out."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from medfl.errors import MedflError
+from medfl.evaluation import scores
+from medfl.export.source import Source, example_patches, version
+
+OPSET = 18
+TOLERANCE = 1e-4
+MAX_BYTES = 2**31 - 2**20
+"""A protobuf file holds 2 GiB; what is not weights takes far less than a MiB."""
+INPUT, OUTPUT = "patches", "probabilities"
+REMEDY = "install medfl with its extra: `uv sync --extra onnx`, or `pip install 'medfl[onnx]'`"
+
+
+class Graph(nn.Module):
+    """A network between uint8 patches and probabilities: normalisation before it, temperature and softmax after it."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, source: Source) -> None:
+        super().__init__()
+        self.net = source.net
+        self.temperature = source.temperature
+        self.register_buffer("mean", torch.tensor(source.facts["mean"]).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(source.facts["std"]).view(1, 3, 1, 1))
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """u8[N, S, S, 3] -> f32[N, C]."""
+        x = (patches.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
+        return torch.softmax(self.net(x) / self.temperature, dim=1)
+
+
+def write_onnx(source: Source, path: Path) -> str:
+    """Write the file, with its facts as metadata inside and as JSON beside it; check it, and compare it with medfl.
+
+    Returns:
+        What the comparison came to, for people.
+
+    Raises:
+        MedflError: a package is missing, the model is too large or uses what ONNX has no operator for, or its
+            probabilities differ from those of medfl by more than 1e-4.
+    """
+    require_packages()
+    bytes_ = 4 * sum(tensor.numel() for tensor in source.net.state_dict().values())
+    if bytes_ > MAX_BYTES:
+        raise MedflError(
+            f"{source.facts['backbone']} has {bytes_ / 2**30:.1f} GiB of weights and an ONNX file holds 2 GiB; "
+            f"export it with --format monai-bundle"
+        )
+    import onnx
+
+    described = facts(source)
+    model = _graph(source)
+    onnx.helper.set_model_props(model, {name: _text(value) for name, value in described.items()})
+    model.producer_name, model.producer_version = "medfl", version("medfl")
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString())
+    path.with_suffix(".json").write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return compare(source, path)
+
+
+def require_packages() -> None:
+    """Raise MedflError if a package that writes ONNX is missing."""
+    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MedflError(f"--format onnx needs {' and '.join(missing)}, which {_is(missing)} not installed; {REMEDY}")
+
+
+def facts(source: Source) -> dict[str, Any]:
+    """What a program that feeds the file must know: the JSON beside it."""
+    own, size = source.facts, source.size
+    return {
+        "run": own["run"],
+        "backbone": own["backbone"],
+        "fingerprint": own["fingerprint"],
+        "classes": source.classes,
+        "input": {
+            "name": INPUT,
+            "dtype": "uint8",
+            "shape": ["batch", size, size, 3],
+            "meaning": "RGB grey levels 0 to 255; other sizes are first resized by area and rounded half up",
+        },
+        "output": {
+            "name": OUTPUT,
+            "dtype": "float32",
+            "shape": ["batch", len(source.classes)],
+            "meaning": "class probabilities in the order of `classes`",
+        },
+        "inside": {"mean": own["mean"], "std": own["std"], "temperature": source.temperature},
+        "mpp": own.get("mpp"),
+        "thresholds": own.get("thresholds"),
+        "malignant": own.get("malignant"),
+        "kept_at_sites": own.get("kept_at_sites"),
+        "versions": {name: version(name) for name in ("medfl", "torch", "timm", "onnx", "onnxscript")},
+        "caution": "Research software. Not a medical device; not for diagnosis or treatment.",
+    }
+
+
+def compare(source: Source, path: Path) -> str:
+    """The largest difference to `medfl predict` on generated tissue, through onnxruntime, in batches of 3 and 1.
+
+    Raises:
+        MedflError: it is above 1e-4.
+    """
+    if importlib.util.find_spec("onnxruntime") is None:
+        return f"Not compared with medfl, since onnxruntime is not installed; {REMEDY}"
+    import onnxruntime
+
+    patches = example_patches(source.size).numpy()
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    ours: NDArray[np.float64] = scores(source.model, patches, device="cpu")
+    theirs = [session.run([OUTPUT], {INPUT: batch})[0] for batch in (patches, patches[:1])]
+    difference = max(float(np.abs(ours[: len(t)] - t).max()) for t in theirs)
+    if not difference <= TOLERANCE:
+        raise MedflError(
+            f"the ONNX file of {source.facts['backbone']} gives other probabilities than medfl (by {difference:.2g}), "
+            f"so it is not kept; export with --format monai-bundle"
+        )
+    return f"Compared with medfl through onnxruntime: probabilities within {difference:.1g}"
+
+
+def _graph(source: Source) -> Any:
+    """The ModelProto. Raises MedflError where the exporter has no way to say what the network does."""
+    graph, size = Graph(source).eval(), source.size
+    # Two patches: a batch of one would be taken for a constant.
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                graph,
+                (example,),
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                opset_version=OPSET,
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                dynamo=True,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter raises whatever its passes raise
+        reason = str(error).strip().splitlines()
+        raise MedflError(
+            f"{source.facts['backbone']} cannot be written as ONNX ({reason[0] if reason else type(error).__name__}); "
+            f"export it with --format monai-bundle"
+        ) from None
+    assert program is not None
+    model = program.model_proto
+    for part in (model.graph, *model.functions):
+        _forget_paths(part)
+    return model
+
+
+def _forget_paths(part: Any) -> None:
+    """Drop the notes of a graph or function: the exporter writes at every node where its code lies on this machine."""
+    for noted in (part, *part.node, *part.value_info, *getattr(part, "initializer", ())):
+        del noted.metadata_props[:]
+        noted.ClearField("doc_string")
+    for node in part.node:
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                _forget_paths(inner)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's progress and the warnings of its own code."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _is(names: list[str]) -> str:
+    return "are" if len(names) > 1 else "is"
