@@ -91,7 +91,7 @@ class Federation:
         called = set(training) | (set(plan.train_sites) if evaluated else set())
         called |= set(plan.held_out_sites) if monitored else set()
         lr_scale = plan.lr_scale(t)
-        server = self._server(lr_scale)
+        server = self._server(lr_scale, training)
 
         sites: dict[str, dict[str, Any]] = {}
         failures: list[dict[str, str]] = []
@@ -208,14 +208,16 @@ class Federation:
             return f"the update is not finite in round {reply.round}"
         return None if reply.samples > 0 else "the reply counts no training samples"
 
-    def _server(self, lr_scale: float) -> Server:
+    def _server(self, lr_scale: float, training: tuple[str, ...] = ()) -> Server:
         """The server as links see it in this round; tensors and facts are the state's own."""
         plan, state = self.plan, self.state
         return Server(
             weights=state.weights,
             sites=tuple(sorted(plan.train_sites)),
+            participants=training,
             round=state.round,
             rounds=plan.rounds,
+            seed=plan.seed,
             momentum=plan.momentum,
             lr=plan.lr * lr_scale,
             buffers=state.buffers,

@@ -49,6 +49,7 @@ from medfl.protocol import Reply
 
 BUILT_IN = {
     "centralised": "medfl.methods.arms:Centralised",
+    "dp": "medfl.methods.dp:Dp",
     "ecgr": "medfl.methods.ecgr:Ecgr",
     "fedadagrad": "medfl.methods.fedopt:FedAdagrad",
     "fedadam": "medfl.methods.fedopt:FedAdam",
