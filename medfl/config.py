@@ -264,6 +264,7 @@ class Evaluation(Section):
     target: float = Field(0.95, gt=0.5, le=1)
     calibrate: Literal["temperature", "none"] = "temperature"
     sensitivity: float = Field(0.95, gt=0, le=1)
+    members: int = Field(1000, ge=0)
 
 
 class Tracking(Section):

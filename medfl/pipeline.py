@@ -18,6 +18,7 @@ from medfl.data.allocation import Allocation
 from medfl.errors import MedflError
 from medfl.loading import dump_pipeline, load_pipeline
 from medfl.prepare import Prepared, Watcher, prepare
+from medfl.privacy import Ledger
 from medfl.runs import RunFolder, write_text
 from medfl.server import ServerState
 from medfl.summary import held_out_figures, model_facts, summarise
@@ -93,6 +94,7 @@ def _carry_out(
     watcher: Watcher,
 ) -> Outcome:
     pipeline = prepared.pipeline
+    ledger = Ledger.open(prepared.bench.chain, folder.privacy)
     mirror = Mirror(folder.path, pipeline.tracking) if pipeline.tracking.enabled else None
     writer = Background()
     seconds = dict(spent)
@@ -103,6 +105,8 @@ def _carry_out(
         before.update(federation.seconds)
         for phase, value in phases.items():
             seconds[phase] = seconds.get(phase, 0.0) + value
+        if ledger:
+            record["privacy"] = ledger.spend(record)
         memories = [site.memory() for site in prepared.sites.values()]
         state, spent_so_far = current.snapshot(), dict(seconds)
 
@@ -135,6 +139,8 @@ def _carry_out(
     seconds["prepare"] = prepared.seconds
     elapsed = time.perf_counter() - began + spent.get("total", 0.0)
     summary["timings"] = {"total": elapsed, "track": 0.0, **seconds}
+    if ledger:
+        summary["privacy"] = ledger.facts()
     folder.save_curves(pipeline.task.classes, curves)
     folder.save_summary(summary)
     tracked = "MLflow: off"

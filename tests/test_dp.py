@@ -1,15 +1,20 @@
-"""Differential privacy of whole sites: clipping, weights, noise and accounting, against hand and independent figures."""
+"""Differential privacy of whole sites: clipping, weights, noise and accounting, by hand and by reference."""
 
 import math
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
+from opacus.accountants import RDPAccountant
+from scipy.optimize import brentq
+from scipy.stats import norm
 
 from medfl.errors import MedflError
 from medfl.methods.base import build_chain, known_methods, method_class
 from medfl.methods.dp import Dp, entropy_normal
 from medfl.methods.listing import agree
+from medfl.privacy import Ledger, best_guess, epsilon
 from tests.hand import Absent, play
 from tests.toys import toy_bench, toy_federation, toy_sites
 
@@ -142,3 +147,80 @@ def test_parameters_out_of_range(key, value):
 def test_nothing_else_may_be_sent():
     with pytest.raises(ValueError, match="its clipped update alone, not more"):
         Dp().reply(SimpleNamespace(sent={"more": torch.zeros(3)}))
+
+
+# ------------------------------------------------------------------------------------------------------- accounting
+
+
+def exact(noise, rounds, delta):
+    """Epsilon of a Gaussian mechanism, exactly: Balle and Wang 2018, arXiv 1805.06530, theorem 8, solved for it."""
+    mu = math.sqrt(rounds) / noise
+
+    def spent(eps):
+        return norm.cdf(mu / 2 - eps / mu) - math.exp(eps + norm.logcdf(-mu / 2 - eps / mu)) - delta
+
+    return brentq(spent, 1e-9, 1e4)
+
+
+@pytest.mark.parametrize(("noise", "rounds"), [(0.5, 1), (1.0, 1), (1.0, 20), (3.0, 50), (10.0, 100)])
+def test_epsilon_is_that_of_opacus_and_a_tight_upper_bound(noise, rounds):
+    accountant = RDPAccountant()
+    for _ in range(rounds):
+        accountant.step(noise_multiplier=noise, sample_rate=1.0)
+    ours = epsilon(noise, rounds, 1e-5)
+    assert ours == pytest.approx(accountant.get_epsilon(1e-5), rel=2e-3)  # more orders are tried, so it may be less
+    assert ours <= accountant.get_epsilon(1e-5)
+    assert exact(noise, rounds, 1e-5) <= ours <= 1.12 * exact(noise, rounds, 1e-5)
+
+
+def test_nothing_released_costs_nothing_and_extremes_are_finite():
+    assert epsilon(1.0, 0, 1e-5) == 0.0
+    assert 0 <= epsilon(1e4, 1, 1e-5) < 0.01
+    assert math.isfinite(epsilon(1e-9, 1, 1e-5))
+
+
+def test_the_best_guess_by_hand():
+    assert best_guess(0.0, 0.0) == 0.5
+    assert best_guess(math.log(3), 0.0) == pytest.approx(0.75)
+    assert best_guess(math.log(3), 0.1) == pytest.approx(3.1 / 4)
+    assert best_guess(1e6, 1e-5) == 1.0
+
+
+def record(t, sites, counted=True):
+    return {"round": t, "participants": sites, "counted": counted}
+
+
+def test_the_ledger_counts_the_site_that_was_drawn_most(tmp_path):
+    chain, path = build_chain([{"name": "dp", "noise": 2.0}]), tmp_path / "privacy.jsonl"
+    assert Ledger.open(build_chain(["fedprox"]), path) is None
+    ledger = Ledger.open(chain, path)
+    told = [
+        ledger.spend(r)["epsilon"]
+        for r in (record(0, ["a", "b"]), record(1, ["b", "c"]), record(2, ["a", "c"], counted=False), record(3, []))
+    ]
+    one, two = epsilon(2.0, 1, 1e-5), epsilon(2.0, 2, 1e-5)
+    assert told == [one, two, two, two]
+    assert ledger.rounds() == {"a": 1, "b": 2, "c": 1}
+    assert ledger.facts()["sites"]["a"] == {"rounds": 1, "epsilon": one}
+
+
+def test_a_repeated_round_was_released_twice(tmp_path):
+    """Killed after round 1 was released, resumed from the checkpoint before it: its noise is new, unless seeded."""
+    for seeded, expected in ((False, 3), (True, 2)):
+        chain, path = build_chain([{"name": "dp", "seeded": seeded}]), tmp_path / f"{seeded}.jsonl"
+        first = Ledger.open(chain, path)
+        first.spend(record(0, ["a"]))
+        first.spend(record(1, ["a"]))
+        with path.open("a") as stream:
+            stream.write('{"round": 2, "si')  # the power went while this was written, before anything was sent
+        again = Ledger.open(chain, path)
+        told = again.spend(record(1, ["a"]))
+        assert again.rounds() == {"a": expected}
+        assert told["epsilon"] == epsilon(1.0, expected, 1e-5)
+        assert Ledger.open(chain, path).rounds() == {"a": expected}
+
+
+def test_without_opacus_a_sentence_before_the_run(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "opacus.accountants", None)
+    with pytest.raises(MedflError, match=r"install `medfl\[privacy\]`"):
+        Ledger.open(build_chain(["dp"]), tmp_path / "privacy.jsonl")

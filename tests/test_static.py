@@ -9,8 +9,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the ground up; a room may import itself and any room to its left.
 ROOMS = (  # noqa: SIM905
-    "errors memory seeds clock config metrics model protocol data methods loading server workbench training site "
-    "transport federation asynchronous arms runs background "
+    "errors memory seeds clock config metrics model protocol data methods loading server workbench training members "
+    "site transport federation asynchronous arms runs background privacy "
     "prepare closing summary tracking report pipeline evaluation registration study console planning commands cli "
     "__main__"
 ).split()

@@ -68,7 +68,7 @@ class Dp(Link):
         """Refuse whatever sends more than the clipped update, or acts on single updates or unprotected figures."""
         require(
             not other.local_norms,
-            f"under {other.name} sites keep and send normalisation layers that dp does not cover; leave one of them out",
+            f"under {other.name} sites send normalisation layers that dp does not cover; leave one of them out",
         )
         acts = [p for p in UNPROTECTED if getattr(type(other), p, None) is not getattr(Link, p, None)]
         require(
@@ -117,4 +117,5 @@ def entropy_normal(count: int) -> Tensor:
     """f32[count], standard normal: the quantiles of numbers of 52 bits from the operating system's entropy."""
     bits = np.frombuffer(os.urandom(8 * count), dtype=np.uint64) >> np.uint64(12)
     uniform = torch.from_numpy((bits.astype(np.float64) + 0.5) * 2.0**-52)  # 0 and 1 never occur
-    return torch.special.ndtri(uniform).float()
+    normal: Tensor = torch.special.ndtri(uniform)
+    return normal.float()
