@@ -27,6 +27,7 @@ DELTA = 1e-5
 NOISES = (0.5, 1.0, 2.0, 5.0, 10.0)
 DRAWN = ((5, 5), (10, 10), (10, 5), (50, 10))
 ROUNDS = (10, 50, 100)
+FIXED = ("tracking.enabled=false", "training.device=cpu", "training.threads=1")
 LARGE = 100
 """From here on an epsilon is printed without decimals."""
 
@@ -130,7 +131,7 @@ def measure() -> None:
         writer.writerow(["setting", "seed", "epsilon", "train_auroc", "held_out_auroc", "membership_auroc"])
         for setting, method in settings.items():
             for seed in (1, 2, 3):
-                changed = [method, f"seed={seed}", "tracking.enabled=false", "training.device=cpu", "training.threads=1"]
+                changed = [method, f"seed={seed}", *FIXED]
                 with tempfile.TemporaryDirectory() as folder:
                     summary = run(load_pipeline(PIPELINE, changed), Path(folder) / "run").summary
                 told = [e["membership"]["auroc"] for e in summary["sites"].values() if e.get("membership")]

@@ -106,7 +106,7 @@ def _carry_out(
         for phase, value in phases.items():
             seconds[phase] = seconds.get(phase, 0.0) + value
         if ledger:
-            record["privacy"] = ledger.spend(record)
+            record = ledger.spend(record)
         memories = [site.memory() for site in prepared.sites.values()]
         state, spent_so_far = current.snapshot(), dict(seconds)
 

@@ -66,8 +66,12 @@ class Ledger:
             write_text(path, "".join(json.dumps(line) + "\n" for line in releases))  # without a torn line
         return cls(link, path, releases)
 
-    def spend(self, record: Mapping[str, Any]) -> dict[str, float]:
-        """Note the release of a finished round; the `privacy` part of its record: {"epsilon", "delta"} so far."""
+    def spend(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Note the release of a finished round; its record with `privacy`: {"epsilon", "delta"} so far.
+
+        The mean squared length of the updates is taken out of it: it has no noise, and beside a noised mean neither
+        drift nor coherence would mean anything.
+        """
         if record["counted"]:
             release = {"round": record["round"], "sites": list(record["participants"])}
             with self.path.open("a", encoding="utf-8") as stream:
@@ -75,7 +79,9 @@ class Ledger:
                 stream.flush()
                 os.fsync(stream.fileno())
             self.releases.append(release)
-        return {"epsilon": self._epsilon(max(self.rounds().values(), default=0)), "delta": self.link.delta}
+        spent = {"epsilon": self._epsilon(max(self.rounds().values(), default=0)), "delta": self.link.delta}
+        update = record["update"] and {**record["update"], "mean_sq": None}
+        return {**record, "update": update, "privacy": spent}
 
     def rounds(self) -> dict[str, int]:
         """Site -> releases that it may have been part of. Seeded noise is the same when a round is repeated, so that

@@ -11,9 +11,9 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from medfl.errors import MedflError
-from medfl.methods.base import build_chain, known_methods, method_class
+from medfl.methods.base import build_chain
 from medfl.methods.dp import Dp, entropy_normal
-from medfl.methods.listing import agree
+from medfl.methods.listing import agree, known_methods, method_class
 from medfl.privacy import Ledger, best_guess, epsilon
 from tests.hand import Absent, play
 from tests.toys import toy_bench, toy_federation, toy_sites
@@ -187,7 +187,7 @@ def test_the_best_guess_by_hand():
 
 
 def record(t, sites, counted=True):
-    return {"round": t, "participants": sites, "counted": counted}
+    return {"round": t, "participants": sites, "counted": counted, "update": {"mean_sq": 1.0} if counted else None}
 
 
 def test_the_ledger_counts_the_site_that_was_drawn_most(tmp_path):
@@ -195,7 +195,7 @@ def test_the_ledger_counts_the_site_that_was_drawn_most(tmp_path):
     assert Ledger.open(build_chain(["fedprox"]), path) is None
     ledger = Ledger.open(chain, path)
     told = [
-        ledger.spend(r)["epsilon"]
+        ledger.spend(r)["privacy"]["epsilon"]
         for r in (record(0, ["a", "b"]), record(1, ["b", "c"]), record(2, ["a", "c"], counted=False), record(3, []))
     ]
     one, two = epsilon(2.0, 1, 1e-5), epsilon(2.0, 2, 1e-5)
@@ -216,7 +216,7 @@ def test_a_repeated_round_was_released_twice(tmp_path):
         again = Ledger.open(chain, path)
         told = again.spend(record(1, ["a"]))
         assert again.rounds() == {"a": expected}
-        assert told["epsilon"] == epsilon(1.0, expected, 1e-5)
+        assert told["privacy"]["epsilon"] == epsilon(1.0, expected, 1e-5)
         assert Ledger.open(chain, path).rounds() == {"a": expected}
 
 
