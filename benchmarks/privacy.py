@@ -67,7 +67,7 @@ def epsilon_table() -> str:
 
 def guess_table() -> str:
     """What an epsilon means for someone who guesses."""
-    values = (0.1, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+    values = (0.1, 0.5, 1.0, 2.0, 4.0, 8.0)
     return table(
         ["epsilon", *(f"{v:g}" for v in values)],
         [["right at most", *(f"{100 * best_guess(v, DELTA):.4g} %" for v in values)]],
