@@ -147,7 +147,8 @@ def calibrate(prepared: ServerSide, chosen: Chosen, names: Collection[str], fail
 def measure_sites(
     prepared: ServerSide, chosen: Chosen, tuned: Tuned, names: Collection[str], resamples: int | None = None
 ) -> Measured:
-    """Test data at each named site; intervals from the pipeline's resamples, or as stated."""
+    """Test data at each named site; intervals from the pipeline's resamples, and training patches told from test
+    patches at training sites. With `resamples` stated, as many and no such attack: the model is another site's."""
     lost: dict[str, str] = {}
     replies = _answers(
         prepared,
@@ -159,6 +160,7 @@ def measure_sites(
         temperature=tuned.temperature or 1.0,
         thresholds=tuned.thresholds,
         malignant=malignant_classes(prepared.pipeline.task),
+        members=prepared.pipeline.evaluation.members if resamples is None else 0,
     )
     measured = Measured()
     for reply in replies:

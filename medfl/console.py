@@ -169,6 +169,8 @@ class Terminal:
         if pooled:
             self.say(_pooled_line(pooled))
         self.say(_calibration_line(summary))
+        for line in _privacy_lines(summary):
+            self.say(line)
         shown = ("oscillation", "largest_drop", "site_spread", "drift", "coherence")
         self.say("Stability: " + ", ".join(f"{key.replace('_', ' ')} {_figure(stability[key])}" for key in shown))
         if summary["leaky"]:
@@ -223,6 +225,25 @@ def _calibration_line(summary: Mapping[str, Any]) -> str:
         "upper": "; the end of its range, since the model is no better than chance on them",
     }
     return line + why.get(fit.get("bound"), "")
+
+
+def _privacy_lines(summary: Mapping[str, Any]) -> list[str]:
+    """What `dp` guarantees, and how well a site's training patches can be told from its test patches."""
+    lines = []
+    spent = summary.get("privacy")
+    if spent and spent["seeded"]:
+        lines.append("NOT PRIVATE: the noise of `dp` came from the run's seed, which is for tests only")
+    elif spent:
+        lines.append(
+            f"Privacy of a whole site: epsilon {spent['epsilon']:.3g} at delta {spent['delta']:g}; weights only"
+        )
+    told = {name: entry.get("membership") or {} for name, entry in summary["sites"].items()}
+    known = {name: own for name, own in told.items() if own.get("auroc") is not None}
+    if known:
+        worst = max(known, key=lambda name: known[name]["auroc"])
+        shown = format_interval(known[worst]["auroc"], known[worst]["auroc_ci"], few_groups=known[worst]["few_groups"])
+        lines.append(f"Training patches told by their loss: AUROC at most {shown}, at {worst} (0.5 is chance)")
+    return lines
 
 
 def _failure_line(record: Mapping[str, Any], failure: Mapping[str, str]) -> str:

@@ -93,7 +93,7 @@ class Federation:
         called = set(training) | (set(plan.train_sites) if evaluated else set())
         called |= set(plan.held_out_sites) if monitored else set()
         lr_scale = plan.lr_scale(t)
-        server = self.server(lr_scale)
+        server = self.server(lr_scale, training)
 
         sites: dict[str, dict[str, Any]] = {}
         failures: list[dict[str, str]] = []
@@ -201,14 +201,16 @@ class Federation:
         """Let virtual time pass until the round can be merged: here until the slowest participant has replied."""
         self.state.clock += self._longest
 
-    def server(self, lr_scale: float) -> Server:
+    def server(self, lr_scale: float, training: tuple[str, ...] = ()) -> Server:
         """The server as links see it in this round; tensors and facts are the state's own."""
         plan, state = self.plan, self.state
         return Server(
             weights=state.weights,
             sites=tuple(sorted(plan.train_sites)),
+            participants=training,
             round=state.round,
             rounds=plan.rounds,
+            seed=plan.seed,
             momentum=plan.momentum,
             lr=plan.lr * lr_scale,
             buffers=state.buffers,

@@ -65,6 +65,7 @@ def check_method(pipeline: Pipeline, where: str) -> Chain:
         MedflError: a wrong chain (see `build_chain`), a missing `link`, keys that an arm or a schedule cannot serve.
     """
     from medfl.methods.base import build_chain
+    from medfl.methods.dp import private_link
 
     sites, training = pipeline.train_sites, pipeline.training
     try:
@@ -79,6 +80,10 @@ def check_method(pipeline: Pipeline, where: str) -> Chain:
                     f"{where}: site {site.name} has no `link`, which the virtual clock of {chain} needs; add "
                     f"`link: {{down: 50, up: 10, seconds_per_step: 0.1}}` (Mbit/s, seconds) to its site file"
                 )
+    if private_link(chain) and pipeline.select != "last":
+        raise MedflError(
+            f"{where}: `select` picks a model by validation figures, which {chain} does not protect; leave it at last"
+        )
     alone = chain.arm == "local_only"
     refusals = {
         "`training.sites_per_round` draws sites for a round": training.sites_per_round and chain.arm == "centralised",

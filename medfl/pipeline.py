@@ -18,6 +18,7 @@ from medfl.data.allocation import Allocation
 from medfl.errors import MedflError
 from medfl.loading import dump_pipeline, load_pipeline
 from medfl.prepare import Prepared, ServerSide, Watcher, prepare
+from medfl.privacy import Ledger
 from medfl.runs import RunFolder, write_text
 from medfl.server import ServerState
 from medfl.summary import held_out_figures, model_facts, summarise
@@ -125,6 +126,7 @@ def play(
     Raises:
         RunFailed: too many rounds without a quorum.
     """
+    ledger = Ledger.open(server.bench.chain, folder.privacy)
     seconds = dict(spent)
     before: dict[str, float] = {}
 
@@ -133,6 +135,8 @@ def play(
         before.update(federation.seconds)
         for phase, value in phases.items():
             seconds[phase] = seconds.get(phase, 0.0) + value
+        if ledger:
+            record = ledger.spend(record)
         memories = [site.memory() for site in server.sites.values()]
         snapshot, so_far = current.snapshot(), dict(seconds)
 
@@ -158,6 +162,8 @@ def play(
     seconds["prepare"] = server.seconds
     elapsed = time.perf_counter() - began + spent.get("total", 0.0)
     summary["timings"] = {"total": elapsed, "track": 0.0, **seconds}
+    if ledger:
+        summary["privacy"] = ledger.facts()
     folder.save_curves(server.pipeline.task.classes, curves)
     folder.save_summary(summary)
     return summary

@@ -44,6 +44,8 @@ class Request:
             for the figures of a round, at T = 1.
         thresholds: target -> score from which a patch is called positive; None for no operating points.
         malignant: names of the classes that together are the target "malignant", possibly none.
+        members: at most so many training patches to tell from test patches by their loss, in the final measurement of
+            a training site (`medfl.metrics.membership`); 0 for none.
     """
 
     round: int
@@ -60,6 +62,7 @@ class Request:
     temperature: float | None = None
     thresholds: Mapping[str, float] | None = None
     malignant: tuple[str, ...] = ()
+    members: int = 0
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ class RunFolder:
         self.allocation_summary = self.path / "allocation_summary.csv"
         self.rounds = self.path / "rounds.jsonl"
         self.timings = self.path / "timings.jsonl"
+        self.privacy = self.path / "privacy.jsonl"
         self.checkpoint = self.path / "checkpoint"
         self.model = self.path / "model.safetensors"
         self.model_json = self.path / "model.json"
@@ -104,12 +105,12 @@ class RunFolder:
 
     def records(self) -> list[dict[str, Any]]:
         """The rounds so far; a torn last line (a write cut short) is left out."""
-        return list(_lines(self.rounds))
+        return list(json_lines(self.rounds))
 
     def truncate(self, rounds: int) -> None:
         """Drop the rounds from number `rounds` on: those after the checkpoint that a resumed run continues from."""
         for file in (self.rounds, self.timings):
-            kept = [line for line in _lines(file) if line["round"] < rounds]
+            kept = [line for line in json_lines(file) if line["round"] < rounds]
             write_text(file, "".join(json.dumps(line) + "\n" for line in kept))
 
     def save_checkpoint(self, state: ServerState, sites: Iterable[SiteMemory], seconds: Mapping[str, float]) -> None:
@@ -249,7 +250,7 @@ def write_text(path: Path, text: str) -> None:
     os.replace(staged, path)
 
 
-def _lines(path: Path) -> Iterable[dict[str, Any]]:
+def json_lines(path: Path) -> Iterable[dict[str, Any]]:
     """The JSON lines of a file, up to a torn one."""
     if not path.exists():
         return

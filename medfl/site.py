@@ -21,6 +21,7 @@ from torch import Tensor
 
 from medfl.data.batches import Batches, Jitter
 from medfl.data.patches import PatchStore
+from medfl.members import members_told
 from medfl.memory import explained
 from medfl.methods.context import LocalRound
 from medfl.metrics.evidence import Evidence, evidence
@@ -253,7 +254,11 @@ class Site:
         if request.temperature is None:
             return Evidence(measure(plain, **data), {}, {})
         calibrated = probabilities(logits, request.temperature)
-        return evidence(calibrated, plain, **data, malignant=request.malignant, thresholds=request.thresholds)
+        found = evidence(calibrated, plain, **data, malignant=request.malignant, thresholds=request.thresholds)
+        if request.members and split == "test" and self.role == "train":
+            told = members_told(self.store, self.logits, logits, request.members, self.work.seed)
+            found.figures["membership"] = told
+        return found
 
     def begin(self, request: Request) -> LocalRound:
         """Start a round: the received model loaded, and moved to where the links want training to start."""

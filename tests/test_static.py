@@ -9,9 +9,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the ground up; a room may import itself and any room to its left.
 ROOMS = (  # noqa: SIM905
-    "errors memory seeds clock config metrics model protocol data methods loading server trust workbench training site "
-    "transport federation asynchronous arms runs background prepare closing summary tracking report pipeline engines "
-    "evaluation export registration study console planning commands cli __main__"
+    "errors memory seeds clock config metrics model protocol data methods loading server trust workbench training "
+    "members site transport federation asynchronous arms runs background privacy prepare closing summary tracking "
+    "report pipeline engines evaluation export registration study console planning commands cli __main__"
 ).split()
 
 

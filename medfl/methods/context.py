@@ -88,7 +88,9 @@ class Server:
         weights: f32[P], the global model entering the round.
         buffers: f32[B], its float buffers (BatchNorm statistics).
         sites: names of all training sites, sorted.
+        participants: names of those that were asked to train in this round, sorted.
         round, rounds: t and R.
+        seed: of the run.
         momentum, lr: of the sites' optimiser, this round's schedule included.
         tensors: the links' own vectors by name, saved with the state.
         facts: the links' own numbers by name (JSON), saved with the state.
@@ -104,8 +106,10 @@ class Server:
 
     weights: Tensor
     sites: tuple[str, ...]
+    participants: tuple[str, ...] = ()
     round: int = 0
     rounds: int = 1
+    seed: int = 0
     momentum: float = 0.0
     lr: float = 0.0
     buffers: Tensor = field(default_factory=lambda: torch.zeros(0))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 BUILT_IN = {
     "centralised": "medfl.methods.arms:Centralised",
+    "dp": "medfl.methods.dp:Dp",
     "ecgr": "medfl.methods.ecgr:Ecgr",
     "fedadagrad": "medfl.methods.fedopt:FedAdagrad",
     "fedadam": "medfl.methods.fedopt:FedAdam",

@@ -10,6 +10,7 @@ from medfl.metrics.evidence import Evidence, evidence, pooled
 from medfl.metrics.histograms import EDGES, ScoreHistograms, score_histograms
 from medfl.metrics.intervals import Intervals, site_intervals
 from medfl.metrics.measure import format_interval, mean_supported, measure
+from medfl.metrics.membership import losses, membership
 from medfl.metrics.operating import operating_point
 from medfl.metrics.roc import roc_band
 from medfl.metrics.stability import Stability, round_stability
@@ -33,8 +34,10 @@ __all__ = [
     "fit_temperature",
     "format_interval",
     "group_sums",
+    "losses",
     "mean_supported",
     "measure",
+    "membership",
     "operating_point",
     "pooled",
     "roc_band",

@@ -89,6 +89,8 @@ def _sites(evidence: Evidence) -> Iterator[tuple[str, str]]:
 
 def _model(evidence: Evidence) -> Iterator[tuple[str, str]]:
     summary = evidence.summary
+    if (summary.get("privacy") or {}).get("seeded"):
+        yield "Not private: for tests.", "The noise of `dp` came from the run's seed and can be subtracted."
     yield (
         "One training seed.",
         f"Seed {summary['seed']} alone: how far the figures move with another one is not shown. A study repeats "

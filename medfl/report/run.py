@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from medfl.errors import MedflError
-from medfl.report import course, diagnostics, record, results
+from medfl.report import course, diagnostics, privacy, record, results
 from medfl.report.evidence import IN_PROCESS, Evidence, read_evidence
 from medfl.report.page import Section, render_page
 
@@ -69,6 +69,7 @@ def _page(evidence: Evidence, patches: Section | None) -> str:
         diagnostics.discrimination(evidence),
         diagnostics.confusions(evidence),
         results.pooled(evidence),
+        privacy.privacy(evidence),
         record.conduct(evidence),
         record.configuration(evidence),
         patches,

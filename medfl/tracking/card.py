@@ -12,6 +12,7 @@ from medfl.tracking.scrub import scrub
 LC25000 = "Borkowski et al. 2019, *Lung and Colon Cancer Histopathological Image Dataset (LC25000)*, arXiv:1912.12142"
 GROUPS = "source groups of LC25000: doi:10.1007/978-3-031-73748-0_2"
 PAPERS = {
+    "dp": "1710.06963",
     "ecgr": "2601.03584",
     "fedadagrad": "2003.00295",
     "fedadam": "2003.00295",

@@ -34,6 +34,7 @@ def federation_round(record: Mapping[str, Any]) -> Values:
     values = _means(sites) | _worst(sites, "val/auroc")
     values |= {f"stability/{key}": value for key, value in round_stability(record).items()}
     values |= _known({"virtual_seconds": record.get("virtual_seconds")})
+    values |= _flat("privacy", record.get("privacy") or {})
     return values | {"failures": float(len(record["failures"]))}
 
 
@@ -46,6 +47,8 @@ def site_final(entry: Mapping[str, Any], largest_drop: float | None) -> Values:
     for target, point in (entry.get("operating") or {}).items():
         for rate in ("sensitivity", "specificity"):
             values |= _interval(f"test/{rate}/{plain(target)}", point[rate], point[f"{rate}_ci"])
+    told = entry.get("membership") or {}
+    values |= _interval("test/membership_auroc", told.get("auroc"), told.get("auroc_ci"))
     values |= _known({"test/patches": entry.get("n"), "test/groups": entry.get("n_groups")})
     return values | _known({"final/stability/largest_drop": largest_drop})
 
@@ -59,6 +62,7 @@ def federation_final(summary: Mapping[str, Any]) -> Values:
     values |= held_out(summary)
     for part in ("calibration", "temperatures", "operating"):
         values |= _flat(part, summary.get(part) or {})
+    values |= _flat("final/privacy", summary.get("privacy") or {})
     values |= _flat("final/stability", stability)
     return values | _flat("timings", summary.get("timings") or {})
 

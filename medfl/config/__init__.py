@@ -11,21 +11,21 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-Transform = str | dict[str, dict[str, Any]]
-Rgb = tuple[float, float, float]
-
-
-class Section(BaseModel):
-    """One mapping of a file: unknown keys and non-finite numbers are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+from medfl.config.fields import Count as Count
+from medfl.config.fields import Name as Name
+from medfl.config.fields import NonNegative as NonNegative
+from medfl.config.fields import Positive as Positive
+from medfl.config.fields import Rgb as Rgb
+from medfl.config.fields import Section as Section
+from medfl.config.fields import Share as Share
+from medfl.config.fields import Transform as Transform
+from medfl.config.training import Augment as Augment
+from medfl.config.training import Optimizer as Optimizer
+from medfl.config.training import Schedule as Schedule
+from medfl.config.training import Selection as Selection
+from medfl.config.training import Training as Training
 
 
 class Task(Section):
@@ -186,75 +186,6 @@ class Model(Section):
         return self
 
 
-class Optimizer(Section):
-    """The local optimiser; its state starts at zero every round."""
-
-    name: Literal["sgd", "adamw"] = "sgd"
-    lr: Positive = 0.05
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: NonNegative = 0.0
-
-
-class Schedule(Section):
-    """Learning rate over rounds: `constant`, `cosine` (to zero), or `step` (x gamma every `every` rounds)."""
-
-    name: Literal["constant", "cosine", "step"] = "constant"
-    every: Count = 10
-    gamma: float = Field(0.5, gt=0, le=1)
-    warmup: int = Field(0, ge=0)
-
-
-class Augment(Section):
-    """Training augmentation: batched on the device (flips, quarter turns, colour), plus `jitter`, a list of
-    albumentations transforms applied patch by patch on the CPU."""
-
-    flips: bool = True
-    rotate90: bool = True
-    brightness: Share = 0.0
-    contrast: Share = 0.0
-    saturation: Share = 0.0
-    hue: float = Field(0.0, ge=0, le=0.5)
-    jitter: list[Transform] = []
-
-
-class Training(Section):
-    """Rounds and local work. `local_steps` replaces `local_epochs` where stated."""
-
-    rounds: Count
-    local_epochs: Count = 1
-    local_steps: Count | None = None
-    batch_size: Count = 32
-    optimizer: Optimizer = Optimizer()
-    schedule: Schedule = Schedule()
-    augment: Augment = Augment()
-    weighted_loss: bool = False
-    buffers: Literal["average", "local"] = "average"
-    sites_per_round: Count | None = None
-    quorum: float = Field(0.5, gt=0, le=1)
-    evaluate_every: Count = 1
-    held_out_every: Count | None = None
-    device: str = "auto"
-    precision: Literal["auto", "float32", "bf16"] = "auto"
-    channels_last: bool | None = None
-    compile: bool = False
-    threads: Count | None = None
-    timeout: Positive | None = None
-
-
-class Selection(Section):
-    """Which round's model counts: a validation figure over training sites."""
-
-    metric: Literal[
-        "val_mean_auroc",
-        "val_worst_auroc",
-        "val_mean_balanced_accuracy",
-        "val_mean_loss",
-        "val_mean_ece",
-        "val_mean_brier",
-    ]
-    mode: Literal["max", "min"]
-
-
 class Evaluation(Section):
     """How figures are made: intervals, calibration and its bins, thresholds, the stability window and target."""
 
@@ -265,6 +196,7 @@ class Evaluation(Section):
     target: float = Field(0.95, gt=0.5, le=1)
     calibrate: Literal["temperature", "none"] = "temperature"
     sensitivity: float = Field(0.95, gt=0, le=1)
+    members: int = Field(1000, ge=0)
 
 
 class Tracking(Section):

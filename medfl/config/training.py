@@ -1,0 +1,78 @@
+"""How a pipeline trains: rounds, optimiser, schedule, augmentation, and which round's model counts."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from medfl.config.fields import Count, NonNegative, Positive, Section, Share, Transform
+
+
+class Optimizer(Section):
+    """The local optimiser; its state starts at zero every round."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: Positive = 0.05
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: NonNegative = 0.0
+
+
+class Schedule(Section):
+    """Learning rate over rounds: `constant`, `cosine` (to zero), or `step` (x gamma every `every` rounds)."""
+
+    name: Literal["constant", "cosine", "step"] = "constant"
+    every: Count = 10
+    gamma: float = Field(0.5, gt=0, le=1)
+    warmup: int = Field(0, ge=0)
+
+
+class Augment(Section):
+    """Training augmentation: batched on the device (flips, quarter turns, colour), plus `jitter`, a list of
+    albumentations transforms applied patch by patch on the CPU."""
+
+    flips: bool = True
+    rotate90: bool = True
+    brightness: Share = 0.0
+    contrast: Share = 0.0
+    saturation: Share = 0.0
+    hue: float = Field(0.0, ge=0, le=0.5)
+    jitter: list[Transform] = []
+
+
+class Training(Section):
+    """Rounds and local work. `local_steps` replaces `local_epochs` where stated."""
+
+    rounds: Count
+    local_epochs: Count = 1
+    local_steps: Count | None = None
+    batch_size: Count = 32
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    augment: Augment = Augment()
+    weighted_loss: bool = False
+    buffers: Literal["average", "local"] = "average"
+    sites_per_round: Count | None = None
+    quorum: float = Field(0.5, gt=0, le=1)
+    evaluate_every: Count = 1
+    held_out_every: Count | None = None
+    device: str = "auto"
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    channels_last: bool | None = None
+    compile: bool = False
+    threads: Count | None = None
+    timeout: Positive | None = None
+
+
+class Selection(Section):
+    """Which round's model counts: a validation figure over training sites."""
+
+    metric: Literal[
+        "val_mean_auroc",
+        "val_worst_auroc",
+        "val_mean_balanced_accuracy",
+        "val_mean_loss",
+        "val_mean_ece",
+        "val_mean_brier",
+    ]
+    mode: Literal["max", "min"]
