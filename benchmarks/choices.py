@@ -65,6 +65,7 @@ def measure(name: str) -> list[dict[str, object]]:
     rounds, steps, overrides = SETTINGS[name]
     base = ROOT / "pipelines" / "studies" / "base.yaml"
     stated = [f"training.rounds={rounds}", f"training.local_steps={steps}", "training.evaluate_every=1000"]
+    stated.append("training.threads=1")
     prepared = prepare(load_pipeline(base, [*stated, "training.optimizer.lr=0.01", *overrides]))
     probe = Probe(storage="device")
     prepared.bench.chain = Chain([probe])

@@ -157,6 +157,7 @@ REQUEST = {
     "temperature": _maybe_number,
     "thresholds": _maybe_thresholds,
     "malignant": _names,
+    "members": _count,
 }
 REPLY = {
     "site": _text,
