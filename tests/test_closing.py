@@ -49,9 +49,23 @@ def finished(small, tmp_path_factory):
     return run(load_pipeline(small), tmp_path_factory.mktemp("runs") / "first").folder
 
 
+@pytest.fixture(scope="module")
+def made(small):
+    """The pipeline made ready, with its untrained model: (prepared, weights, buffers)."""
+    prepared = prepare(load_pipeline(small))
+    return prepared, prepared.bench.model.weights(), prepared.bench.model.buffers()
+
+
 @pytest.fixture
-def prepared(small):
-    return prepare(load_pipeline(small))
+def prepared(made):
+    """The pipeline ready to train; what a test does to its data, model and transport is undone."""
+    prepared, weights, buffers = made
+    prepared.bench.model.load(weights, buffers)
+    stores = {name: site.store for name, site in prepared.sites.items()}
+    yield prepared
+    prepared.__dict__.pop("transport", None)
+    for name, store in stores.items():
+        prepared.sites[name].store = store
 
 
 def chosen_of(prepared, folder=None):

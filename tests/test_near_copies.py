@@ -133,9 +133,9 @@ def test_only_images_of_different_places_are_compared(tile):
 
 @pytest.fixture(scope="module")
 def tissue(tmp_path_factory) -> Path:
-    """5 classes x 4 tiles x 3 copies, and the truth in source_groups.csv."""
+    """5 classes x 3 tiles x 3 copies, and the truth in source_groups.csv."""
     root = tmp_path_factory.mktemp("copies") / "tissue"
-    return write_tissue(root, classes=TISSUE_CLASSES, tiles_per_class=4, copies=3, size=96, seed=5)
+    return write_tissue(root, classes=TISSUE_CLASSES, tiles_per_class=3, copies=3, size=96, seed=5)
 
 
 def agreement(found: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
@@ -148,7 +148,7 @@ def agreement(found: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
 def test_the_written_groups_are_the_tiles_and_are_read_by_a_pipeline(tissue, tmp_path, cli):
     out = tmp_path / "groups.csv"
     said = cli("data", "group", tissue, "--out", out)
-    assert "Images: 60; groups: 20; groups of several images: 20, the largest of 3; images without a copy: 0" in said
+    assert "Images: 45; groups: 15; groups of several images: 15, the largest of 3; images without a copy: 0" in said
     assert out.read_text().startswith("path,source_group\ncolon_image_sets/colon_aca/colonca1.jpeg,copies-")
     truth = pipeline_catalog(pipeline([], root=tissue, source="lc25000"))
     found = pipeline_catalog(pipeline([], root=tissue, source="lc25000", source_groups=out))
@@ -273,9 +273,9 @@ def cli(capsys):
 @needs_lc25000
 def test_real_patches_are_grouped_as_published():
     catalog = pipeline_catalog(pipeline([], root=real_lc25000(), source="lc25000"))
-    kept = np.flatnonzero(catalog.groups % 32 == 3)
+    kept = np.flatnonzero(catalog.groups % 40 == 3)
     pairs = find_pairs(describe_files([catalog.paths[row] for row in kept], silent), silent)
     precision, recall = agreement(linked(len(kept), pairs, 0.75), catalog.groups[kept])
-    assert len(kept) > 100
+    assert len(kept) > 80
     assert precision >= 0.99
     assert recall >= 0.8
