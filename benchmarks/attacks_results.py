@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from benchmarks import pages
 from medfl.study.compare import mean_over
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -131,20 +131,15 @@ def progress(runs: Iterable[Run]) -> str:
 
 
 def rewritten(text: str, runs: Sequence[Run]) -> str:
-    """The page with every generated part made anew: what stands between <!-- name --> and <!-- /name -->."""
-    parts = {
-        "progress": progress(runs),
-        "auroc-5": figures_table(runs, 5, "auroc"),
-        "auroc-7": figures_table(runs, 7, "auroc"),
-        "accuracy-5": figures_table(runs, 5, "balanced_accuracy"),
-        "accuracy-7": figures_table(runs, 7, "balanced_accuracy"),
-        "against-auroc": against_fedavg(runs, "auroc"),
-        "against-accuracy": against_fedavg(runs, "balanced_accuracy"),
-        "refusals": refusals_table(runs),
+    """docs/robustness.md with every generated part made anew."""
+    tables: Mapping[str, Callable[[], str]] = {
+        "progress": lambda: progress(runs),
+        "auroc-5": lambda: figures_table(runs, 5, "auroc"),
+        "auroc-7": lambda: figures_table(runs, 7, "auroc"),
+        "accuracy-5": lambda: figures_table(runs, 5, "balanced_accuracy"),
+        "accuracy-7": lambda: figures_table(runs, 7, "balanced_accuracy"),
+        "against-auroc": lambda: against_fedavg(runs, "auroc"),
+        "against-accuracy": lambda: against_fedavg(runs, "balanced_accuracy"),
+        "refusals": lambda: refusals_table(runs),
     }
-    for name, part in parts.items():
-        pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
-        text, found = re.subn(pattern, lambda hit, part=part: f"{hit[1]}{part}\n{hit[2]}", text, flags=re.DOTALL)
-        if found != 1:
-            raise ValueError(f"{PAGE.name} has no place for {name}")
-    return text
+    return pages.rewritten(text, tables)

@@ -98,7 +98,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     plt.rcParams |= {"svg.hashsalt": "medfl", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
     panels = {
         "sites": ("sites in a round (resnet18)", "a round but its steps, s"),
-        "parameters": ("parameters (5 sites)", "a round but its steps, s"),
+        "parameters": ("million parameters (5 sites)", "a round but its steps, s"),
         "steps": ("local steps (resnet18)", "what ECGR adds to a site's round, s"),
         "size": ("side of a patch, pixels (resnet18, batch 32)", "a local step, s"),
     }
@@ -106,7 +106,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     for axis, (kind, (across, up)) in zip(axes.flat, panels.items(), strict=True):
         mine = [row for row in rows if row["kind"] == kind]
         for series in dict.fromkeys(row["series"] for row in mine):
-            points = [(row["x"], row["seconds"]) for row in mine if row["series"] == series]
+            unit = 1e6 if kind == "parameters" else 1
+            points = [(row["x"] / unit, row["seconds"]) for row in mine if row["series"] == series]
             axis.plot(*zip(*points, strict=True), marker="o", markersize=4, label=series)
         axis.set(xlabel=across, ylabel=up, ylim=(0, None), xlim=(0, None))
         if kind != "size":

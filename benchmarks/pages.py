@@ -7,10 +7,15 @@ from collections.abc import Callable, Mapping
 
 
 def rewritten(text: str, parts: Mapping[str, Callable[[], str]]) -> str:
-    """A page with every part made anew: what stands between <!-- name --> and <!-- /name -->."""
+    """A page with every part made anew: what stands between <!-- name --> and <!-- /name -->. Raises ValueError where a
+    part has no place, or two."""
     for name, made in parts.items():
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
-        text = re.sub(pattern, lambda found, made=made: f"{found[1]}{made()}\n{found[2]}", text, flags=re.DOTALL)
+        text, places = re.subn(
+            pattern, lambda found, made=made: f"{found[1]}{made()}\n{found[2]}", text, flags=re.DOTALL
+        )
+        if places != 1:
+            raise ValueError(f"the page has {places} places for {name}")
     return text
 
 
