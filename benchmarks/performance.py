@@ -58,7 +58,8 @@ def _quantity(key: str, number: float) -> str:
     name, _, unit = key.rpartition("_")
     if unit == "s":
         unit, number = ("ms", 1e3 * number) if number < 1 else ("s", number)
-    return f"{name.replace('_', ' ')} {number:.3g} {'MiB' if unit == 'mib' else unit}"
+    shown = f"{number:,.0f} MiB" if unit == "mib" else f"{number:.3g} {unit}"
+    return f"{name.replace('_', ' ')} {shown}"
 
 
 PARTS = {"machine": machine, "targets": targets_table, "choices": choices_table}
