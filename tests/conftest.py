@@ -24,6 +24,11 @@ def pytest_collection_finish():
     gc.enable()
 
 
+def pytest_unconfigure():
+    """Extension modules that count what is left at the end find what was frozen collected."""
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _own_world(tmp_path_factory):
     """No test reads or writes the user's cache or tracking server; the cache is content-keyed, so one serves all.

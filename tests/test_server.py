@@ -15,7 +15,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-import yaml
 from safetensors.torch import load_file
 
 from medfl import config
@@ -27,7 +26,7 @@ from medfl.tracking.registry import register
 from medfl.tracking.sync import sync
 from tests.runfolders import CLASSES, SIZE, FakeRun
 from tests.test_export import settle
-from tests.test_run import SMALL
+from tests.tiny import write_tiny
 
 PATIENCE = 120.0  # seconds for a server to answer, on a machine that is busy
 
@@ -105,11 +104,7 @@ def there_and_back(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch) ->
 
     sites = {"generate": {"count": 2, "held_out": 1, "patches": 24, "dirichlet_alpha": 5.0}}
     tissue = {"source": "tissue", "size": SIZE, "tissue": {"tiles_per_class": 16, "copies": 2, "size": SIZE}}
-    pipeline = tmp_path / "tissue.yaml"
-    task = {"classes": list(CLASSES)}
-    pipeline.write_text(
-        yaml.safe_dump(SMALL | {"task": task, "data": tissue, "sites": sites, "evaluation": {"resamples": 100}})
-    )
+    pipeline = write_tiny(tmp_path, task={"classes": list(CLASSES)}, data=tissue, sites=sites)
     result = evaluate(found, pipeline_file=str(pipeline))
     assert result["sites"] == evaluate(find_model(str(folder)), pipeline_file=str(pipeline))["sites"]
     assert len(result["sites"]) == 1
