@@ -250,3 +250,77 @@ def test_a_giant_image_is_not_decoded(tmp_path, side):
     file.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b""))
     (found,) = decode([file], 16)
     assert "at most 100 megapixels" in str(found)
+
+
+# --- nothing of a site's names leaves it
+
+
+def marked_site(home: Path, name: str, seed: int) -> dict:
+    """A site's own data with the marker in the root, in label, patient and file names, and an image that is none."""
+    root = own_folder(home / f"{MARKER} {name}", {f"{MARKER} a": 0, f"{MARKER} b": 1}, seed)
+    for label in sorted(root.iterdir()):
+        for patient in sorted(label.iterdir()):
+            for image in sorted(patient.iterdir()):
+                image.rename(patient / f"{MARKER}-{image.name}")
+            patient.rename(label / f"{MARKER} {patient.name}")
+    (next(label.iterdir()) / f"{MARKER}-broken.png").write_bytes(b"no image")
+    labels = {f"{MARKER} a": "lung_aca", f"{MARKER} b": "lung_n"}
+    return {"name": name, "data": {"root": str(root)}, "labels": labels}
+
+
+def test_no_name_of_a_sites_data_leaves_it(tmp_path, monkeypatch):
+    where = tracking("marked")
+    home = tmp_path / MARKER
+    sites = {role: [marked_site(home, f"{role}-{n}".replace("_", "-"), n) for n in range(k)]
+             for role, k in (("train", 2), ("held_out", 1))}
+    file = write_tiny(
+        tmp_path,
+        name="marked",
+        task={"classes": ["lung_aca", "lung_n"]},
+        data={**OWN, "on_bad_image": "skip"},
+        sites=sites,
+        training={"rounds": 1, "quorum": 0.5},
+        tracking={"enabled": True, "uri": where.uri, "experiment": "marked"},
+    )
+    heard: list[str] = []
+    plain = InProcess.call
+
+    class Broken:
+        """A site that cannot read a file in the first round."""
+
+        def __init__(self, site) -> None:
+            self.site = site
+
+        def handle(self, request):
+            if request.train:
+                raise OSError(5, "Input/output error", f"{home}/x.png")
+            return self.site.handle(request)
+
+    def call(self, names, request):
+        chosen = InProcess({n: Broken(s) if n == "train-1" else s for n, s in self.sites.items()})
+        for answer in plain(chosen, names, request):
+            heard.append(repr(answer))
+            yield answer
+
+    monkeypatch.setattr(InProcess, "call", call)
+    folder = run(load_pipeline(file), tmp_path / "out").folder
+    assert any("OSError at the site" in text for text in heard)
+    assert len(heard) > 8
+    assert MARKER in folder.allocation.read_text()  # which stays, and shows that the marker was there to leak
+    assert not [text for text in heard if MARKER in text]
+    stays = {"pipeline.yaml", "allocation.csv", "tracking.json"}
+    files = [path for path in folder.path.rglob("*") if path.is_file() and path.name not in stays]
+    assert {"rounds.jsonl", "summary.json", "model.json", "curves.json", "allocation_summary.csv", "report.html"} <= {
+        path.name for path in files
+    }
+    assert not [path.name for path in files if MARKER.encode() in path.read_bytes()]
+
+    client = client_for(str(where.uri))
+    experiment = client.get_experiment_by_name("marked")
+    runs = client.search_runs([experiment.experiment_id])
+    assert len(runs) == 4
+    for logged in runs:
+        assert MARKER not in repr(logged.to_dictionary())
+        below = Path(client.download_artifacts(logged.info.run_id, "", str(tmp_path)))
+        assert not [p for p in below.rglob("*") if p.is_file() and p.suffix in (".yaml", ".json", ".jsonl", ".csv", ".html", ".md")
+                    and home not in p.parents and p.parent != tmp_path and tmp_path / "out" not in p.parents and MARKER.encode() in p.read_bytes()]
