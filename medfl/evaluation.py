@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from medfl.runs import RunFolder, load_weights
 from medfl.site import Site, SiteDiverged, probabilities
 from medfl.summary import group_figures, pooled_figures
 from medfl.tracking.fetch import fetch_model, is_reference
+from medfl.tracking.records import read_json
 from medfl.workbench import Workbench
 
 
@@ -50,12 +50,18 @@ class Model:
             MedflError: weights that do not fit the architecture named in model.json.
         """
         facts = self.facts
-        spec = ModelSpec(facts["backbone"], tuple(facts["classes"]), facts["args"])
+        try:
+            spec = ModelSpec(facts["backbone"], tuple(facts["classes"]), dict(facts["args"]))
+            trained, timm = facts["fingerprint"], facts["versions"]["timm"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise MedflError(
+                f"{self.directory / 'model.json'} does not say what model this is ({error}); take the file of the run"
+            ) from None
         bench = Workbench(FlatModel(spec, resolve_device(device)), Chain())
-        if bench.model.fingerprint() != facts["fingerprint"]:
+        if bench.model.fingerprint() != trained:
             raise MedflError(
                 f"{self.directory / 'model.json'}: the architecture of {facts['backbone']} is not the one trained "
-                f"(timm {facts['versions']['timm']} then); install that version"
+                f"(timm {timm} then); install that version"
             )
         weights, buffers = bench.model.from_state_dict(load_weights(self.directory / "model.safetensors"))
         return bench, weights, buffers
@@ -76,11 +82,12 @@ def find_model(reference: str, tracking: config.Tracking | None = None, runs: Pa
             )
         if not folder.model_json.is_file():
             raise MedflError(f"{path} holds no finished model yet; finish the run with `medfl resume {path}`")
-        return Model(folder.path, json.loads(folder.model_json.read_text(encoding="utf-8")), folder)
+        return Model(folder.path, read_json(folder.model_json), folder)
     fetched = fetch_model(reference, tracking or config.Tracking())
-    facts = json.loads((fetched.directory / "model.json").read_text(encoding="utf-8"))
-    local = runs / (fetched.run or "")
-    run = RunFolder(local) if fetched.run and (local / "pipeline.yaml").is_file() else None
+    facts = read_json(fetched.directory / "model.json")
+    name = Path(fetched.run or "").name  # a tag, which anyone at the server can set: never a path
+    local = runs / name
+    run = RunFolder(local) if name and (local / "pipeline.yaml").is_file() else None
     return Model(fetched.directory, facts, run, fetched.run_id, fetched.card)
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from medfl.methods.base import Chain
 
 MAX_BYTES = 2_000_000
+BROKEN = (yaml.YAMLError, ValueError, TypeError, RecursionError)  # dates, keys and depths that are none
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -113,8 +114,10 @@ def read_mapping(file: Path, kind: str) -> dict[str, Any]:
     if file.is_dir():
         raise MedflError(f"{file} is a folder; name a {kind} file (YAML)")
     try:
-        if file.stat().st_size > MAX_BYTES * 10:
-            raise MedflError(f"{file} is larger than {MAX_BYTES * 10 // 1_000_000} MB; that is no {kind} file")
+        if file.stat().st_size > MAX_BYTES:
+            raise MedflError(
+                f"{file} is larger than {MAX_BYTES // 1_000_000} MB, the most a {kind} file may have; shorten it"
+            )
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
         beside = [p.name for p in file.parent.glob("*.y*ml")] if file.parent.is_dir() else []
@@ -123,10 +126,11 @@ def read_mapping(file: Path, kind: str) -> dict[str, Any]:
         raise MedflError(f"{file} cannot be read: {error}") from None
     try:
         raw = copy.deepcopy(_parsed(text))
-    except yaml.YAMLError as error:
+    except BROKEN as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error)
+        deep = isinstance(error, RecursionError)
+        problem = "nested too deeply" if deep else getattr(error, "problem", None) or str(error)
         raise MedflError(f"{file}{where}: not valid YAML: {problem}") from None
     if not isinstance(raw, dict):
         raise MedflError(f"{file}: a {kind} file is a mapping of keys to values, this is {type(raw).__name__}")
@@ -169,7 +173,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         raise MedflError(f"--set {override}: write --set key.sub=value, for example --set training.rounds=3")
     try:
         value = copy.deepcopy(_parsed(text))
-    except yaml.YAMLError:
+    except BROKEN:
         raise MedflError(f"--set {override}: the value is not valid YAML") from None
     target: Any = raw
     *parents, last = key.strip().split(".")

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from medfl.errors import MedflError, nearest
 
 ALIGN = 16  # float32 values in 64 bytes, one cache line
+FILES = {"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}  # timm would read a file of any kind
 
 
 @dataclass(frozen=True)
@@ -265,6 +266,8 @@ def create(spec: ModelSpec, seed: int) -> nn.Module:
         raise MedflError(
             f"`model.backbone`: timm {timm.__version__} has no {spec.backbone!r}.{nearest(spec.backbone, known)}"
         )
+    if refused := sorted(FILES & set(spec.args)):
+        raise MedflError(f"`model.args.{refused[0]}` names a file; remove it and use `model.checkpoint`")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
@@ -300,6 +303,9 @@ def load_checkpoint(net: nn.Module, path: Path) -> None:
         else:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
             state = next((loaded[k] for k in ("state_dict_ema", "state_dict", "model") if k in loaded), loaded)
+        state = {
+            str(name).removeprefix("module."): tensor for name, tensor in state.items() if isinstance(tensor, Tensor)
+        }
     except Exception as error:
         raise MedflError(
             f"`model.checkpoint`: {path} is neither safetensors nor a weights-only state dict ({type(error).__name__})"
@@ -307,7 +313,6 @@ def load_checkpoint(net: nn.Module, path: Path) -> None:
     own = net.state_dict()
     classifier: Any = getattr(net, "pretrained_cfg", {}).get("classifier") or ()
     heads = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
-    state = {name.removeprefix("module."): tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
     for name in [n for n in state if n in own and state[n].shape != own[n].shape and n.startswith(heads)]:
         del state[name]
     wrong = sorted(n for n in state if n not in own or state[n].shape != own[n].shape)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from medfl.config import Gates
@@ -10,6 +9,7 @@ from medfl.errors import MedflError
 from medfl.evaluation import Model, measure_model, shares_for
 from medfl.loading import load_pipeline
 from medfl.runs import RunFolder
+from medfl.tracking.records import read_json
 from medfl.tracking.registry import register
 
 
@@ -28,7 +28,7 @@ def register_run(path: str | Path, *, name: str, alias: str | None = None, force
 
     def evaluate_holder(directory: Path) -> dict[str, float | None]:
         """The holder's AUROC at this run's held-out sites."""
-        holder = Model(directory, json.loads((directory / "model.json").read_text(encoding="utf-8")), None)
+        holder = Model(directory, read_json(directory / "model.json"), None)
         measured = measure_model(holder, shares_for(holder, (), str(folder.pipeline)), resamples=0)
         return {site: entry["auroc"] for site, entry in measured.sites.items()}
 

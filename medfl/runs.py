@@ -152,16 +152,22 @@ class RunFolder:
         shutil.rmtree(old, ignore_errors=True)
 
     def load_checkpoint(self, sites: Mapping[str, Site]) -> tuple[ServerState, dict[str, float]] | None:
-        """The state after the last whole round, and the seconds spent so far; None when no round was finished."""
-        for folder in (self.checkpoint, self.path / "checkpoint.old"):
+        """The state after the last whole round, and the seconds spent so far; None when no round was finished.
+
+        Raises:
+            MedflError: there is a checkpoint and it is damaged, so that going on would begin anew and lose the rounds.
+        """
+        folders = [folder for folder in (self.checkpoint, self.path / "checkpoint.old") if folder.exists()]
+        for folder in folders:
             try:
                 facts = json.loads((folder / "state.json").read_text())
                 tensors = aligned(load_file(folder / "server.safetensors"))
+                files = {name: folder / f"site-{name}.safetensors" for name in sites}
+                held_by = {name: load_file(file) if file.exists() else {} for name, file in files.items()}
             except (OSError, ValueError, SafetensorError):
                 continue
             for name, site in sites.items():
-                file = folder / f"site-{name}.safetensors"
-                parts = aligned(load_file(file)) if file.exists() else {}
+                parts = aligned(held_by[name])
                 site.state = {k[6:]: v for k, v in parts.items() if k.startswith("state.")}
                 held = {k[8:]: v for k, v in parts.items() if k.startswith("pending.")}
                 round_ = facts.get("pending", {}).get(name)
@@ -188,6 +194,8 @@ class RunFolder:
                 flights={name: load_flight(name, held, tensors) for name, held in facts["flights"].items()},
             )
             return state, facts["seconds"]
+        if folders:
+            raise MedflError(f"{self.checkpoint} is damaged; restore it, or begin a new run in another folder")
         return None
 
     def save_model(self, model: FlatModel, weights: Tensor, buffers: Tensor, facts: Mapping[str, Any]) -> None:

@@ -8,7 +8,9 @@ mapped to them by a site's `labels`. How source groups are found is said in `sou
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -163,9 +165,25 @@ def _in_folders(source: Source) -> list[Found]:
     found = []
     for folder in class_folders(source.root, source.kind):
         _class_index(source, folder.name)  # also for a folder without images: it is misspelt all the same
-        for path in images_below(folder):
+        images = images_below(folder)
+        if (strayed := strays(source.root, images)) is not None:
+            raise MedflError(
+                f"{source.where}: {strayed} is a link that leads out of {source.root} (`data.root`); copy what it "
+                f"names below that folder, or point `data.root` at a folder that holds both"
+            )
+        for path in images:
             found.append(Found(folder.name, path.relative_to(folder).as_posix(), path))
     return sorted(found, key=lambda image: (image.word, image.key, image.path))
+
+
+def strays(root: Path, paths: Iterable[Path]) -> Path | None:
+    """The first of some paths that lies outside `root` once links and `..` are followed, or None."""
+    top, real = root.resolve(), functools.cache(Path.resolve)  # a folder holds thousands of files
+    for path in paths:
+        place = path.resolve() if path.is_symlink() else real(path.parent) / path.name
+        if not place.is_relative_to(top):
+            return path
+    return None
 
 
 def _listed(source: Source) -> list[Found]:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import csv
+import itertools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from medfl.errors import MedflError, nearest
+
+MAX_BYTES = 256_000_000
+MAX_LINES = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,10 @@ class Row:
         return self.cells.get(column, default)
 
 
+class _TooLarge(Exception):
+    """A table above a limit, which the message names."""
+
+
 def read_rows(
     path: Path, where: str, alternatives: Sequence[tuple[str, ...]], optional: tuple[str, ...] = ()
 ) -> list[Row]:
@@ -33,15 +42,24 @@ def read_rows(
     Commas or semicolons separate (spreadsheets write either). Empty lines are skipped.
 
     Raises:
-        MedflError: the file cannot be read or is no CSV, lacks columns, or has an empty cell in a required column.
+        MedflError: the file cannot be read or is no CSV or too large, lacks columns, or has an empty
+            cell in a required column.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
+            if os.fstat(file.fileno()).st_size > MAX_BYTES:
+                raise _TooLarge(f"{MAX_BYTES // 1_000_000} MB")
             header = file.readline()
             separator = ";" if ";" in header and "," not in header else ","
             file.seek(0)
             reader = csv.reader(file, delimiter=separator)
-            lines = [(reader.line_num, cells) for cells in reader]
+            lines = [(reader.line_num, cells) for cells in itertools.islice(reader, MAX_LINES + 1)]
+        if len(lines) > MAX_LINES:
+            raise _TooLarge(f"{MAX_LINES:,} lines")
+    except _TooLarge as error:
+        raise MedflError(
+            f"{where}: {path} has more than {error}, the most a table may have; divide the data among sites"
+        ) from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise MedflError(f"{where}: {path} cannot be read as CSV ({reason}); save it as UTF-8 text") from None

@@ -22,6 +22,7 @@ from medfl.errors import MedflError, nearest
 
 Step = Callable[[U8, int], U8]
 PATHOLOGY = "monai.apps.pathology"
+FILES = "monai.transforms.io"  # LoadImaged also calls whatever its `reader` names
 
 
 def rendering(specs: Sequence[Transform], where: str) -> Step:
@@ -80,6 +81,8 @@ def _step(spec: Transform, where: str) -> tuple[str, Step]:
     dictionary = _classes(importlib.import_module("monai.transforms"), MapTransform)
     dictionary |= _classes(importlib.import_module(f"{PATHOLOGY}.transforms"), MapTransform)
     if name in dictionary:
+        if dictionary[name].__module__.startswith(FILES):
+            raise MedflError(f"{where}: {name} reads or writes files, which no transform here may; remove it")
         return name, _monai_step(_make(dictionary, name, {"keys": ["image"], **arguments}, where))
     raise MedflError(
         f"{where}: there is no transform {name} among albumentations' and MONAI's dictionary transforms."

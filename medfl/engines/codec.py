@@ -12,6 +12,7 @@ string, or one with a path's separator in it, is refused where it would be sent 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -208,7 +209,9 @@ def _header(data: bytes) -> tuple[dict[str, Any], bytes]:
     if length > HEADER_LIMIT or start + length > len(data):
         raise BadMessage("a header longer than the message or the limit")
     try:
-        header = json.loads(data[start : start + length], parse_constant=_no_constant)
+        header = json.loads(
+            data[start : start + length], parse_constant=_no_constant, parse_float=_finite, parse_int=_whole
+        )
     except (ValueError, RecursionError):
         raise BadMessage("a header that is no JSON") from None
     if not isinstance(header, dict):
@@ -218,6 +221,19 @@ def _header(data: bytes) -> tuple[dict[str, Any], bytes]:
 
 def _no_constant(word: str) -> float:
     raise ValueError(word)
+
+
+def _finite(digits: str) -> float:
+    """A number that Python reads as infinite is none."""
+    if math.isinf(value := float(digits)):
+        raise ValueError(digits)
+    return value
+
+
+def _whole(digits: str) -> int:
+    """An integer that a float can hold: one beyond raises where it is next reckoned with."""
+    _finite(digits)
+    return int(digits)
 
 
 def _kind(data: bytes) -> str:

@@ -23,7 +23,7 @@ import yaml
 
 from medfl import config
 from medfl.data.allocation import Share, own_share
-from medfl.data.catalog import Catalog, brings_own_data, pipeline_root
+from medfl.data.catalog import Catalog, brings_own_data, pipeline_root, strays
 from medfl.errors import MedflError
 from medfl.loading import dump_pipeline, load_site, read_mapping, validate
 from medfl.runs import write_text
@@ -159,6 +159,10 @@ def _dealt(pipeline: config.Pipeline, site: config.Site, role: str, file: Path) 
         raise MedflError(f"there is no {file}; put the file that came with the kit back") from None
     except (OSError, KeyError, ValueError, TypeError):
         raise MedflError(f"{file} is damaged; put the file that came with the kit back") from None
+    if (strayed := strays(base, catalog.paths)) is not None:
+        raise MedflError(
+            f"{file} names {strayed}, which leads out of {base} (`data.root`); ask for a kit that does not"
+        )
     absent = [path for path in catalog.paths if not path.is_file()]
     if absent:
         raise MedflError(

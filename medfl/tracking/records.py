@@ -11,9 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from medfl.errors import MedflError
+from medfl.loading import read_mapping
 
 PIPELINE = "pipeline.yaml"
 ALLOCATION = "allocation_summary.csv"
@@ -104,12 +103,7 @@ def read_run(folder: Path) -> RunRecords:
     path = folder / PIPELINE
     if not path.is_file():
         raise MedflError(f"{folder} is no run folder: it has no {PIPELINE}")
-    try:
-        pipeline = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise MedflError(f"{path}: not valid YAML: {error}") from None
-    if not isinstance(pipeline, dict):
-        raise MedflError(f"{path}: not a pipeline file")
+    pipeline = read_mapping(path, "pipeline")
     summary = read_json(folder / SUMMARY) if (folder / SUMMARY).is_file() else None
     return RunRecords(folder, pipeline, _read_rounds(folder / ROUNDS), summary)
 
@@ -127,7 +121,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON mapping. Raises MedflError when it is none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise MedflError(f"{path} cannot be read: {error}") from None
     if not isinstance(value, dict):
         raise MedflError(f"{path}: not a JSON mapping")

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 BATCH = 64
+FILES = {"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}  # timm would read a file of any kind
 
 
 class PathologyClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
@@ -33,6 +34,8 @@ class PathologyClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         self.mean = torch.tensor(config["mean"]).view(1, 3, 1, 1)
         self.std = torch.tensor(config["std"]).view(1, 3, 1, 1)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if FILES & set(config.get("args") or {}) or ":" in config["backbone"]:
+            raise ValueError("the model's facts name a file or an address, which are not read")
         net = timm.create_model(
             config["backbone"], pretrained=False, num_classes=len(self.classes), **(config.get("args") or {})
         )
