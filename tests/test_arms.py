@@ -125,7 +125,7 @@ def test_the_listing_says_what_goes_with_what():
     goes = {row[0]: row[3] for row in listing()}
     assert goes["local_only"] == goes["centralised"] == "nothing"
     assert goes["ecgr"] == "all"
-    assert goes["fedasync"] == "ecgr, fedbn, fedprox, scaffold"
+    assert goes["fedasync"] == "ecgr, fedbn, fedprox, norm_clip, norm_guard, scaffold"
     assert goes["fedgmr"] == "ecgr, fedadagrad, fedadam, fedavgm, fedbn, fedprox, fedyogi"
     parameters = {row[0]: row[1] for row in listing()}
     assert "patience=5" in parameters["fedgmr"]

@@ -107,5 +107,5 @@ def test_every_run_of_the_table_is_one_of_the_simulation_and_stands_once():
 def test_every_generated_part_of_the_page_is_that_of_the_table():
     text = results.PAGE.read_text(encoding="utf-8")
     assert results.rewritten(text, results.read(results.RUNS)) == text
-    with pytest.raises(ValueError, match="no place for progress"):
+    with pytest.raises(ValueError, match="0 places for progress"):
         results.rewritten("", [])
