@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import faulthandler
 import json
 import multiprocessing
 import os
@@ -78,6 +79,7 @@ def child(work: Callable[[], None], log: Path, kill_after: float | None = None) 
         with log.open("ab") as stream:
             os.dup2(stream.fileno(), 1)
             os.dup2(stream.fileno(), 2)
+        faulthandler.dump_traceback_later(40, file=sys.__stderr__)  # who hangs says where
         work()
 
     process = multiprocessing.get_context("fork").Process(target=quiet)
@@ -156,10 +158,15 @@ def result(folder: Path) -> dict[str, Any]:
 
 
 def mirrored(folder: Path, database: Path) -> list[tuple[Any, ...]]:
-    """What MLflow has of a run, from its tables: (site, status, key, step, value), a row for each time it was logged."""
+    """What MLflow has of a run, from its tables: (site, status, key, step, value), a row for each time it was logged.
+
+    Timings have the value 0 here: that they are there, and once, is compared; how long things took is not.
+    """
     uuid = json.loads((folder / "tracking.json").read_text())["run_uuid"]
     query = """
-        SELECT site.value, runs.status, metrics.key, metrics.step, metrics.value FROM metrics
+        SELECT site.value, runs.status, metrics.key, metrics.step,
+               CASE WHEN metrics.key LIKE 'timings/%' THEN 0 ELSE metrics.value END
+        FROM metrics
         JOIN runs ON runs.run_uuid = metrics.run_uuid AND runs.lifecycle_stage = 'active'
         JOIN tags ON tags.run_uuid = runs.run_uuid AND tags.key = 'medfl.run_id' AND tags.value = ?
         LEFT JOIN tags AS site ON site.run_uuid = runs.run_uuid AND site.key = 'site'
