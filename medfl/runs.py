@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from medfl.model import FlatModel
 from medfl.protocol import Reply
 from medfl.server import Flight, ServerState
 from medfl.site import Site, SiteMemory
+
+AT_THE_END = ("at the end of the run", "all rounds")
 
 
 class RunFolder:
@@ -93,14 +96,20 @@ class RunFolder:
         seconds: Mapping[str, float],
     ) -> None:
         """Write all that a round leaves: its record, then the checkpoint. Raises MedflError if there is no room."""
-        try:
+        with self._written(f"after round {record['round']}", "the rounds before it"):
             self.append(record, phases)
             self.save_checkpoint(state, sites, seconds)
+
+    @contextmanager
+    def _written(self, when: str, kept: str) -> Iterator[None]:
+        """Turn an error of the disk into a sentence that says what is kept and how to go on."""
+        try:
+            yield
         except (OSError, SafetensorError) as error:
             reason = getattr(error, "strerror", None) or error
             raise MedflError(
-                f"{self.path} cannot be written after round {record['round']} ({reason}); the rounds before it are "
-                f"kept: make room and go on with `medfl resume {self.path}`"
+                f"{self.path} cannot be written {when} ({reason}); {kept} are kept: make room and go on with "
+                f"`medfl resume {self.path}`"
             ) from None
 
     def records(self) -> list[dict[str, Any]]:
@@ -142,11 +151,12 @@ class RunFolder:
                 save_file({k: v.contiguous() for k, v in parts.items()}, staged / f"site-{site.name}.safetensors")
         save_file({k: v.contiguous() for k, v in tensors.items()}, staged / "server.safetensors")
         write_text(staged / "state.json", json.dumps(facts))
-        # The old checkpoint is moved aside before the new one takes its name: at every instant one of the three
-        # folders is whole, and `load_checkpoint` takes the newest.
+        # The old checkpoint is moved aside before the new one takes its name: at every instant one of the two
+        # that have had its name is whole, and `load_checkpoint` takes the newest. After a kill between the two renames
+        # the one moved aside is all there is, so it goes only when there is a newer one.
         old = self.path / "checkpoint.old"
-        shutil.rmtree(old, ignore_errors=True)
         if self.checkpoint.exists():
+            shutil.rmtree(old, ignore_errors=True)
             self.checkpoint.rename(old)
         staged.rename(self.checkpoint)
         shutil.rmtree(old, ignore_errors=True)
@@ -199,20 +209,24 @@ class RunFolder:
         return None
 
     def save_model(self, model: FlatModel, weights: Tensor, buffers: Tensor, facts: Mapping[str, Any]) -> None:
-        """Write model.safetensors (timm names) and model.json."""
+        """Write model.safetensors (timm names) and model.json. Raises MedflError if there is no room."""
         staged = self.model.with_suffix(".tmp")
-        save_file(model.state_dict(weights, buffers), staged)
-        os.replace(staged, self.model)
-        write_text(self.model_json, json.dumps(dict(facts), indent=2) + "\n")
+        with self._written(*AT_THE_END):
+            save_file(model.state_dict(weights, buffers), staged)
+            os.replace(staged, self.model)
+            write_text(self.model_json, json.dumps(dict(facts), indent=2) + "\n")
 
     def save_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write summary.json."""
-        write_text(self.summary, json.dumps(dict(summary), indent=2, allow_nan=False) + "\n")
+        """Write summary.json. Raises MedflError if there is no room."""
+        with self._written(*AT_THE_END):
+            write_text(self.summary, json.dumps(dict(summary), indent=2, allow_nan=False) + "\n")
 
     def save_curves(self, classes: Sequence[str], sites: Mapping[str, Mapping[str, Any]]) -> None:
-        """Write curves.json: what is drawn of each site, from `medfl.metrics.evidence`."""
+        """Write curves.json: what is drawn of each site, from `medfl.metrics.evidence`. Raises MedflError if
+        there is no room."""
         curves = {"classes": list(classes), "sites": {name: dict(sites[name]) for name in sorted(sites)}}
-        write_text(self.curves, json.dumps(curves, separators=(",", ":"), allow_nan=False) + "\n")
+        with self._written(*AT_THE_END):
+            write_text(self.curves, json.dumps(curves, separators=(",", ":"), allow_nan=False) + "\n")
 
     def read_summary(self) -> dict[str, Any]:
         """summary.json. Raises MedflError when the run has not finished."""
