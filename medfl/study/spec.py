@@ -22,6 +22,8 @@ ALL = "all partitions"
 PLAIN = "as_stated"  # the partition of a study that names none
 # What does not change a run's figures, or lies elsewhere on another machine; the data itself is in the data digest.
 NOT_CONTENT = ("name", "description", "tracking", "registry")
+# How long is waited, how many threads, and what is measured beside the tables of a study.
+NOT_FIGURES = (("training", "threads"), ("training", "timeout"), ("evaluation", "members"))
 
 
 class Arm(config.Section):
@@ -201,7 +203,8 @@ def content_key(pipeline: config.Pipeline) -> str:
     content = pipeline.model_dump(mode="json", exclude_none=True)
     for key in NOT_CONTENT:
         content.pop(key, None)
-    content["training"].pop("threads", None)
+    for section, key in NOT_FIGURES:
+        content[section].pop(key, None)
     _without_paths(content["data"], "root", "cache", "source_groups")
     for site in content["sites"]["train"] + content["sites"]["held_out"]:
         site.pop("description", None)
