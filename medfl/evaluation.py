@@ -52,8 +52,8 @@ class Model:
         facts = self.facts
         try:
             spec = ModelSpec(facts["backbone"], tuple(facts["classes"]), dict(facts["args"]))
-            trained, timm = facts["fingerprint"], facts["versions"]["timm"]
-        except (KeyError, TypeError, ValueError) as error:
+            trained, timm = facts["fingerprint"], facts.get("versions", {}).get("timm", "(not stated)")
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise MedflError(
                 f"{self.directory / 'model.json'} does not say what model this is ({error}); take the file of the run"
             ) from None
