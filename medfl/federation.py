@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from medfl.metrics.measure import mean_supported
 from medfl.model import Slot
 from medfl.protocol import Failure, Reply, Request, reply_bytes, request_bytes, squared_length
 from medfl.seeds import seed_for
-from medfl.server import Fold, Plan, ServerState
+from medfl.server import Fold, Plan, Playing, ServerState
 from medfl.transport import Transport
 from medfl.trust import refusal
 
@@ -94,11 +94,8 @@ class Federation:
         called |= set(plan.held_out_sites) if monitored else set()
         lr_scale = plan.lr_scale(t)
         server = self.server(lr_scale, training)
-
-        sites: dict[str, dict[str, Any]] = {}
-        failures: list[dict[str, str]] = []
+        now = Playing(server, dict.fromkeys(training, t))
         self._begin()
-        bytes_down: dict[str, int] = {}
 
         def request(name: str) -> Request:
             weights, buffers = self._model(name)
@@ -112,33 +109,18 @@ class Federation:
                 last_accepted_round=state.accepted.get(name, -1),
                 extra=self._extra(server, name) if name in training else {},
             )
-            bytes_down[name] = self._bytes(server, name, "down", request_bytes(message), message.train)
+            now.bytes_down[name] = self._bytes(server, name, "down", request_bytes(message), message.train)
             return message
 
-        asked = set(training)
-        for answer in self.transport.call(sorted(called), request):
-            if isinstance(answer, Reply) and (answer.update is not None or answer.site in asked):
-                reason = refusal(answer, server, plan, self.chain, asked)
-                asked.discard(answer.site)
-                if reason is not None:
-                    answer = Failure(answer.site, t, reason)
-            if isinstance(answer, Failure):
-                failures.append({"site": answer.site, "reason": answer.reason})
-                continue
-            for phase, seconds in answer.seconds.items():
-                self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
-            entry: dict[str, Any] = {split: dict(figures) for split, figures in answer.metrics.items()}
-            entry |= {"role": self._role(answer.site), "bytes_down": bytes_down[answer.site], "bytes_up": 0}
-            sites[answer.site] = entry
-            if answer.update is not None:
-                self._receive(server, answer, entry)
+        for answer in self._ask(now, sorted(called), request):
+            self._answered(now, answer)
         if evaluated:
-            self._select(t, sites)
-            measured = {name: entry for name, entry in sites.items() if name in plan.train_sites}
+            self._select(t, now.sites)
+            measured = {name: entry for name, entry in now.sites.items() if name in plan.train_sites}
             for link in self.chain.acting("validated"):
                 link.validated(server, measured)
         if not last:
-            self._wait(server, sites)
+            self._wait(now)
         counted = not last and len(server.samples) >= self._quorum(training)
         update = self._advance(server, sorted(server.samples)) if counted else None
         if server.rows is not None:
@@ -151,11 +133,37 @@ class Federation:
             "counted": counted,
             "lr_scale": lr_scale,
             "participants": list(training),
-            "failures": failures,
-            "sites": sites,
+            "failures": now.failures,
+            "sites": now.sites,
             "update": update,
         }
-        return record | ({"virtual_seconds": state.clock} if plan.timed else {})
+        return record | self._clock()
+
+    def _clock(self) -> dict[str, float]:
+        """What the record says of time."""
+        return {"virtual_seconds": self.state.clock} if self.plan.timed else {}
+
+    def _ask(self, now: Playing, called: Sequence[str], request: Callable[[str], Request]) -> Iterator[Reply | Failure]:
+        """What the sites answer in this round."""
+        return self.transport.call(called, request)
+
+    def _answered(self, now: Playing, answer: Reply | Failure) -> None:
+        """Note what a site answered; a trained reply that nothing speaks against goes on to `_receive`."""
+        if isinstance(answer, Reply) and (answer.update is not None or answer.site in now.asked):
+            reason = refusal(answer, now.server, self.plan, self.chain, now.asked)
+            now.asked.pop(answer.site, None)
+            if reason is not None:
+                answer = Failure(answer.site, answer.round, reason)
+        if isinstance(answer, Failure):
+            now.failures.append({"site": answer.site, "reason": answer.reason})
+            return
+        for phase, seconds in answer.seconds.items():
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+        entry = now.sites.setdefault(answer.site, {})
+        entry |= {split: dict(figures) for split, figures in answer.metrics.items()}
+        entry |= {"role": self._role(answer.site), "bytes_down": now.bytes_down.get(answer.site, 0), "bytes_up": 0}
+        if answer.update is not None:
+            self._receive(now.server, answer, entry)
 
     def _begin(self) -> None:
         """Forget what the last round left."""
@@ -197,7 +205,7 @@ class Federation:
             self._longest = max(self._longest, self._seconds(reply, entry["bytes_down"], bytes_up))
         self._take(server, reply, bytes_up, entry)
 
-    def _wait(self, server: Server, sites: dict[str, dict[str, Any]]) -> None:
+    def _wait(self, now: Playing) -> None:
         """Let virtual time pass until the round can be merged: here until the slowest participant has replied."""
         self.state.clock += self._longest
 

@@ -54,7 +54,7 @@ def load_pipeline(path: Path | str, overrides: Sequence[str] = ()) -> Pipeline:
             update={"sites": pipeline.sites.model_copy(update={"train": train, "held_out": held_out, "generate": None})}
         )
     _check_sites(pipeline, file)
-    if pipeline.method:
+    if pipeline.method or pipeline.training.clock == "wall":
         check_method(pipeline, str(file))
     return pipeline
 
@@ -74,7 +74,8 @@ def check_method(pipeline: Pipeline, where: str) -> Chain:
         waits = chain.wait(training.sites_per_round or len(sites)) is not None
     except MedflError as error:
         raise MedflError(f"{where}: {error}") from None
-    if waits:
+    wall = training.clock == "wall"
+    if waits and not wall:
         for site in sites:
             if site.link is None:
                 raise MedflError(
@@ -85,11 +86,17 @@ def check_method(pipeline: Pipeline, where: str) -> Chain:
         raise MedflError(
             f"{where}: `select` picks a model by validation figures, which {chain} does not protect; leave it at last"
         )
+    if wall and pipeline.select != "last":
+        raise MedflError(
+            f"{where}: `select` compares rounds by figures of all sites, and with `training.clock: wall` sites at work "
+            f"are not measured; leave it at last"
+        )
     alone = chain.arm == "local_only"
     refusals = {
         "`training.sites_per_round` draws sites for a round": training.sites_per_round and chain.arm == "centralised",
         "`registry` takes one global model": alone and pipeline.registry,
         "`select` picks one global model": alone and pipeline.select != "last",
+        "`training.clock: wall` is for sites that do not wait for each other": wall and not waits,
     }
     for what, refused in refusals.items():
         if refused:

@@ -45,6 +45,11 @@ def run(pipeline: config.Pipeline, out: Path | str | None = None, watcher: Watch
     """
     began = time.perf_counter()
     watcher = watcher or Watcher()
+    if pipeline.training.clock == "wall":
+        raise MedflError(
+            "`training.clock: wall` needs sites in processes of their own; add --engine nvflare, use `medfl deploy`, "
+            "or set it to virtual"
+        )
     folder = RunFolder.create(pipeline.name, out)
     prepared = prepare(pipeline, watcher)
     prepared.allocation.write(folder.allocation)

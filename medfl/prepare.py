@@ -14,7 +14,7 @@ import torch
 
 from medfl import config
 from medfl.arms import POOL, Centralised, LocalOnly, pooled_site
-from medfl.asynchronous import Asynchronous
+from medfl.asynchronous import Virtual, Wall
 from medfl.clock import Pace
 from medfl.data.allocation import Allocation, allocate
 from medfl.data.batches import AugmentSpec, Jitter
@@ -74,7 +74,8 @@ class ServerSide:
         """The round loop that the method asks for."""
         chain = self.bench.chain
         asks = chain.arm or ("sync" if chain.wait(len(self.plan.train_sites)) is None else "async")
-        kinds = {"sync": Federation, "async": Asynchronous, "local_only": LocalOnly, "centralised": Centralised}
+        unsynchronised = Wall if self.pipeline.training.clock == "wall" else Virtual
+        kinds = {"sync": Federation, "async": unsynchronised, "local_only": LocalOnly, "centralised": Centralised}
         return kinds[asks](self.plan, self.transport, state, after_round, chain)
 
     def initial_state(self) -> ServerState:

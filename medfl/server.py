@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from medfl.clock import Pace
+from medfl.methods.context import Server
 from medfl.model import Slot
 from medfl.protocol import Reply
 
@@ -118,6 +119,24 @@ class ServerState:
             flights=dict(self.flights),
             facts=copy.deepcopy(self.facts),
         )
+
+
+@dataclass
+class Playing:
+    """A round while it is played.
+
+    Attributes:
+        server: as links see it.
+        asked: site -> the round of the request whose trained reply is due.
+        sites, failures: those parts of the record, as they grow.
+        bytes_down: what each site was sent in this round.
+    """
+
+    server: Server
+    asked: dict[str, int]
+    sites: dict[str, dict[str, Any]] = field(default_factory=dict)
+    failures: list[dict[str, str]] = field(default_factory=list)
+    bytes_down: dict[str, int] = field(default_factory=dict)
 
 
 class Fold:

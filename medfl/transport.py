@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Protocol
+from concurrent.futures import Future
+from typing import Protocol, runtime_checkable
 
 from medfl.protocol import Failure, Reply, Request
 from medfl.site import Site
@@ -15,6 +16,15 @@ class Transport(Protocol):
     def call(self, sites: Sequence[str], request: Callable[[str], Request]) -> Iterator[Reply | Failure]:
         """Ask each site. `request(site)` is made when that site is about to be asked; a site that raises or does not
         answer is a Failure, never silence. Answers are yielded as they can be folded, so the caller holds one."""
+        ...
+
+
+@runtime_checkable
+class Posting(Transport, Protocol):
+    """A transport whose sites work side by side, so that one can be asked without waiting for it."""
+
+    def post(self, site: str, request: Request) -> Future[Reply | Failure]:
+        """Ask one site, which must not have been asked something it has not answered yet."""
         ...
 
 

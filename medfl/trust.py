@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -14,10 +14,10 @@ from medfl.protocol import Reply
 from medfl.server import Plan
 
 
-def refusal(reply: Reply, server: Server, plan: Plan, chain: Chain, asked: Collection[str]) -> str | None:
+def refusal(reply: Reply, server: Server, plan: Plan, chain: Chain, asked: Mapping[str, int]) -> str | None:
     """Why a trained reply cannot be folded, in one sentence, or None.
 
-    In order: it answers this round's request to train, it is of this architecture, its vectors have the model's type
+    In order: it answers the request to train, it is of this architecture, its vectors have the model's type
     and length and are finite, its numbers make sense, and no link refuses it. A count of samples or steps is the
     site's own word; nothing here can prove it.
 
@@ -26,12 +26,12 @@ def refusal(reply: Reply, server: Server, plan: Plan, chain: Chain, asked: Colle
         server: as links see it in this round.
         plan: states the fingerprint that replies must carry; "" checks none.
         chain: names the further vectors a reply must carry (`Link.sends`), and may refuse it (`Link.refuse`).
-        asked: the sites that were asked to train in this round and have not replied yet.
+        asked: the sites that were asked to train and have not replied yet, and in which round.
     """
     if reply.site not in asked:
         return "the site was not asked to train in this round, or has replied already"
-    if reply.round != server.round:
-        return f"the reply is one to round {reply.round}, and this is round {server.round}"
+    if reply.round != asked[reply.site]:
+        return f"the reply is one to round {reply.round}, and the site was asked in round {asked[reply.site]}"
     if plan.fingerprint and reply.fingerprint != plan.fingerprint:
         return (
             f"the update is of architecture {reply.fingerprint or '(not stated)'}, and the model's is "

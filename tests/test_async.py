@@ -2,20 +2,26 @@
 
 import math
 import statistics
+import threading
+import time
+from concurrent.futures import wait
 
 import pytest
 import torch
 import yaml
 
-from medfl.asynchronous import Asynchronous
+from medfl.asynchronous import Virtual, Wall
 from medfl.clock import Pace, closing_time, jitter_seed
+from medfl.engines.codec import Bounds, pack, unpack_request
+from medfl.engines.line import NoAnswer, Remote
 from medfl.errors import MedflError, RunFailed
 from medfl.loading import load_pipeline, load_site
 from medfl.methods.base import build_chain
 from medfl.methods.fedgmr import maskable_slots
+from medfl.pipeline import run
 from medfl.runs import RunFolder
 from medfl.tracking.names import federation_round
-from tests.hand import Absent, Hand, Lossy, play
+from tests.hand import PAIR, Absent, Hand, Lossy, play
 
 # The three weights are 12 bytes: at 96e-6 Mbit/s a second, at 48e-6 two. Two steps: near 1 + 1 + 2 = 4 s in all,
 # far 1 + 5 + 2 = 8 s.
@@ -29,7 +35,7 @@ def asynchronous(method, paces=PACES, evaluate_every=100, **kwargs):
     p = play(method, paces=paces, evaluate_every=evaluate_every, **kwargs)
     model = next(iter(p.sites.values())).bench.model
     plan = p.federation.plan.__class__(**(vars(p.federation.plan) | {"maskable": maskable_slots(model)}))
-    p.federation = Asynchronous(plan, p.federation.transport, p.state, chain=p.federation.chain)
+    p.federation = Virtual(plan, p.federation.transport, p.state, chain=p.federation.chain)
     return p
 
 
@@ -348,3 +354,149 @@ def test_contradictions_at_load(write, method, changes, said):
     with pytest.raises(MedflError) as caught:
         load_pipeline(write(method, LINK, **changes))
     assert all(part in str(caught.value) for part in ["demo.yaml", *said]), caught.value
+
+
+# ------------------------------------------------------------------------------------------------------ the wall clock
+
+
+class Line:
+    """Sites behind a line of bytes, each at work only when told: a run on the wall clock whose order is known."""
+
+    def __init__(self, people, method, rounds=4, evaluate_every=100, **plan):
+        self.p = play(method, people, rounds=rounds, evaluate_every=evaluate_every, **plan)
+        self.bounds = Bounds.of(next(iter(self.p.sites.values())).bench.model)
+        self.go = {name: threading.Semaphore(0) for name in people}
+        self.bench = threading.Lock()
+        self.silent = set()
+        self.asked = []
+        self.remote = Remote(self.p.sites, self.ask, self.bounds)
+        self.p.federation = self.wall(self.p.state)
+
+    def wall(self, state):
+        before = self.p.federation
+        return Wall(before.plan, self.remote, state, chain=before.chain)
+
+    def ask(self, site, message):
+        request = unpack_request(message, self.bounds)
+        self.asked.append((request.round, site, "train" if request.train else "measure"))
+        if request.train:
+            assert self.go[site].acquire(timeout=20)
+            if site in self.silent:
+                raise NoAnswer("no answer within 1 s")
+        with self.bench:  # the sites share a network
+            return pack(self.p.sites[site].handle(request), self.bounds)
+
+    def play(self, *sites):
+        """A round in which these sites come to an end of their work, one after another."""
+        errands = self.p.federation._errands
+
+        def release():
+            for name in sites:
+                while name not in errands:
+                    time.sleep(0.001)
+                answer = errands[name].answer
+                self.go[name].release()
+                wait([answer])
+
+        thread = threading.Thread(target=release)
+        thread.start()
+        self.p.rounds(1)
+        thread.join()
+        return self.p.records[-1]
+
+
+BUFF = [{"name": "fedbuff", "buffer": 1, "lr": 0.5}]
+
+
+def test_a_slow_site_is_not_waited_for_and_its_update_is_scaled_by_its_age():
+    line = Line(PAIR, BUFF, rounds=3)
+    records = [line.play("near"), line.play("near"), line.play("far")]
+    assert [sorted(r["sites"]) for r in records] == [["far", "near"], ["near"], ["far", "near"]]
+    assert [r["participants"] for r in records] == [["far", "near"], ["near"], ["near"]]
+    assert [r["sites"]["near"].get("age") for r in records] == [0, 0, None]
+    assert records[2]["sites"]["far"]["age"] == 2
+    assert all(r["counted"] for r in records)
+    seconds = [r["wall_seconds"] for r in records]
+    assert 0 < seconds[0] < seconds[1] < seconds[2]
+    w1 = START - 0.5 * (START - near_end(START))
+    w2 = w1 - 0.5 * (w1 - near_end(w1))
+    w3 = w2 - 0.5 / math.sqrt(3) * (START - far_end(START))
+    assert line.p.state.weights.tolist() == pytest.approx(w3.tolist(), abs=1e-5)
+    # What the last round measures: near is still at work, is waited for, and its reply is dropped.
+    last = line.play("near")
+    assert line.p.state.weights.tolist() == pytest.approx(w3.tolist(), abs=1e-5)
+    assert all("val" in entry and "steps" not in entry for entry in last["sites"].values())
+    assert sorted(last["sites"]) == ["far", "near"]
+    assert (last["counted"], last["failures"]) == (False, [])
+    # Bytes: down where they were sent, up where they arrived.
+    moved = [(r["sites"]["far"]["bytes_down"], r["sites"]["far"]["bytes_up"]) for r in (records[0], records[2])]
+    assert moved == [(24, 0), (0, 12)]  # measured and trained in round 0
+
+
+def test_measuring_waits_for_the_idle_only_and_counts_its_bytes():
+    line = Line(PAIR, BUFF, rounds=3, evaluate_every=1)
+    first, second = line.play("near"), line.play("near")
+    assert sorted(line.asked[:2]) == [(0, "far", "measure"), (0, "near", "measure")]
+    assert "val" in first["sites"]["far"]
+    assert list(second["sites"]) == ["near"]
+    assert (second["sites"]["near"]["bytes_down"], second["sites"]["near"]["bytes_up"]) == (24, 12)
+    assert (1, "far", "measure") not in line.asked
+    for name in PAIR:
+        line.go[name].release()
+
+
+def test_a_site_that_fails_is_named_when_that_is_known_and_asked_again():
+    line = Line(PAIR, BUFF, rounds=3)
+    line.silent = {"far"}
+    first = line.play("far", "near")
+    assert first["failures"] == [{"site": "far", "reason": "no answer within 1 s"}]
+    assert first["counted"]
+    line.silent = {"near", "far"}
+    second = line.play("far", "near")
+    assert {f["site"] for f in second["failures"]} == {"near", "far"}
+    assert not second["counted"]
+    assert line.p.state.lost == 1
+    line.silent = set()
+    third = line.play("near", "far")
+    assert third["participants"] == ["far", "near"]
+    assert third["counted"]
+    line.go["near"].release(2)
+    line.go["far"].release(2)
+
+
+def test_a_run_on_the_wall_clock_goes_on_from_its_checkpoint(tmp_path):
+    line = Line(PAIR, [*BUFF, "scaffold"], rounds=4)
+    line.play("near")
+    spent = line.p.state.clock
+    folder = RunFolder(tmp_path)
+    folder.save_checkpoint(line.p.state, line.p.sites.values(), {})
+    state, _ = folder.load_checkpoint(line.p.sites)
+    line.go["far"].release()  # its reply reaches a server that is gone
+    wait([errand.answer for errand in line.p.federation._errands.values()])
+    line.p.federation = line.wall(state)
+    record = line.play("near", "far")
+    assert record["participants"] == ["far", "near"]
+    assert record["wall_seconds"] > spent
+    assert max(entry["age"] for entry in record["sites"].values() if "age" in entry) == 0
+    line.go["near"].release()
+    line.go["far"].release()
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "said"),
+    [
+        ([], {}, ["`training.clock: wall`", "do not wait", "remove the key"]),
+        (["fedasync"], {"select": {"metric": "val_mean_auroc", "mode": "max"}}, ["`select`", "leave it at last"]),
+    ],
+)
+def test_what_the_wall_clock_does_not_go_with(write, method, changes, said):
+    with pytest.raises(MedflError) as caught:
+        load_pipeline(write(method, training={"rounds": 2, "clock": "wall"}, **changes))
+    assert all(part in str(caught.value) for part in ["demo.yaml", *said]), caught.value
+
+
+def test_the_wall_clock_needs_no_link_but_processes(write, tmp_path):
+    pipeline = load_pipeline(write(["fedasync"], training={"rounds": 2, "clock": "wall"}))
+    with pytest.raises(MedflError, match="--engine nvflare"):
+        run(pipeline, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

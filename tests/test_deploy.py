@@ -26,6 +26,7 @@ from medfl.prepare import Watcher
 from tests.test_engines import SMALL, same_result
 
 LINK = {"down": 50, "up": 10, "seconds_per_step": 0.1, "jitter": 0.3}
+SITES = ("site-01", "site-02", "site-03")
 CHAINS = {
     "ecgr": (["ecgr"], {}),
     "scaffold-ecgr": (["scaffold", "ecgr"], {}),
@@ -156,6 +157,28 @@ def test_a_slow_site_is_dropped_and_back_in_the_next_round(three, tmp_path):
     last = outcome.folder.records()[-1]
     assert last["failures"] == []
     assert "site-02" in last["sites"]
+
+
+@pytest.mark.slow
+def test_on_the_wall_clock_a_slow_site_is_not_waited_for(three, tmp_path):
+    out = tmp_path / "there"
+
+    def hold():
+        (process,) = workers(out, "site-02")
+        process.suspend()
+        threading.Timer(6.0, process.resume).start()
+
+    pipeline = chained(three, "fedbuff", rounds=30, local_steps=20, clock="wall")
+    records = far(pipeline, "poc", out, at_round(1, hold)).folder.records()
+    assert all(record["counted"] for record in records[:-1])
+    assert not any(record["failures"] for record in records)
+    ages = {name: [r["sites"][name]["age"] for r in records if "age" in r["sites"].get(name, {})] for name in SITES}
+    assert max(ages["site-02"]) > 3  # the others went on in the meantime
+    assert max(ages["site-01"] + ages["site-03"]) < max(ages["site-02"])
+    assert all("val" in records[-1]["sites"][name] for name in SITES)
+    seconds = [record["wall_seconds"] for record in records]
+    assert seconds == sorted(seconds)
+    nothing_left(laid_before(out).folder)
 
 
 @pytest.mark.slow

@@ -38,4 +38,7 @@ def figures(method) -> dict[str, float]:
 
 @pytest.mark.parametrize("method", ["fedavg", "ecgr"])
 def test_golden(method):
-    assert figures([] if method == "fedavg" else [method]) == pytest.approx(GOLDEN[method], rel=1e-5)
+    found, wanted = figures([] if method == "fedavg" else [method]), dict(GOLDEN[method])
+    # A small cosine is a difference of large sums: it is held to 1e-5 of its scale, which is 1.
+    assert found.pop("cosine") == pytest.approx(wanted.pop("cosine"), abs=1e-5)
+    assert found == pytest.approx(wanted, rel=1e-5)

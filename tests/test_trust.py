@@ -24,7 +24,7 @@ GOOD = Reply(
 
 def judged(method=(), **changes):
     server = Server(torch.zeros(3), ("a", "b"), round=1, buffers=torch.zeros(2))
-    return refusal(dataclasses.replace(GOOD, **changes), server, PLAN, build_chain(method), {"a"})
+    return refusal(dataclasses.replace(GOOD, **changes), server, PLAN, build_chain(method), {"a": 1})
 
 
 def test_a_whole_reply_is_taken():
@@ -37,7 +37,7 @@ def test_a_whole_reply_is_taken():
     ("changes", "said"),
     [
         ({"site": "b"}, "not asked to train in this round, or has replied already"),
-        ({"round": 0}, "one to round 0, and this is round 1"),
+        ({"round": 0}, "one to round 0, and the site was asked in round 1"),
         ({"fingerprint": "beef"}, "architecture beef, and the model's is f00d"),
         ({"fingerprint": ""}, "architecture (not stated)"),
         ({"update": None}, "the update has not been sent"),
@@ -144,7 +144,7 @@ def test_the_limit_by_hand(update, change, said):
     facts = {"norm_guard": [[[1.0, 0.1], [9.0, 0.1]], [[1.0, 0.3]]]}
     server = Server(torch.zeros(1), ("a",), round=1, buffers=torch.tensor([7.0]), facts=facts)
     reply = dataclasses.replace(GOOD, update=torch.tensor([-update]), buffers=torch.tensor([7.0 - change]))
-    reason = refusal(reply, server, PLAN, build_chain(["norm_guard"]), {"a"})
+    reason = refusal(reply, server, PLAN, build_chain(["norm_guard"]), {"a": 1})
     assert reason is None if said is None else reason.startswith(said)
 
 

@@ -62,6 +62,7 @@ class Training(Section):
     compile: bool = False
     threads: Count | None = None
     timeout: Positive | None = None
+    clock: Literal["virtual", "wall"] = "virtual"
 
 
 class Selection(Section):

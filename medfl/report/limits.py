@@ -135,6 +135,11 @@ def _always(evidence: Evidence) -> Iterator[tuple[str, str]]:
     seconds = evidence.summary.get("virtual_seconds")
     if seconds and not evidence.site:
         yield "No real clock.", f"The {seconds:,.0f} s of virtual time follow from stated lines, not from a network."
+    if any("wall_seconds" in record for record in evidence.run.rounds):
+        yield (
+            "No second run like it.",
+            "Updates were merged as they arrived (`training.clock: wall`); the same pipeline again gives others.",
+        )
     whose = "this site" if evidence.site else "each site"
     yield (
         "Other hospitals.",

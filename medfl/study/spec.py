@@ -23,7 +23,12 @@ PLAIN = "as_stated"  # the partition of a study that names none
 # What does not change a run's figures, or lies elsewhere on another machine; the data itself is in the data digest.
 NOT_CONTENT = ("name", "description", "tracking", "registry")
 # How long is waited, how many threads, and what is measured beside the tables of a study.
-NOT_FIGURES = (("training", "threads"), ("training", "timeout"), ("evaluation", "members"))
+NOT_FIGURES = (
+    ("training", "threads"),
+    ("training", "timeout"),
+    ("training", "clock"),  # a study's runs are of one process, where only one clock goes
+    ("evaluation", "members"),
+)
 
 
 class Arm(config.Section):

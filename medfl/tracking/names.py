@@ -33,7 +33,7 @@ def federation_round(record: Mapping[str, Any]) -> Values:
     sites = [site_round(entry) for entry in record["sites"].values() if entry["role"] == "train"]
     values = _means(sites) | _worst(sites, "val/auroc")
     values |= {f"stability/{key}": value for key, value in round_stability(record).items()}
-    values |= _known({"virtual_seconds": record.get("virtual_seconds")})
+    values |= _known({key: record.get(key) for key in ("virtual_seconds", "wall_seconds")})
     values |= _flat("privacy", record.get("privacy") or {})
     return values | {"failures": float(len(record["failures"]))}
 
