@@ -166,9 +166,9 @@ def test_on_the_wall_clock_a_slow_site_is_not_waited_for(three, tmp_path):
     def hold():
         (process,) = workers(out, "site-02")
         process.suspend()
-        threading.Timer(6.0, process.resume).start()
+        threading.Timer(3.0, process.resume).start()
 
-    pipeline = chained(three, "fedbuff", rounds=30, local_steps=20, clock="wall")
+    pipeline = chained(three, "fedbuff", rounds=60, local_steps=20, evaluate_every=20, clock="wall")
     records = far(pipeline, "poc", out, at_round(1, hold)).folder.records()
     assert all(record["counted"] for record in records[:-1])
     assert not any(record["failures"] for record in records)
