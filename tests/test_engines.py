@@ -14,8 +14,8 @@ import yaml
 from safetensors.torch import load_file, save
 
 from medfl.commands.common import launcher
-from medfl.engines.codec import MAGIC, BadMessage, Bounds, pack, unpack_answer, unpack_request
-from medfl.engines.desk import Desk
+from medfl.engines.codec import HEADER, BadMessage, Bounds, pack, unpack_answer, unpack_request
+from medfl.engines.desk import PROTOCOL, Desk
 from medfl.engines.head import serve
 from medfl.engines.keeper import Keeper, StateLost
 from medfl.engines.layout import lay_out
@@ -76,8 +76,9 @@ def test_messages_come_back_as_they_were():
 
 
 def framed(header, vectors=None, length=None) -> bytes:
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return MAGIC + (length or len(text)).to_bytes(4, "little") + text + save(vectors or {})
+    """A message with any header; `length` is what it claims of its metadata's."""
+    data = bytes(save(vectors or {}, {HEADER: header if isinstance(header, str) else json.dumps(header)}))
+    return data if length is None else length.to_bytes(8, "little") + data[8:]
 
 
 def facts(message, **changes) -> dict:
@@ -94,11 +95,15 @@ VECTORS = {"weights": torch.zeros(3), "buffers": torch.zeros(2)}
     ("data", "says"),
     [
         (b"", "no message"),
-        (pickle.dumps(REQUEST), "no message"),
-        (framed(b"{}", length=1 << 31), "longer"),
-        (framed(b"[" * 100_000), "no JSON"),
-        (framed(b'{"kind": NaN}'), "no JSON"),
-        (framed(b"[]"), "no object"),
+        (pickle.dumps(REQUEST), "longer"),
+        (b"12345678", "longer"),
+        (bytes(save(VECTORS)), "no message"),
+        (bytes(save(VECTORS, {"medfl-1": "{}"})), "no message"),
+        (framed({}, length=1 << 31), "longer"),
+        (framed({}, length=3), "no JSON"),
+        (framed("[" * 100_000), "no JSON"),
+        (framed('{"kind": NaN}'), "no JSON"),
+        (framed("[]"), "no object"),
         (framed({"kind": "reply"}), "no request"),
         (framed(facts(REQUEST) | {"path": "x"}, VECTORS), "unknown or missing"),
         (framed({k: v for k, v in facts(REQUEST).items() if k != "train"}, VECTORS), "unknown or missing"),
@@ -157,6 +162,26 @@ def test_sites_work_side_by_side_and_answer_in_order():
     assert reasons["absent"] == "not connected"
     assert reasons["late"] == "no answer within 1 s"
     assert "refused" in reasons["odd"]
+
+
+def test_sites_that_are_sent_the_same_share_one_message():
+    sent = {}
+
+    def ask(site: str, message: bytes) -> bytes:
+        sent[site] = message
+        return pack(Reply(site, 4), BOUNDS)
+
+    changes = {"c": {"last_accepted_round": 2}, "d": {"extra": {"c": torch.ones(3)}}}
+
+    def request(name: str) -> Request:
+        return dataclasses.replace(REQUEST, **{"extra": {}} | changes.get(name, {}))
+
+    remote = Remote(set("abcde"), ask, BOUNDS)
+    list(remote.call("abcde", request))
+    assert sent["a"] is sent["b"]
+    assert len({id(message) for message in sent.values()}) == 4
+    for name in "abcde":
+        assert same(unpack_request(sent[name], BOUNDS), request(name))
 
 
 def ask_site(site, keeper, round_, accepted, weights, c):
@@ -356,7 +381,7 @@ def test_a_site_that_cannot_start_says_so_without_a_path(small, tmp_path):
         ({"role": "held_out"}, "site site-01 says it is held_out"),
         ({"fingerprint": "0"}, "another model"),
         ({"time": time.time() - 4000}, "the clock of site site-01 is [34]"),
-        ({"protocol": 2}, "another protocol"),
+        ({"protocol": PROTOCOL + 1}, "another protocol"),
         ({"allocation": [{"file": "/a/b.png"}]}, "another protocol"),
     ],
 )
@@ -416,7 +441,7 @@ def test_an_error_at_a_site_is_told_by_its_kind_only(small, tmp_path, monkeypatc
 
 def test_what_a_site_says_cannot_command_a_terminal(small, tmp_path):
     laid = lay_out(load_pipeline(small), "simulator", tmp_path / "far")
-    words = json.dumps({"protocol": 1, "site": "site-01", "problem": "\x1b[2Jgone"}).encode()
+    words = json.dumps({"protocol": PROTOCOL, "site": "site-01", "problem": "\x1b[2Jgone"}).encode()
     serve(laid.server, ["site-01"], lambda s, m: words, lambda s, m: pytest.fail("asked"))
     assert "\x1b" not in (laid.server / "said.txt").read_text()
 

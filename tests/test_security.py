@@ -23,7 +23,7 @@ from medfl.data.decode import decode
 from medfl.data.splits import _fold
 from medfl.data.store import _open
 from medfl.data.transforms import rendering
-from medfl.engines.codec import MAGIC, BadMessage, Bounds, unpack_answer, unpack_request
+from medfl.engines.codec import HEADER, BadMessage, Bounds, unpack_answer, unpack_request
 from medfl.engines.keeper import Keeper, StateLost
 from medfl.errors import MedflError
 from medfl.evaluation import Model, find_model
@@ -138,9 +138,10 @@ def test_a_sites_kept_state_is_data(tmp_path, bomb):
 
 @pytest.mark.parametrize("where", ["message", "header", "vectors"])
 def test_a_message_is_data(bomb, where):
-    header = bomb[0] if where == "header" else b'{"kind": "failure", "site": "a", "round": 0, "reason": "x"}'
-    data = MAGIC + len(header).to_bytes(4, "little") + header + (bomb[0] if where == "vectors" else save({}))
-    data = bomb[0] if where == "message" else data
+    whole = bytes(save({}, {HEADER: '{"kind": "failure", "site": "a", "round": 0, "reason": "x"}'}))
+    spoilt = {"header": len(bomb[0]).to_bytes(8, "little") + bomb[0], "vectors": whole + bomb[0], "message": bomb[0]}
+    data = spoilt[where]
+    assert unpack_answer(whole, "a", 0, BOUNDS).reason == "x"
     for take in (lambda: unpack_request(data, BOUNDS), lambda: unpack_answer(data, "a", 0, BOUNDS)):
         with pytest.raises(BadMessage):
             take()
@@ -150,9 +151,9 @@ def test_a_message_is_data(bomb, where):
 def test_a_message_holds_numbers_that_can_be_reckoned_with(number):
     fields = {"site": "a", "round": 0, "samples": 1, "steps": 1, "fingerprint": "", "sums": {}, "curves": {}}
     fields |= {"kind": "reply", "train_loss": None, "seconds": {}, "metrics": {"val": {"auroc": "NUMBER"}}}
-    text = json.dumps(fields).replace('"NUMBER"', number).encode()
+    text = json.dumps(fields).replace('"NUMBER"', number)
     with pytest.raises(BadMessage, match="no JSON"):
-        unpack_answer(MAGIC + len(text).to_bytes(4, "little") + text + save({}), "a", 0, BOUNDS)
+        unpack_answer(bytes(save({}, {HEADER: text})), "a", 0, BOUNDS)
 
 
 def test_a_model_from_mlflow_is_data(tmp_path, bomb, monkeypatch):

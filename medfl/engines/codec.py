@@ -1,6 +1,6 @@
-"""Requests and replies as bytes, and back: a JSON header and safetensors. Nothing executable is ever decoded.
+"""Requests and replies as bytes, and back: safetensors with a JSON header. Nothing executable is ever decoded.
 
-A message is `MAGIC`, the header's length (u32, little-endian), the header, and a safetensors block with the vectors:
+A message is one safetensors file of its vectors, with the rest as JSON in its metadata, under `HEADER`:
 
     {"kind": "request" | "reply" | "failure", <the fields of that class that are no vectors>}
 
@@ -25,7 +25,7 @@ from torch import Tensor
 from medfl.model import FlatModel
 from medfl.protocol import Failure, Reply, Request
 
-MAGIC = b"medfl\x00\x001"
+HEADER = "medfl-2"  # the number of the protocol
 HEADER_LIMIT = 32_000_000  # bytes; the curves of a closing measurement are the largest, some 100 kB
 VECTORS_LIMIT = 16  # links send one or two vectors beside the model
 NAME_LIMIT = 64
@@ -68,7 +68,7 @@ def pack(message: Request | Reply | Failure, bounds: Bounds) -> bytes:
 
 def unpack_request(data: bytes, bounds: Bounds) -> Request:
     """A request. Raises BadMessage."""
-    facts, vectors = _parted(data, "request", REQUEST, bounds)
+    facts, vectors = _parted(data, _header(data), "request", REQUEST, bounds)
     extra = _extra(vectors)
     weights, buffers = vectors.get("weights"), vectors.get("buffers")
     if weights is None or buffers is None:
@@ -82,14 +82,14 @@ def unpack_request(data: bytes, bounds: Bounds) -> Request:
 
 def unpack_answer(data: bytes, site: str, round_: int, bounds: Bounds) -> Reply | Failure:
     """What `site` answers to a request of a round. Raises BadMessage, also where it speaks for another."""
-    kind = _kind(data)
-    if kind == "failure":
-        facts, vectors = _parted(data, kind, FAILURE, bounds)
+    header = _header(data)
+    if header.get("kind") == "failure":
+        facts, vectors = _parted(data, header, "failure", FAILURE, bounds)
         if vectors or len(facts["reason"]) > REASON_LIMIT or not facts["reason"].isprintable():
             raise BadMessage("a failure is one sentence")
         answer: Reply | Failure = Failure(**facts)
     else:
-        facts, vectors = _parted(data, "reply", REPLY, bounds)
+        facts, vectors = _parted(data, header, "reply", REPLY, bounds)
         _only_names(facts, bounds.names)
         extra = _extra(vectors)
         update, buffers = vectors.get("update"), vectors.get("buffers")
@@ -187,11 +187,11 @@ def _vectors(message: Request | Reply) -> dict[str, Tensor]:
 
 def _join(kind: str, facts: Mapping[str, Any], vectors: Mapping[str, Tensor]) -> bytes:
     try:
-        header = json.dumps({"kind": kind, **facts}, allow_nan=False, default=_plain).encode()
+        header = json.dumps({"kind": kind, **facts}, allow_nan=False, default=_plain)
     except (TypeError, ValueError) as error:
         raise BadMessage(f"a {kind} that cannot be written: {error}") from None
-    body = save({name: vector.detach().cpu().contiguous() for name, vector in vectors.items()})
-    return b"".join((MAGIC, len(header).to_bytes(4, "little"), header, body))
+    tensors = {name: vector.detach().cpu().contiguous() for name, vector in vectors.items()}
+    return bytes(save(tensors, {HEADER: header}))
 
 
 def _plain(value: Any) -> Any:
@@ -201,22 +201,29 @@ def _plain(value: Any) -> Any:
     raise TypeError(type(value).__name__)
 
 
-def _header(data: bytes) -> tuple[dict[str, Any], bytes]:
-    start = len(MAGIC) + 4
-    if not isinstance(data, bytes) or data[: len(MAGIC)] != MAGIC:
+def _header(data: bytes) -> dict[str, Any]:
+    """The JSON header, out of the metadata: a u64 with their length comes first in safetensors, then they, as JSON."""
+    if not isinstance(data, bytes) or len(data) < 8:
         raise BadMessage("no message of this version of medfl")
-    length = int.from_bytes(data[len(MAGIC) : start], "little")
-    if length > HEADER_LIMIT or start + length > len(data):
+    length = int.from_bytes(data[:8], "little")
+    if length > HEADER_LIMIT or 8 + length > len(data):
         raise BadMessage("a header longer than the message or the limit")
+    outer = _object(data[8 : 8 + length])
+    metadata = outer.get("__metadata__")
+    text = metadata.get(HEADER) if isinstance(metadata, dict) else None
+    if not isinstance(text, str):
+        raise BadMessage("no message of this version of medfl")
+    return _object(text)
+
+
+def _object(text: bytes | str) -> dict[str, Any]:
     try:
-        header = json.loads(
-            data[start : start + length], parse_constant=_no_constant, parse_float=_finite, parse_int=_whole
-        )
+        found = json.loads(text, parse_constant=_no_constant, parse_float=_finite, parse_int=_whole)
     except (ValueError, RecursionError):
         raise BadMessage("a header that is no JSON") from None
-    if not isinstance(header, dict):
+    if not isinstance(found, dict):
         raise BadMessage("a header that is no object")
-    return header, data[start + length :]
+    return found
 
 
 def _no_constant(word: str) -> float:
@@ -236,15 +243,10 @@ def _whole(digits: str) -> int:
     return int(digits)
 
 
-def _kind(data: bytes) -> str:
-    return str(_header(data)[0].get("kind"))
-
-
 def _parted(
-    data: bytes, kind: str, fields: Mapping[str, Any], bounds: Bounds
+    data: bytes, facts: dict[str, Any], kind: str, fields: Mapping[str, Any], bounds: Bounds
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The checked facts and vectors of a message."""
-    facts, body = _header(data)
+    """The checked facts, which are its header, and vectors of a message."""
     if facts.pop("kind", None) != kind:
         raise BadMessage(f"no {kind}")
     if facts.keys() != fields.keys():
@@ -253,10 +255,10 @@ def _parted(
         if not fits(facts[name]):
             raise BadMessage(f"`{name}` of a {kind} is of the wrong type")
     longest = max(bounds.weights, bounds.buffers)
-    if len(body) > HEADER_LIMIT + VECTORS_LIMIT * 4 * longest:
-        raise BadMessage(f"a {kind} of {len(body):,} bytes, more than the model allows")
+    if len(data) > 2 * HEADER_LIMIT + VECTORS_LIMIT * 4 * longest:
+        raise BadMessage(f"a {kind} of {len(data):,} bytes, more than the model allows")
     try:
-        vectors = load(body)
+        vectors = load(data)
     except (SafetensorError, KeyError, ValueError):
         raise BadMessage(f"the vectors of a {kind} cannot be read") from None
     if len(vectors) > VECTORS_LIMIT:

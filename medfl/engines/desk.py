@@ -23,7 +23,7 @@ from medfl.protocol import Failure
 from medfl.runs import versions
 from medfl.site import Site, SiteDiverged
 
-PROTOCOL = 1
+PROTOCOL = 2
 KEY = "consortium.key"
 LOG = "medfl.log"
 TOLD = (SiteDiverged, StateLost, BadMessage)  # their sentences are made of numbers and names only

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
 
 from medfl.engines.codec import BadMessage, Bounds, pack, unpack_answer
 from medfl.protocol import Failure, Reply, Request
 
-ABSENT = "not connected"
+VECTORS = ("weights", "buffers", "extra")
 Ask = Callable[[str, bytes], bytes]
 
 
@@ -34,31 +35,48 @@ class Remote:
         self.ask = ask
         self.bounds = bounds
         self._pool = ThreadPoolExecutor(max(1, len(self.present)), thread_name_prefix="medfl-line")
+        self._opening = Lock()  # one answer at a time is held more than once
 
     def call(self, sites: Sequence[str], request: Callable[[str], Request]) -> Iterator[Reply | Failure]:
         """See Transport.call."""
-        waiting: list[tuple[str, int, Future[bytes] | None]] = []
+        waiting: list[Future[Reply | Failure] | None] = []
+        before: tuple[Request, bytes] | None = None
         for name in sites:
             message = request(name)
-            call = self._pool.submit(self.ask, name, pack(message, self.bounds)) if name in self.present else None
-            waiting.append((name, message.round, call))
-        for at, (name, round_, call) in enumerate(waiting):
-            waiting[at] = (name, round_, None)  # so that an answer is let go once it is folded
-            yield Failure(name, round_, ABSENT) if call is None else self._answer(name, round_, call.result)
+            if before is None or not _alike(message, before[0]):  # most sites are sent the same: packed and held once
+                before = message, pack(message, self.bounds)
+            waiting.append(self._send(name, message.round, before[1]))
+        before = None
+        for at, answer in enumerate(waiting):
+            assert answer is not None
+            waiting[at] = None  # so that an answer is let go once it is folded
+            yield answer.result()
 
     def post(self, site: str, request: Request) -> Future[Reply | Failure]:
         """See Posting.post."""
-        if site not in self.present:
-            absent: Future[Reply | Failure] = Future()
-            absent.set_result(Failure(site, request.round, ABSENT))
-            return absent
-        message = pack(request, self.bounds)
-        return self._pool.submit(self._answer, site, request.round, lambda: self.ask(site, message))
+        return self._send(site, request.round, pack(request, self.bounds))
 
-    def _answer(self, site: str, round_: int, call: Callable[[], bytes]) -> Reply | Failure:
+    def _send(self, site: str, round_: int, message: bytes) -> Future[Reply | Failure]:
+        if site in self.present:
+            return self._pool.submit(self._answer, site, round_, message)
+        absent: Future[Reply | Failure] = Future()
+        absent.set_result(Failure(site, round_, "not connected"))
+        return absent
+
+    def _answer(self, site: str, round_: int, message: bytes) -> Reply | Failure:
         try:
-            return unpack_answer(call(), site, round_, self.bounds)
+            data = self.ask(site, message)
+            with self._opening:
+                return unpack_answer(data, site, round_, self.bounds)
         except NoAnswer as error:
             return Failure(site, round_, str(error))
         except BadMessage as error:
             return Failure(site, round_, f"its answer was refused: {error}")
+
+
+def _alike(one: Request, two: Request) -> bool:
+    """Whether two requests are the same message, their vectors the same tensors."""
+    if one.extra.keys() != two.extra.keys() or any(one.extra[name] is not two.extra[name] for name in one.extra):
+        return False
+    facts = [{k: v for k, v in vars(each).items() if k not in VECTORS} for each in (one, two)]
+    return one.weights is two.weights and one.buffers is two.buffers and facts[0] == facts[1]

@@ -1,0 +1,279 @@
+"""What sites in processes of their own cost beside the same sites in one process, and what the server needs for many.
+
+    uv run python -m benchmarks.scale [deployed] [server]    # measures; about twenty minutes on two cores
+    uv run python -m benchmarks.scale page                   # rewrites the tables of docs/scale.md; measures nothing
+
+`deployed` carries a pipeline of one small local step a round out in one process and with `medfl deploy poc` (server and
+sites in processes, mutual TLS), and compares a round. `server` plays the server's part of many rounds against simulated
+sites, which answer in bytes at once, and watches the memory of the process. Both write into docs/results/scale/.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from benchmarks.pages import rewritten, table
+from medfl.engines.codec import Bounds, pack
+from medfl.engines.head import Head
+from medfl.engines.launch import run as deployed
+from medfl.engines.line import Remote
+from medfl.loading import load_pipeline
+from medfl.pipeline import run
+from medfl.prepare import Watcher, checked_workbench, plan_of
+from medfl.protocol import Reply
+from medfl.runs import RunFolder
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "scale.md"
+RESULTS = ROOT / "docs" / "results" / "scale"
+SMALL = "test_byobnet"
+CASES: tuple[tuple[int, str, list[str], int], ...] = (
+    *((sites, SMALL, [], 60) for sites in (2, 4, 8)),
+    *((sites, "resnet18", [], 15) for sites in (2, 4, 8)),
+    (4, "resnet18", ["ecgr"], 15),
+    (4, "resnet18", ["scaffold"], 15),
+    (4, "resnet50", [], 10),
+)
+SERVERS: tuple[tuple[list[str], int], ...] = (([], 100), (["scaffold"], 40), (["median"], 40))
+SITES = 20  # simulated
+SETTLED = 10  # rounds after which the server's memory is compared
+Row = dict[str, Any]
+
+
+def pipeline_file(folder: Path, sites: int, backbone: str, method: list[str], rounds: int) -> Path:
+    """A pipeline whose rounds are one local step of eight patches of 32 px at each site."""
+    content = {
+        "name": "scale",
+        "seed": 1,
+        "task": {"classes": ["lung_aca", "lung_n"]},
+        "data": {
+            "source": "tissue",
+            "size": 32,
+            "mpp": 0.5,
+            "tissue": {"tiles_per_class": 12 * sites, "copies": 2, "size": 48},
+        },
+        "sites": {"generate": {"count": sites, "patches": 16, "dirichlet_alpha": 100.0}},
+        "model": {"backbone": backbone},
+        "method": method,
+        "training": {"rounds": rounds, "local_steps": 1, "batch_size": 8, "threads": 1, "evaluate_every": 1000},
+        "evaluation": {"resamples": 100},
+        "tracking": {"enabled": False},
+    }
+    file = folder / f"{sites}-{backbone}-{'-'.join(method)}.yaml"
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return file
+
+
+def seconds_a_round(play: Callable[[Watcher], Any]) -> tuple[float, float]:
+    """(seconds from the command to the end of the first round, mean seconds of the rounds after the second)."""
+    told: list[float] = []
+    began = time.perf_counter()
+    play(Watcher(round=lambda record, rounds: told.append(time.perf_counter())))
+    last = len(told) - 2  # the very last only measures
+    return told[0] - began, (told[last] - told[1]) / (last - 1)
+
+
+def compare() -> Iterator[Row]:
+    """A round in processes against a round in one, for every case."""
+    for sites, backbone, method, rounds in CASES:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            pipeline = load_pipeline(pipeline_file(folder, sites, backbone, method, rounds))
+            parameters = checked_workbench(pipeline).model.layout.size
+            start, near = seconds_a_round(lambda watcher: run(pipeline, folder / "near", watcher))  # noqa: B023
+            begin, far = seconds_a_round(lambda watcher: deployed(pipeline, "poc", folder / "far", watcher))  # noqa: B023
+            record = RunFolder(folder / "far").records()[1]["sites"]
+            moved = next(iter(record.values()))
+        row = {"method": " + ".join(method) or "fedavg", "backbone": backbone, "parameters": parameters, "sites": sites}
+        row |= {"rounds": rounds, "bytes_down": moved["bytes_down"], "bytes_up": moved["bytes_up"]}
+        row |= {"in_process_s": near, "deployed_s": far, "more_s": far - near, "start_s": begin - start}
+        yield {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
+
+
+def serve(method: Sequence[str], rounds: int) -> list[Row]:
+    """Play the server of a run of ResNet-18 whose sites answer at once: memory and seconds of each round.
+
+    What a site does is no more than to write its answer as bytes, so that they are new ones, as from a line.
+    """
+    torch.set_num_threads(1)
+    found: list[Row] = []
+    with tempfile.TemporaryDirectory() as name:
+        pipeline = load_pipeline(pipeline_file(Path(name), SITES, "resnet18", list(method), rounds))
+        bench = checked_workbench(pipeline)
+        bounds, size, chain = Bounds.of(bench.model), bench.model.layout.size, bench.chain
+        fingerprint = bench.model.fingerprint()
+        draw = torch.Generator().manual_seed(0)
+        updates = [1e-3 * torch.randn(size, generator=draw) for _ in range(4)]
+        extra = {name: 1e-3 * torch.randn(size, generator=draw) for name in chain.sends}
+        names = sorted(site.name for site in pipeline.train_sites)
+
+        def ask(site: str, message: bytes) -> bytes:
+            update = updates[names.index(site) % len(updates)]
+            reply = Reply(
+                site,
+                state.round,
+                samples=100 + names.index(site),
+                steps=10,
+                update=update,
+                buffers=bench.model.buffers(),
+                train_loss=0.5,
+                fingerprint=fingerprint,
+                extra=extra,
+            )
+            return pack(reply, bounds)
+
+        plan = plan_of(pipeline, bench.model)
+        head = Head(pipeline=pipeline, bench=bench, plan=plan, leaky=False, remote=Remote(names, ask, bounds))
+        state = head.initial_state()
+        folder = RunFolder.create("scale", Path(name) / "run")
+        federation = head.federation(state, lambda record, current: None)
+        for number in range(rounds):
+            began = time.perf_counter()
+            record = federation.play()
+            assert not record["failures"], record["failures"]
+            folder.save_round(record, {}, state.snapshot(), [], {})
+            found.append(
+                {"method": " + ".join(method) or "fedavg", "parameters": size, "sites": SITES, "round": number}
+            )
+            found[-1] |= {"seconds": round(time.perf_counter() - began, 4)} | memory()
+    return found
+
+
+def memory() -> dict[str, float]:
+    """MiB of this process: all of it, that which no file backs, and the most there has been of all."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    kib = {line.split(":")[0]: line.split()[1] for line in lines if line.startswith(("VmRSS", "RssAnon", "VmHWM"))}
+    names = {"resident_mib": "VmRSS", "anonymous_mib": "RssAnon", "peak_mib": "VmHWM"}
+    return {name: round(int(kib[key]) / 1024, 1) for name, key in names.items()}
+
+
+def watch() -> Iterator[Row]:
+    """The server of each method in a process of its own."""
+    for method, rounds in SERVERS:
+        command = [sys.executable, "-m", "benchmarks.scale", "one-server", json.dumps(method), str(rounds)]
+        yield from json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout)
+
+
+def write(name: str, rows: Iterator[Row]) -> None:
+    """Write rows as they come, and show them."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    with (RESULTS / name).open("w", encoding="utf-8", newline="") as stream:
+        writer = None
+        for row in rows:
+            if writer is None:
+                writer = csv.DictWriter(stream, list(row), lineterminator="\n")
+                writer.writeheader()
+            writer.writerow(row)
+            stream.flush()
+            print(row, flush=True)
+
+
+def read(name: str) -> list[dict[str, str]]:
+    """The rows of a table."""
+    with (RESULTS / name).open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def deployed_table() -> str:
+    """A round in processes against a round in one."""
+    rows = [
+        [
+            row["method"],
+            row["backbone"],
+            f"{int(row['parameters']) / 1e6:.1f} M",
+            row["sites"],
+            f"{int(row['bytes_down']) / 1e6:.1f} / {int(row['bytes_up']) / 1e6:.1f}",
+            f"{float(row['in_process_s']):.2f}",
+            f"{float(row['deployed_s']):.2f}",
+            f"{float(row['more_s']):+.2f}",
+        ]
+        for row in read("deployed.csv")
+    ]
+    head = [
+        "method",
+        "backbone",
+        "parameters",
+        "sites",
+        "MB down / up and site",
+        "one process, s",
+        "deployed, s",
+        "more, s",
+    ]
+    return table(head, rows)
+
+
+def flat(rows: Sequence[dict[str, str]], column: str) -> float:
+    """The most of a column after the first rounds, over its value when they had passed."""
+    values = [float(row[column]) for row in rows]
+    return max(values[SETTLED:]) / values[SETTLED]
+
+
+def server_table() -> str:
+    """The server's memory over its rounds."""
+    rows = []
+    by_method: dict[str, list[dict[str, str]]] = {}
+    for row in read("server.csv"):
+        by_method.setdefault(row["method"], []).append(row)
+    for method, found in by_method.items():
+        seconds = sorted(float(row["seconds"]) for row in found)[len(found) // 2]
+        rows.append(
+            [
+                method,
+                found[0]["sites"],
+                str(len(found)),
+                f"{float(found[SETTLED]['anonymous_mib']):,.0f}",
+                f"{flat(found, 'anonymous_mib'):.3f}",
+                f"{float(found[SETTLED]['peak_mib']):,.0f}",
+                f"{flat(found, 'peak_mib'):.3f}",
+                f"{1e3 * seconds / int(found[0]['sites']):.0f}",
+            ]
+        )
+    head = ["method", "sites", "rounds", f"MiB after round {SETTLED}", "most later / that"]
+    return table([*head, f"peak MiB by round {SETTLED}", "peak later / that", "ms a reply"], rows)
+
+
+def lines_table() -> str:
+    """Seconds of a round beside training, by arithmetic: the slower of the two lines, both ways, and the server's work."""
+    found = [row for row in read("server.csv") if row["method"] == "fedavg"]
+    seconds = sorted(float(row["seconds"]) for row in found)[len(found) // 2]
+    each = seconds / int(found[0]["sites"]) / int(found[0]["parameters"])  # the server's seconds a reply and value
+    rows = []
+    for name, values in (("ResNet-18", 11.2e6), ("ResNet-50", 23.6e6), ("ViT-B/16", 85.8e6)):
+        for sites in (10, 100, 1000):
+            cells = []
+            for site, server in ((20, 1), (100, 1), (100, 10)):  # Mbit/s, Gbit/s
+                bits = 32 * values
+                both = 2 * max(bits / (site * 1e6), sites * bits / (server * 1e9))
+                cells.append(f"{both + each * values * sites:,.0f}")
+            rows.append([name, str(sites), f"{2 * sites * 4 * values / 1e9:,.1f}", *cells])
+    head = ["backbone", "sites", "GB a round, both ways"]
+    return table([*head, "sites 20 Mbit/s, server 1 Gbit/s", "100 Mbit/s, 1 Gbit/s", "100 Mbit/s, 10 Gbit/s"], rows)
+
+
+PARTS = {"deployed": deployed_table, "server": server_table, "lines": lines_table}
+
+
+def main(words: Sequence[str]) -> None:
+    """See the module."""
+    if words[:1] == ["one-server"]:
+        print(json.dumps(serve(json.loads(words[1]), int(words[2]))))
+        return
+    measures = {"deployed": compare, "server": watch}
+    for name in [word for word in words if word in measures] or ([] if "page" in words else measures):
+        write(f"{name}.csv", measures[name]())
+    PAGE.write_text(rewritten(PAGE.read_text(encoding="utf-8"), PARTS), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
