@@ -244,7 +244,7 @@ def server_table() -> str:
 
 
 def lines_table() -> str:
-    """Seconds of a round beside training, by arithmetic: the slower of the two lines, both ways, and the server's work."""
+    """Seconds of a round beside training, by arithmetic: the slower line, both ways, and the server's work."""
     found = [row for row in read("server.csv") if row["method"] == "fedavg"]
     seconds = sorted(float(row["seconds"]) for row in found)[len(found) // 2]
     each = seconds / int(found[0]["sites"]) / int(found[0]["parameters"])  # the server's seconds a reply and value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -46,3 +47,11 @@ def main() -> None:
     except MedflError as error:
         print(f"medfl: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" for {error.filename}" if error.filename else ""
+        print(
+            f"medfl: there is no room on the disk{where}; make some, and give the same command again", file=sys.stderr
+        )
+        sys.exit(MedflError.exit_code)

@@ -148,8 +148,8 @@ class RunFolder:
                 facts.setdefault("pending", {})[site.name] = pending[0]
                 parts |= {f"pending.{k}": v for k, v in pending[1].items()}
             if parts:
-                save_file({k: v.contiguous() for k, v in parts.items()}, staged / f"site-{site.name}.safetensors")
-        save_file({k: v.contiguous() for k, v in tensors.items()}, staged / "server.safetensors")
+                save_tensors(parts, staged / f"site-{site.name}.safetensors")
+        save_tensors(tensors, staged / "server.safetensors")
         write_text(staged / "state.json", json.dumps(facts))
         # The old checkpoint is moved aside before the new one takes its name: at every instant one of the two
         # that have had its name is whole, and `load_checkpoint` takes the newest. After a kill between the two renames
@@ -159,6 +159,7 @@ class RunFolder:
             shutil.rmtree(old, ignore_errors=True)
             self.checkpoint.rename(old)
         staged.rename(self.checkpoint)
+        flush(self.path)
         shutil.rmtree(old, ignore_errors=True)
 
     def load_checkpoint(self, sites: Mapping[str, Site]) -> tuple[ServerState, dict[str, float]] | None:
@@ -212,7 +213,7 @@ class RunFolder:
         """Write model.safetensors (timm names) and model.json. Raises MedflError if there is no room."""
         staged = self.model.with_suffix(".tmp")
         with self._written(*AT_THE_END):
-            save_file(model.state_dict(weights, buffers), staged)
+            save_tensors(model.state_dict(weights, buffers), staged)
             os.replace(staged, self.model)
             write_text(self.model_json, json.dumps(dict(facts), indent=2) + "\n")
 
@@ -270,6 +271,21 @@ def write_text(path: Path, text: str) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(staged, path)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a safetensors file and flush it to disk."""
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    flush(path)
+
+
+def flush(path: Path) -> None:
+    """Have the disk hold what was written to a file, or the names in a folder."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def json_lines(path: Path) -> Iterable[dict[str, Any]]:

@@ -20,10 +20,12 @@ from medfl.engines.head import serve
 from medfl.engines.keeper import Keeper, StateLost
 from medfl.engines.layout import lay_out
 from medfl.engines.line import NoAnswer, Remote
+from medfl.engines.station import NOTE
 from medfl.errors import MedflError
 from medfl.loading import load_pipeline
 from medfl.pipeline import resume, run
 from medfl.protocol import Failure, Reply, Request
+from medfl.runs import versions
 from tests.toys import toy_bench, toy_sites
 
 BOUNDS = Bounds(3, 2, frozenset({"n/a"}))
@@ -390,12 +392,24 @@ def test_parties_that_do_not_agree_are_told_before_the_first_round(small, tmp_pa
     desk = Desk(laid.home / "site-01", "site-01")
 
     def hello(site: str, message: bytes) -> bytes:
-        return json.dumps(json.loads(desk.hello()) | change).encode()
+        return json.dumps(json.loads(desk.hello(message)) | change).encode()
 
     serve(laid.server, ["site-01"], hello, lambda s, m: pytest.fail("asked"))
     end = json.loads((laid.server / "ended.json").read_text())
     assert end["kind"] == "MedflError"
     assert re.search(says, end["message"])
+
+
+def test_a_site_is_told_of_the_versions_that_it_has_to_change(small, tmp_path):
+    laid = lay_out(load_pipeline(small), "simulator", tmp_path / "far")
+    desk, log = Desk(laid.home / "site-01", "site-01"), laid.home / "site-01" / "medfl.log"
+    for odd in (json.dumps(versions()).encode(), b"[1]", b"{", b"{}"):
+        desk.hello(odd)
+    assert not log.exists()
+    desk.hello(json.dumps(versions() | {"timm": "9.9\x1b[2J", "python": "4"}).encode())
+    (line,) = log.read_text().splitlines()
+    assert f"the server has timm 9.9?[2J and this site {versions()['timm']}; install timm==9.9" in line
+    assert NOTE.findall(log.read_text()) == [line[20:]]
 
 
 def test_a_message_that_the_server_has_given_up_is_not_worked_on(small, tmp_path):

@@ -6,14 +6,16 @@ lost and a server that never answers (test_tracking), a message that fails in a 
 """
 
 import contextlib
+import errno
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from medfl import runs
+from medfl import cli, runs
 from medfl.errors import MedflError
 from medfl.loading import load_pipeline
 from medfl.pipeline import resume, run
@@ -122,6 +124,40 @@ def test_no_room_is_one_sentence_and_the_run_goes_on_from_it(small, finished, tm
     assert RunFolder(out).load_checkpoint({})[0].round >= 1
     same_result(finished, resume(out).folder)
     assert not list(out.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("command", ["run", "resume"])
+def test_no_room_before_the_first_round_is_one_sentence_too(small, finished, tmp_path, monkeypatch, capsys, command):
+    def none(path, text):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    words = {"run": ["run", str(small), "--out", str(tmp_path / "new")], "resume": ["resume", str(finished.path)]}
+    monkeypatch.setattr(sys, "argv", ["medfl", *words[command]])
+    monkeypatch.setattr(runs, "write_text", none)
+    monkeypatch.setattr("medfl.pipeline.write_text", none)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("medfl: there is no room on the disk for ")
+    assert said.endswith("give the same command again")
+    assert "\n" not in said
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
+    toy, happened = Toy(tmp_path), []
+    rename = Path.rename
+
+    def renaming(path, target):
+        happened.append(f"{path.name} -> {target.name}")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", renaming)
+    monkeypatch.setattr(runs, "flush", lambda path: happened.append(path.name))
+    toy.play()
+    first = happened.index("checkpoint.new -> checkpoint")
+    assert "server.safetensors" in happened[:first]
+    assert happened[first + 1] == toy.folder.path.name
 
 
 def strike(patch, what: str) -> None:

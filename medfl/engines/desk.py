@@ -24,6 +24,7 @@ from medfl.runs import versions
 from medfl.site import Site, SiteDiverged
 
 PROTOCOL = 2
+MUST_AGREE = ("medfl", "torch", "torchvision", "timm")
 KEY = "consortium.key"
 LOG = "medfl.log"
 TOLD = (SiteDiverged, StateLost, BadMessage)  # their sentences are made of numbers and names only
@@ -53,12 +54,16 @@ class Desk:
         self._problem = ""
         self._asked = 0
 
-    def hello(self) -> bytes:
+    def hello(self, server: bytes = b"{}") -> bytes:
         """Who is here, as JSON: versions, the model's fingerprint, role, counts of patches, the clock; or a problem.
 
         Builds the site at the first call, which may render its patches.
+
+        Args:
+            server: the server's versions, as JSON; what differs here is noted in this party's log.
         """
         with self._lock:
+            self._compare(server)
             facts = self._build()
         now = {"protocol": PROTOCOL, "site": self.name, "time": time.time(), "versions": versions()}
         return json.dumps(now | facts).encode()
@@ -111,16 +116,38 @@ class Desk:
                 return {"problem": self._problem}
         return self._ready.facts
 
-    def _reason(self, error: Exception) -> str:
-        """One sentence for the server; the whole story goes into the log that stays here."""
+    def _compare(self, server: bytes) -> None:
+        """Note which packages the server has in another version: it will refuse this site, which can mend it."""
+        try:
+            theirs = dict(json.loads(server))
+        except (ValueError, TypeError, RecursionError):
+            return
+        here = versions()
+        for package in MUST_AGREE:
+            there = shown(theirs.get(package, here[package]), 32)
+            if there != here[package]:
+                self._note(
+                    f"the server has {package} {there} and this site {here[package]}; install {package}=={there}\n"
+                )
+
+    def _note(self, text: str) -> None:
+        """A line, or more, in the log that stays here."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / LOG).open("a", encoding="utf-8") as stream:
-            stream.write(time.strftime("%Y-%m-%d %H:%M:%S "))
-            known = isinstance(error, MedflError)
-            stream.write(f"{error}\n" if known else "".join(traceback.format_exception(error)))
+            stream.write(time.strftime("%Y-%m-%d %H:%M:%S ") + text)
+
+    def _reason(self, error: Exception) -> str:
+        """One sentence for the server; the whole story goes into the log."""
+        known = isinstance(error, MedflError)
+        self._note(f"{error}\n" if known else "".join(traceback.format_exception(error)))
         if isinstance(error, TOLD):
             return str(error)
         return f"{type(error).__name__} at the site; its {LOG} says more"
+
+
+def shown(text: object, limit: int) -> str:
+    """What another party said, fit for a terminal or a log."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(text)[:limit])
 
 
 def build(folder: Path, name: str) -> _Ready:

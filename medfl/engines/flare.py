@@ -67,7 +67,7 @@ class Server:
             return answer
 
         def hello(site: str, message: bytes) -> bytes:
-            return reach(site, self.patience, "hello")
+            return reach(site, self.patience, "hello", server=message)
 
         def ask(site: str, message: bytes) -> bytes:
             return reach(site, self.timeout, "handle", run=self.run, message=message)
@@ -82,9 +82,9 @@ class Client:
         self._desk: Any = None
 
     @collab.publish  # type: ignore[untyped-decorator]
-    def hello(self) -> bytes:
+    def hello(self, server: bytes) -> bytes:
         """See Desk.hello."""
-        answer: bytes = self._at().hello()
+        answer: bytes = self._at().hello(server)
         return answer
 
     @collab.publish  # type: ignore[untyped-decorator]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from medfl.engines.codec import Bounds
-from medfl.engines.desk import LOG, PROTOCOL
+from medfl.engines.desk import LOG, MUST_AGREE, PROTOCOL, shown
 from medfl.engines.line import Ask, NoAnswer, Remote, Stopped
 from medfl.engines.parties import read_server
 from medfl.errors import MedflError
@@ -29,7 +29,6 @@ ENDED, SAID = "ended.json", "said.txt"
 STOPPED = "the run was stopped in the middle of a round: the process of a party ended"
 MAX_SKEW = 300.0  # seconds
 HELLO_LIMIT = 64_000_000  # bytes; 20 a source group
-MUST_AGREE = ("medfl", "torch", "torchvision", "timm")
 SUMMARY = {"site": str, "role": str, "split": str, "class": str, "groups": int, "patches": int, "digest": str}
 
 
@@ -62,7 +61,7 @@ def serve(folder: Path, present: Collection[str], hello: Ask, ask: Ask) -> None:
     Args:
         folder: the server's party folder.
         present: names of the connected sites.
-        hello: asks a site who it is. Raises NoAnswer or Stopped.
+        hello: asks a site who it is, telling it this server's versions. Raises NoAnswer or Stopped.
         ask: carries a request to a site and its answer back. Raises NoAnswer or Stopped.
     """
     began = time.perf_counter()
@@ -122,10 +121,11 @@ def greet(
     if strangers:
         raise MedflError(f"{', '.join(strangers)} is connected but not in the pipeline; stop it, or add its site file")
     names = sorted(present)
+    mine = json.dumps(versions()).encode()
 
     def ask(name: str) -> bytes | str:
         try:
-            return hello(name, b"")
+            return hello(name, mine)
         except NoAnswer as error:
             return str(error)
 
@@ -196,7 +196,7 @@ def _facts(name: str, answer: bytes) -> dict[str, Any]:
         if facts.get("protocol") != PROTOCOL or facts["site"] != name:
             raise ValueError
         if "problem" in facts:
-            return {"problem": _shown(facts["problem"], 300)}
+            return {"problem": shown(facts["problem"], 300)}
         rows = facts["allocation"]
         fits = all(set(row) == set(SUMMARY) and all(type(row[k]) is t for k, t in SUMMARY.items()) for row in rows)
         own = all(row["site"] == name and len(row["digest"]) <= 16 for row in rows)
@@ -210,20 +210,15 @@ def _facts(name: str, answer: bytes) -> dict[str, Any]:
     return dict(facts)
 
 
-def _shown(text: object, limit: int) -> str:
-    """What a site said, fit for a terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in str(text)[:limit])
-
-
 def _agree(name: str, role: str, facts: Mapping[str, Any], fingerprint: str, classes: Collection[str]) -> None:
     """Raise MedflError unless a site is what the pipeline says, with the same software and the same time."""
     here = versions()
     for package in MUST_AGREE:
-        there = _shown(facts["versions"].get(package, "none"), 32)
+        there = shown(facts["versions"].get(package, "none"), 32)
         if there != here[package]:
             raise MedflError(f"site {name} has {package} {there}, the server {here[package]}; install the same at both")
     if facts["role"] != role:
-        raise MedflError(f"site {name} says it is {_shown(facts['role'], 16)}, the pipeline {role}; renew its kit")
+        raise MedflError(f"site {name} says it is {shown(facts['role'], 16)}, the pipeline {role}; renew its kit")
     if facts["fingerprint"] != fingerprint:
         raise MedflError(f"site {name} builds another model than the server; renew its kit from this pipeline")
     if any(row["class"] not in classes for row in facts["allocation"]):

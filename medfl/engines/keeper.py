@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from medfl.protocol import Request
-from medfl.runs import aligned
+from medfl.runs import aligned, flush
 from medfl.site import Site
 
 
@@ -89,8 +89,7 @@ class Keeper:
                 raise StateLost("another process of this site has taken over")
             staged = self.file.with_suffix(".tmp")
             save_file(tensors, staged, metadata={"facts": json.dumps(facts)})
-            with staged.open("rb") as stream:
-                os.fsync(stream.fileno())
+            flush(staged)
             os.replace(staged, self.file)
         self.known = True
 

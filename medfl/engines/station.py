@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +25,7 @@ FLARE_LOG = "flare.log"
 JOINED = "Successfully registered client"
 START = 60.0  # seconds in which the server's own process must be up
 RETRY = 5.0  # seconds between attempts to reach the server
+NOTE = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (?!Traceback)(.+)$", re.MULTILINE)
 AGAIN = 10.0  # seconds before a site's process that ended is started again
 
 
@@ -84,7 +86,8 @@ def join(kit: Path, watcher: Watcher, limit: float | None) -> None:
             told = True
         if not _pause(RETRY, until):
             return
-    log = kit / PARTY / FLARE_LOG
+    log, notes = kit / PARTY / FLARE_LOG, kit / PARTY / LOG
+    told_to = notes.stat().st_size if notes.exists() else 0
     with stoppable(), Crew(mark, pipeline.training.threads) as crew:
         while True:
             begin = log.stat().st_size if log.exists() else 0
@@ -96,6 +99,10 @@ def join(kit: Path, watcher: Watcher, limit: float | None) -> None:
                     watcher.say(
                         f"{name} is connected; what goes wrong is in {kit / PARTY / LOG}; Ctrl-C ends taking part"
                     )
+                news = _since(notes, told_to)
+                told_to += len(news.encode())
+                for said in NOTE.findall(news):
+                    watcher.say(f"{name}: {said}")
                 if not _pause(0.5, until):
                     return
             watcher.say(f"The process of {name} has ended; starting it again (its words are in {log})")
