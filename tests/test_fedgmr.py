@@ -196,6 +196,26 @@ def test_the_last_update_of_an_absent_site_is_merged_with_its_age():
     torch.testing.assert_close(torch.tensor(w1), (2 * last + 6 * torch.tensor([3.43, 0.5, -1.92])) / 8)
 
 
+def test_the_last_models_of_the_sites_lie_in_files_that_go_with_them(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    p = cut([SYNC])
+    p.rounds(1)
+    before = mapped(tmp_path)
+    assert {t.data_ptr() for name, t in p.state.tensors.items() if name.startswith("fedgmr.last.")} <= before
+    p.rounds(3)
+    assert len(mapped(tmp_path)) == len(before) == 2
+    assert not list(tmp_path.iterdir())
+    p.state.tensors.clear()
+    del p
+    assert not mapped(tmp_path)
+
+
+def mapped(folder: Path) -> set[int]:
+    """Where the memory begins that is backed by files below a folder."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return {int(line.split("-")[0], 16) for line in lines if str(folder) in line}
+
+
 def test_bytes_by_hand():
     # Three weights: the whole model is 12 bytes. near keeps 2 of 3: 8 bytes, and 3 bits of mask, 1 byte,
     # when it is new.

@@ -27,6 +27,7 @@ from medfl.engines.parties import read_site
 from medfl.errors import MedflError
 from medfl.loading import load_pipeline
 from medfl.pipeline import run
+from medfl.runs import RunFolder
 from tests.test_engines import SMALL, same_result
 from tests.test_run import own_folder
 
@@ -264,23 +265,54 @@ def test_a_run_from_kits_stopped_and_continued_is_the_run_in_one_process(pipelin
     sites = [medfl("deploy", "join", tmp_path / "kits" / name, log=logs) for name in SITES]
     serve = ("deploy", "serve", tmp_path / "kits" / "server", "--out", out, "--wait", "120")
     try:
-        first = medfl(*serve, log=logs)
-        deadline = time.monotonic() + 150
-        while not (out / "checkpoint" / "state.json").exists() and first.poll() is None:
-            assert time.monotonic() < deadline, logs.read_text()
-            time.sleep(0.02)
-        first.send_signal(signal.SIGINT)
-        assert first.wait(60) == 130, logs.read_text()
+        interrupted_after_a_round(medfl(*serve, log=logs), out, logs)
         assert not (out / "summary.json").exists()
         again = medfl(*serve, log=logs)
         assert again.wait(200) == 0, logs.read_text()
     finally:
-        for process in sites:
-            process.send_signal(signal.SIGTERM)
-        codes = [process.wait(30) for process in sites]
-    assert codes == [130, 130, 130]
+        assert [ended(process) for process in sites] == [130, 130, 130]
     there = type(here)(out)
     same_result(here, there)
     assert not [p for p in os.listdir(out) if "allocation.csv" in p]
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", address(tmp_path / "kits" / "site-01")[1])) != 0
+
+
+def interrupted_after_a_round(server: subprocess.Popen, out: Path, logs: Path) -> None:
+    """Stop a server with Ctrl-C once it has a round to keep."""
+    deadline = time.monotonic() + 150
+    while not (out / "checkpoint" / "state.json").exists() and server.poll() is None:
+        assert time.monotonic() < deadline, logs.read_text()
+        time.sleep(0.02)
+    server.send_signal(signal.SIGINT)
+    assert server.wait(60) == 130, logs.read_text()
+
+
+def ended(process: subprocess.Popen) -> int:
+    """Ask a process to end; its exit code."""
+    process.send_signal(signal.SIGTERM)
+    return process.wait(30)
+
+
+@pytest.mark.slow
+def test_a_site_that_comes_late_is_named_until_then_and_takes_part_when_the_run_goes_on(pipeline, tmp_path):
+    longer = pipeline.training.model_copy(update={"rounds": 12, "local_steps": 40})
+    make_kits(pipeline.model_copy(update={"training": longer}), tmp_path / "kits", "localhost", free_port(0))
+    out, logs = tmp_path / "run", tmp_path / "log.txt"
+    sites = [medfl("deploy", "join", tmp_path / "kits" / name, log=logs) for name in ("site-01", "held-out-01")]
+    try:
+        serve = ("deploy", "serve", tmp_path / "kits" / "server", "--out", out, "--wait")
+        interrupted_after_a_round(medfl(*serve, "20", log=logs), out, logs)
+        assert "Site site-02 is not connected" in logs.read_text()
+        sites.append(medfl("deploy", "join", tmp_path / "kits" / "site-02", log=logs))
+        again = medfl(*serve, "120", log=logs)
+        assert again.wait(200) == 0, logs.read_text()
+    finally:
+        assert [ended(process) for process in sites] == [130] * len(sites)
+    folder = RunFolder(out)
+    failed = [[(f["site"], f["reason"]) for f in record["failures"]] for record in folder.records()]
+    early = failed.index([])
+    assert 0 < early < 12
+    assert failed == [[("site-02", "not connected")]] * early + [[]] * (13 - early)
+    assert all(record["counted"] for record in folder.records()[:-1])
+    assert set(folder.read_summary()["sites"]) == set(SITES)

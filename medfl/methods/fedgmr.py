@@ -26,6 +26,7 @@ from torch import Tensor
 from medfl.methods.base import Link, number, require
 from medfl.methods.context import LocalRound, Server
 from medfl.methods.fedgmr_rules import RULES, Restoration, aggregate, maskable_slots, nested_masks
+from medfl.methods.rows import on_disk
 from medfl.model import FlatModel
 from medfl.protocol import Reply
 
@@ -141,9 +142,9 @@ class FedGMR(Link):
         return count
 
     def accept(self, server: Server, reply: Reply) -> None:
-        """The site's model: w - update is zero where the mask is."""
+        """The site's model: w - update is zero where the mask is. It is kept for as long as the site is silent."""
         assert reply.update is not None
-        server.gathered[f"fedgmr.last.{reply.site}"] = server.origin(reply.site) - reply.update
+        server.gathered[f"fedgmr.last.{reply.site}"] = on_disk(server.origin(reply.site) - reply.update)
 
     def combine(self, server: Server, mean: Tensor) -> Tensor:
         """Merge the last models of all sites that have ever replied; the round's mean is not used."""

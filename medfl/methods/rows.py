@@ -1,8 +1,8 @@
-"""The updates of one round side by side, for rules that a streamed mean cannot serve.
+"""Vectors of every site at the server, for rules that a streamed mean cannot serve: in files, memory-mapped.
 
-K updates of P values are rows of a temporary file, memory-mapped, so what stays in memory is one block of columns at a
-time whatever K and P are. The file has no name once it is open: it is gone when it is closed, and when the process is.
-Set TMPDIR to a folder on a disk where the temporary folder is kept in memory.
+`Rows` has K updates of P values of one round side by side, so what stays in memory is one block of columns at a time
+whatever K and P are. `on_disk` is one vector. The files have no name once they are open: they are gone when they are
+closed, and when the process is. Set TMPDIR to a folder on a disk where the temporary folder is kept in memory.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Rows:
         assert reply.update is not None
         assert reply.buffers is not None
         if self._file is None:
-            self._file = self._open()
+            self._file = _nameless(4 * self._shape[0] * self._shape[1], "the updates of a round take")
             self._map = np.memmap(self._file, np.float32, "r+", shape=self._shape)
         row = self._row.setdefault(reply.site, len(self._row))
         self._map[row] = reply.update.numpy()
@@ -71,18 +71,26 @@ class Rows:
         if self._file is not None:
             self._file.close()
 
-    def _open(self) -> IO[bytes]:
-        """A file of the full size, its place taken at once: a full disk must not show when the map is written."""
-        size = 4 * self._shape[0] * self._shape[1]
-        try:
-            file = tempfile.TemporaryFile(prefix="medfl-rows-")  # noqa: SIM115 - closed in `close`
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)
-            else:
-                file.truncate(size)
-        except OSError as error:
-            raise MedflError(
-                f"the updates of a round take {size / 1e6:,.0f} MB in the temporary folder {tempfile.gettempdir()}, "
-                f"which it does not give ({error.strerror}); set TMPDIR to a folder with room"
-            ) from None
-        return file
+
+def on_disk(vector: Tensor) -> Tensor:
+    """A copy of f32[P] whose memory is a file's; the file goes with it. Raises MedflError where there is no room."""
+    with _nameless(4 * vector.numel(), "a vector that the method keeps of every site takes") as file:
+        mapped = np.memmap(file, np.float32, "r+", shape=vector.shape)
+    mapped[:] = vector.numpy()
+    return torch.from_numpy(mapped)
+
+
+def _nameless(size: int, what: str) -> IO[bytes]:
+    """A file of the full size, its place taken at once: a full disk must not show when the map is written."""
+    try:
+        file = tempfile.TemporaryFile(prefix="medfl-rows-")  # noqa: SIM115 - closed by the caller
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
+    except OSError as error:
+        raise MedflError(
+            f"{what} {size / 1e6:,.0f} MB in the temporary folder {tempfile.gettempdir()}, which it does not give "
+            f"({error.strerror}); set TMPDIR to a folder with room"
+        ) from None
+    return file
