@@ -29,6 +29,7 @@ from medfl.methods.base import build_chain
 from medfl.model import FlatModel, ModelSpec
 from medfl.summary import kept_at_sites
 from tests.runfolders import BACKBONE, CLASSES, SIZE, FakeRun
+from tests.wall import walled
 
 KEPT = ["its normalisation layers"]
 MARKER = "MARKERROOT"
@@ -70,22 +71,11 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # --- MONAI Bundle ---------------------------------------------------------------------------------------------------
 
-ELSEWHERE = '''
+# What an environment of monai, torch and timm need not have, medfl above all.
+BESIDE = ("medfl", "mlflow", "pydantic", "albumentations", "sklearn", "typer", "onnx")
+ELSEWHERE = """
 import json, sys
-from importlib.machinery import ModuleSpec
 from pathlib import Path
-
-class Wall:
-    """Refuses what an environment of monai, torch and timm need not have, medfl above all."""
-    blocked = {"medfl", "mlflow", "pydantic", "albumentations", "sklearn", "typer", "onnx"}
-    def find_spec(self, name, path=None, target=None):
-        return ModuleSpec(name, self) if name.split(".")[0] in self.blocked else None
-    def create_module(self, spec):
-        raise ImportError(f"{spec.name} is blocked")
-    def exec_module(self, module):
-        pass
-
-sys.meta_path.insert(0, Wall())
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow, load, run
 torch.set_num_threads(1)
@@ -102,7 +92,7 @@ parser.read_config(config)
 facts = {"wrong": workflow.check_properties(), "spatial": workflow.spatial_shape, "channels": workflow.channel_def}
 facts |= {"temperature": parser.get_parsed_content("temperature"), "modules": sorted(sys.modules)}
 (out / "facts.json").write_text(json.dumps(facts))
-'''
+"""
 
 
 def test_a_bundle_runs_where_there_is_no_medfl(run: Path, images: Path, tmp_path: Path) -> None:
@@ -113,7 +103,7 @@ def test_a_bundle_runs_where_there_is_no_medfl(run: Path, images: Path, tmp_path
         "Each training site keeps its normalisation layers; what is exported is the global model.",
     ]
     assert [path.name for path in bundle.parent.iterdir()] == ["bundle"]
-    command = [sys.executable, "-c", ELSEWHERE, str(bundle), str(images), str(tmp_path)]
+    command = [sys.executable, "-c", walled(ELSEWHERE, *BESIDE), str(bundle), str(images), str(tmp_path)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     expected = predict(find_model(str(run)), images)

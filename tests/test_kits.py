@@ -15,6 +15,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import NameOID
 
 from medfl.engines import checks
 from medfl.engines.checks import address, reach, server_kit, site_name
@@ -316,3 +320,66 @@ def test_a_site_that_comes_late_is_named_until_then_and_takes_part_when_the_run_
     assert failed == [[("site-02", "not connected")]] * early + [[]] * (13 - early)
     assert all(record["counted"] for record in folder.records()[:-1])
     assert set(folder.read_summary()["sites"]) == set(SITES)
+
+
+def certificate(folder: Path, authority: Path, ends: dt.timedelta) -> tuple[Path, Path]:
+    """A certificate of site-01 that ends so long from now, signed by an authority, and its key."""
+    root = x509.load_pem_x509_certificate((authority / "rootCA.pem").read_bytes())
+    signer = serialization.load_pem_private_key((authority / "rootCA.key").read_bytes(), password=None)
+    mine, now = rsa.generate_private_key(65537, 2048), dt.datetime.now(dt.UTC)
+    built = (
+        x509.CertificateBuilder(root.subject, x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "site-01")]))
+        .public_key(mine.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=2))
+        .not_valid_after(now + ends)
+        .sign(signer, hashes.SHA256())
+    )
+    folder.mkdir()
+    (folder / "client.crt").write_bytes(built.public_bytes(serialization.Encoding.PEM))
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "client.key").write_bytes(mine.private_bytes(*form))
+    return folder / "client.crt", folder / "client.key"
+
+
+def admitted(port: int, *pair: Path) -> bool:
+    """Whether a server goes on talking to who shows this certificate, or none."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    if pair:
+        context.load_cert_chain(*pair)
+    with socket.create_connection(("127.0.0.1", port), timeout=3) as plain:
+        try:
+            with context.wrap_socket(plain) as secure:
+                return secure.recv(1) != b""
+        except TimeoutError:  # it waits for the first word
+            return True
+        except OSError:
+            return False
+
+
+@pytest.mark.slow
+def test_the_server_admits_its_own_sites_and_no_unknown_or_expired_certificate(pipeline, tmp_path):
+    port = free_port(0)
+    for consortium in ("a", "b"):
+        make_kits(pipeline, tmp_path / consortium, "localhost", port)
+    ours, theirs = tmp_path / "a", tmp_path / "b"
+    logs = tmp_path / "log.txt"
+    server = medfl("deploy", "serve", ours / "server", "--out", tmp_path / "run", "--wait", "300", log=logs)
+    try:
+        deadline = time.monotonic() + 120
+        while "The server listens" not in (logs.read_text() if logs.exists() else ""):
+            assert server.poll() is None, logs.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        day = dt.timedelta(days=1)
+        seen = {
+            "kit": admitted(port, *(ours / "site-01" / "startup" / name for name in ("client.crt", "client.key"))),
+            "ours": admitted(port, *certificate(tmp_path / "ours", ours / "authority", day)),
+            "none": admitted(port),
+            "unknown": admitted(port, *(theirs / "site-01" / "startup" / n for n in ("client.crt", "client.key"))),
+            "expired": admitted(port, *certificate(tmp_path / "old", ours / "authority", -day)),
+        }
+    finally:
+        assert ended(server) == 130, logs.read_text()
+    assert seen == {"kit": True, "ours": True, "none": False, "unknown": False, "expired": False}
