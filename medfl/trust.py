@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medfl.methods.base import Chain
 from medfl.methods.context import Server
-from medfl.protocol import Reply
+from medfl.protocol import Reply, squared_length
 from medfl.server import Plan
 
 
@@ -70,6 +70,14 @@ def _flaw(name: str, vector: Tensor | None, size: int | None, reply: Reply) -> s
         return f"{what} {shown}, the model {size:,}"
     if size is not None and vector.dtype != torch.float32:
         return f"{what} type {str(vector.dtype).removeprefix('torch.')}, not float32"
-    if not (math.isfinite(reply.square) if name == "update" else torch.isfinite(vector).all()):
+    if not (math.isfinite(reply.square) if name == "update" else _finite(vector)):
         return f"{what} values that are not finite"
     return None
+
+
+def _finite(vector: Tensor) -> bool:
+    """Whether all values are finite. A finite squared length says so in one pass; a large one says nothing."""
+    if not vector.is_floating_point():
+        return True
+    flat = vector.flatten()
+    return math.isfinite(squared_length(flat)) or bool(torch.isfinite(flat).all())

@@ -44,7 +44,9 @@ class Scaffold(Link):
 
     def send(self, server: Server, site: str) -> dict[str, Tensor]:
         """c, zero before the first counted round."""
-        return {GLOBAL: server.tensors.get(GLOBAL, torch.zeros_like(server.weights))}
+        if GLOBAL not in server.tensors:
+            server.tensors[GLOBAL] = torch.zeros_like(server.weights)
+        return {GLOBAL: server.tensors[GLOBAL]}
 
     def observe(self, local: LocalRound) -> None:
         """Sum the uncorrected gradients."""
@@ -75,13 +77,13 @@ class Scaffold(Link):
 
     def accept(self, server: Server, reply: Reply) -> None:
         """Sum the changes; they count only if the round does."""
-        gathered = server.gathered.setdefault(CHANGE, torch.zeros_like(server.weights))
-        gathered.add_(reply.extra[CHANGE])
+        if CHANGE not in server.gathered:
+            server.gathered[CHANGE] = torch.zeros_like(server.weights)
+        server.gathered[CHANGE].add_(reply.extra[CHANGE])
 
     def combine(self, server: Server, mean: Tensor) -> Tensor:
         """c <- c + (1/N) sum (c_i+ - c_i)."""
-        before = server.tensors.get(GLOBAL, torch.zeros_like(server.weights))
-        server.tensors[GLOBAL] = before.add(server.gathered[CHANGE], alpha=1 / len(server.sites))
+        server.tensors[GLOBAL] = server.tensors[GLOBAL].add(server.gathered[CHANGE], alpha=1 / len(server.sites))
         return mean
 
     def scratch_bytes(self, steps: int, padded: int) -> int:
