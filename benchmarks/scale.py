@@ -38,6 +38,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "scale.md"
 RESULTS = ROOT / "docs" / "results" / "scale"
 SMALL = "test_byobnet"
+BACKBONE = "resnet18"  # of the simulated sites
 CASES: tuple[tuple[int, str, list[str], int], ...] = (
     *((sites, SMALL, [], 60) for sites in (2, 4, 8)),
     *((sites, "resnet18", [], 15) for sites in (2, 4, 8)),
@@ -102,14 +103,13 @@ def compare() -> Iterator[Row]:
 
 
 def serve(method: Sequence[str], rounds: int) -> list[Row]:
-    """Play the server of a run of ResNet-18 whose sites answer at once: memory and seconds of each round.
+    """Play the server of a run whose sites answer at once: memory and seconds of each round.
 
     What a site does is no more than to write its answer as bytes, so that they are new ones, as from a line.
     """
-    torch.set_num_threads(1)
     found: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
-        pipeline = load_pipeline(pipeline_file(Path(name), SITES, "resnet18", list(method), rounds))
+        pipeline = load_pipeline(pipeline_file(Path(name), SITES, BACKBONE, list(method), rounds))
         bench = checked_workbench(pipeline)
         bounds, size, chain = Bounds.of(bench.model), bench.model.layout.size, bench.chain
         fingerprint = bench.model.fingerprint()
@@ -267,6 +267,7 @@ PARTS = {"deployed": deployed_table, "server": server_table, "lines": lines_tabl
 def main(words: Sequence[str]) -> None:
     """See the module."""
     if words[:1] == ["one-server"]:
+        torch.set_num_threads(1)
         print(json.dumps(serve(json.loads(words[1]), int(words[2]))))
         return
     measures = {"deployed": compare, "server": watch}
