@@ -400,16 +400,21 @@ def test_parties_that_do_not_agree_are_told_before_the_first_round(small, tmp_pa
     assert re.search(says, end["message"])
 
 
-def test_a_site_is_told_of_the_versions_that_it_has_to_change(small, tmp_path):
+def test_a_site_is_told_what_it_has_to_change(small, tmp_path):
     laid = lay_out(load_pipeline(small), "simulator", tmp_path / "far")
     desk, log = Desk(laid.home / "site-01", "site-01"), laid.home / "site-01" / "medfl.log"
-    for odd in (json.dumps(versions()).encode(), b"[1]", b"{", b"{}"):
+
+    def told(here=0.0, **changes) -> bytes:
+        return json.dumps({"versions": versions() | changes, "time": time.time() + here}).encode()
+
+    for odd in (told(), told(here=200), told(python="4"), b"[1]", b"{", b"{}", b'{"versions": 1, "time": []}'):
         desk.hello(odd)
     assert not log.exists()
-    desk.hello(json.dumps(versions() | {"timm": "9.9\x1b[2J", "python": "4"}).encode())
-    (line,) = log.read_text().splitlines()
-    assert f"the server has timm 9.9?[2J and this site {versions()['timm']}; install timm==9.9" in line
-    assert NOTE.findall(log.read_text()) == [line[20:]]
+    desk.hello(told(here=-1000, timm="9.9\x1b[2J"))
+    one, two = log.read_text().splitlines()
+    assert f"the server has timm 9.9?[2J and this site {versions()['timm']}; install timm==9.9" in one
+    assert re.search(r"this clock is \+(999|100\d) s off the server's", two)
+    assert NOTE.findall(log.read_text()) == [one[20:], two[20:]]
 
 
 def test_a_message_that_the_server_has_given_up_is_not_worked_on(small, tmp_path):

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
+from medfl import config
 from medfl.engines import checks
 from medfl.engines.checks import address, reach, server_kit, site_name
 from medfl.engines.desk import Desk
@@ -32,6 +33,7 @@ from medfl.errors import MedflError
 from medfl.loading import load_pipeline
 from medfl.pipeline import run
 from medfl.runs import RunFolder
+from medfl.tracking.connect import client_for
 from tests.test_engines import SMALL, same_result
 from tests.test_run import own_folder
 
@@ -300,8 +302,11 @@ def ended(process: subprocess.Popen) -> int:
 
 @pytest.mark.slow
 def test_a_site_that_comes_late_is_named_until_then_and_takes_part_when_the_run_goes_on(pipeline, tmp_path):
-    longer = pipeline.training.model_copy(update={"rounds": 12, "local_steps": 40})
-    make_kits(pipeline.model_copy(update={"training": longer}), tmp_path / "kits", "localhost", free_port(0))
+    changes = {
+        "training": pipeline.training.model_copy(update={"rounds": 12, "local_steps": 40}),
+        "tracking": config.Tracking(uri=f"sqlite:///{tmp_path / 'mlflow.db'}"),
+    }
+    make_kits(pipeline.model_copy(update=changes), tmp_path / "kits", "localhost", free_port(0))
     out, logs = tmp_path / "run", tmp_path / "log.txt"
     sites = [medfl("deploy", "join", tmp_path / "kits" / name, log=logs) for name in ("site-01", "held-out-01")]
     try:
@@ -320,6 +325,15 @@ def test_a_site_that_comes_late_is_named_until_then_and_takes_part_when_the_run_
     assert failed == [[("site-02", "not connected")]] * early + [[]] * (13 - early)
     assert all(record["counted"] for record in folder.records()[:-1])
     assert set(folder.read_summary()["sites"]) == set(SITES)
+    # MLflow has the whole run once, those of the second part behind those of the first.
+    client = client_for(changes["tracking"].uri)
+    runs = client.search_runs([client.get_experiment_by_name("medfl").experiment_id])
+    assert sorted(run.data.tags["role"] for run in runs) == ["federation", "held_out", "train", "train"]
+    (whole,) = (run for run in runs if run.data.tags["role"] == "federation")
+    history = client.get_metric_history(whole.info.run_id, "failures")
+    assert [(m.step, m.value) for m in sorted(history, key=lambda m: m.step)] == [
+        (round_, float(round_ < early)) for round_ in range(13)
+    ]
 
 
 def certificate(folder: Path, authority: Path, ends: dt.timedelta) -> tuple[Path, Path]:

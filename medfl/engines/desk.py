@@ -24,6 +24,7 @@ from medfl.runs import versions
 from medfl.site import Site, SiteDiverged
 
 PROTOCOL = 2
+MAX_SKEW = 300.0  # seconds
 MUST_AGREE = ("medfl", "torch", "torchvision", "timm")
 KEY = "consortium.key"
 LOG = "medfl.log"
@@ -54,13 +55,13 @@ class Desk:
         self._problem = ""
         self._asked = 0
 
-    def hello(self, server: bytes = b"{}") -> bytes:
+    def hello(self, server: bytes = b"") -> bytes:
         """Who is here, as JSON: versions, the model's fingerprint, role, counts of patches, the clock; or a problem.
 
         Builds the site at the first call, which may render its patches.
 
         Args:
-            server: the server's versions, as JSON; what differs here is noted in this party's log.
+            server: the server's versions and clock, as JSON; what differs here is noted in this party's log.
         """
         with self._lock:
             self._compare(server)
@@ -117,10 +118,11 @@ class Desk:
         return self._ready.facts
 
     def _compare(self, server: bytes) -> None:
-        """Note which packages the server has in another version: it will refuse this site, which can mend it."""
+        """Note where the server has other versions or another time: it will refuse this site, which can mend that."""
         try:
-            theirs = dict(json.loads(server))
-        except (ValueError, TypeError, RecursionError):
+            facts = json.loads(server)
+            theirs, skew = dict(facts["versions"]), time.time() - float(facts["time"])
+        except (ValueError, TypeError, KeyError, RecursionError):
             return
         here = versions()
         for package in MUST_AGREE:
@@ -129,6 +131,8 @@ class Desk:
                 self._note(
                     f"the server has {package} {there} and this site {here[package]}; install {package}=={there}\n"
                 )
+        if abs(skew) > MAX_SKEW:
+            self._note(f"this clock is {skew:+.0f} s off the server's; set both by a time server\n")
 
     def _note(self, text: str) -> None:
         """A line, or more, in the log that stays here."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from medfl.engines.codec import Bounds
-from medfl.engines.desk import LOG, MUST_AGREE, PROTOCOL, shown
+from medfl.engines.desk import LOG, MAX_SKEW, MUST_AGREE, PROTOCOL, shown
 from medfl.engines.line import Ask, NoAnswer, Remote, Stopped
 from medfl.engines.parties import read_server
 from medfl.errors import MedflError
@@ -27,7 +27,6 @@ from medfl.transport import Transport
 
 ENDED, SAID = "ended.json", "said.txt"
 STOPPED = "the run was stopped in the middle of a round: the process of a party ended"
-MAX_SKEW = 300.0  # seconds
 HELLO_LIMIT = 64_000_000  # bytes; 20 a source group
 SUMMARY = {"site": str, "role": str, "split": str, "class": str, "groups": int, "patches": int, "digest": str}
 
@@ -61,7 +60,7 @@ def serve(folder: Path, present: Collection[str], hello: Ask, ask: Ask) -> None:
     Args:
         folder: the server's party folder.
         present: names of the connected sites.
-        hello: asks a site who it is, telling it this server's versions. Raises NoAnswer or Stopped.
+        hello: asks a site who it is, telling it this server's versions and clock. Raises NoAnswer or Stopped.
         ask: carries a request to a site and its answer back. Raises NoAnswer or Stopped.
     """
     began = time.perf_counter()
@@ -121,7 +120,7 @@ def greet(
     if strangers:
         raise MedflError(f"{', '.join(strangers)} is connected but not in the pipeline; stop it, or add its site file")
     names = sorted(present)
-    mine = json.dumps(versions()).encode()
+    mine = json.dumps({"versions": versions(), "time": time.time()}).encode()
 
     def ask(name: str) -> bytes | str:
         try:
