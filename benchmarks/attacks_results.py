@@ -6,6 +6,7 @@ import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from benchmarks import pages
 from medfl.study.compare import mean_over
@@ -59,7 +60,7 @@ def read(path: Path) -> list[Run]:
         return []
     texts, figures = ("attack", "method"), ("auroc", "worst_auroc", "balanced_accuracy")
 
-    def value(name: str, cell: str) -> str | int | float | None:
+    def value(name: str, cell: str) -> Any:
         if name in texts:
             return cell
         return (float(cell) if cell else None) if name in figures else int(cell)

@@ -66,9 +66,9 @@ class Tally:
             low, high = np.array(intervals).T
             truth = self.truth[figure]
             held = (low <= truth) & (truth <= high)
-            shares = [float(np.mean(share)) for share in (held, truth < low, truth > high)]
+            covered, below, above = (float(np.mean(share)) for share in (held, truth < low, truth > high))
             width = float(np.nanmean(high - low))
-            yield Row(figure, self.setting, self.groups, truth, method, len(low), *shares, width)
+            yield Row(figure, self.setting, self.groups, truth, method, len(low), covered, below, above, width)
 
 
 # --------------------------------------------------------------------------------------------------------- the data

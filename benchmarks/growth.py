@@ -30,6 +30,7 @@ from medfl.runs import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 BACKBONES = ("test_byobnet", "resnet10t", "resnet18", "resnet34")
+METHODS: dict[str, METHOD] = {"FedAvg": [], "ECGR": ["ecgr"], "SCAFFOLD": ["scaffold"]}
 Row = dict[str, Any]
 
 
@@ -50,7 +51,7 @@ def overhead(backbone: str, sites: int, method: METHOD, repeats: int) -> float:
 
 def by_sites(repeats: int) -> Iterator[Row]:
     """Everything but steps against the number of sites, resnet18."""
-    for name, method in (("FedAvg", []), ("ECGR", ["ecgr"]), ("SCAFFOLD", ["scaffold"])):
+    for name, method in METHODS.items():
         for sites in (1, 2, 5, 10, 20):
             yield _row("sites", name, sites, overhead("resnet18", sites, method, repeats))
 
@@ -59,7 +60,7 @@ def by_parameters(repeats: int) -> Iterator[Row]:
     """Everything but steps against the size of the model, five sites."""
     for backbone in BACKBONES:
         size = workbench(backbone, []).model.layout.size
-        for name, method in (("FedAvg", []), ("SCAFFOLD", ["scaffold"])):
+        for name, method in list(METHODS.items())[::2]:
             yield _row("parameters", name, size, overhead(backbone, 5, method, repeats))
 
 

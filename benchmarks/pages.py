@@ -11,9 +11,8 @@ def rewritten(text: str, parts: Mapping[str, Callable[[], str]]) -> str:
     part has no place, or two."""
     for name, made in parts.items():
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
-        text, places = re.subn(
-            pattern, lambda found, made=made: f"{found[1]}{made()}\n{found[2]}", text, flags=re.DOTALL
-        )
+        content = made().replace("\\", r"\\")
+        text, places = re.subn(pattern, rf"\g<1>{content}\n\g<2>", text, flags=re.DOTALL)
         if places != 1:
             raise ValueError(f"the page has {places} places for {name}")
     return text

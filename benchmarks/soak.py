@@ -79,6 +79,7 @@ def child(work: Callable[[], None], log: Path, kill_after: float | None = None) 
         with log.open("ab") as stream:
             os.dup2(stream.fileno(), 1)
             os.dup2(stream.fileno(), 2)
+        assert sys.__stderr__ is not None
         faulthandler.dump_traceback_later(40, file=sys.__stderr__)  # who hangs says where
         work()
 

@@ -26,7 +26,7 @@ def test_ruff():
 
 
 def test_mypy_strict():
-    done = run("mypy", "--strict", "medfl")
+    done = run("mypy", "--strict", "medfl", "benchmarks")
     assert done.returncode == 0, done.stdout + done.stderr
 
 

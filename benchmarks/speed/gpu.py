@@ -57,7 +57,7 @@ def plain_loop() -> Callable[[], None]:
         for images, labels in batches.training(order, seed=1):
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast("cuda", dtype=torch.bfloat16):
-                loss = criterion(net(images), labels)
+                loss = criterion(net(images), labels)  # type: ignore[no-untyped-call]
             loss.backward()
             optimizer.step()
 

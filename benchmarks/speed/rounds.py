@@ -55,7 +55,7 @@ def aggregation(repeats: int) -> Iterator[Figure]:
     def aggregate() -> None:
         fold.reset()
         for answer in answers:
-            if reason := refusal(answer, server, plan, Chain(), names):
+            if reason := refusal(answer, server, plan, Chain(), dict.fromkeys(names, 1)):
                 raise RuntimeError(reason)
             fold.add(answer)
         fold.finish()

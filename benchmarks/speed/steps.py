@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import timm
 import torch
@@ -21,7 +22,7 @@ METHODS: dict[str, tuple[METHOD, dict[str, float], float]] = {
 }
 
 
-def one_site(backbone: str, size: int, steps: int, method: METHOD, **changes: float) -> Rounds:
+def one_site(backbone: str, size: int, steps: int, method: METHOD, **changes: Any) -> Rounds:
     """A federation of one site with enough patches for one pass."""
     return Rounds(workbench(backbone, method), [store("site", 330, size)], work(steps, **changes))
 
