@@ -117,6 +117,13 @@ def at_round(number: int, act) -> Watcher:
     return Watcher(round=told)
 
 
+def hold(folder, seconds: float) -> None:
+    """Suspend the job of site-02 for so long."""
+    (process,) = workers(folder, "site-02")
+    process.suspend()
+    threading.Timer(seconds, process.resume).start()
+
+
 @pytest.mark.slow
 def test_a_site_whose_disk_fails_is_named_and_the_round_goes_on(three, tmp_path):
     out = tmp_path / "there"
@@ -142,14 +149,8 @@ def test_a_site_whose_disk_fails_is_named_and_the_round_goes_on(three, tmp_path)
 @pytest.mark.slow
 def test_a_slow_site_is_dropped_and_back_in_the_next_round(three, tmp_path):
     out = tmp_path / "there"
-
-    def hold():
-        (process,) = workers(out, "site-02")
-        process.suspend()
-        threading.Timer(6.0, process.resume).start()
-
     pipeline = chained(three, "scaffold-ecgr", rounds=12, timeout=4.0, local_steps=40)
-    outcome = far(pipeline, "poc", out, at_round(1, hold))
+    outcome = far(pipeline, "poc", out, at_round(1, lambda: hold(out, 6.0)))
     failed = [record["round"] for record in outcome.folder.records() if record["failures"]]
     reasons = {f["reason"] for record in outcome.folder.records() for f in record["failures"]}
     assert 1 <= len(failed) <= 3
@@ -162,14 +163,8 @@ def test_a_slow_site_is_dropped_and_back_in_the_next_round(three, tmp_path):
 @pytest.mark.slow
 def test_on_the_wall_clock_a_slow_site_is_not_waited_for(three, tmp_path):
     out = tmp_path / "there"
-
-    def hold():
-        (process,) = workers(out, "site-02")
-        process.suspend()
-        threading.Timer(3.0, process.resume).start()
-
     pipeline = chained(three, "fedbuff", rounds=60, local_steps=20, evaluate_every=20, clock="wall")
-    records = far(pipeline, "poc", out, at_round(1, hold)).folder.records()
+    records = far(pipeline, "poc", out, at_round(1, lambda: hold(out, 3.0))).folder.records()
     assert all(record["counted"] for record in records[:-1])
     assert not any(record["failures"] for record in records)
     ages = {name: [r["sites"][name]["age"] for r in records if "age" in r["sites"].get(name, {})] for name in SITES}
