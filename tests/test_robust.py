@@ -90,6 +90,15 @@ def test_krum_is_brute_force(sites, byzantine, keep):
     assert len(picked) > keep or keep == sites
 
 
+def test_of_equal_scores_the_first_site_is_taken():
+    # Five points on a line: 1 and 3 are as close to their two neighbours as each other, and so are 0 and 4.
+    line = torch.tensor([-3.0, -1.0, 0.0, 1.0, 3.0], dtype=torch.float64)
+    squares = (line[:, None] - line) ** 2
+    assert chosen(squares, 1, 2).tolist() == [1, 2]
+    assert chosen(squares, 1, 4).tolist() == [0, 1, 2, 3]
+    assert chosen(1.0 - torch.eye(40, dtype=torch.float64), 1, 3).tolist() == [0, 1, 2]
+
+
 def test_krum_by_hand():
     # On a line at 0, 1, 2, 3, 90 with f = 1: two neighbours each. Scores 1+4, 1+1, 1+1, 1+4: the first of the two at 1.
     points = torch.tensor([0.0, 1.0, 2.0, 3.0, 90.0])
