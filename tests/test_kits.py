@@ -23,12 +23,14 @@ from cryptography.x509.oid import NameOID
 from medfl import config
 from medfl.engines import checks
 from medfl.engines.checks import address, reach, server_kit, site_name
+from medfl.engines.crew import Crew
 from medfl.engines.desk import Desk
 from medfl.engines.head import compare_groups
-from medfl.engines.job import ALLOWED
+from medfl.engines.job import ALLOWED, write_job
 from medfl.engines.kit import make_kits
-from medfl.engines.nodes import free_port
+from medfl.engines.nodes import Job, command, free_port, session, wait_for_sites
 from medfl.engines.parties import read_site
+from medfl.engines.provision import place_server
 from medfl.errors import MedflError
 from medfl.loading import load_pipeline
 from medfl.pipeline import run
@@ -397,3 +399,35 @@ def test_the_server_admits_its_own_sites_and_no_unknown_or_expired_certificate(p
     finally:
         assert ended(server) == 130, logs.read_text()
     assert seen == {"kit": True, "ours": True, "none": False, "unknown": False, "expired": False}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["code", "class"])
+def test_a_job_that_brings_code_or_names_another_class_is_not_carried_out(pipeline, tmp_path, what):
+    """Whoever leads is known to all; what a site lets a job do is the site's."""
+    kits, marker = tmp_path / "kits", tmp_path / "carried-out"
+    make_kits(pipeline, kits, "localhost", free_port(0))
+    place_server(kits / "server")
+    job = write_job(tmp_path / "job", "run1", 60.0, 1)
+    if what == "code":
+        (job / "app" / "custom").mkdir()
+        (job / "app" / "custom" / "evil.py").write_text(
+            f"open({str(marker)!r}, 'w').close()\n\nclass Evil:\n    pass\n"
+        )
+    config_file = job / "app" / "config" / "config_fed_client.json"
+    stated = json.loads(config_file.read_text())
+    evil = {"code": ("evil.Evil", {}), "class": ("subprocess.Popen", {"args": ["touch", str(marker)]})}[what]
+    stated["components"].append({"id": "evil", "path": evil[0], "args": evil[1]})
+    config_file.write_text(json.dumps(stated))
+    with Crew(f"job-{what}") as crew:
+        for name in ("server", "site-01"):
+            crew.start(name, command(kits / name, name), tmp_path / f"{name}.log")
+        until = time.monotonic() + 90
+        with session(kits / "lead", until) as opened:
+            assert wait_for_sites(opened, ["site-01"], until, lambda: None) == {"site-01"}
+            over = Job(opened, job, lambda: None)
+            while (why := over()) is None and time.monotonic() < until:
+                time.sleep(0.5)
+    assert why is not None
+    assert not marker.exists()
+    print(why)
