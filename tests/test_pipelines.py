@@ -10,7 +10,13 @@ from medfl.methods.registry import BUILT_IN
 from medfl.pipeline import run
 
 METHODS = sorted((Path(__file__).resolve().parents[1] / "pipelines" / "methods").glob("*.yaml"))
-SHORT = ["training.rounds=2", "training.local_steps=2", "evaluation.resamples=100", "tracking.enabled=false", "data.size=32"]
+SHORT = [
+    "training.rounds=2",
+    "training.local_steps=2",
+    "evaluation.resamples=100",
+    "tracking.enabled=false",
+    "data.size=32",
+]
 
 
 def test_every_method_has_a_pipeline():
