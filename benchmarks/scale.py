@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -219,6 +220,11 @@ def flat(rows: Sequence[dict[str, str]], column: str) -> float:
     return max(values[SETTLED:]) / values[SETTLED]
 
 
+def seconds_a_reply(rows: Sequence[dict[str, str]]) -> float:
+    """What the server needs for one reply, in the median round."""
+    return statistics.median_high(float(row["seconds"]) for row in rows) / int(rows[0]["sites"])
+
+
 def server_table() -> str:
     """The server's memory over its rounds."""
     rows = []
@@ -226,7 +232,6 @@ def server_table() -> str:
     for row in read("server.csv"):
         by_method.setdefault(row["method"], []).append(row)
     for method, found in by_method.items():
-        seconds = sorted(float(row["seconds"]) for row in found)[len(found) // 2]
         rows.append(
             [
                 method,
@@ -236,7 +241,7 @@ def server_table() -> str:
                 f"{flat(found, 'anonymous_mib'):.3f}",
                 f"{float(found[SETTLED]['peak_mib']):,.0f}",
                 f"{flat(found, 'peak_mib'):.3f}",
-                f"{1e3 * seconds / int(found[0]['sites']):.0f}",
+                f"{1e3 * seconds_a_reply(found):.0f}",
             ]
         )
     head = ["method", "sites", "rounds", f"MiB after round {SETTLED}", "most later / that"]
@@ -246,8 +251,7 @@ def server_table() -> str:
 def lines_table() -> str:
     """Seconds of a round beside training, by arithmetic: the slower line, both ways, and the server's work."""
     found = [row for row in read("server.csv") if row["method"] == "fedavg"]
-    seconds = sorted(float(row["seconds"]) for row in found)[len(found) // 2]
-    each = seconds / int(found[0]["sites"]) / int(found[0]["parameters"])  # the server's seconds a reply and value
+    each = seconds_a_reply(found) / int(found[0]["parameters"])
     rows = []
     for name, values in (("ResNet-18", 11.2e6), ("ResNet-50", 23.6e6), ("ViT-B/16", 85.8e6)):
         for sites in (10, 100, 1000):

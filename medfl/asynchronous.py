@@ -120,19 +120,16 @@ class Wall(Asynchronous):
 
     def _ask(self, now: Playing, called: Sequence[str], request: Callable[[str], Request]) -> Iterator[Reply | Failure]:
         """Have the idle sites measure, and then send them the model without waiting."""
-        server, training = now.server, dict(now.asked)
+        server, training = now.server, list(now.asked)
         now.asked.clear()
         if server.round == self.plan.rounds:
-            yield from (answer for answer in self._drain() if isinstance(answer, Failure))
+            yield from self._drain()
         messages = {name: request(name) for name in called if name not in self._errands}
-        failed = set()
-        for answer in self.transport.call(
+        yield from self.transport.call(
             [name for name in messages if messages[name].evaluate],
             lambda name: dataclasses.replace(messages[name], train=False, extra={}),
-        ):
-            if isinstance(answer, Failure):
-                failed.add(answer.site)
-            yield answer
+        )
+        failed = {failure["site"] for failure in now.failures}
         for name in training:
             message = messages[name]
             if name not in failed:
@@ -168,7 +165,9 @@ class Wall(Asynchronous):
         super()._receive(server, reply, entry)
         entry["age"] = server.ages[reply.site]
 
-    def _drain(self) -> Iterator[Reply | Failure]:
-        """Wait for the sites at work; what they answer is of no round any more."""
+    def _drain(self) -> Iterator[Failure]:
+        """Wait for the sites at work; their replies are of no round any more, their failures are told."""
         for name in sorted(self._errands):
-            yield self._errands.pop(name).answer.result()
+            answer = self._errands.pop(name).answer.result()
+            if isinstance(answer, Failure):
+                yield answer

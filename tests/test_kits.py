@@ -278,7 +278,7 @@ def test_a_run_from_kits_stopped_and_continued_is_the_run_in_one_process(pipelin
         again = medfl(*serve, log=logs)
         assert again.wait(200) == 0, logs.read_text()
     finally:
-        assert [ended(process) for process in sites] == [130, 130, 130]
+        assert ended(*sites) == [130, 130, 130]
     there = type(here)(out)
     same_result(here, there)
     assert not [p for p in os.listdir(out) if "allocation.csv" in p]
@@ -296,10 +296,11 @@ def interrupted_after_a_round(server: subprocess.Popen, out: Path, logs: Path) -
     assert server.wait(60) == 130, logs.read_text()
 
 
-def ended(process: subprocess.Popen) -> int:
-    """Ask a process to end; its exit code."""
-    process.send_signal(signal.SIGTERM)
-    return process.wait(30)
+def ended(*processes: subprocess.Popen) -> list[int]:
+    """Ask all to end before any is waited for; their exit codes."""
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    return [process.wait(30) for process in processes]
 
 
 @pytest.mark.slow
@@ -319,7 +320,7 @@ def test_a_site_that_comes_late_is_named_until_then_and_takes_part_when_the_run_
         again = medfl(*serve, "120", log=logs)
         assert again.wait(200) == 0, logs.read_text()
     finally:
-        assert [ended(process) for process in sites] == [130] * len(sites)
+        assert ended(*sites) == [130] * len(sites)
     folder = RunFolder(out)
     failed = [[(f["site"], f["reason"]) for f in record["failures"]] for record in folder.records()]
     early = failed.index([])
@@ -397,7 +398,7 @@ def test_the_server_admits_its_own_sites_and_no_unknown_or_expired_certificate(p
             "expired": admitted(port, *certificate(tmp_path / "old", ours / "authority", -day)),
         }
     finally:
-        assert ended(server) == 130, logs.read_text()
+        assert ended(server) == [130], logs.read_text()
     assert seen == {"kit": True, "ours": True, "none": False, "unknown": False, "expired": False}
 
 

@@ -17,7 +17,7 @@ from medfl.engines.flare import HOME
 from medfl.engines.head import ENDED, SAID
 from medfl.engines.job import write_job
 from medfl.engines.layout import Laid, laid_before, lay_out, lay_out_kit, scratch
-from medfl.engines.parties import write_run
+from medfl.engines.parties import whole_lines, write_run
 from medfl.errors import MedflError, RunFailed
 from medfl.pipeline import Outcome, follow
 from medfl.prepare import Watcher
@@ -128,7 +128,7 @@ def _watch(laid: Laid, watcher: Watcher, begin: int, lost: Lost, until: float | 
     reason: str | None = None
     while True:
         end = _ended(laid)  # looked for first, so that all that was written before it is told
-        lines = _lines(laid.server / SAID)
+        lines = whole_lines(laid.server / SAID)
         for line in lines[said:]:
             watcher.say(line)
         said = len(lines)
@@ -163,12 +163,3 @@ def _ended(laid: Laid) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     return end
-
-
-def _lines(file: Path) -> list[str]:
-    """The whole lines of a file."""
-    try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return []
-    return text[: text.rfind("\n") + 1].splitlines()

@@ -97,6 +97,15 @@ def read_site(folder: Path, name: str) -> tuple[config.Pipeline, config.Site, Sh
     return pipeline, site, _dealt(pipeline, site, role, folder / "allocation.csv")
 
 
+def whole_lines(file: Path) -> list[str]:
+    """The lines of a file that others write, none of them torn; none where there is no file."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    return text[: text.rfind("\n") + 1].splitlines()
+
+
 def _line(site: config.Site) -> config.Site:
     """What the server knows of a site."""
     return config.Site(name=site.name, role=site.role, link=site.link, density=site.density)

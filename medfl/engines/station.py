@@ -16,7 +16,7 @@ from medfl.engines.desk import LOG
 from medfl.engines.job import write_job
 from medfl.engines.layout import Laid, scratch
 from medfl.engines.nodes import Job, command, connected, free_port, session
-from medfl.engines.parties import PARTY, read_site
+from medfl.engines.parties import PARTY, read_site, whole_lines
 from medfl.engines.provision import place_server
 from medfl.errors import MedflError
 from medfl.prepare import Watcher
@@ -87,7 +87,7 @@ def join(kit: Path, watcher: Watcher, limit: float | None) -> None:
         if not _pause(RETRY, until):
             return
     log, notes = kit / PARTY / FLARE_LOG, kit / PARTY / LOG
-    told_to = notes.stat().st_size if notes.exists() else 0
+    known = len(whole_lines(notes))
     with stoppable(), Crew(mark, pipeline.training.threads) as crew:
         while True:
             begin = log.stat().st_size if log.exists() else 0
@@ -99,10 +99,10 @@ def join(kit: Path, watcher: Watcher, limit: float | None) -> None:
                     watcher.say(
                         f"{name} is connected; what goes wrong is in {kit / PARTY / LOG}; Ctrl-C ends taking part"
                     )
-                news = _since(notes, told_to)
-                told_to += len(news.encode())
-                for said in NOTE.findall(news):
+                noted = whole_lines(notes)
+                for said in NOTE.findall("\n".join(noted[known:])):
                     watcher.say(f"{name}: {said}")
+                known = len(noted)
                 if not _pause(0.5, until):
                     return
             watcher.say(f"The process of {name} has ended; starting it again (its words are in {log})")
