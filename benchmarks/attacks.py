@@ -29,17 +29,17 @@ from typing import Any
 import numpy as np
 
 from benchmarks.attacks_results import ATTACKS, METHODS, PAGE, RUNS, SETTINGS, Run, read, rewritten
-from medfl.data.patches import PatchStore
+from medfl.data.patch_store import PatchStore
 from medfl.errors import RunFailed
-from medfl.federation import Federation
-from medfl.loading import load_pipeline
-from medfl.methods.base import build_chain
+from medfl.federation.rounds import Federation
+from medfl.federation.server_state import ServerState
+from medfl.federation.transport import InProcess, Transport
+from medfl.messages import Failure, Reply, Request
+from medfl.methods.core.chain import build_chain
 from medfl.metrics.measure import mean_supported
-from medfl.prepare import Prepared, build_sites, prepare
-from medfl.protocol import Failure, Reply, Request
-from medfl.server import ServerState
-from medfl.transport import InProcess, Transport
-from medfl.workbench import Workbench
+from medfl.pipeline.load_pipeline import load_pipeline
+from medfl.pipeline.prepare import Prepared, build_sites, prepare
+from medfl.site.shared_model import Workbench
 
 BASE = Path(__file__).resolve().parents[1] / "pipelines" / "studies" / "base.yaml"
 SEEDS = (1, 2, 3)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import pages
-from medfl.study.compare import mean_over
+from medfl.study.statistics import mean_over
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "docs" / "results" / "attacks" / "runs.csv"

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.pages import rewritten
-from medfl.study.compare import Mean, difference, mean_over
-from medfl.study.spec import load_study
-from medfl.study.tables import number
+from medfl.study.statistics import Mean, difference, mean_over
+from medfl.study.study_file import load_study
+from medfl.study.study_tables import number
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import mean
 
 from benchmarks.pages import rewritten, table
-from medfl.privacy import best_guess, epsilon
+from medfl.runs.privacy_ledger import best_guess, epsilon
 from medfl.seeds import seed_for
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,7 +33,7 @@ LARGE = 100
 
 
 def most_often(sites: int, drawn: int, rounds: int) -> int:
-    """How often the site was drawn that was drawn most, as `medfl.federation` draws with seed 0."""
+    """How often the site was drawn that was drawn most, as `medfl.federation.rounds` draws with seed 0."""
     names = [f"site-{i:02d}" for i in range(sites)]
     if drawn == sites:
         return rounds
@@ -120,8 +120,8 @@ def shown(value: float) -> str:
 
 def measure() -> None:
     """Train the example and write the CSV."""
-    from medfl.loading import load_pipeline
-    from medfl.pipeline import run
+    from medfl.pipeline.load_pipeline import load_pipeline
+    from medfl.pipeline.run import run
 
     settings = {"FedAvg": "method=[]", "clipping alone": "method=[{name: dp, noise: 1.0e-9}]"}
     settings |= {f"noise {n:g}": f"method=[{{name: dp, noise: {n:g}}}]" for n in (0.01, 0.03, 0.1, 0.3, 1.0)}

@@ -25,15 +25,15 @@ import torch
 import yaml
 
 from benchmarks.pages import rewritten, table
-from medfl.engines.codec import Bounds, pack
-from medfl.engines.head import Head
-from medfl.engines.launch import run as deployed
-from medfl.engines.line import Remote
-from medfl.loading import load_pipeline
-from medfl.pipeline import run
-from medfl.prepare import Watcher, checked_workbench, plan_of
-from medfl.protocol import Reply
-from medfl.runs import RunFolder
+from medfl.engines.nvflare.launch import run as deployed
+from medfl.engines.remote.codec import Bounds, pack
+from medfl.engines.remote.remote_transport import Remote
+from medfl.engines.remote.server_endpoint import Head
+from medfl.messages import Reply
+from medfl.pipeline.load_pipeline import load_pipeline
+from medfl.pipeline.prepare import Watcher, checked_workbench, plan_of
+from medfl.pipeline.run import run
+from medfl.runs.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "scale.md"

@@ -94,8 +94,8 @@ def child(work: Callable[[], None], log: Path, kill_after: float | None = None) 
 
 def carry_out(pipeline: Path, folder: Path) -> Callable[[], None]:
     """What an operator does: `run` where there is no run yet, else `resume`."""
-    from medfl.loading import load_pipeline
-    from medfl.pipeline import resume, run
+    from medfl.pipeline.load_pipeline import load_pipeline
+    from medfl.pipeline.run import resume, run
 
     def work() -> None:
         if (folder / "pipeline.yaml").exists():
@@ -204,8 +204,8 @@ def soak(count: int, seed: int, root: Path) -> Iterator[Kill]:
     """`count` kills."""
     import mlflow.tracking  # noqa: F401  # here once, for all forks
 
-    import medfl.report.run
-    import medfl.tracking.logged  # noqa: F401
+    import medfl.report.run_report
+    import medfl.tracking.log_model  # noqa: F401
 
     os.environ["MEDFL_CACHE"] = str(root / "cache")
     os.environ.pop("MLFLOW_TRACKING_URI", None)

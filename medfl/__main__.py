@@ -1,5 +1,5 @@
 """`python -m medfl` is the command line."""
 
-from medfl.cli import main
+from medfl.cli.app import main
 
 main()

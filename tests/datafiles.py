@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,18 +12,18 @@ import pytest
 from PIL import Image
 
 from medfl import config
+from tests.paths import LC25000
 
 OWN = {"source": "folder", "mode": "own", "size": 32}  # the `data` of a pipeline whose sites bring their own folders
 CLASSES = ("lung_aca", "lung_n", "lung_scc", "colon_aca", "colon_n")
-_REAL = Path(os.environ.get("MEDFL_LC25000") or Path(__file__).resolve().parents[2] / "shared" / "lc25000")
 needs_lc25000 = pytest.mark.skipif(
-    not _REAL.is_dir(), reason=f"LC25000 is not at {_REAL}; set MEDFL_LC25000 to where it lies"
+    not LC25000.is_dir(), reason=f"LC25000 is not at {LC25000}; set MEDFL_LC25000 to where it lies"
 )
 
 
 def real_lc25000() -> Path:
     """The real images; use with `needs_lc25000`."""
-    return _REAL
+    return LC25000
 
 
 def pixels(seed: int, size: int = 16) -> np.ndarray:

@@ -17,15 +17,15 @@ from timm.models import register_model
 from torch import nn
 
 from medfl.data.batches import AugmentSpec
-from medfl.data.patches import PatchStore
-from medfl.federation import Federation
-from medfl.methods.base import Chain, build_chain
-from medfl.model import FlatModel, ModelSpec
-from medfl.protocol import Failure
-from medfl.server import Plan, ServerState
-from medfl.site import Site
-from medfl.transport import InProcess
-from medfl.workbench import LocalWork, Workbench
+from medfl.data.patch_store import PatchStore
+from medfl.federation.rounds import Federation
+from medfl.federation.server_state import Plan, ServerState
+from medfl.federation.transport import InProcess
+from medfl.messages import Failure
+from medfl.methods.core.chain import Chain, build_chain
+from medfl.model.flat_model import FlatModel, ModelSpec
+from medfl.site.shared_model import LocalWork, Workbench
+from medfl.site.site import Site
 
 
 class _Pull(torch.autograd.Function):

@@ -6,7 +6,6 @@ import re
 import shlex
 import subprocess
 import tomllib
-from pathlib import Path
 
 import pytest
 import yaml
@@ -14,13 +13,13 @@ from pydantic import BaseModel
 from typer.main import get_command
 
 from medfl import config
-from medfl.cli import app
+from medfl.cli.app import app
 from medfl.data.stain import PROFILES
-from medfl.loading import load_pipeline, load_site
-from medfl.methods.registry import BUILT_IN, method_class
-from medfl.study.spec import StudyFile
+from medfl.methods.core.registry import BUILT_IN, method_class
+from medfl.pipeline.load_pipeline import load_pipeline, load_site
+from medfl.study.study_file import StudyFile
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 STUDIES = sorted(path for path in (ROOT / "pipelines" / "studies").glob("*.yaml") if path.stem != "base")
 PIPELINES = sorted(set((ROOT / "pipelines").rglob("*.yaml")) - set(STUDIES))

@@ -17,23 +17,23 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from medfl.data import tables
 from medfl.data.catalog import site_catalog
 from medfl.data.decode import decode
+from medfl.data.render import _open
+from medfl.data.sources import csv_table
 from medfl.data.splits import _fold
-from medfl.data.store import _open
 from medfl.data.transforms import rendering
-from medfl.engines.codec import HEADER, BadMessage, Bounds, unpack_answer, unpack_request
-from medfl.engines.keeper import Keeper, StateLost
+from medfl.engines.remote.codec import HEADER, BadMessage, Bounds, unpack_answer, unpack_request
+from medfl.engines.remote.site_state import Keeper, StateLost
 from medfl.errors import MedflError
-from medfl.evaluation import Model, find_model
-from medfl.loading import load_pipeline, read_mapping
-from medfl.model import FlatModel, ModelSpec, create, load_checkpoint
-from medfl.pipeline import run
-from medfl.runs import RunFolder, load_weights
-from medfl.tracking import fetch
+from medfl.federation.transport import InProcess
+from medfl.model.flat_model import FlatModel, ModelSpec, create, load_checkpoint
+from medfl.pipeline.evaluate_model import Model, find_model
+from medfl.pipeline.load_pipeline import load_pipeline, read_mapping
+from medfl.pipeline.run import run
+from medfl.runs.folder import RunFolder, load_weights
+from medfl.tracking import download
 from medfl.tracking.connect import client_for
-from medfl.transport import InProcess
 from tests.datafiles import OWN, own_folder, pipeline, site, write_csv, write_folders
 from tests.runfolders import tracking
 from tests.tiny import write_tiny
@@ -160,8 +160,8 @@ def test_a_model_from_mlflow_is_data(tmp_path, bomb, monkeypatch):
     def served(name: str, facts: str) -> Model:
         (tmp_path / "model.json").write_text(facts)
         (tmp_path / "model.safetensors").write_bytes(bomb[0])
-        found = fetch.Fetched(tmp_path, name, "0" * 32, "runs:/x")
-        monkeypatch.setattr("medfl.evaluation.fetch_model", lambda reference, tracking: found)
+        found = download.Fetched(tmp_path, name, "0" * 32, "runs:/x")
+        monkeypatch.setattr("medfl.pipeline.evaluate_model.fetch_model", lambda reference, tracking: found)
         return find_model("runs:/" + "0" * 32, runs=tmp_path / "runs")
 
     assert "model.json cannot be read" in refused(served, "x", "{")
@@ -232,12 +232,12 @@ def test_a_file_of_settings_has_a_largest_size(tmp_path):
 
 def test_a_table_has_a_largest_size(tmp_path, monkeypatch):
     table = write_csv(tmp_path / "t.csv", ("path", "label"), [("a", "b")] * 9)
-    monkeypatch.setattr(tables, "MAX_LINES", 10)
-    assert len(tables.read_rows(table, "site x", [("path", "label")])) == 9
-    monkeypatch.setattr(tables, "MAX_LINES", 9)
-    assert "more than 9 lines" in refused(tables.read_rows, table, "site x", [("path", "label")])
-    os.truncate(table, tables.MAX_BYTES + 1)  # a hole: takes no room
-    assert "more than 256 MB" in refused(tables.read_rows, table, "site x", [("path", "label")])
+    monkeypatch.setattr(csv_table, "MAX_LINES", 10)
+    assert len(csv_table.read_rows(table, "site x", [("path", "label")])) == 9
+    monkeypatch.setattr(csv_table, "MAX_LINES", 9)
+    assert "more than 9 lines" in refused(csv_table.read_rows, table, "site x", [("path", "label")])
+    os.truncate(table, csv_table.MAX_BYTES + 1)  # a hole: takes no room
+    assert "more than 256 MB" in refused(csv_table.read_rows, table, "site x", [("path", "label")])
 
 
 @pytest.mark.parametrize("side", [10_001, 60_000])

@@ -3,9 +3,8 @@
 import ast
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.paths import ROOT
 
 # From the ground up; a room may import itself and any room to its left.
 ROOMS = (  # noqa: SIM905

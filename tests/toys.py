@@ -6,14 +6,14 @@ import numpy as np
 import torch
 
 from medfl.data.batches import AugmentSpec
-from medfl.data.patches import PatchStore
-from medfl.federation import Federation
-from medfl.methods.base import build_chain
-from medfl.model import FlatModel, ModelSpec
-from medfl.server import Plan, ServerState
-from medfl.site import Site
-from medfl.transport import InProcess
-from medfl.workbench import LocalWork, Workbench
+from medfl.data.patch_store import PatchStore
+from medfl.federation.rounds import Federation
+from medfl.federation.server_state import Plan, ServerState
+from medfl.federation.transport import InProcess
+from medfl.methods.core.chain import build_chain
+from medfl.model.flat_model import FlatModel, ModelSpec
+from medfl.site.shared_model import LocalWork, Workbench
+from medfl.site.site import Site
 
 CLASSES = ("a", "b", "c")
 SIZE = 32

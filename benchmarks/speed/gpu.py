@@ -16,9 +16,9 @@ from torch import nn
 from benchmarks.speed.figure import Figure, interleaved
 from benchmarks.speed.workload import CLASSES, METHOD, Rounds, store, work, workbench
 from medfl.data.batches import AugmentSpec, Batches, epoch_order
-from medfl.protocol import Request
-from medfl.site import Site
-from medfl.training import take_steps
+from medfl.messages import Request
+from medfl.site.local_training import take_steps
+from medfl.site.site import Site
 
 BACKBONE, SIZE, BATCH, STEPS = "resnet50", 224, 64, 50
 SETTINGS = {"channels_last": True, "precision": "bf16", "compiled": True}

@@ -14,13 +14,13 @@ import torch
 
 from benchmarks.speed.figure import Figure, interleaved
 from benchmarks.speed.workload import SMALL, Rounds, replies, store, work, workbench
-from medfl.background import Background
-from medfl.federation import Federation
-from medfl.methods.base import Chain
-from medfl.protocol import Reply, Request
-from medfl.runs import RunFolder
-from medfl.server import Fold, Plan, ServerState
-from medfl.trust import refusal
+from medfl.federation.reply_checks import refusal
+from medfl.federation.rounds import Federation
+from medfl.federation.server_state import Fold, Plan, ServerState
+from medfl.messages import Reply, Request
+from medfl.methods.core.chain import Chain
+from medfl.runs.background_writer import Background
+from medfl.runs.folder import RunFolder
 
 
 class Canned:

@@ -32,11 +32,11 @@ def stop(*_):
     print(time.perf_counter() - began, file=sys.stderr, flush=True)
     os._exit(0)
 
-import medfl.cli
+import medfl.cli.app
 from torch.optim.optimizer import register_optimizer_step_post_hook
 register_optimizer_step_post_hook(stop)
 sys.argv = ["medfl", "run", *sys.argv[1:]]
-medfl.cli.main()
+medfl.cli.app.main()
 """
 
 RENDER = """
@@ -96,7 +96,7 @@ def rendering(repeats: int) -> Iterator[Figure]:
     """JPEG files of drawn tissue, 768 px, to stained patches of 224 px, on one core."""
     from PIL import Image
 
-    from medfl.data.tissue import draw_tile
+    from medfl.data.synthetic.tissue import draw_tile
 
     with tempfile.TemporaryDirectory() as scratch:
         for number, label in enumerate(CLASSES):

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from medfl.data.batches import AugmentSpec
-from medfl.data.patches import PatchStore
-from medfl.federation import Federation
-from medfl.methods.base import build_chain
-from medfl.model import FlatModel, ModelSpec
-from medfl.protocol import Reply
-from medfl.server import Plan, ServerState
-from medfl.site import Site
-from medfl.transport import InProcess
-from medfl.workbench import LocalWork, Workbench
+from medfl.data.patch_store import PatchStore
+from medfl.federation.rounds import Federation
+from medfl.federation.server_state import Plan, ServerState
+from medfl.federation.transport import InProcess
+from medfl.messages import Reply
+from medfl.methods.core.chain import build_chain
+from medfl.model.flat_model import FlatModel, ModelSpec
+from medfl.site.shared_model import LocalWork, Workbench
+from medfl.site.site import Site
 
 CLASSES = ("lung_aca", "lung_n", "lung_scc", "colon_aca", "colon_n")
 SMALL = "test_byobnet"  # 0.2 M parameters

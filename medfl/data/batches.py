@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
-from medfl.data.patches import PatchStore
+from medfl.data.patch_store import PatchStore
 from medfl.seeds import seed_for
 
 Jitter = Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]

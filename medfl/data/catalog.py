@@ -18,9 +18,9 @@ import numpy as np
 
 from medfl import config
 from medfl.data.images import IMAGE_SUFFIXES, images_below
-from medfl.data.patches import I64
-from medfl.data.source_groups import Found, Source, find_groups
-from medfl.data.tables import read_rows
+from medfl.data.patch_store import I64
+from medfl.data.sources.csv_table import read_rows
+from medfl.data.sources.source_groups import Found, Source, find_groups
 from medfl.errors import MedflError, nearest
 
 ORGANS = ("lung_image_sets", "colon_image_sets")
@@ -111,7 +111,7 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _generated(pipeline: config.Pipeline) -> Path:
-    from medfl.data.tissue import tissue_digest, write_tissue
+    from medfl.data.synthetic.tissue import tissue_digest, write_tissue
 
     drawn = {"classes": pipeline.task.classes, **pipeline.data.tissue.model_dump()}
     return write_tissue(pipeline.cache_dir / f"tissue-{tissue_digest(drawn)}", **drawn)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from medfl.data.patches import U8
+from medfl.data.patch_store import U8
 from medfl.data.rgb import Unreadable, to_rgb
 
 WORKERS = min(4, os.cpu_count() or 1)

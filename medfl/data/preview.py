@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from medfl import config
-from medfl.data.allocation import apportion
-from medfl.data.patches import I64, PatchStore
+from medfl.data.partition import apportion
+from medfl.data.patch_store import I64, PatchStore
 from medfl.errors import MedflError
 from medfl.seeds import seed_for
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medfl.data.patches import I64
+from medfl.data.patch_store import I64
 from medfl.seeds import seed_for
 
 SPLITS = ("train", "val", "test")

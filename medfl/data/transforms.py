@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from medfl.config import Transform
-from medfl.data.patches import U8
+from medfl.data.patch_store import U8
 from medfl.errors import MedflError, nearest
 
 Step = Callable[[U8, int], U8]

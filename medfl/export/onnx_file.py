@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medfl.errors import MedflError
-from medfl.evaluation import scores
-from medfl.export.source import Source, example_patches, version
+from medfl.export.exported_model import Source, example_patches, version
+from medfl.pipeline.evaluate_model import scores
 
 OPSET = 18
 TOLERANCE = 1e-4

@@ -20,10 +20,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from medfl.methods.base import Link, number, require
-from medfl.methods.context import LocalRound
-from medfl.methods.steps import BLOCK, STORAGES, Steps
-from medfl.methods.steps import gram as inner_products
+from medfl.methods.core.chain import Link, number, require
+from medfl.methods.core.context import LocalRound
+from medfl.methods.core.local_steps import BLOCK, STORAGES, Steps
+from medfl.methods.core.local_steps import gram as inner_products
 
 SELECTIONS = ("greedy", "norm", "random", "cosine")
 
@@ -93,7 +93,7 @@ def coefficients(gram: Tensor, chosen: Tensor, beta: float) -> Tensor:
 class Ecgr(Link):
     """Keep a convergent share of the steps whole, damp the rest by `beta`, preserve the update's length.
 
-    `storage` says where the T steps of P values wait for the end of the round (see `medfl.methods.steps`).
+    `storage` says where the T steps of P values wait for the end of the round (see `medfl.methods.core.local_steps`).
     """
 
     name: ClassVar[str] = "ecgr"

@@ -17,10 +17,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from medfl.methods.base import Link, number
-from medfl.methods.context import Server
+from medfl.messages import Reply
+from medfl.methods.core.chain import Link, number
+from medfl.methods.core.context import Server
 from medfl.methods.staleness import staleness, stands_asynchronously
-from medfl.protocol import Reply
 
 SHIFT = "fedasync"
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from medfl.methods.base import Link, require
-from medfl.model import FlatModel
+from medfl.methods.core.chain import Link, require
+from medfl.model.flat_model import FlatModel
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from medfl.methods.base import Link, number, require
-from medfl.methods.context import LocalRound, Server
+from medfl.messages import Reply
+from medfl.methods.core.chain import Link, number, require
+from medfl.methods.core.context import LocalRound, Server
+from medfl.methods.core.update_matrix import on_disk
 from medfl.methods.fedgmr_rules import RULES, Restoration, aggregate, maskable_slots, nested_masks
-from medfl.methods.rows import on_disk
-from medfl.model import FlatModel
-from medfl.protocol import Reply
+from medfl.model.flat_model import FlatModel
 
 __all__ = ["FedGMR", "Restoration", "aggregate", "nested_masks"]
 

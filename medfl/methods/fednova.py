@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from medfl.errors import MedflError
-from medfl.methods.base import Link, require
-from medfl.methods.context import Server
+from medfl.messages import Reply
+from medfl.methods.core.chain import Link, require
+from medfl.methods.core.context import Server
 from medfl.methods.fedprox import FedProx
-from medfl.model import FlatModel
-from medfl.protocol import Reply
+from medfl.model.flat_model import FlatModel
 
 SUMS = "fednova.sums"  # f64[2]: sum of n_i a_i, sum of n_i
 

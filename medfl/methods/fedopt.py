@@ -23,8 +23,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from medfl.methods.base import Link, number, require
-from medfl.methods.context import Server
+from medfl.methods.core.chain import Link, number, require
+from medfl.methods.core.context import Server
 
 
 def _decay(value: Any, key: str) -> None:

@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from medfl.methods.base import Link, number
-from medfl.methods.context import LocalRound
+from medfl.methods.core.chain import Link, number
+from medfl.methods.core.context import LocalRound
 
 
 @dataclass(frozen=True)

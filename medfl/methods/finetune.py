@@ -14,8 +14,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from medfl.methods.base import Link
-from medfl.methods.context import LocalRound
+from medfl.methods.core.chain import Link
+from medfl.methods.core.context import LocalRound
 
 
 @dataclass(frozen=True)

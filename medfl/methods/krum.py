@@ -22,10 +22,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from medfl.methods.base import number, require
-from medfl.methods.context import Server
-from medfl.methods.robust import RobustRule
-from medfl.methods.rows import Rows
+from medfl.methods.core.chain import number, require
+from medfl.methods.core.context import Server
+from medfl.methods.core.update_matrix import Rows
+from medfl.methods.robust_aggregation import RobustRule
 
 CHOSEN = "krum.chosen"  # i64[keep]: rows of the round that were taken
 

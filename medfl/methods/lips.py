@@ -23,9 +23,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from medfl.methods.base import Link, number, require
-from medfl.methods.context import LocalRound
-from medfl.model import FlatModel, Slot
+from medfl.methods.core.chain import Link, number, require
+from medfl.methods.core.context import LocalRound
+from medfl.model.flat_model import FlatModel, Slot
 
 CRITERIA = ("sensitivity", "magnitude", "random")
 STEMS = ("stem", "conv1", "patch_embed")  # timm's names for a stem that is a module of its own

@@ -25,8 +25,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from medfl.methods.base import Link, number, require
-from medfl.methods.context import LocalRound
+from medfl.methods.core.chain import Link, number, require
+from medfl.methods.core.context import LocalRound
 
 ABLATIONS = (
     "none",

@@ -22,9 +22,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from medfl.methods.base import Link, require
-from medfl.methods.context import LocalRound, Server
-from medfl.protocol import Reply
+from medfl.messages import Reply
+from medfl.methods.core.chain import Link, require
+from medfl.methods.core.context import LocalRound, Server
 
 GLOBAL = "scaffold.c"  # the server's variate; travels down under this name
 OWN = "scaffold.own"  # a site's variate, in its state

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medfl.methods.base import Link, require
+from medfl.methods.core.chain import Link, require
 
 MEETS = ("ecgr", "fedprox", "scaffold", "fedbn", "norm_clip", "norm_guard")
 

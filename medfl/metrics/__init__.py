@@ -6,13 +6,13 @@ This room imports numpy and the standard library only. Definitions: docs/metrics
 from medfl.metrics.auroc import auroc_per_class, supported
 from medfl.metrics.calibration import CalibrationBins, ScoreSums, group_sums, score_sums
 from medfl.metrics.delong import AurocVariance, clustered_delong
-from medfl.metrics.evidence import Evidence, evidence, pooled
 from medfl.metrics.histograms import EDGES, ScoreHistograms, score_histograms
 from medfl.metrics.intervals import Intervals, site_intervals
 from medfl.metrics.measure import format_interval, mean_supported, measure
 from medfl.metrics.membership import losses, membership
 from medfl.metrics.operating import operating_point
 from medfl.metrics.roc import roc_band
+from medfl.metrics.site_figures import Evidence, evidence, pooled
 from medfl.metrics.stability import Stability, round_stability
 from medfl.metrics.targets import target_scores, target_truth, targets
 from medfl.metrics.temperature import TemperatureFit, TemperatureSums, fit_temperature, temperature_sums

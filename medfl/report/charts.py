@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from medfl.report.style import axes, canvas, chart, class_look, colour
+from medfl.report.chart_style import axes, canvas, chart, class_look, colour
 
 Values = Sequence[float | None]
 WIDTH = 340.0

@@ -9,10 +9,10 @@ from markupsafe import Markup
 
 from medfl.metrics import format_interval
 from medfl.report import charts
-from medfl.report.blocks import Figure, figures, folded, heading, join, legend, table, text
-from medfl.report.evidence import Evidence, arrow, figure, interval, role_word
-from medfl.report.page import Section
-from medfl.report.style import class_token
+from medfl.report.chart_style import class_token
+from medfl.report.html_blocks import Figure, figures, folded, heading, join, legend, table, text
+from medfl.report.html_page import Section
+from medfl.report.run_results import Evidence, arrow, figure, interval, role_word
 
 TILTED = 0.02
 """Mean confidence and accuracy this far apart are called over- or under-confidence."""

@@ -1,7 +1,7 @@
 """Brings MLflow up to date with a run folder, any number of times, each value once.
 
 The federation is the parent run, each site a child run, the step is the round, and every run gets one `log_batch`
-for all rounds it lacks. `tracking.json` remembers how far each run has come (see `medfl.tracking.state`).
+for all rounds it lacks. `tracking.json` remembers how far each run has come (see `medfl.tracking.sync_state`).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from medfl import config
 from medfl.errors import MedflError
-from medfl.tracking import describe, names
+from medfl.runs.records import MODEL, REPORT, WEIGHTS, RunRecords, read_run
+from medfl.tracking import metric_names, run_metadata
 from medfl.tracking.connect import artifact_location, brief, client_for, mlflow_errors, resolve_uri, shown
-from medfl.tracking.logged import log_model
-from medfl.tracking.records import MODEL, REPORT, WEIGHTS, RunRecords, read_run
-from medfl.tracking.state import Mark, Server, State, locked
+from medfl.tracking.log_model import log_model
+from medfl.tracking.sync_state import Mark, Server, State, locked
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
@@ -159,7 +159,7 @@ class _Pass:
 
     def _create_run(self, site: str | None) -> str:
         role = self.run.roles[site] if site else "federation"
-        tags = describe.run_tags(self.run, self.state.run_uuid, role, site)
+        tags = run_metadata.run_tags(self.run, self.state.run_uuid, role, site)
         if site:
             tags[PARENT_TAG] = self.server.federation.run_id
         created = self.client.create_run(self.server.experiment_id, tags=tags, run_name=site or self.run.name)
@@ -171,14 +171,14 @@ class _Pass:
 
         federation = self.server.federation
         if not federation.described:
-            params = [Param(key, value) for key, value in describe.parameters(self.run).items()]
+            params = [Param(key, value) for key, value in run_metadata.parameters(self.run).items()]
             for batch in _batches(params, PARAMS_PER_CALL):
                 self.client.log_batch(federation.run_id, params=batch)
             federation.described = True
         for site, data in self.run.data.items():
             mark = self.server.sites[site]
             if not mark.described:
-                self.client.log_inputs(mark.run_id, [describe.dataset(site, data)])
+                self.client.log_inputs(mark.run_id, [run_metadata.dataset(site, data)])
                 mark.described = True
 
     def _log_rounds(self) -> None:
@@ -200,8 +200,8 @@ class _Pass:
         summary = self.run.summary or {}
         step = int(summary["selected_round"])
         drops = (summary.get("stability") or {}).get("largest_drop_by_site") or {}
-        results: dict[str | None, names.Values] = {None: names.federation_final(summary)}
-        results |= {site: names.site_final(entry, drops.get(site)) for site, entry in summary["sites"].items()}
+        results: dict[str | None, metric_names.Values] = {None: metric_names.federation_final(summary)}
+        results |= {site: metric_names.site_final(entry, drops.get(site)) for site, entry in summary["sites"].items()}
         todo = [(mark, results.get(site, {})) for site, mark in self.server.marks.items() if mark.final < 2]
         unsure = [range(step, step + 1) if mark.final else range(0) for mark, _ in todo]
         for mark, _ in todo:
@@ -226,7 +226,7 @@ class _Pass:
             self.client.log_batch(run_id, metrics=batch)
 
     def _log_failures(self) -> None:
-        text = describe.failures_text(self.run)
+        text = run_metadata.failures_text(self.run)
         if text != self.server.failures:
             self.client.set_tag(self.server.federation.run_id, "medfl.failures", text)
             self.server.failures = text
@@ -235,7 +235,7 @@ class _Pass:
         """Upload each text whose content differs from what was uploaded before."""
         with tempfile.TemporaryDirectory() as temporary:
             page = {REPORT: self.report} if self.report else {}
-            for name, text in (describe.artifacts(self.run, over) | page).items():
+            for name, text in (run_metadata.artifacts(self.run, over) | page).items():
                 digest = hashlib.sha256(text.encode()).hexdigest()[:16]
                 if self.server.artifacts.get(name) != digest:
                     path = Path(temporary) / name
@@ -262,9 +262,9 @@ class _Pass:
 
 def _round_values(record: Mapping[str, Any], site: str | None) -> dict[str, float]:
     if site is None:
-        return names.federation_round(record)
+        return metric_names.federation_round(record)
     entry = record["sites"].get(site)
-    return names.site_round(entry) if entry else {}
+    return metric_names.site_round(entry) if entry else {}
 
 
 def experiment_id(client: MlflowClient, name: str, location: str | None) -> str:

@@ -1,0 +1,57 @@
+"""The command line: which commands there are, and how an error leaves the program."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+import typer
+
+from medfl.cli.commands import deploy, inspect, report, runs, studies
+from medfl.errors import MedflError
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network for a newer version
+
+app = typer.Typer(
+    name="medfl",
+    help="Federated training and honest evaluation of pathology models: no image leaves its site.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (
+    runs.run,
+    runs.resume,
+    runs.evaluate,
+    runs.predict,
+    runs.export,
+    runs.register,
+    runs.track,
+    studies.study,
+    report.report,
+    inspect.methods,
+):
+    app.command()(command)
+app.add_typer(inspect.data_app, name="data")
+app.add_typer(inspect.sites_app, name="sites")
+app.add_typer(inspect.init_app, name="init")
+app.add_typer(deploy.deploy_app, name="deploy")
+
+
+def main() -> None:
+    """Entry point: an error the user can mend is one sentence and an exit code, never a traceback."""
+    try:
+        app()
+    except MedflError as error:
+        print(f"medfl: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" for {error.filename}" if error.filename else ""
+        print(
+            f"medfl: there is no room on the disk{where}; make some, and give the same command again", file=sys.stderr
+        )
+        sys.exit(MedflError.exit_code)

@@ -1,0 +1,66 @@
+"""What the commands share: their arguments, the terminal, and errors that name the file they are about."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medfl.errors import MedflError
+
+if TYPE_CHECKING:
+    from medfl.cli.terminal import Terminal
+
+PipelineFile = Annotated[str, typer.Argument(metavar="PIPELINE", help="A pipeline file (YAML).")]
+RunPath = Annotated[str, typer.Argument(metavar="RUN", help="A run folder.")]
+ModelRef = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A run folder, an MLflow run id, or models:/name@alias.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. training.rounds=3 or method=[ecgr]."),
+]
+
+
+@contextlib.contextmanager
+def about(file: str) -> Iterator[None]:
+    """Errors about a pipeline name its file."""
+    try:
+        yield
+    except MedflError as error:
+        if file in str(error):
+            raise
+        raise type(error)(f"{file}: {error}") from None
+
+
+def launcher() -> ModuleType:
+    """`medfl.engines.nvflare.launch`. Raises MedflError where the extra it needs is not installed."""
+    try:
+        from medfl.engines.nvflare import launch
+    except ImportError as error:
+        if (error.name or "").split(".")[0] not in ("nvflare", "psutil"):
+            raise
+        raise MedflError(
+            'sites in processes of their own need NVIDIA FLARE; install it with `pip install "medfl[nvflare]"`'
+        ) from None
+    return launch
+
+
+@contextlib.contextmanager
+def open_terminal(go_on: str = "") -> Iterator[Terminal]:
+    """The terminal, its progress bar removed whatever happens; an interrupt says how to go on, if there is a way."""
+    from medfl.cli.terminal import Terminal
+
+    terminal = Terminal()
+    try:
+        yield terminal
+    except KeyboardInterrupt:
+        terminal.close()
+        print(f"\nmedfl: interrupted{go_on and f'; {go_on}'}", file=sys.stderr)
+        raise SystemExit(130) from None
+    finally:
+        terminal.close()

@@ -1,0 +1,91 @@
+"""Commands that put the parties of a run into processes and onto machines of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medfl.cli.commands.common import PipelineFile, Set, about, launcher, open_terminal
+from medfl.cli.commands.runs import RESUME, finish
+
+Kit = Annotated[str, typer.Argument(metavar="KIT", help="A kit's folder.")]
+Timeout = Annotated[
+    float | None, typer.Option(metavar="SECONDS", help="Stop after this long; every finished round is kept.")
+]
+
+deploy_app = typer.Typer(
+    help="Run a pipeline with server and sites apart.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+@deploy_app.command()
+def poc(
+    pipeline: PipelineFile,
+    set_: Set = None,
+    out: Annotated[str | None, typer.Option(help="Run folder; default runs/<name>-<time>.")] = None,
+    timeout: Timeout = None,
+) -> None:
+    """Rehearse on this machine: a server and every site in a process of its own, over mutual TLS."""
+    from medfl.pipeline.load_pipeline import load_pipeline
+
+    loaded = load_pipeline(pipeline, set_ or [])
+    with open_terminal(RESUME) as terminal, about(pipeline):
+        from medfl.pipeline.prepare import Watcher
+
+        terminal.say(f"{loaded.name}: {len(loaded.train_sites)} training sites, {len(loaded.held_out_sites)} held out")
+        outcome = launcher().run(loaded, "poc", out, Watcher(terminal.say, terminal.round), timeout)
+        finish(outcome, loaded, terminal)
+
+
+@deploy_app.command()
+def kit(
+    pipeline: PipelineFile,
+    out: Annotated[str, typer.Option(metavar="DIR", help="Where the kits go, one folder a party.")],
+    server: Annotated[str, typer.Option(metavar="HOST", help="The name by which sites reach the server.")],
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port on which the server listens.")] = 8002,
+    set_: Set = None,
+) -> None:
+    """Make a signed kit for the server and one for each site, with what that party needs and no more."""
+    from medfl.pipeline.load_pipeline import load_pipeline
+
+    loaded = load_pipeline(pipeline, set_ or [])
+    launcher()
+    with open_terminal() as terminal, about(pipeline):
+        from medfl.engines.nvflare.startup_kit import make_kits
+
+        parties = make_kits(loaded, Path(out), server, port)
+        terminal.say(f"Kits in {out}: {', '.join(parties)}")
+        terminal.say(f"Hand each over privately and keep {Path(out) / 'authority'} to yourself: its key admits sites.")
+        terminal.say("Each kit's README.md has the two commands of its party.")
+
+
+@deploy_app.command()
+def serve(
+    kit: Kit,
+    out: Annotated[str | None, typer.Option(help="Run folder; one that holds a run of this kit goes on.")] = None,
+    wait: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Begin without sites that have not come by then.")
+    ] = 600,
+    timeout: Timeout = None,
+) -> None:
+    """Run the server of a kit: wait for the sites, carry out the pipeline, write the run folder."""
+    with open_terminal(RESUME) as terminal:
+        from medfl.pipeline.prepare import Watcher
+
+        outcome = launcher().serve(Path(kit), out, wait, Watcher(terminal.say, terminal.round), timeout)
+        from medfl.pipeline.load_pipeline import load_pipeline
+
+        finish(outcome, load_pipeline(outcome.folder.pipeline), terminal)
+
+
+@deploy_app.command()
+def join(kit: Kit, timeout: Timeout = None) -> None:
+    """Take part with a site's kit, until Ctrl-C."""
+    launcher()
+    with open_terminal() as terminal:
+        from medfl.engines.nvflare.run_kit import join as take_part
+        from medfl.pipeline.prepare import Watcher
+
+        take_part(Path(kit), Watcher(terminal.say), timeout)

@@ -1,0 +1,194 @@
+"""Commands about one run: train, go on, measure, predict, register, track."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medfl.cli.commands.common import ModelRef, PipelineFile, RunPath, Set, about, launcher, open_terminal
+from medfl.errors import MedflError
+
+if TYPE_CHECKING:
+    from medfl.cli.terminal import Terminal
+    from medfl.config import Pipeline
+    from medfl.pipeline.run import Outcome
+
+
+class Engine(StrEnum):
+    """Where the sites of a run live."""
+
+    here = "in-process"
+    nvflare = "nvflare"
+
+
+RESUME = "every finished round is kept. Continue with `medfl resume RUN`"
+
+
+def run(
+    pipeline: PipelineFile,
+    set_: Set = None,
+    out: Annotated[str | None, typer.Option(help="Run folder; default runs/<name>-<time>.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print sites, steps, bytes and memory; train nothing.")
+    ] = False,
+    engine: Annotated[
+        Engine, typer.Option(help="Where sites live: in this process, or each in its own (NVIDIA FLARE's simulator).")
+    ] = Engine.here,
+) -> None:
+    """Train a pipeline across its sites, measure the result everywhere, and register it if the pipeline says so."""
+    from medfl.pipeline.load_pipeline import load_pipeline
+
+    loaded = load_pipeline(pipeline, set_ or [])
+    with open_terminal(RESUME) as terminal, about(pipeline):
+        from medfl.pipeline.prepare import Watcher, prepare
+        from medfl.pipeline.run import run as carry_out
+
+        if dry_run:
+            from medfl.cli.dry_run import print_plan
+
+            print_plan(prepare(loaded, Watcher(terminal.say)), terminal)
+            return
+        terminal.say(f"{loaded.name}: {len(loaded.train_sites)} training sites, {len(loaded.held_out_sites)} held out")
+        watcher = Watcher(terminal.say, terminal.round)
+        if engine is Engine.nvflare:
+            outcome = launcher().run(loaded, "simulator", out, watcher)
+        else:
+            outcome = carry_out(loaded, out, watcher)
+        finish(outcome, loaded, terminal)
+
+
+def resume(run: RunPath) -> None:
+    """Continue an interrupted run from its last whole round."""
+    from medfl.pipeline.load_pipeline import load_pipeline
+
+    with open_terminal(RESUME) as terminal:
+        from medfl.pipeline.prepare import Watcher
+        from medfl.pipeline.run import resume as carry_on
+        from medfl.runs.folder import RunFolder
+
+        again = launcher().resume if RunFolder.open(run).engine.is_file() else carry_on
+        outcome = again(run, Watcher(terminal.say, terminal.round))
+        finish(outcome, load_pipeline(outcome.folder.pipeline), terminal)
+
+
+def evaluate(
+    model: ModelRef,
+    sites: Annotated[
+        list[str] | None, typer.Option("--sites", help="Site files; default: the run's held-out sites.")
+    ] = None,
+    more: Annotated[list[str] | None, typer.Argument(metavar="SITE", help="Further files after --sites.")] = None,
+    pipeline: Annotated[str | None, typer.Option(help="Pipeline file, where the run is not on this machine.")] = None,
+    json_file: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Also write the figures here.")
+    ] = None,
+    predictions: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Also write each site's scores here; they stay on this machine.")
+    ] = None,
+) -> None:
+    """Measure a model at sites: AUROC with intervals, calibration, confusion matrix."""
+    from medfl.pipeline.evaluate_model import evaluate as measure
+    from medfl.pipeline.evaluate_model import find_model
+    from medfl.runs.folder import write_text
+
+    with open_terminal() as terminal:
+        found = find_model(model)
+        result = measure(found, [*(sites or []), *(more or [])], pipeline, Path(predictions) if predictions else None)
+        terminal.sites(result["sites"], f"{result['run']}: test data")
+        terminal.operating(result)
+        for name in sorted(result["sites"]):
+            terminal.confusion(name, result["sites"][name]["confusion"], found.facts["classes"])
+        if json_file:
+            try:
+                write_text(Path(json_file), json.dumps(result, indent=2, allow_nan=False) + "\n")
+            except OSError as error:
+                raise MedflError(f"--json {json_file} cannot be written: {error.strerror}") from None
+            terminal.say(f"Figures: {json_file}")
+        if predictions:
+            terminal.say(f"Scores (they stay on this machine): {predictions}")
+        from medfl.tracking.log_evaluation import log_evaluation
+
+        terminal.say(log_evaluation(result, found.run_id, found.run.path if found.run else None))
+
+
+def predict(
+    model: ModelRef,
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="A folder of unlabelled images.")],
+    out: Annotated[str | None, typer.Option(help="CSV file; default: standard output.")] = None,
+) -> None:
+    """Class probabilities for every image of a folder."""
+    import csv
+
+    from medfl.pipeline.evaluate_model import find_model
+    from medfl.pipeline.evaluate_model import predict as score
+
+    found = find_model(model)
+    rows = score(found, Path(directory))
+    try:
+        stream = open(out, "w", newline="", encoding="utf-8") if out else contextlib.nullcontext(sys.stdout)  # noqa: SIM115
+        with stream as target:
+            writer = csv.writer(target, lineterminator="\n")
+            writer.writerow(["file", *(f"p_{name}" for name in found.facts["classes"])])
+            writer.writerows([name, *(f"{p:.6f}" for p in probabilities)] for name, probabilities in rows)
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        raise MedflError(f"--out {out} cannot be written: {error.strerror}") from None
+
+
+def export(
+    model: ModelRef,
+    form: Annotated[str, typer.Option("--format", help="monai-bundle or onnx.")],
+    out: Annotated[str, typer.Option(metavar="PATH", help="A new folder; for onnx also a file named *.onnx.")],
+) -> None:
+    """Write a model for programs without medfl: a MONAI Bundle, or an ONNX file."""
+    from medfl.export.write_export import export as write
+
+    with open_terminal() as terminal:
+        for line in write(model, form, Path(out)):
+            terminal.say(line)
+
+
+def register(
+    run: RunPath,
+    name: Annotated[str, typer.Option(help="Name in the MLflow model registry.")],
+    alias: Annotated[str | None, typer.Option(help="Alias to point at this version, e.g. champion.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Move the alias even to a worse model; this is recorded.")
+    ] = False,
+) -> None:
+    """Put a finished run's model into the MLflow registry, behind the gates its pipeline states."""
+    from medfl.pipeline.register_run import register_run
+
+    with open_terminal() as terminal:
+        terminal.say(register_run(run, name=name, alias=alias, force=force))
+
+
+def track(run: RunPath) -> None:
+    """Upload a run folder to MLflow: what is there already stays as it is."""
+    from medfl.pipeline.load_pipeline import load_pipeline
+    from medfl.report.run_report import report_html
+    from medfl.runs.folder import RunFolder
+    from medfl.tracking.sync import sync
+
+    folder = RunFolder.open(run)
+    finished = folder.summary.is_file()
+    page = report_html(folder.path) if finished else ""
+    print(sync(folder.path, load_pipeline(folder.pipeline).tracking, finished=finished, report=page))
+
+
+def finish(outcome: Outcome, pipeline: Pipeline, terminal: Terminal) -> None:
+    """The end of a run: the table, where things are, the registry if the pipeline names one, what to do next."""
+    terminal.outcome(outcome.summary, str(outcome.folder.path), outcome.tracking)
+    if pipeline.registry is not None:
+        from medfl.pipeline.register_run import register_run
+
+        terminal.say(register_run(outcome.folder.path, name=pipeline.registry.name, alias=pipeline.registry.alias))
+    if outcome.folder.model.is_file():
+        terminal.say(f"Next: medfl evaluate {outcome.folder.path} --predictions scores")

@@ -1,0 +1,36 @@
+"""What a run would cost, before it is run."""
+
+from __future__ import annotations
+
+from medfl.cli.terminal import Terminal
+from medfl.pipeline.prepare import Prepared
+from medfl.site.site import steps_by_site
+
+
+def print_plan(prepared: Prepared, terminal: Terminal) -> None:
+    """Print per site patches, groups, steps, bytes a round; then the memory this machine would need."""
+    model, pipeline = prepared.bench.model, prepared.pipeline
+    wire = 4 * (model.layout.size + model.buffer_layout.size)
+    steps = steps_by_site(prepared.sites.values())
+    rows = []
+    for name in sorted(prepared.sites, key=lambda n: (prepared.sites[n].role != "train", n)):
+        site = prepared.sites[name]
+        store, trains = site.store, site.role == "train"
+        counts = [str(len(store.splits.get(split, ()))) for split in ("train", "val", "test")]
+        groups = str(len(set(store.groups.tolist())))
+        each = f"{wire / 1e6:.1f} MB" if trains and not prepared.bench.chain.arm else "-"
+        rows.append([name, site.role.replace("_", "-"), *counts, groups, str(steps.get(name, "-")), each, each])
+    columns = ["site", "role", "train", "val", "test", "groups", "steps a round", "down a round", "up a round"]
+    terminal.table(f"{pipeline.name}: {prepared.bench.chain}, {pipeline.training.rounds} rounds", columns, rows)
+    most = max(steps.values())
+    scratch = sum(link.scratch_bytes(most, model.layout.padded) for link in prepared.bench.chain.links)
+    # weights, gradients, momentum; start, reply; sum, state, previous
+    vectors = 8 * 4 * model.layout.padded
+    patches = sum(site.store.images.nbytes for site in prepared.sites.values())
+    total = sum(steps.values()) * pipeline.training.rounds
+    terminal.say(
+        f"Model: {model.spec.backbone}, {model.layout.size:,} trainable parameters, on {model.device.type}.\n"
+        f"Memory besides activations: vectors {vectors / 1e6:.0f} MB, method {scratch / 1e6:.0f} MB, "
+        f"patches {patches / 1e6:.0f} MB (memory-mapped on a CPU).\n"
+        f"Work: {total:,} local steps of {pipeline.training.batch_size} patches."
+    )

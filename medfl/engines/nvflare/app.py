@@ -1,0 +1,101 @@
+"""The two ends as NVIDIA FLARE's Collab runtime builds them: an object in the server's job process, one in each site's.
+
+A job names these classes and brings no code: a party runs what is installed there.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from nvflare.collab import collab
+from nvflare.collab.api.exceptions import CollabCallError, RunAborted
+
+from medfl.engines.remote.party_files import PARTY
+
+GRACE = 10.0  # seconds
+HOME = "MEDFL_PARTIES"  # in the simulator, where all parties' folders lie in one; otherwise each is in its kit
+
+
+def party_folder(name: str, workspace: str) -> Path:
+    """The folder of the party whose process this is."""
+    home = os.environ.get(HOME)
+    return Path(home) / name if home else Path(workspace) / PARTY
+
+
+class Server:
+    """The server of a run.
+
+    Args:
+        run: the run's identity.
+        timeout: seconds that a site has for one message.
+        patience: seconds that a site has for its first words, in which it may render its patches.
+    """
+
+    def __init__(self, run: str, timeout: float, patience: float) -> None:
+        self.run = run
+        self.timeout = timeout
+        self.patience = patience
+
+    @collab.main  # type: ignore[untyped-decorator]
+    def main(self) -> None:
+        """Carry out the run."""
+        from medfl.engines.remote.remote_transport import NoAnswer, Stopped
+        from medfl.engines.remote.server_endpoint import serve
+
+        proxies = {proxy.name: proxy for proxy in collab.clients}
+
+        def reach(site: str, timeout: float, method: str, **arguments: Any) -> bytes:
+            proxy, began = proxies[site], time.monotonic()
+            try:
+                answer: bytes = getattr(proxy(timeout=timeout), method)(**arguments)
+            except RunAborted:
+                raise Stopped from None
+            except CollabCallError:
+                # A call that ends early is the first sign that a process is gone, upon which FLARE ends the whole job:
+                # no round may be written without that site before it has.
+                early = time.monotonic() - began < 0.95 * timeout
+                until = time.monotonic() + (GRACE if early else 0.0)
+                while not proxy.backend.abort_signal.triggered:
+                    if time.monotonic() >= until:
+                        why = "the call did not get through" if early else f"no answer within {timeout:g} s"
+                        raise NoAnswer(why) from None
+                    time.sleep(0.1)
+                raise Stopped from None
+            return answer
+
+        def hello(site: str, message: bytes) -> bytes:
+            return reach(site, self.patience, "hello", server=message)
+
+        def ask(site: str, message: bytes) -> bytes:
+            return reach(site, self.timeout, "handle", run=self.run, message=message)
+
+        serve(party_folder("server", collab.workspace.get_root_dir()), sorted(proxies), hello, ask)
+
+
+class Client:
+    """One site. It is built when it is first spoken to, so that the runtime's own short timeouts do not matter."""
+
+    def __init__(self) -> None:
+        self._desk: Any = None
+
+    @collab.publish  # type: ignore[untyped-decorator]
+    def hello(self, server: bytes) -> bytes:
+        """See Desk.hello."""
+        answer: bytes = self._at().hello(server)
+        return answer
+
+    @collab.publish  # type: ignore[untyped-decorator]
+    def handle(self, run: str, message: bytes) -> bytes:
+        """See Desk.handle."""
+        answer: bytes = self._at().handle(run, message)
+        return answer
+
+    def _at(self) -> Any:
+        if self._desk is None:
+            from medfl.engines.remote.site_endpoint import Desk
+
+            self._desk = Desk(party_folder(collab.site_name, collab.workspace.get_root_dir()), collab.site_name)
+        return self._desk

@@ -1,0 +1,165 @@
+"""Starts a distributed run on this machine, tells how it goes, and leaves nothing running behind."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from medfl import config
+from medfl.engines.nvflare.app import HOME
+from medfl.engines.nvflare.job import write_job
+from medfl.engines.nvflare.preflight import server_kit
+from medfl.engines.nvflare.run_layout import Laid, laid_before, lay_out, lay_out_kit, scratch
+from medfl.engines.processes import Crew, stoppable
+from medfl.engines.remote.party_files import whole_lines, write_run
+from medfl.engines.remote.server_endpoint import ENDED, SAID
+from medfl.errors import MedflError, RunFailed
+from medfl.pipeline.prepare import Watcher
+from medfl.pipeline.run import Outcome, follow
+from medfl.runs.folder import RunFolder
+
+POLL = 0.2  # seconds
+WAIT = 600.0  # seconds that a kit's server waits for its sites
+LAST_WORDS = 15.0  # seconds in which a run that was stopped may still say how it ended
+
+Lost = Callable[[], str | None]  # why the run cannot come to an end any more, or None
+
+
+def run(
+    pipeline: config.Pipeline, engine: str, out: Path | str | None, watcher: Watcher, limit: float | None = None
+) -> Outcome:
+    """Carry out a pipeline in a new run folder with every site in a process of its own.
+
+    Args:
+        engine: "simulator", or "poc" for a server and sites that know each other by certificates.
+        limit: seconds after which the run is stopped, to be continued another time.
+
+    Raises:
+        MedflError, RunFailed: as `medfl.pipeline.run.run`; and a process that ended, by name.
+    """
+    return _carry_out(lay_out(pipeline, engine, out), watcher, limit)
+
+
+def serve(kit: Path, out: Path | str | None, wait: float, watcher: Watcher, limit: float | None = None) -> Outcome:
+    """Carry out a run from the server's kit, or go on with the one that `out` holds.
+
+    Args:
+        wait: seconds to wait for sites that are not connected; then the run begins without them.
+
+    Raises:
+        MedflError, RunFailed: as `run`; a kit that is not the server's; a run of another kit.
+    """
+    server_kit(kit)
+    if out is not None and RunFolder(out).engine.is_file():
+        laid = laid_before(out)
+        if laid.kit != kit.resolve():
+            raise MedflError(f"{out} holds a run of another kit ({laid.kit}); name another folder with --out")
+    else:
+        laid = lay_out_kit(kit, out)
+    return _carry_out(laid, watcher, limit, wait)
+
+
+def resume(path: Path | str, watcher: Watcher) -> Outcome:
+    """Continue a distributed run. Raises as `run`."""
+    return _carry_out(laid_before(path), watcher, None)
+
+
+def _carry_out(laid: Laid, watcher: Watcher, limit: float | None, wait: float = WAIT) -> Outcome:
+    until = None if limit is None else time.monotonic() + limit
+
+    def work(watching: Watcher) -> dict[str, Any]:
+        # The crew comes first: what an earlier part left running, if it was killed outright, must not write any more.
+        with stoppable(), Crew(laid.run, laid.pipeline.training.threads) as crew:
+            loaded = laid.folder.load_checkpoint({})
+            begin = loaded[0].round if loaded else 0
+            laid.folder.truncate(begin)
+            for name in (ENDED, SAID):
+                (laid.server / name).unlink(missing_ok=True)
+            if loaded:
+                watcher.say(f"{laid.folder.path}: going on at round {begin} of {laid.pipeline.training.rounds}")
+            write_run(laid.server, laid.run, laid.folder.path)
+            with _engine(laid, crew, watching, wait) as lost:
+                _watch(laid, watching, begin, lost, until)
+        return laid.folder.read_summary()
+
+    return follow(laid.folder, laid.pipeline, watcher, work)
+
+
+def _engine(laid: Laid, crew: Crew, watcher: Watcher, wait: float) -> AbstractContextManager[Lost]:
+    """The processes of the engine."""
+    if laid.engine == "kit":
+        from medfl.engines.nvflare.run_kit import kit_server
+
+        return kit_server(laid, crew, watcher, wait)
+    if laid.engine == "poc":
+        from medfl.engines.nvflare.poc import poc
+
+        return poc(laid, crew, watcher)
+    return _simulator(laid, crew)
+
+
+@contextmanager
+def _simulator(laid: Laid, crew: Crew) -> Iterator[Lost]:
+    with scratch(laid) as folder:
+        job = write_job(folder, laid.run, laid.timeout, len(laid.sites))
+        module = ["-m", "medfl.engines.nvflare.simulator", str(folder / "workspace"), str(job), ",".join(laid.sites)]
+        log = laid.home / "simulator.log"
+        crew.start("simulator", [sys.executable, *module], log, {HOME: str(laid.home)})
+        try:
+            yield lambda: f"the simulator has ended; see {log}" if crew.ended() else None
+        finally:
+            crew.end()  # before its workspace goes
+
+
+def _watch(laid: Laid, watcher: Watcher, begin: int, lost: Lost, until: float | None) -> None:
+    """Tell what the server writes until it has ended.
+
+    Raises:
+        MedflError, RunFailed: what the server raised, or an engine that is gone.
+    """
+    said = records = 0
+    size = -1
+    deadline: float | None = None
+    reason: str | None = None
+    while True:
+        end = _ended(laid)  # looked for first, so that all that was written before it is told
+        lines = whole_lines(laid.server / SAID)
+        for line in lines[said:]:
+            watcher.say(line)
+        said = len(lines)
+        if size != (size := laid.folder.rounds.stat().st_size):
+            rounds = [record for record in laid.folder.records() if record["round"] >= begin]
+            for record in rounds[records:]:
+                watcher.round(record, laid.pipeline.training.rounds)
+            records = len(rounds)
+        if end is not None:
+            break
+        if deadline is None and (reason := lost()) is not None:
+            deadline = time.monotonic() + LAST_WORDS
+        if until is not None and time.monotonic() > until:
+            deadline, reason = until, "the run took longer than --timeout allows"
+        if deadline is not None and time.monotonic() > deadline:
+            raise _stopped(laid, str(reason))
+        time.sleep(POLL)
+    if end["done"]:
+        return
+    if end["kind"] == "Stopped":
+        raise _stopped(laid, end["message"])
+    raise (MedflError if end["kind"] == "MedflError" else RunFailed)(end["message"])
+
+
+def _stopped(laid: Laid, reason: str) -> RunFailed:
+    return RunFailed(f"{reason}; every finished round is kept. Continue with `medfl resume {laid.folder.path}`")
+
+
+def _ended(laid: Laid) -> dict[str, Any] | None:
+    try:
+        end: dict[str, Any] = json.loads((laid.server / ENDED).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return end

@@ -1,0 +1,121 @@
+"""What is looked at before a kit's process starts, so that what is wrong is said where it can be mended."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import socket
+import ssl
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from medfl.engines.nvflare.provision import intact
+from medfl.engines.nvflare.startup_kit import KITS
+from medfl.engines.remote.party_files import PARTY, SERVER, read_pipeline
+from medfl.errors import MedflError
+
+WAIT = 10.0  # seconds for one attempt to reach the server
+
+
+def site_name(kit: Path) -> str:
+    """The site whose kit this is.
+
+    Raises:
+        MedflError: no kit, another party's, an altered one, keys that others can read, a certificate that does not hold
+            now.
+    """
+    startup = kit / "startup"
+    if (startup / "server.crt").is_file():
+        raise MedflError(f"{kit} is the kit of the server; start it with `medfl deploy serve {kit}`")
+    name = _certified(kit, "client")
+    if not intact(kit, "local"):
+        raise MedflError(f"{kit / 'local'} is not as it was signed; take the kit that you were sent")
+    return name
+
+
+def server_kit(kit: Path) -> None:
+    """Raise MedflError unless this is the server's kit, and every site of its pipeline has one too."""
+    if (kit / "startup" / "client.crt").is_file() and not (kit / "startup" / "server.crt").is_file():
+        raise MedflError(f"{kit} is the kit of a site; start it with `medfl deploy join {kit}`")
+    _certified(kit, SERVER)
+    known = set(json.loads((kit / PARTY / KITS).read_text(encoding="utf-8")))
+    for site in read_pipeline(kit / PARTY).all_sites:
+        if site.name not in known:
+            raise MedflError(
+                f"{kit / PARTY / 'pipeline.yaml'} names {site.name}, which has no kit; make one with `medfl deploy kit`"
+            )
+
+
+def address(kit: Path) -> tuple[str, int]:
+    """Host and port by which a kit reaches the server."""
+    kind = "client" if (kit / "startup" / "fed_client.json").is_file() else "server"
+    facts = json.loads((kit / "startup" / f"fed_{kind}.json").read_text(encoding="utf-8"))
+    host, _, port = facts["servers"][0]["service"]["target"].rpartition(":")
+    return host, int(port)
+
+
+def reach(kit: Path) -> bool:
+    """Whether the server answers a site's kit now.
+
+    Raises:
+        MedflError: its name is unknown here, or another server answers.
+    """
+    host, port = address(kit)
+    startup = kit / "startup"
+    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=str(startup / "rootCA.pem"))
+    context.check_hostname = False  # the certificate's own name is compared below
+    context.load_cert_chain(startup / "client.crt", startup / "client.key")
+    try:
+        with (
+            socket.create_connection((host, port), timeout=WAIT) as plain,
+            context.wrap_socket(plain, server_hostname=host) as secure,
+        ):
+            shown = x509.load_der_x509_certificate(secure.getpeercert(binary_form=True) or b"")
+    except socket.gaierror:
+        raise MedflError(
+            f"the name of the server in this kit, {host}, is not known here; ask your network's people for a way "
+            f"to it, or the consortium for a kit with the right name"
+        ) from None
+    except ssl.SSLError:
+        raise MedflError(
+            f"what answers at {host}:{port} is not the server of this kit's consortium; the kit or the server is of "
+            f"another making"
+        ) from None
+    except OSError:
+        return False
+    if _common_name(shown) != SERVER:
+        raise MedflError(f"what answers at {host}:{port} is {_common_name(shown)}, not the server; check the address")
+    return True
+
+
+def _certified(kit: Path, kind: str) -> str:
+    """The name in a kit's certificate, once all that can be wrong with it has been looked at."""
+    startup = kit / "startup"
+    key = startup / f"{kind}.key"
+    for file in (startup / f"{kind}.crt", key, startup / "rootCA.pem", kit / PARTY / "pipeline.yaml"):
+        if not file.is_file():
+            raise MedflError(
+                f"{kit} is no kit: there is no {file.relative_to(kit)} in it; name the folder you were sent"
+            )
+    if key.stat().st_mode & 0o077:
+        raise MedflError(f"others on this machine can read {key}; run `chmod 600 {key}`")
+    if not intact(kit, "startup"):
+        raise MedflError(f"{startup} is not as it was signed; take the kit that you were sent")
+    certificate = x509.load_pem_x509_certificate((startup / f"{kind}.crt").read_bytes())
+    now = datetime.datetime.now(datetime.UTC)
+    if now < certificate.not_valid_before_utc:
+        raise MedflError(
+            f"this machine's clock says {now:%Y-%m-%d %H:%M} UTC, before the kit was made; set it by a time server"
+        )
+    if now > certificate.not_valid_after_utc:
+        raise MedflError(
+            f"the certificate of {kit} ended on {certificate.not_valid_after_utc:%Y-%m-%d}; ask for a new kit"
+        )
+    return _common_name(certificate)
+
+
+def _common_name(certificate: x509.Certificate) -> str:
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(names[0].value) if names else ""

@@ -1,0 +1,123 @@
+"""A kit at work on its own machine: the server's waits for sites and starts the job, a site's takes part."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from medfl.data.render import render
+from medfl.engines.nvflare.job import write_job
+from medfl.engines.nvflare.preflight import address, reach, site_name
+from medfl.engines.nvflare.provision import place_server
+from medfl.engines.nvflare.run_layout import Laid, scratch
+from medfl.engines.nvflare.session import Job, command, connected, free_port, session
+from medfl.engines.processes import Crew, stoppable
+from medfl.engines.remote.party_files import PARTY, read_site, whole_lines
+from medfl.engines.remote.site_endpoint import LOG
+from medfl.errors import MedflError
+from medfl.pipeline.prepare import Watcher
+
+FLARE_LOG = "flare.log"
+JOINED = "Successfully registered client"
+START = 60.0  # seconds in which the server's own process must be up
+RETRY = 5.0  # seconds between attempts to reach the server
+NOTE = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (?!Traceback)(.+)$", re.MULTILINE)
+AGAIN = 10.0  # seconds before a site's process that ended is started again
+
+
+@contextmanager
+def kit_server(laid: Laid, crew: Crew, watcher: Watcher, wait: float) -> Iterator[Callable[[], str | None]]:
+    """The server of a kit and the job, with the sites that have come within `wait` seconds, or as soon as all have.
+
+    Raises:
+        MedflError: the port is taken, the server does not come up, or no training site comes.
+    """
+    assert laid.kit is not None
+    kit, log = laid.kit, laid.kit / PARTY / FLARE_LOG
+    port = address(kit)[1]
+    if free_port(port) != port:
+        raise MedflError(f"port {port} is in use on this machine; end the server that runs here, or its last run")
+    place_server(kit)
+    crew.start("server", command(kit, "server"), log)
+
+    def gone() -> str | None:
+        return f"the server's process has ended; see {log}" if crew.ended() else None
+
+    began = time.monotonic()
+    with scratch(laid) as folder, session(kit / "lead", began + START, gone) as opened:
+        watcher.say(f"The server listens on port {port}; waiting up to {wait:g} s for {', '.join(laid.sites)}")
+        here: set[str] = set()
+        while len(here) < len(laid.sites) and time.monotonic() < began + wait:
+            for name in sorted((now := connected(opened) & set(laid.sites)) - here):
+                watcher.say(f"Site {name} is connected")
+            here = now
+            if (why := gone()) is not None:
+                raise MedflError(why)
+            time.sleep(1.0)
+        if not here:
+            raise MedflError(f"no site has come within {wait:g} s; wait longer with --wait, or see what they say")
+        yield Job(opened, write_job(folder, laid.run, laid.timeout, len(here)), gone)
+
+
+def join(kit: Path, watcher: Watcher, limit: float | None) -> None:
+    """Take part with a site's kit until stopped, or for `limit` seconds.
+
+    Raises:
+        MedflError: what is wrong with the kit, the clock, the data, or the way to the server.
+    """
+    kit = kit.resolve()
+    until = None if limit is None else time.monotonic() + limit
+    name = site_name(kit)
+    try:
+        pipeline, site, share = read_site(kit / PARTY, name)
+        watcher.say(f"{name}: preparing {len(share.rows)} patches, once")
+        render(pipeline, site, share)
+    except MedflError as error:
+        raise MedflError(f"{kit / PARTY / 'site.yaml'}: {error}") from None
+    mark = hashlib.sha256(str(kit).encode()).hexdigest()
+    told = False
+    while not reach(kit):
+        if not told:
+            watcher.say("Nothing answers at {}:{} yet; trying again until something does".format(*address(kit)))
+            told = True
+        if not _pause(RETRY, until):
+            return
+    log, notes = kit / PARTY / FLARE_LOG, kit / PARTY / LOG
+    known = len(whole_lines(notes))
+    with stoppable(), Crew(mark, pipeline.training.threads) as crew:
+        while True:
+            begin = log.stat().st_size if log.exists() else 0
+            crew.start(name, command(kit, name), log)
+            joined = False
+            while not crew.ended():
+                if not joined and JOINED in _since(log, begin):
+                    joined = True
+                    watcher.say(
+                        f"{name} is connected; what goes wrong is in {kit / PARTY / LOG}; Ctrl-C ends taking part"
+                    )
+                noted = whole_lines(notes)
+                for said in NOTE.findall("\n".join(noted[known:])):
+                    watcher.say(f"{name}: {said}")
+                known = len(noted)
+                if not _pause(0.5, until):
+                    return
+            watcher.say(f"The process of {name} has ended; starting it again (its words are in {log})")
+            if not _pause(AGAIN, until):
+                return
+
+
+def _pause(seconds: float, until: float | None) -> bool:
+    """Sleep; False if the time is over."""
+    time.sleep(seconds)
+    return until is None or time.monotonic() < until
+
+
+def _since(log: Path, begin: int) -> str:
+    with suppress(FileNotFoundError), log.open("rb") as stream:
+        stream.seek(begin)
+        return stream.read().decode("utf-8", "replace")
+    return ""

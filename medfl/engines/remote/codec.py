@@ -1,0 +1,298 @@
+"""Requests and replies as bytes, and back: safetensors with a JSON header. Nothing executable is ever decoded.
+
+A message is one safetensors file of its vectors, with the rest as JSON in its metadata, under `HEADER`:
+
+    {"kind": "request" | "reply" | "failure", <the fields of that class that are no vectors>}
+
+A receiver takes known fields of known types only, vectors of one dimension, of known kinds of number and at most as
+long as its own model, and a message of bounded size. What a site sends may hold no text but short names: a longer
+string, or one with a path's separator in it, is refused where it would be sent and where it would be received.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from medfl.messages import Failure, Reply, Request
+from medfl.model.flat_model import FlatModel
+
+HEADER = "medfl-2"  # the number of the protocol
+HEADER_LIMIT = 32_000_000  # bytes; the curves of a closing measurement are the largest, some 100 kB
+VECTORS_LIMIT = 16  # links send one or two vectors beside the model
+NAME_LIMIT = 64
+REASON_LIMIT = 300
+KINDS = {torch.float32, torch.bool, torch.uint8}
+
+
+class BadMessage(ValueError):
+    """Bytes that are no message of this protocol, or one that does not fit the model."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a message can hold: P and B values in the model's vectors, and the names of classes, free text otherwise."""
+
+    weights: int
+    buffers: int
+    names: frozenset[str] = frozenset()
+
+    @staticmethod
+    def of(model: FlatModel) -> Bounds:
+        """The bounds that a model sets."""
+        return Bounds(model.layout.size, model.buffer_layout.size, frozenset(model.spec.classes))
+
+
+def pack(message: Request | Reply | Failure, bounds: Bounds) -> bytes:
+    """The bytes of a message.
+
+    Raises:
+        BadMessage: it holds what may not be sent.
+    """
+    if isinstance(message, Request):
+        return _join("request", _facts(message, REQUEST), _vectors(message))
+    if isinstance(message, Reply):
+        facts = _facts(message, REPLY)
+        _only_names(facts, bounds.names)
+        return _join("reply", facts, _vectors(message))
+    return _join("failure", _facts(message, FAILURE), {})
+
+
+def unpack_request(data: bytes, bounds: Bounds) -> Request:
+    """A request. Raises BadMessage."""
+    facts, vectors = _parted(data, _header(data), "request", REQUEST, bounds)
+    extra = _extra(vectors)
+    weights, buffers = vectors.get("weights"), vectors.get("buffers")
+    if weights is None or buffers is None:
+        raise BadMessage("a request without weights and buffers")
+    _length("weights", weights, bounds.weights)
+    _length("buffers", buffers, bounds.buffers)
+    for name in ("evaluate", "temperatures", "malignant"):
+        facts[name] = tuple(facts[name])
+    return Request(weights=weights, buffers=buffers, extra=extra, **facts)
+
+
+def unpack_answer(data: bytes, site: str, round_: int, bounds: Bounds) -> Reply | Failure:
+    """What `site` answers to a request of a round. Raises BadMessage, also where it speaks for another."""
+    header = _header(data)
+    if header.get("kind") == "failure":
+        facts, vectors = _parted(data, header, "failure", FAILURE, bounds)
+        if vectors or len(facts["reason"]) > REASON_LIMIT or not facts["reason"].isprintable():
+            raise BadMessage("a failure is one sentence")
+        answer: Reply | Failure = Failure(**facts)
+    else:
+        facts, vectors = _parted(data, header, "reply", REPLY, bounds)
+        _only_names(facts, bounds.names)
+        extra = _extra(vectors)
+        update, buffers = vectors.get("update"), vectors.get("buffers")
+        for name, vector, wanted in (("update", update, bounds.weights), ("buffers", buffers, bounds.buffers)):
+            if vector is not None:
+                _length(name, vector, wanted)
+        answer = Reply(update=update, buffers=buffers, extra=extra, **facts)
+    if (answer.site, answer.round) != (site, round_):
+        raise BadMessage("an answer in another site's name or to another round")
+    return answer
+
+
+def _count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 53
+
+
+def _index(value: Any) -> bool:
+    return value == -1 or _count(value)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(_number(item) for item in value)
+
+
+def _maybe_number(value: Any) -> bool:
+    return value is None or _number(value)
+
+
+def _maybe_thresholds(value: Any) -> bool:
+    return value is None or (isinstance(value, dict) and all(_number(item) for item in value.values()))
+
+
+def _seconds(value: Any) -> bool:
+    return isinstance(value, dict) and all(_number(item) for item in value.values())
+
+
+def _by_split(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(figures, dict) for figures in value.values())
+
+
+REQUEST = {
+    "round": _count,
+    "train": _flag,
+    "evaluate": _names,
+    "lr_scale": _number,
+    "resamples": _count,
+    "last_accepted_round": _index,
+    "temperatures": _numbers,
+    "histograms": _flag,
+    "temperature": _maybe_number,
+    "thresholds": _maybe_thresholds,
+    "malignant": _names,
+    "members": _count,
+}
+REPLY = {
+    "site": _text,
+    "round": _count,
+    "samples": _count,
+    "steps": _count,
+    "train_loss": _maybe_number,
+    "fingerprint": _text,
+    "metrics": _by_split,
+    "sums": _by_split,
+    "curves": _by_split,
+    "seconds": _seconds,
+}
+FAILURE = {"site": _text, "round": _count, "reason": _text}
+
+
+def _facts(message: Request | Reply | Failure, fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: getattr(message, name) for name in fields}
+
+
+def _vectors(message: Request | Reply) -> dict[str, Tensor]:
+    first = ("weights", "buffers") if isinstance(message, Request) else ("update", "buffers")
+    vectors = {name: getattr(message, name) for name in first if getattr(message, name) is not None}
+    return vectors | {f"extra.{name}": vector for name, vector in message.extra.items()}
+
+
+def _join(kind: str, facts: Mapping[str, Any], vectors: Mapping[str, Tensor]) -> bytes:
+    try:
+        header = json.dumps({"kind": kind, **facts}, allow_nan=False, default=_plain)
+    except (TypeError, ValueError) as error:
+        raise BadMessage(f"a {kind} that cannot be written: {error}") from None
+    tensors = {name: vector.detach().cpu().contiguous() for name, vector in vectors.items()}
+    return bytes(save(tensors, {HEADER: header}))
+
+
+def _plain(value: Any) -> Any:
+    """Mappings that are no dictionaries, as JSON."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(type(value).__name__)
+
+
+def _header(data: bytes) -> dict[str, Any]:
+    """The JSON header, out of the metadata: a u64 with their length comes first in safetensors, then they, as JSON."""
+    if not isinstance(data, bytes) or len(data) < 8:
+        raise BadMessage("no message of this version of medfl")
+    length = int.from_bytes(data[:8], "little")
+    if length > HEADER_LIMIT or 8 + length > len(data):
+        raise BadMessage("a header longer than the message or the limit")
+    outer = _object(data[8 : 8 + length])
+    metadata = outer.get("__metadata__")
+    text = metadata.get(HEADER) if isinstance(metadata, dict) else None
+    if not isinstance(text, str):
+        raise BadMessage("no message of this version of medfl")
+    return _object(text)
+
+
+def _object(text: bytes | str) -> dict[str, Any]:
+    try:
+        found = json.loads(text, parse_constant=_no_constant, parse_float=_finite, parse_int=_whole)
+    except (ValueError, RecursionError):
+        raise BadMessage("a header that is no JSON") from None
+    if not isinstance(found, dict):
+        raise BadMessage("a header that is no object")
+    return found
+
+
+def _no_constant(word: str) -> float:
+    raise ValueError(word)
+
+
+def _finite(digits: str) -> float:
+    """A number that Python reads as infinite is none."""
+    if math.isinf(value := float(digits)):
+        raise ValueError(digits)
+    return value
+
+
+def _whole(digits: str) -> int:
+    """An integer that a float can hold: one beyond raises where it is next reckoned with."""
+    _finite(digits)
+    return int(digits)
+
+
+def _parted(
+    data: bytes, facts: dict[str, Any], kind: str, fields: Mapping[str, Any], bounds: Bounds
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The checked facts, which are its header, and vectors of a message."""
+    if facts.pop("kind", None) != kind:
+        raise BadMessage(f"no {kind}")
+    if facts.keys() != fields.keys():
+        raise BadMessage(f"a {kind} with unknown or missing fields")
+    for name, fits in fields.items():
+        if not fits(facts[name]):
+            raise BadMessage(f"`{name}` of a {kind} is of the wrong type")
+    longest = max(bounds.weights, bounds.buffers)
+    if len(data) > 2 * HEADER_LIMIT + VECTORS_LIMIT * 4 * longest:
+        raise BadMessage(f"a {kind} of {len(data):,} bytes, more than the model allows")
+    try:
+        vectors = load(data)
+    except (SafetensorError, KeyError, ValueError):
+        raise BadMessage(f"the vectors of a {kind} cannot be read") from None
+    if len(vectors) > VECTORS_LIMIT:
+        raise BadMessage(f"a {kind} with {len(vectors)} vectors")
+    for name, vector in vectors.items():
+        if vector.dtype not in KINDS or vector.dim() != 1 or vector.numel() > longest:
+            raise BadMessage(f"the vector {name[:NAME_LIMIT]} of a {kind} is of the wrong kind or length")
+    # Fresh memory: sums over a vector depend on where it begins.
+    return facts, {name: vector.clone() for name, vector in vectors.items()}
+
+
+def _extra(vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    known = {"weights", "buffers", "update"}
+    unknown = [name for name in vectors if name not in known and not name.startswith("extra.")]
+    if unknown:
+        raise BadMessage("a vector without a place in the message")
+    return {name.removeprefix("extra."): v for name, v in vectors.items() if name.startswith("extra.")}
+
+
+def _length(name: str, vector: Tensor, wanted: int) -> None:
+    if vector.dtype != torch.float32 or vector.numel() != wanted:
+        raise BadMessage(f"the {name} have {vector.numel():,} values, the model {wanted:,}")
+
+
+def _only_names(value: Any, names: frozenset[str]) -> None:
+    """Raise BadMessage for a string, or a key, that could be more than a name."""
+    if isinstance(value, str):
+        plain = len(value) <= NAME_LIMIT and "/" not in value and "\\" not in value and value.isprintable()
+        if not plain and value not in names:
+            raise BadMessage("a reply may hold names and numbers only")
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            _only_names(key, names)
+            _only_names(item, names)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _only_names(item, names)

@@ -1,0 +1,182 @@
+"""What each party of a distributed run is given, as files in a folder of its own.
+
+server/  pipeline.yaml     the pipeline; of sites their names, roles, lines and densities only
+         run.json          the run's identity and the run folder
+<site>/  pipeline.yaml     the pipeline; of the other sites their names and roles only
+         site.yaml         this site's own file, which the site may edit (`data.root`)
+         allocation.csv    where data are dealt: this site's patches; it stays at the site
+         state/            what the site keeps between rounds, by run
+         medfl.log         what went wrong at this party, in full; it stays here
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from medfl import config
+from medfl.data.catalog import Catalog, brings_own_data, pipeline_root, strays
+from medfl.data.partition import Share, own_share
+from medfl.errors import MedflError
+from medfl.pipeline.load_pipeline import dump_pipeline, load_site, read_mapping, validate
+from medfl.runs.folder import write_text
+
+SERVER = "server"
+PARTY = "medfl"  # the folder's name inside a kit
+COLUMNS = ("row", "split", "class", "group_index", "group", "name", "file")
+
+
+def write_server(folder: Path, pipeline: config.Pipeline, run: str, run_folder: Path | None) -> None:
+    """The server's files; `run_folder` is None where the run is begun later, on the server's own machine."""
+    folder.mkdir(parents=True, exist_ok=True)
+    known = _with_sites(pipeline, {site.name: _line(site) for site in pipeline.all_sites})
+    write_text(folder / "pipeline.yaml", dump_pipeline(known))
+    if run_folder is not None:
+        write_run(folder, run, run_folder)
+
+
+def write_run(folder: Path, run: str, run_folder: Path) -> None:
+    """The server's run.json: which run it is to carry out, and where it writes."""
+    write_text(folder / "run.json", json.dumps({"run": run, "folder": str(run_folder.resolve())}) + "\n")
+
+
+def write_site(folder: Path, pipeline: config.Pipeline, site: config.Site, share: Share | None) -> None:
+    """A site's files; `share` is what it is dealt, None where it brings its own data."""
+    folder.mkdir(parents=True, exist_ok=True)
+    others = {other.name: config.Site(name=other.name, role=other.role) for other in pipeline.all_sites}
+    known = _with_sites(pipeline, others)
+    # The first model comes from the server, and tracking is the server's.
+    model = known.model.model_copy(update={"pretrained": False, "checkpoint": None})
+    known = known.model_copy(update={"model": model, "tracking": config.Tracking(enabled=False), "registry": None})
+    write_text(folder / "pipeline.yaml", dump_pipeline(known))
+    stated = yaml.safe_dump(site.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
+    write_text(folder / "site.yaml", stated)
+    if share is not None:
+        write_text(folder / "allocation.csv", _slice(share, _base(pipeline)))
+
+
+def read_server(folder: Path) -> tuple[config.Pipeline, dict[str, Any]]:
+    """The server's pipeline, and run.json."""
+    facts: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    return read_pipeline(folder), facts
+
+
+def read_pipeline(folder: Path) -> config.Pipeline:
+    """A party's pipeline. Its rules were checked by the one who wrote it, who knew all the sites."""
+    file = folder / "pipeline.yaml"
+    return validate(config.Pipeline, read_mapping(file, "pipeline"), file)
+
+
+def read_site(folder: Path, name: str) -> tuple[config.Pipeline, config.Site, Share]:
+    """A site's pipeline, file and data.
+
+    Raises:
+        MedflError: files missing or of another site, data that are not there.
+    """
+    pipeline, site = read_pipeline(folder), load_site(folder / "site.yaml")
+    if site.name != name:
+        raise MedflError(
+            f"{folder / 'site.yaml'} is the file of {site.name}, but this kit belongs to {name}; put the file that "
+            f"came with the kit back"
+        )
+    role = next((other.role for other in pipeline.all_sites if other.name == name), None)
+    if role is None:
+        raise MedflError(f"{folder / 'pipeline.yaml'} names no site {name}; ask the consortium for a kit of this run")
+    site = site.model_copy(update={"role": role})
+    mine = {other.name: other if other.name != name else site for other in pipeline.all_sites}
+    pipeline = _with_sites(pipeline, mine)
+    if brings_own_data(pipeline, site):
+        return pipeline, site, own_share(pipeline, site, role)
+    return pipeline, site, _dealt(pipeline, site, role, folder / "allocation.csv")
+
+
+def whole_lines(file: Path) -> list[str]:
+    """The lines of a file that others write, none of them torn; none where there is no file."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    return text[: text.rfind("\n") + 1].splitlines()
+
+
+def _line(site: config.Site) -> config.Site:
+    """What the server knows of a site."""
+    return config.Site(name=site.name, role=site.role, link=site.link, density=site.density)
+
+
+def _with_sites(pipeline: config.Pipeline, sites: Mapping[str, config.Site]) -> config.Pipeline:
+    listed = config.Sites(
+        train=[sites[site.name] for site in pipeline.train_sites],
+        held_out=[sites[site.name] for site in pipeline.held_out_sites],
+    )
+    return pipeline.model_copy(update={"sites": listed})
+
+
+def _base(pipeline: config.Pipeline) -> Path:
+    """The folder below which dealt files lie."""
+    root = pipeline_root(pipeline)
+    return root if root.is_dir() else root.parent.resolve()
+
+
+def _slice(share: Share, base: Path) -> str:
+    text, catalog = io.StringIO(), share.catalog
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for split, positions in share.splits.items():
+        for row in share.rows[positions]:
+            group, path = catalog.groups[row], catalog.paths[row]
+            file = path.relative_to(base).as_posix() if path.is_relative_to(base) else path
+            label = catalog.classes[catalog.labels[row]]
+            writer.writerow([row, split, label, group, catalog.group_names[group], catalog.names[row], file])
+    return text.getvalue()
+
+
+def _dealt(pipeline: config.Pipeline, site: config.Site, role: str, file: Path) -> Share:
+    """The share that a slice states, over a catalog of its rows alone, in the order of the whole."""
+    try:
+        with file.open(newline="", encoding="utf-8") as stream:
+            lines = list(csv.DictReader(stream))
+        rows = np.array([int(line["row"]) for line in lines])
+        order = np.argsort(rows)
+        ordered = [lines[at] for at in order]
+        classes = tuple(pipeline.task.classes)
+        numbers = sorted({int(line["group_index"]) for line in lines})
+        names = {int(line["group_index"]): line["group"] for line in lines}
+        base = _base(pipeline)
+        catalog = Catalog(
+            paths=tuple(base / line["file"] for line in ordered),
+            names=tuple(line["name"] for line in ordered),
+            labels=np.array([classes.index(line["class"]) for line in ordered]),
+            groups=np.searchsorted(numbers, [int(line["group_index"]) for line in ordered]),
+            group_names=tuple(names[number] for number in numbers),
+            classes=classes,
+            leaky=pipeline.data.source_groups == "ignore",
+        )
+        rank = np.empty(len(lines), dtype=np.int64)
+        rank[order] = np.arange(len(lines))
+        splits: dict[str, list[int]] = {}
+        for at, line in enumerate(lines):
+            splits.setdefault(line["split"], []).append(int(rank[at]))
+    except FileNotFoundError:
+        raise MedflError(f"there is no {file}; put the file that came with the kit back") from None
+    except (OSError, KeyError, ValueError, TypeError):
+        raise MedflError(f"{file} is damaged; put the file that came with the kit back") from None
+    if (strayed := strays(base, catalog.paths)) is not None:
+        raise MedflError(
+            f"{file} names {strayed}, which leads out of {base} (`data.root`); ask for a kit that does not"
+        )
+    absent = [path for path in catalog.paths if not path.is_file()]
+    if absent:
+        raise MedflError(
+            f"{len(absent)} of {len(lines)} files of {file} are not there, the first is {absent[0]}; set `data.root` "
+            f"in {file.with_name('pipeline.yaml')} to where the data lie on this machine"
+        )
+    positions = {split: np.array(found) for split, found in splits.items()}
+    return Share(site.name, role, catalog, np.arange(len(lines)), positions)

@@ -1,0 +1,82 @@
+"""`Remote`: a transport over whatever carries bytes to sites in processes of their own, all of them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
+
+from medfl.engines.remote.codec import BadMessage, Bounds, pack, unpack_answer
+from medfl.messages import Failure, Reply, Request
+
+VECTORS = ("weights", "buffers", "extra")
+Ask = Callable[[str, bytes], bytes]
+
+
+class NoAnswer(Exception):
+    """A call that brought nothing back; the message is one sentence."""
+
+
+class Stopped(Exception):
+    """The engine has ended the run; no call will be answered any more."""
+
+
+class Remote:
+    """Sites that are asked in parallel; answers are yielded in the order of the sites asked.
+
+    Args:
+        present: the sites that are connected.
+        ask: carries bytes to a site and its answer back. Raises NoAnswer, or Stopped, which ends the round.
+        bounds: what a message of this model can hold.
+    """
+
+    def __init__(self, present: Collection[str], ask: Ask, bounds: Bounds) -> None:
+        self.present = frozenset(present)
+        self.ask = ask
+        self.bounds = bounds
+        self._pool = ThreadPoolExecutor(max(1, len(self.present)), thread_name_prefix="medfl-line")
+        self._opening = Lock()  # one answer at a time is held more than once
+
+    def call(self, sites: Sequence[str], request: Callable[[str], Request]) -> Iterator[Reply | Failure]:
+        """See Transport.call."""
+        waiting: list[Future[Reply | Failure] | None] = []
+        before: tuple[Request, bytes] | None = None
+        for name in sites:
+            message = request(name)
+            if before is None or not _alike(message, before[0]):  # most sites are sent the same: packed and held once
+                before = message, pack(message, self.bounds)
+            waiting.append(self._send(name, message.round, before[1]))
+        before = None
+        for at, answer in enumerate(waiting):
+            assert answer is not None
+            waiting[at] = None  # so that an answer is let go once it is folded
+            yield answer.result()
+
+    def post(self, site: str, request: Request) -> Future[Reply | Failure]:
+        """See Posting.post."""
+        return self._send(site, request.round, pack(request, self.bounds))
+
+    def _send(self, site: str, round_: int, message: bytes) -> Future[Reply | Failure]:
+        if site in self.present:
+            return self._pool.submit(self._answer, site, round_, message)
+        absent: Future[Reply | Failure] = Future()
+        absent.set_result(Failure(site, round_, "not connected"))
+        return absent
+
+    def _answer(self, site: str, round_: int, message: bytes) -> Reply | Failure:
+        try:
+            data = self.ask(site, message)
+            with self._opening:
+                return unpack_answer(data, site, round_, self.bounds)
+        except NoAnswer as error:
+            return Failure(site, round_, str(error))
+        except BadMessage as error:
+            return Failure(site, round_, f"its answer was refused: {error}")
+
+
+def _alike(one: Request, two: Request) -> bool:
+    """Whether two requests are the same message, their vectors the same tensors."""
+    if one.extra.keys() != two.extra.keys() or any(one.extra[name] is not two.extra[name] for name in one.extra):
+        return False
+    facts = [{k: v for k, v in vars(each).items() if k not in VECTORS} for each in (one, two)]
+    return one.weights is two.weights and one.buffers is two.buffers and facts[0] == facts[1]

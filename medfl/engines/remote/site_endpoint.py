@@ -1,0 +1,188 @@
+"""The site's end of the line: it builds its own `Site`, answers messages in bytes, and tells no more than it must."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import threading
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medfl.data.partition import Allocation, Share
+from medfl.data.render import render
+from medfl.engines.remote.codec import BadMessage, Bounds, pack, unpack_request
+from medfl.engines.remote.party_files import read_site
+from medfl.engines.remote.site_state import Keeper, StateLost
+from medfl.errors import MedflError
+from medfl.messages import Failure
+from medfl.methods.core.chain import build_chain
+from medfl.pipeline.prepare import build_sites, resolve_device, set_threads, workbench
+from medfl.runs.folder import versions
+from medfl.site.site import Site, SiteDiverged
+
+PROTOCOL = 2
+MAX_SKEW = 300.0  # seconds
+MUST_AGREE = ("medfl", "torch", "torchvision", "timm")
+KEY = "consortium.key"
+LOG = "medfl.log"
+TOLD = (SiteDiverged, StateLost, BadMessage)  # their sentences are made of numbers and names only
+
+
+@dataclass
+class _Ready:
+    site: Site
+    bounds: Bounds
+    facts: dict[str, Any]
+    keeper: Keeper | None = None
+
+
+class Desk:
+    """Answers for one site. One message is worked on at a time; another waits for it.
+
+    Args:
+        folder: the party's folder (see `medfl.engines.remote.party_files`).
+        name: the site's name, as its certificate states it.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder = folder
+        self.name = name
+        self._lock, self._counting = threading.Lock(), threading.Lock()
+        self._ready: _Ready | None = None
+        self._problem = ""
+        self._asked = 0
+
+    def hello(self, server: bytes = b"") -> bytes:
+        """Who is here, as JSON: versions, the model's fingerprint, role, counts of patches, the clock; or a problem.
+
+        Builds the site at the first call, which may render its patches.
+
+        Args:
+            server: the server's versions and clock, as JSON; what differs here is noted in this party's log.
+        """
+        with self._lock:
+            self._compare(server)
+            facts = self._build()
+        now = {"protocol": PROTOCOL, "site": self.name, "time": time.time(), "versions": versions()}
+        return json.dumps(now | facts).encode()
+
+    def handle(self, run: str, message: bytes) -> bytes:
+        """The answer to a request of a run, as bytes. Never raises: what goes wrong is a failure without details, which
+        are in this party's log."""
+        round_ = 0
+        with self._counting:
+            self._asked += 1
+            mine = self._asked
+        with self._lock:
+            if mine != self._asked:  # the server has given this one up, or it would not have sent another
+                return pack(Failure(self.name, round_, "overtaken by a later message"), Bounds(0, 0))
+            self._build()
+            if self._ready is None:
+                return pack(Failure(self.name, round_, self._problem), Bounds(0, 0))
+            ready = self._ready
+            try:
+                request = unpack_request(message, ready.bounds)
+                round_ = request.round
+                keeper = self._keeper(ready, run)
+                keeper.settle(request)
+                state, pending = ready.site.state, ready.site.pending
+                trained = False
+                try:
+                    reply = ready.site.handle(request)
+                    trained = request.train
+                finally:
+                    keeper.note(state, pending, trained)
+                return pack(reply, ready.bounds)
+            except Exception as error:
+                return pack(Failure(self.name, round_, self._reason(error)), ready.bounds)
+
+    def _keeper(self, ready: _Ready, run: str) -> Keeper:
+        if not run.isalnum() or len(run) > 64:
+            raise BadMessage("the run has no proper name")
+        if ready.keeper is None or ready.keeper.file.stem != run:
+            ready.site.state, ready.site.pending = {}, None
+            ready.keeper = Keeper(self.folder / "state", run, ready.site)
+        return ready.keeper
+
+    def _build(self) -> dict[str, Any]:
+        """The facts of the site, built if it is not yet; a problem is told in one sentence without details."""
+        if self._ready is None:
+            try:
+                self._ready = build(self.folder, self.name)
+            except Exception as error:
+                self._problem = self._reason(error)
+                return {"problem": self._problem}
+        return self._ready.facts
+
+    def _compare(self, server: bytes) -> None:
+        """Note where the server has other versions or another time: it will refuse this site, which can mend that."""
+        try:
+            facts = json.loads(server)
+            theirs, skew = dict(facts["versions"]), time.time() - float(facts["time"])
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return
+        here = versions()
+        for package in MUST_AGREE:
+            there = shown(theirs.get(package, here[package]), 32)
+            if there != here[package]:
+                self._note(
+                    f"the server has {package} {there} and this site {here[package]}; install {package}=={there}\n"
+                )
+        if abs(skew) > MAX_SKEW:
+            self._note(f"this clock is {skew:+.0f} s off the server's; set both by a time server\n")
+
+    def _note(self, text: str) -> None:
+        """A line, or more, in the log that stays here."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / LOG).open("a", encoding="utf-8") as stream:
+            stream.write(time.strftime("%Y-%m-%d %H:%M:%S ") + text)
+
+    def _reason(self, error: Exception) -> str:
+        """One sentence for the server; the whole story goes into the log."""
+        known = isinstance(error, MedflError)
+        self._note(f"{error}\n" if known else "".join(traceback.format_exception(error)))
+        if isinstance(error, TOLD):
+            return str(error)
+        return f"{type(error).__name__} at the site; its {LOG} says more"
+
+
+def shown(text: object, limit: int) -> str:
+    """What another party said, fit for a terminal or a log."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(text)[:limit])
+
+
+def build(folder: Path, name: str) -> _Ready:
+    """The site of a party's folder, and what may be told of it.
+
+    Raises:
+        MedflError: files, data, model or device that are not as they should be.
+    """
+    pipeline, stated, share = read_site(folder, name)
+    set_threads(pipeline)
+    bench = workbench(pipeline, build_chain(pipeline.method), resolve_device(pipeline.training.device))
+    store = render(pipeline, stated, share)
+    site = build_sites(pipeline, {name: store}, bench)[name]
+    facts = {
+        "role": site.role,
+        "fingerprint": bench.model.fingerprint(),
+        "leaky": share.catalog.leaky,
+        "allocation": Allocation((share,)).summary(),
+        "groups": keyed_groups(share, folder / KEY),
+    }
+    return _Ready(site, Bounds.of(bench.model), facts)
+
+
+def keyed_groups(share: Share, file: Path) -> dict[str, list[str]]:
+    """HMAC-SHA256 (64 bits of it, hexadecimal) of the source groups' names under the consortium's key, which the server
+    does not have: by scope "published" where names mean the same everywhere, "own" where they are the site's own.
+    Empty where there is no key.
+    """
+    if not file.is_file():
+        return {}
+    key, catalog = bytes.fromhex(file.read_text(encoding="ascii").strip()), share.catalog
+    scope = "own" if Path(catalog.scope).is_absolute() else "published"
+    names = sorted({catalog.group_names[group] for group in catalog.groups[share.rows]})
+    return {scope: [hmac.new(key, name.encode(), "sha256").hexdigest()[:16] for name in names]}

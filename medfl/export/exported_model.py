@@ -1,0 +1,103 @@
+"""What is exported: the global model, its facts without local paths, and its card."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from medfl.pipeline.evaluate_model import Model
+from medfl.runs.records import finished_run
+from medfl.tracking.log_model import portable
+from medfl.tracking.model_card import model_card
+
+
+@dataclass(frozen=True)
+class Source:
+    """The global model of a finished run.
+
+    Attributes:
+        model: where it lies, and its run where that is on this machine.
+        facts: model.json without local paths.
+        summary: summary.json, empty where the run is elsewhere.
+        card: the model card in Markdown, empty where there is none.
+    """
+
+    model: Model
+    facts: dict[str, Any]
+    summary: dict[str, Any]
+    card: str
+
+    @classmethod
+    def of(cls, model: Model) -> Source:
+        """Gather what goes along with a model.
+
+        Raises:
+            MedflError: the backbone is a local folder, or a file of the run is damaged.
+        """
+        facts = portable(model.facts, model.directory / "model.json")
+        if model.run is None:
+            return cls(model, facts, {}, model.card.read_text(encoding="utf-8") if model.card else "")
+        run = finished_run(model.run.path)
+        summary = dict(run.summary or {})
+        return cls(model, facts, summary, model_card(summary, facts, run.pipeline, run.data))
+
+    @cached_property
+    def net(self) -> nn.Module:
+        """The network with the trained weights: float32, on the CPU, in evaluation mode.
+
+        Raises:
+            MedflError: weights that do not fit the architecture.
+        """
+        bench, weights, buffers = self.model.workbench("cpu")
+        bench.model.load(weights, buffers)
+        return bench.net.float().eval().requires_grad_(False)
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in the order of the outputs."""
+        return list(self.facts["classes"])
+
+    @property
+    def size(self) -> int:
+        """Pixels a side of a patch."""
+        return int(self.facts["size"])
+
+    @property
+    def temperature(self) -> float:
+        """What logits are divided by; 1 where the run was not calibrated."""
+        return float(self.facts.get("temperature") or 1.0)
+
+    @property
+    def began_from(self) -> str:
+        """A sentence about the weights that training began with; empty where it began at random or nothing is known."""
+        run = self.model.run
+        start = finished_run(run.path).pipeline.get("model") or {} if run else {}
+        if start.get("checkpoint"):
+            return "Training began from a checkpoint file, whose licence applies as well."
+        if not start.get("pretrained"):
+            return ""
+        licence = getattr(self.net, "pretrained_cfg", {}).get("license") or "not stated there"
+        return f"Training began from timm's published weights of {self.facts['backbone']}; their licence: {licence}."
+
+    def kept_at_sites(self) -> str:
+        """A sentence about models that stay at the sites; empty where the global model is all there is."""
+        kept = self.facts.get("kept_at_sites") or []
+        return f"Each training site keeps {' and '.join(kept)}; what is exported is the global model." if kept else ""
+
+
+def version(package: str) -> str:
+    """The installed version without a build label (`+cpu`), which no other machine may have."""
+    return importlib.metadata.version(package).partition("+")[0]
+
+
+def example_patches(size: int, count: int = 3) -> torch.Tensor:
+    """Patches of generated tissue u8[count, size, size, 3], to compare an exported model on."""
+    from medfl.data.synthetic.tissue import TISSUE_CLASSES, draw_copies
+
+    patches = [torch.from_numpy(draw_copies(TISSUE_CLASSES[n], n, 0, size, 1).copy()) for n in range(count)]
+    return torch.cat(patches)

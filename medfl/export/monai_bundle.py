@@ -1,0 +1,155 @@
+"""A model as a MONAI Bundle: a folder that `monai.bundle` loads and runs where there is no medfl.
+
+MONAI Bundle specification: https://docs.monai.io/en/stable/mb_specification.html
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import medfl.data.images
+import medfl.data.rgb
+import medfl.export.classify
+from medfl.errors import MedflError
+from medfl.export.bundle_metadata import metadata, readme
+from medfl.export.exported_model import Source
+
+SCRIPTS = (medfl.export.classify, medfl.data.images, medfl.data.rgb)
+BATCH = 64
+
+
+def write_bundle(source: Source, folder: Path) -> None:
+    """Write the bundle into an empty folder.
+
+    Raises:
+        MedflError: a class or a setting of the backbone that MONAI would take for an expression.
+    """
+    described = {"configs/metadata.json": metadata(source), "configs/inference.json": inference(source)}
+    for name in ("configs", "models", "docs", "scripts"):
+        (folder / name).mkdir()
+    for name, content in described.items():
+        (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "docs" / "README.md").write_text(readme(source), encoding="utf-8")
+    (folder / "scripts" / "__init__.py").touch()
+    for module in SCRIPTS:
+        path = Path(str(module.__file__))
+        text = path.read_text(encoding="utf-8").replace("medfl.data.", "scripts.")
+        (folder / "scripts" / path.name).write_text(text, encoding="utf-8")
+    # The form MONAI reads; it holds tensors by name and nothing else, and is read with weights_only=True.
+    state = {name: tensor.detach().contiguous().clone() for name, tensor in source.net.state_dict().items()}
+    torch.save(state, folder / "models" / "model.pt")
+
+
+def inference(source: Source) -> dict[str, Any]:
+    """configs/inference.json: the steps of `medfl predict` in MONAI's terms.
+
+    Raises:
+        MedflError: a class or a setting of the backbone that MONAI would take for an expression.
+    """
+    facts = source.facts
+    for key in ("classes", "args", "backbone"):
+        refuse_expressions(facts[key], f"{source.model.directory / 'model.json'}: `{key}`")
+    transforms: list[dict[str, Any]] = [
+        {
+            "_target_": "monai.transforms.LoadImaged",
+            "keys": "image",
+            "reader": {
+                "_target_": "monai.data.PILReader",
+                "converter": {"_target_": "scripts.rgb.to_rgb", "_mode_": "callable"},
+                "reverse_indexing": False,
+            },
+            "ensure_channel_first": True,
+        },
+        {
+            "_target_": "monai.transforms.Resized",
+            "keys": "image",
+            "spatial_size": [source.size, source.size],
+            "mode": "area",
+        },
+        {
+            "_target_": "monai.transforms.Lambdad",
+            "keys": "image",
+            "func": {"_target_": "scripts.classify.round_half_up", "_mode_": "callable"},
+        },
+        {
+            "_target_": "monai.transforms.NormalizeIntensityd",
+            "keys": "image",
+            "subtrahend": [255 * value for value in facts["mean"]],
+            "divisor": [255 * value for value in facts["std"]],
+            "channel_wise": True,
+        },
+        {"_target_": "monai.transforms.EnsureTyped", "keys": "image", "dtype": "$torch.float32", "track_meta": False},
+    ]
+    after = [
+        {
+            "_target_": "monai.transforms.Lambdad",
+            "keys": "pred",
+            "func": "$lambda logits: logits / @temperature",
+            "track_meta": False,
+        },
+        {"_target_": "monai.transforms.Activationsd", "keys": "pred", "softmax": True},
+    ]
+    return {
+        "bundle_root": ".",
+        "dataset_dir": "$@bundle_root + '/images'",
+        "output_file": "$@bundle_root + '/eval/probabilities.csv'",
+        "weights": "$@bundle_root + '/models/model.pt'",
+        "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
+        "batch_size": BATCH,
+        "classes": source.classes,
+        "temperature": source.temperature,
+        "network_def": {
+            **facts["args"],
+            "_target_": "timm.create_model",
+            "model_name": facts["backbone"],
+            "pretrained": False,
+            "num_classes": len(source.classes),
+        },
+        "preprocessing": {"_target_": "monai.transforms.Compose", "transforms": transforms},
+        "dataset": {
+            "_target_": "monai.data.Dataset",
+            "data": {"_target_": "scripts.classify.datalist", "directory": "@dataset_dir"},
+            "transform": "@preprocessing",
+        },
+        "dataloader": {
+            "_target_": "monai.data.DataLoader",
+            "dataset": "@dataset",
+            "batch_size": "@batch_size",
+            "shuffle": False,
+        },
+        "inferer": {"_target_": "monai.inferers.SimpleInferer"},
+        "postprocessing": {"_target_": "monai.transforms.Compose", "transforms": after},
+        "evaluator": {
+            "_target_": "scripts.classify.Classifier",
+            "dataloader": "@dataloader",
+            "network": "@network_def",
+            "weights": "@weights",
+            "inferer": "@inferer",
+            "postprocessing": "@postprocessing",
+            "classes": "@classes",
+            "device": "@device",
+            "output": "@output_file",
+        },
+        "run": ["$@evaluator.run()"],
+    }
+
+
+def refuse_expressions(value: Any, where: str) -> None:
+    """MONAI evaluates texts that begin with `$`, looks up those with `@` and `%`, and calls a mapping's `_target_`.
+
+    Raises:
+        MedflError: `value`, a JSON-like value, holds one.
+    """
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            refuse_expressions("$" if str(key).startswith("_") else item, f"{where}.{key}")
+    elif isinstance(value, list | tuple):
+        for item in value:
+            refuse_expressions(item, where)
+    elif isinstance(value, str) and value.startswith(("$", "@", "%")):
+        raise MedflError(f"{where} would be an expression in a MONAI Bundle; export with --format onnx, or rename it")

@@ -1,0 +1,185 @@
+"""The server's values: the plan of a run, the state carried from round to round, the streamed mean of a round."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medfl.federation.virtual_time import Pace
+from medfl.messages import Reply
+from medfl.methods.core.context import Server
+from medfl.model.flat_model import Slot
+
+TOGETHER = 4  # updates folded in one pass
+CHUNK = 1 << 18  # values of the accumulator that stay in cache meanwhile
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the round loop needs to know.
+
+    Attributes:
+        train_sites, held_out_sites: names; their order does not matter.
+        rounds: R; round t = 0..R-1 trains, t = R only evaluates.
+        sites_per_round: participants drawn per round; None means all.
+        quorum: share of participants that must reply for a round to count.
+        evaluate_every: all training sites are measured on validation data every so many rounds, and at t = R.
+        held_out_every: monitoring of held-out sites' test data every so many rounds; None means never.
+        lr_scale: round -> factor on the learning rate.
+        select: "last", or (metric, mode) as in `selection_value`.
+        stages: stage of the network -> its slots, for inertia.
+        momentum, lr: of the sites' optimiser, for links that act at the server.
+        paces: site -> how fast it is, where site files state a `link`.
+        density: site -> its initial capacity in (0, 1], for links that cut sub-models.
+        maskable: where the weights lie that may be cut.
+        fingerprint: the architecture that replies must be of (`FlatModel.fingerprint`); "" leaves it unchecked.
+    """
+
+    train_sites: tuple[str, ...]
+    held_out_sites: tuple[str, ...]
+    rounds: int
+    seed: int
+    stages: Mapping[str, Sequence[Slot]]
+    sites_per_round: int | None = None
+    quorum: float = 0.5
+    evaluate_every: int = 1
+    held_out_every: int | None = None
+    lr_scale: Callable[[int], float] = lambda t: 1.0
+    select: str | tuple[str, str] = "last"
+    momentum: float = 0.0
+    lr: float = 0.0
+    paces: Mapping[str, Pace] = field(default_factory=dict)
+    density: Mapping[str, float] = field(default_factory=dict)
+    maskable: Sequence[Slot] = ()
+    fingerprint: str = ""
+
+    @property
+    def timed(self) -> bool:
+        """Whether virtual time is known: every training site states its pace."""
+        return all(site in self.paces for site in self.train_sites)
+
+
+@dataclass(frozen=True)
+class Flight:
+    """A reply on its way, in the asynchronous schedule.
+
+    Attributes:
+        reply: what arrives; its round is that of the dispatch.
+        received: f32[P], the global model that the site was sent.
+        arrival: virtual seconds since the start of the run.
+        bytes_up: what the reply counts.
+    """
+
+    reply: Reply
+    received: Tensor
+    arrival: float
+    bytes_up: int
+
+
+@dataclass
+class ServerState:
+    """Everything the server carries from round to round. Vectors are in wire order.
+
+    Attributes:
+        round: the next round t to play.
+        weights, buffers: the global model entering round t.
+        previous: the last counted global update w_{t-1} - w_t, for `update_cosine`.
+        accepted: site -> last round whose reply was aggregated.
+        best: round, value, weights and buffers of the best model so far, when selection is by a metric.
+        lost: consecutive rounds that did not count.
+        tensors, facts: what the chain's links keep at the server, by name; a tensor is replaced, never written to.
+        clock: virtual seconds since the start; stays 0 where sites state no pace.
+        flights: site -> its reply on the way, in the asynchronous schedule.
+    """
+
+    round: int
+    weights: Tensor
+    buffers: Tensor
+    previous: Tensor | None = None
+    accepted: dict[str, int] = field(default_factory=dict)
+    best: tuple[int, float, Tensor, Tensor] | None = None
+    lost: int = 0
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    clock: float = 0.0
+    flights: dict[str, Flight] = field(default_factory=dict)
+
+    def snapshot(self) -> ServerState:
+        """This state as a value that later rounds leave alone. Tensors are shared: a round replaces them and never
+        writes to them."""
+        return replace(
+            self,
+            accepted=dict(self.accepted),
+            tensors=dict(self.tensors),
+            flights=dict(self.flights),
+            facts=copy.deepcopy(self.facts),
+        )
+
+
+@dataclass
+class Playing:
+    """A round while it is played.
+
+    Attributes:
+        server: as links see it.
+        asked: site -> the round of the request whose trained reply is due.
+        sites, failures: those parts of the record, as they grow.
+        bytes_down: what each site was sent in this round.
+    """
+
+    server: Server
+    asked: dict[str, int]
+    sites: dict[str, dict[str, Any]] = field(default_factory=dict)
+    failures: list[dict[str, str]] = field(default_factory=list)
+    bytes_down: dict[str, int] = field(default_factory=dict)
+
+
+class Fold:
+    """Sample-weighted mean of updates and buffers, streamed: one accumulator whatever the number of sites.
+
+    Up to `TOGETHER` updates wait and are then added block by block, so that the accumulator passes through memory once
+    for all of them; every value is added in the same order as one by one.
+    """
+
+    def __init__(self, state: ServerState) -> None:
+        self.update = torch.zeros_like(state.weights)
+        self.buffers = torch.zeros_like(state.buffers)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything folded."""
+        self.update.zero_()
+        self.buffers.zero_()
+        self.samples = 0
+        self._weighted_square = 0.0
+        self._waiting: list[tuple[Tensor, float]] = []
+
+    def add(self, reply: Reply, factor: float | None = None) -> None:
+        """Fold one reply; its update enters the sum times `factor`, by default its samples."""
+        assert reply.update is not None
+        assert reply.buffers is not None
+        self._waiting.append((reply.update, reply.samples if factor is None else factor))
+        if len(self._waiting) == TOGETHER:
+            self._flush()
+        self.buffers.add_(reply.buffers, alpha=reply.samples)
+        self.samples += reply.samples
+        self._weighted_square += reply.samples * reply.square
+
+    def finish(self) -> tuple[Tensor, Tensor, float]:
+        """(mean update f32[P], mean buffers f32[B], sum_i p_i ||D_i||^2)."""
+        self._flush()
+        self.update.div_(self.samples)
+        self.buffers.div_(self.samples)
+        return self.update, self.buffers, self._weighted_square / self.samples
+
+    def _flush(self) -> None:
+        for begin in range(0, len(self.update), CHUNK):
+            total = self.update[begin : begin + CHUNK]
+            for update, factor in self._waiting:
+                total.add_(update[begin : begin + CHUNK], alpha=factor)
+        self._waiting = []

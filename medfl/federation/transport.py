@@ -1,0 +1,52 @@
+"""How the federation reaches its sites."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Protocol, runtime_checkable
+
+from medfl.messages import Failure, Reply, Request
+from medfl.site.site import Site
+
+
+class Transport(Protocol):
+    """Delivers requests and yields what comes back, one answer a site, in the order of `sites`."""
+
+    def call(self, sites: Sequence[str], request: Callable[[str], Request]) -> Iterator[Reply | Failure]:
+        """Ask each site. `request(site)` is made when that site is about to be asked; a site that raises or does not
+        answer is a Failure, never silence. Answers are yielded as they can be folded, so the caller holds one."""
+        ...
+
+
+@runtime_checkable
+class Posting(Transport, Protocol):
+    """A transport whose sites work side by side, so that one can be asked without waiting for it."""
+
+    def post(self, site: str, request: Request) -> Future[Reply | Failure]:
+        """Ask one site, which must not have been asked something it has not answered yet."""
+        ...
+
+
+class InProcess:
+    """Sites of this process, one after another on one workbench."""
+
+    def __init__(self, sites: Mapping[str, Site]) -> None:
+        self.sites = sites
+
+    def call(self, sites: Sequence[str], request: Callable[[str], Request]) -> Iterator[Reply | Failure]:
+        """See Transport.call."""
+        for name in sites:
+            message = request(name)
+            try:
+                answer: Reply | Failure = self.sites[name].handle(message)
+            except Exception as error:
+                answer = Failure(name, message.round, _reason(error))
+            yield answer
+
+
+def _reason(error: Exception) -> str:
+    """One sentence. An error that is not ours might quote a path, so only its kind is told."""
+    if type(error).__module__.startswith("medfl") or type(error) is ValueError:
+        return str(error)
+    return f"{type(error).__name__} at the site"

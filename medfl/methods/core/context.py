@@ -1,0 +1,129 @@
+"""What links see of a round: `LocalRound` at a site, `Server` at the server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from medfl.methods.core.update_matrix import Rows
+from medfl.model.flat_model import FlatModel, Slot
+
+if TYPE_CHECKING:
+    from medfl.methods.core.chain import Chain
+
+
+@dataclass
+class LocalRound:
+    """One site's round as links see it. Vectors are native (see medfl.model.flat_model), on the training device.
+
+    Attributes:
+        model: the network in training; `model.vector` is the current point.
+        received: w, the global model of this round; not to be written.
+        start: s, where local training starts; equals `received` unless a link moved it.
+        round, rounds: t and R.
+        steps: T, local steps of this round.
+        step: steps taken so far, 0..T.
+        lr: this round's learning rate.
+        seed: of this (run, round, site), for links that draw.
+        extra: wire vectors the server's links sent, by name.
+        state: what the site's links kept when its last accepted round ended, by name; not to be written.
+        kept: what they keep now; becomes `state` once the server has accepted this round's reply.
+        sent: wire vectors that go to the server beside the update, by name.
+        gradient: the flat gradient during the `observe`, `gradient`, `step` and `last_gradient` phases.
+        displacement: u, set in the `reply` phase; None means the plain s - e.
+        scratch: reusable buffers by name, shared by all sites of the process.
+    """
+
+    model: FlatModel
+    received: Tensor
+    start: Tensor
+    steps: int
+    lr: float
+    seed: int
+    round: int = 0
+    rounds: int = 1
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+    kept: dict[str, Tensor] = field(default_factory=dict)
+    sent: dict[str, Tensor] = field(default_factory=dict)
+    scratch: dict[str, Tensor] = field(default_factory=dict)
+    step: int = 0
+    gradient: Tensor | None = None
+    displacement: Tensor | None = None
+
+    def buffer(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """A reusable float32 buffer of at least this shape, allocated once; contents are what they were."""
+        have = self.scratch.get(name)
+        if have is None or have.dim() != len(shape) or any(h < s for h, s in zip(have.shape, shape, strict=True)):
+            have = torch.empty(shape, device=self.received.device)
+            self.scratch[name] = have
+        return have[tuple(slice(s) for s in shape)]
+
+    def vector(self, name: str) -> Tensor:
+        """A reusable native vector [padded], its padding zero."""
+        if name not in self.scratch:
+            self.scratch[name] = torch.zeros_like(self.received)
+        return self.scratch[name]
+
+    def wire(self, name: str) -> Tensor:
+        """A reusable vector f32[P] in wire order, on the CPU; contents are what they were."""
+        if name not in self.scratch:
+            self.scratch[name] = torch.empty(self.model.layout.size)
+        return self.scratch[name]
+
+    def unpack(self, name: str) -> Tensor:
+        """A server's extra vector in native order, in a reusable buffer of the same name."""
+        return self.model.layout.unpack(self.extra[name], self.vector(name))
+
+
+@dataclass
+class Server:
+    """The server as links see it. Vectors are in wire order, on the CPU.
+
+    Attributes:
+        weights: f32[P], the global model entering the round.
+        buffers: f32[B], its float buffers (BatchNorm statistics).
+        sites: names of all training sites, sorted.
+        participants: names of those that were asked to train in this round, sorted.
+        round, rounds: t and R.
+        seed: of the run.
+        momentum, lr: of the sites' optimiser, this round's schedule included.
+        tensors: the links' own vectors by name, saved with the state.
+        facts: the links' own numbers by name (JSON), saved with the state.
+        gathered: vectors summed over this round's replies, by name; forgotten when the round does not count.
+        rows: every update of this round, where a link needs them (`Link.keeps_rows`).
+        samples: site -> training patches n_i, of the replies taken so far in this round.
+        ages: site -> rounds between the dispatch of its reply and this one; 0 in the synchronous schedule.
+        received: site -> the global model that its reply started from, where that is older than `weights`.
+        density: site -> initial capacity in (0, 1], where a site states one.
+        maskable: where the weights of the layers lie that may be cut, all but the classifier.
+        chain: the links, so that one may ask for another.
+    """
+
+    weights: Tensor
+    sites: tuple[str, ...]
+    participants: tuple[str, ...] = ()
+    round: int = 0
+    rounds: int = 1
+    seed: int = 0
+    momentum: float = 0.0
+    lr: float = 0.0
+    buffers: Tensor = field(default_factory=lambda: torch.zeros(0))
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    gathered: dict[str, Tensor] = field(default_factory=dict)
+    rows: Rows | None = None
+    samples: dict[str, int] = field(default_factory=dict)
+    ages: dict[str, int] = field(default_factory=dict)
+    received: dict[str, Tensor] = field(default_factory=dict)
+    density: Mapping[str, float] = field(default_factory=dict)
+    maskable: Sequence[Slot] = ()
+    chain: Chain | None = None
+
+    def origin(self, site: str) -> Tensor:
+        """f32[P]: the global model that a site's reply in hand started from."""
+        return self.received.get(site, self.weights)

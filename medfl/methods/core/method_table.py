@@ -1,0 +1,36 @@
+"""What `medfl methods` shows: every method, its parameters, and what it may share a chain with."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from medfl.methods.core.chain import Link
+from medfl.methods.core.registry import known_methods, method_class
+
+
+def agree(one: Link, other: Link) -> bool:
+    """Whether two links may share a chain."""
+    try:
+        one.beside(other)
+        other.beside(one)
+    except ValueError:
+        return False
+    return True
+
+
+def listing() -> list[list[str]]:
+    """Rows of name, parameters with defaults, what it does in a line, what it goes with."""
+    rows = []
+    kinds = {name: method_class(name) for name in sorted(known_methods())}
+    links = {name: kind() for name, kind in kinds.items() if not kind.arm}
+    for name, kind in kinds.items():
+        others = {other: name in links and agree(links[name], link) for other, link in links.items() if other != name}
+        meets = [other for other, fits in others.items() if fits]
+        apart = [other for other, fits in others.items() if not fits]
+        if len(meets) <= len(apart):
+            goes = ", ".join(meets) or "nothing"
+        else:
+            goes = f"all but {', '.join(apart)}" if apart else "all"
+        parameters = ", ".join(f"{f.name}={f.default}" for f in dataclasses.fields(kind))
+        rows.append([name, parameters, (kind.__doc__ or "").splitlines()[0], goes])
+    return rows

@@ -1,0 +1,53 @@
+"""What rules share that replace the mean of a round's updates by one that a few malicious sites cannot pull away."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from medfl.methods.core.chain import Link, require
+from medfl.methods.scaffold import Scaffold
+
+
+@dataclass(frozen=True)
+class RobustRule(Link):
+    """A rule over the updates of a round, side by side, every site counting the same.
+
+    Sample counts are left out because they are the site's own word: a weight that a malicious site may name is no
+    protection. Buffers (BatchNorm statistics) follow the same rule as updates.
+    """
+
+    keeps_rows: ClassVar[bool] = True
+
+    def wait(self, sites: int) -> None:
+        """Refuse where even a round without a failure has too few replies."""
+        require(
+            sites >= self.least,
+            f"{self.demand}, so it needs {self.least} training sites in a round, and there are {sites}",
+        )
+
+    @property
+    def demand(self) -> str:
+        """What a round's replies have to be enough for, in words."""
+        raise NotImplementedError
+
+    def beside(self, other: Link) -> None:
+        """One rule in a chain, and none that goes by weights or by sums of its own."""
+        require(
+            not isinstance(other, RobustRule), f"{self.name} and {other.name} both replace the mean; keep one of them"
+        )
+        require(
+            type(other).weigh is Link.weigh,
+            f"{other.name} is made for a weighted mean of updates, which {self.name} does not take; leave one of them "
+            f"out",
+        )
+        unguarded(self, other)
+
+
+def unguarded(link: Link, other: Link) -> None:
+    """Raise ValueError for a link through which a site acts on the server besides its update."""
+    require(
+        not isinstance(other, Scaffold),
+        f"{other.name} sums control variates as sites send them, so {link.name} would guard updates and leave that way "
+        f"open; leave one of them out",
+    )

@@ -1,0 +1,236 @@
+"""A trained model measured at sites: those of its run, or any other site file. Scores never leave the site."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medfl import config
+from medfl.data.partition import Share, allocate, own_share
+from medfl.data.patch_store import U8, PatchStore
+from medfl.data.render import read_patches, render
+from medfl.errors import MedflError
+from medfl.messages import Request
+from medfl.methods.core.chain import Chain
+from medfl.model.flat_model import FlatModel, ModelSpec
+from medfl.pipeline.final_evaluation import Measured
+from medfl.pipeline.load_pipeline import load_pipeline, load_site
+from medfl.pipeline.prepare import local_work, resolve_device
+from medfl.pipeline.summary import group_figures, pooled_figures
+from medfl.runs.folder import RunFolder, load_weights
+from medfl.runs.records import read_json
+from medfl.site.shared_model import Workbench
+from medfl.site.site import Site, SiteDiverged, probabilities
+from medfl.tracking.download import fetch_model, is_reference
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model on this machine: the folder of its two files, its facts, and the run it came from, if known.
+    `card` is the model card that came with it from MLflow."""
+
+    directory: Path
+    facts: dict[str, Any]
+    run: RunFolder | None
+    run_id: str | None = None
+    card: Path | None = None
+
+    def workbench(self, device: str = "auto") -> tuple[Workbench, Tensor, Tensor]:
+        """A workbench for this architecture, and the model's weights f32[P] and buffers f32[B] in wire order.
+
+        Raises:
+            MedflError: weights that do not fit the architecture named in model.json.
+        """
+        facts = self.facts
+        try:
+            spec = ModelSpec(facts["backbone"], tuple(facts["classes"]), dict(facts["args"]))
+            trained, timm = facts["fingerprint"], facts.get("versions", {}).get("timm", "(not stated)")
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise MedflError(
+                f"{self.directory / 'model.json'} does not say what model this is ({error}); take the file of the run"
+            ) from None
+        bench = Workbench(FlatModel(spec, resolve_device(device)), Chain())
+        if bench.model.fingerprint() != trained:
+            raise MedflError(
+                f"{self.directory / 'model.json'}: the architecture of {facts['backbone']} is not the one trained "
+                f"(timm {timm} then); install that version"
+            )
+        weights, buffers = bench.model.from_state_dict(load_weights(self.directory / "model.safetensors"))
+        return bench, weights, buffers
+
+
+def find_model(reference: str, tracking: config.Tracking | None = None, runs: Path = Path("runs")) -> Model:
+    """A model by run folder, MLflow run id, or `models:/name@alias`.
+
+    Raises:
+        MedflError: no such run or model.
+    """
+    path = Path(reference)
+    if path.is_dir() or not is_reference(reference):
+        folder = RunFolder.open(path)
+        if folder.summary.is_file() and not folder.model_json.is_file():
+            raise MedflError(
+                f"{path} trained one model a site, so it has no global model; its figures are in {folder.summary}"
+            )
+        if not folder.model_json.is_file():
+            raise MedflError(f"{path} holds no finished model yet; finish the run with `medfl resume {path}`")
+        return Model(folder.path, read_json(folder.model_json), folder)
+    fetched = fetch_model(reference, tracking or config.Tracking())
+    facts = read_json(fetched.directory / "model.json")
+    name = Path(fetched.run or "").name  # a tag, which anyone at the server can set: never a path
+    local = runs / name
+    run = RunFolder(local) if name and (local / "pipeline.yaml").is_file() else None
+    return Model(fetched.directory, facts, run, fetched.run_id, fetched.card)
+
+
+def measure_model(
+    model: Model,
+    shares: Sequence[tuple[config.Pipeline, config.Site, Share]],
+    resamples: int | None = None,
+    predictions: Path | None = None,
+) -> Measured:
+    """Test figures with intervals at each site: those of the calibrated model, as at the end of its run.
+
+    Args:
+        model: what to measure.
+        shares: per site the pipeline that says how its data is rendered, the site, and its data.
+        resamples: bootstrap resamples; None takes the pipeline's.
+        predictions: where each site writes `<site>.csv` with one row a patch; the file stays at the site.
+    """
+    bench, weights, buffers = model.workbench()
+    measured, facts = Measured(), model.facts
+    for pipeline, site, share in shares:
+        if list(pipeline.task.classes) != list(model.facts["classes"]):
+            raise MedflError(
+                f"`task.classes` of {pipeline.name} ({', '.join(pipeline.task.classes)}) are not the model's "
+                f"({', '.join(model.facts['classes'])})"
+            )
+        pipeline = pipeline.model_copy(update={"data": pipeline.data.model_copy(update={"size": model.facts["size"]})})
+        store = render(pipeline, site, share)
+        role = site.role or "held_out"
+        here = Site(site.name, role, store, local_work(pipeline, site), bench)
+        wanted = pipeline.evaluation.resamples if resamples is None else resamples
+        request = Request(
+            round=0,
+            weights=weights,
+            buffers=buffers,
+            train=False,
+            evaluate=("test",),
+            resamples=wanted,
+            temperature=facts.get("temperature") or 1.0,
+            thresholds=facts.get("thresholds"),
+            malignant=tuple(facts.get("malignant") or ()),
+        )
+        try:
+            measured.add(here.handle(request), role)
+        except SiteDiverged as error:
+            raise MedflError(f"{model.directory}: at site {site.name}, {error}") from None
+        if predictions is not None:
+            scores = probabilities(here.logits(store.splits["test"]), facts.get("temperature"))
+            _write_predictions(predictions, store, scores, facts["classes"])
+    return measured
+
+
+def _write_predictions(directory: Path, store: PatchStore, probs: NDArray[np.float64], classes: Sequence[str]) -> None:
+    """`<site>.csv`: id, source_group, label, p_<class>... for every test patch; probabilities with 9 digits."""
+    path = directory / f"{store.site}.csv"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(["id", "source_group", "label", *(f"p_{name}" for name in classes)])
+            for row, scores in zip(store.splits["test"], probs, strict=True):
+                group, label = store.group_names[store.groups[row]], classes[store.labels[row]]
+                writer.writerow([store.names[row], group, label, *(f"{score:.9g}" for score in scores)])
+    except OSError as error:
+        raise MedflError(f"--predictions: {path} cannot be written ({error.strerror})") from None
+
+
+def shares_for(
+    model: Model, site_files: Sequence[str], pipeline_file: str | None
+) -> list[tuple[config.Pipeline, config.Site, Share]]:
+    """The sites to measure: those named, or the held-out sites of the model's run.
+
+    A named site that belongs to the run is measured on its test split there; any other brings its own data, all of
+    which is test data.
+
+    Raises:
+        MedflError: no pipeline is known for the model, a site has no data, there is nothing to measure.
+    """
+    if pipeline_file is not None:
+        pipeline = load_pipeline(pipeline_file)
+    elif model.run is not None:
+        pipeline = load_pipeline(model.run.pipeline)
+    else:
+        raise MedflError("the run of this model is not on this machine; say with --pipeline how its sites are dealt")
+    known = {site.name: site for site in pipeline.all_sites}
+    named = [load_site(path) for path in site_files] or pipeline.held_out_sites
+    if not named:
+        raise MedflError("the pipeline has no held-out sites; name site files with --sites")
+    dealt = {share.site: share for share in allocate(pipeline).shares} if any(s.name in known for s in named) else {}
+    found = []
+    for site in named:
+        if site.name in known and (site.data is None or known[site.name].data == site.data):
+            found.append((pipeline, known[site.name], dealt[site.name]))
+            continue
+        if site.data is None or not (site.data.root or pipeline.data.root):
+            raise MedflError(
+                f"site {site.name} was not part of the run and has no `data.root`; add its own data to its site file"
+            )
+        alone = site.model_copy(update={"role": "held_out", "class_mix": None, "patches": None})
+        found.append((pipeline, alone, own_share(pipeline, alone, "held_out")))
+    return found
+
+
+def evaluate(
+    model: Model,
+    site_files: Sequence[str] = (),
+    pipeline_file: str | None = None,
+    predictions: Path | None = None,
+) -> dict[str, Any]:
+    """`medfl evaluate`: its keys mean what they mean in summary.json."""
+    measured = measure_model(model, shares_for(model, site_files, pipeline_file), predictions=predictions)
+    sites = measured.sites
+    return {
+        "run": model.facts["run"],
+        "fingerprint": model.facts["fingerprint"],
+        "temperature": model.facts.get("temperature"),
+        "sites": sites,
+        "held_out": group_figures(sites, "held_out"),
+        "train_sites": group_figures(sites, "train"),
+        "pooled": pooled_figures(sites, measured.sums, model.facts["classes"]),
+    }
+
+
+def predict(model: Model, directory: Path, batch_size: int = 64) -> list[tuple[str, list[float]]]:
+    """Calibrated class probabilities for every image under a folder, in sorted order: [(relative name, p per class)].
+
+    Raises:
+        MedflError: no folder, no images, an unreadable image.
+    """
+    names, patches = read_patches(directory, model.facts["size"])
+    return list(zip(names, scores(model, patches, batch_size).tolist(), strict=True))
+
+
+def scores(model: Model, patches: U8, batch_size: int = 64, device: str = "auto") -> NDArray[np.float64]:
+    """Calibrated class probabilities f64[N, C] of patches u8[N, S, S, 3] of the model's size."""
+    bench, weights, buffers = model.workbench(device)
+    bench.model.load(weights, buffers)
+    bench.net.eval()
+    mean = torch.tensor(model.facts["mean"]).view(3, 1, 1)
+    std = torch.tensor(model.facts["std"]).view(3, 1, 1)
+    rows: list[NDArray[np.float64]] = []
+    with torch.inference_mode():
+        for begin in range(0, len(patches), batch_size):
+            images = torch.from_numpy(patches[begin : begin + batch_size]).permute(0, 3, 1, 2).float() / 255
+            logits = bench.net(((images - mean) / std).to(bench.model.device)).float()
+            rows.append(probabilities(logits.cpu().double(), model.facts.get("temperature")))
+    return np.concatenate(rows)

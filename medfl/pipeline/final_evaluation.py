@@ -1,0 +1,188 @@
+"""The closing measurement, once a round is chosen: calibrate -> thresholds -> test.
+
+Temperature and thresholds are chosen on validation data of training sites, from sums; only then is test data touched,
+in one message a site. What passes is described in `medfl.messages`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import add
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from medfl import config
+from medfl.messages import Failure, Reply, Request
+from medfl.metrics.histograms import ScoreHistograms
+from medfl.metrics.targets import targets
+from medfl.metrics.temperature import TemperatureSums, fit_temperature, temperature_sums
+from medfl.pipeline.prepare import ServerSide
+
+MALIGNANT = ("lung_aca", "lung_scc", "colon_aca")
+BENIGN = ("lung_n", "colon_n")
+Lost = Sequence[Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The model that counts: round, wire vectors, and the last round accepted from each site."""
+
+    round: int
+    weights: Tensor
+    buffers: Tensor
+    accepted: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What validation data decided.
+
+    Attributes:
+        temperature: T; None where nothing was calibrated.
+        calibration: that part of summary.json, or None.
+        thresholds: target -> score from which a patch is called positive; a target that no validation patch belongs to
+            is left out. None where none were chosen.
+        operating: that part of summary.json, or None.
+        failures: sites that did not answer.
+    """
+
+    temperature: float | None = None
+    calibration: dict[str, Any] | None = None
+    thresholds: dict[str, float] | None = None
+    operating: dict[str, Any] | None = None
+    failures: Lost = ()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Test data of sites: by site the entry of summary.json, the sums that merge and the entry of curves.json."""
+
+    sites: dict[str, dict[str, Any]] = field(default_factory=dict)
+    sums: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    curves: dict[str, dict[str, Any]] = field(default_factory=dict)
+    failures: Lost = ()
+
+    def add(self, reply: Reply, role: str) -> None:
+        """Take a site's reply in; models that a method keeps at the site come along as `models`."""
+        own = {split[5:]: dict(figures) for split, figures in reply.metrics.items() if split.startswith("test_")}
+        entry = {"role": role, **reply.metrics["test"]}
+        self.sites[reply.site] = entry | ({"models": own} if own else {})
+        self.sums[reply.site] = reply.sums["test"]
+        self.curves[reply.site] = {"role": role, **reply.curves["test"]}
+
+
+def malignant_classes(task: config.Task) -> tuple[str, ...]:
+    """The classes of the target "malignant", in class order.
+
+    Where the task names none, those of LC25000 that are, as long as every class is one of LC25000's and some are
+    benign; otherwise nothing is known, and there is no such target.
+    """
+    if task.malignant is not None:
+        return tuple(name for name in task.classes if name in task.malignant)
+    known = set(task.classes) <= {*MALIGNANT, *BENIGN} and any(name in BENIGN for name in task.classes)
+    return tuple(name for name in task.classes if known and name in MALIGNANT)
+
+
+def tune(prepared: ServerSide, chosen: Chosen) -> Tuned:
+    """Temperature and thresholds from the validation data of all training sites."""
+    tuned = calibrate(prepared, chosen, prepared.plan.train_sites)
+    classes, malignant = prepared.pipeline.task.classes, malignant_classes(prepared.pipeline.task)
+    lost: dict[str, str] = {}
+    asked = {"evaluate": ("val",), "histograms": True, "malignant": malignant, "temperature": tuned.temperature}
+    histograms = [
+        ScoreHistograms.from_lists(reply.sums["val"]["histograms"])
+        for reply in _answers(prepared, chosen, prepared.plan.train_sites, lost, **asked)
+    ]
+    failures = (*tuned.failures, *(failure for failure in _named(lost) if failure not in tuned.failures))
+    if not histograms:
+        return replace(tuned, failures=failures)
+    pooled = reduce(add, histograms)
+    wanted = prepared.pipeline.evaluation.sensitivity
+    values = zip(targets(classes, malignant), pooled.threshold(wanted).tolist(), strict=True)
+    thresholds = {target: value for target, value in values if not math.isnan(value)}
+    patches = int((pooled.positive + pooled.negative)[0].sum())
+    operating = {"sensitivity": wanted, "patches": patches, "thresholds": thresholds} if patches else None
+    return replace(tuned, thresholds=thresholds, operating=operating, failures=failures)
+
+
+def calibrate(prepared: ServerSide, chosen: Chosen, names: Collection[str], failures: Lost = ()) -> Tuned:
+    """The temperature fitted to the validation data of these sites, without thresholds.
+
+    All messages of a fit must reach the same sites, so where one fails the fit starts over without it.
+    """
+    if prepared.pipeline.evaluation.calibrate == "none":
+        return Tuned()
+    lost: dict[str, str] = {}
+    patches: dict[str, int] = {}
+
+    def ask(temperatures: tuple[float, ...]) -> TemperatureSums:
+        total = temperature_sums(np.empty((0, 1)), np.empty(0, dtype=np.int64), temperatures)
+        for reply in _answers(prepared, chosen, names, lost, evaluate=("val",), temperatures=temperatures):
+            own = TemperatureSums.from_lists(reply.sums["val"]["temperatures"])
+            patches[reply.site] = own.n
+            total += own
+        return total
+
+    fit = fit_temperature(ask)
+    if lost:
+        return calibrate(prepared, chosen, [n for n in names if n not in lost], (*failures, *_named(lost)))
+    if fit.patches == 0:
+        return Tuned(failures=failures)
+    calibration = {
+        "temperature": fit.temperature,
+        "patches": fit.patches,
+        "sites": sorted(name for name, count in patches.items() if count),
+        "nll_before": fit.nll_before,
+        "nll_after": fit.nll_after,
+        "bound": fit.bound,
+    }
+    return Tuned(fit.temperature, calibration, failures=failures)
+
+
+def measure_sites(
+    prepared: ServerSide, chosen: Chosen, tuned: Tuned, names: Collection[str], resamples: int | None = None
+) -> Measured:
+    """Test data at each named site; intervals from the pipeline's resamples, and training patches told from test
+    patches at training sites. With `resamples` stated, as many and no such attack: the model is another site's."""
+    lost: dict[str, str] = {}
+    replies = _answers(
+        prepared,
+        chosen,
+        names,
+        lost,
+        evaluate=("test",),
+        resamples=prepared.pipeline.evaluation.resamples if resamples is None else resamples,
+        temperature=tuned.temperature or 1.0,
+        thresholds=tuned.thresholds,
+        malignant=malignant_classes(prepared.pipeline.task),
+        members=prepared.pipeline.evaluation.members if resamples is None else 0,
+    )
+    measured = Measured()
+    for reply in replies:
+        measured.add(reply, prepared.roles[reply.site])
+    return replace(measured, failures=_named(lost))
+
+
+def _answers(
+    prepared: ServerSide, chosen: Chosen, names: Collection[str], lost: dict[str, str], **asked: Any
+) -> Iterator[Reply]:
+    """What the sites reply about the chosen model; who failed, and why, goes into `lost`."""
+
+    def request(name: str) -> Request:
+        accepted = chosen.accepted.get(name, -1)
+        return Request(chosen.round, chosen.weights, chosen.buffers, False, last_accepted_round=accepted, **asked)
+
+    for answer in prepared.transport.call(sorted(names), request):
+        if isinstance(answer, Failure):
+            lost[answer.site] = answer.reason
+        else:
+            yield answer
+
+
+def _named(lost: Mapping[str, str]) -> tuple[dict[str, str], ...]:
+    return tuple({"site": site, "reason": reason} for site, reason in lost.items())

@@ -1,0 +1,150 @@
+"""Patches in a report: some of every site, and the test patches the model is most wrongly sure of.
+
+Only for a page that stays where the data is. Nothing here is reached without `--with-patches`.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+from PIL import Image
+
+from medfl import config
+from medfl.data.partition import Share, allocate
+from medfl.data.patch_store import PatchStore
+from medfl.data.render import render
+from medfl.errors import MedflError
+from medfl.messages import Request
+from medfl.pipeline.load_pipeline import check_method, load_pipeline
+from medfl.pipeline.prepare import local_work, resolve_device, workbench
+from medfl.report.html_blocks import Patch, heading, join, patches, text
+from medfl.report.html_page import Section
+from medfl.report.run_results import Evidence
+from medfl.runs.folder import RunFolder, load_weights
+from medfl.seeds import seed_for
+from medfl.site.site import Site
+
+PER_SITE = 8
+ALL_SITES = 160
+"""Patches a gallery may hold over all sites, and again as many mistakes: the page stays under 5 MB."""
+SIDE, QUALITY = 112, 82
+
+
+def gallery(evidence: Evidence) -> Section:
+    """The section of patches, from the data of the run as it is on this machine now.
+
+    Raises:
+        MedflError: the data is not here, or is no longer what the run used.
+    """
+    folder = RunFolder(evidence.run.folder)
+    pipeline = load_pipeline(folder.pipeline)
+    shares = {share.site: share for share in allocate(pipeline).shares if share.site in evidence.roles}
+    _same_data(evidence, shares)
+    sites = {site.name: site for site in pipeline.all_sites}
+    stores = {name: render(pipeline, sites[name], shares[name]) for name in evidence.roles}
+    scores = _scores(evidence, folder, pipeline, stores)
+    count = max(1, min(PER_SITE, ALL_SITES // len(stores)))
+    blocks: list[Markup] = []
+    for name, store in stores.items():
+        split, data = ("train", "training") if evidence.roles[name] == "train" else ("test", "test")
+        rows = _mixed(store, store.splits[split], count)
+        shown = [Patch(_picture(store, row), evidence.classes[store.labels[row]]) for row in rows]
+        blocks += [heading(name), text(f"From its {data} data, as the model sees it:"), patches(shown)]
+        if name in scores:
+            blocks.append(_mistakes(evidence, store, scores[name], count))
+    if not scores:
+        blocks.append(text("This run keeps one model a site and no final one, so there are no mistakes to show."))
+    lead = (
+        "Pictures from this machine, never part of what is logged. Mistakes are test patches, the surest error first."
+    )
+    return Section("patches", "Patches", join(*blocks), lead)
+
+
+def _same_data(evidence: Evidence, shares: Mapping[str, Share]) -> None:
+    """Refuse data that has changed: its pictures would be put beside another run's figures."""
+    for name, share in shares.items():
+        held = {
+            split: {c: int((share.labels[rows] == i).sum()) for i, c in enumerate(evidence.classes)}
+            for split, rows in share.splits.items()
+        }
+        known = evidence.run.data.get(name)
+        if known is None or held != {split: dict(by_class) for split, by_class in known.patches.items()}:
+            raise MedflError(
+                f"the data of {name} behind {evidence.run.folder} has changed since the run; restore it, or leave "
+                "--with-patches out"
+            )
+
+
+def _scores(
+    evidence: Evidence, folder: RunFolder, pipeline: config.Pipeline, stores: Mapping[str, PatchStore]
+) -> dict[str, NDArray[np.float64]]:
+    """Site -> calibrated probabilities [n, C] of its test patches; empty where the run has no global model."""
+    if not folder.model.is_file():
+        return {}
+    bench = workbench(pipeline, check_method(pipeline, pipeline.name), resolve_device(pipeline.training.device))
+    by_name = {site.name: site for site in pipeline.all_sites}
+    sites = {
+        name: Site(
+            name,
+            evidence.roles[name],
+            store,
+            local_work(pipeline, by_name[name]),
+            bench,
+            buffers="average" if bench.chain.arm else pipeline.training.buffers,
+        )
+        for name, store in stores.items()
+    }
+    loaded = folder.load_checkpoint(sites)  # normalisation that sites keep to themselves
+    accepted = loaded[0].accepted if loaded else {}
+    weights, buffers = bench.model.from_state_dict(load_weights(folder.model))
+    found = {}
+    for name, site in sites.items():
+        asked = Request(0, weights, buffers, False, evaluate=("test",), last_accepted_round=accepted.get(name, -1))
+        site.handle(asked)  # leaves the network as the site measures it
+        logits = site.logits(site.store.splits["test"])
+        found[name] = (logits / (evidence.summary.get("temperature") or 1.0)).softmax(1).numpy()
+    return found
+
+
+def _mistakes(evidence: Evidence, store: PatchStore, scores: NDArray[np.float64], count: int) -> Markup:
+    rows = store.splits["test"]
+    truth, said = store.labels[rows], scores.argmax(1)
+    sure = scores.max(1) if len(scores) else np.empty(0)
+    wrong = np.flatnonzero(said != truth)
+    worst = wrong[np.argsort(-sure[wrong], kind="stable")][:count]
+    if not len(worst):
+        return text("No test patch of this site was misclassified.")
+    classes = evidence.classes
+    shown = [
+        Patch(_picture(store, int(rows[i])), f"{classes[truth[i]]}", f"taken for {classes[said[i]]}, {sure[i]:.2f}")
+        for i in worst
+    ]
+    told = f"{len(wrong)} of {len(rows)} test patches misclassified; the {len(shown)} the model was surest of:"
+    return join(text(told), patches(shown))
+
+
+def _mixed(store: PatchStore, rows: NDArray[np.int64], count: int) -> list[int]:
+    """Rows of all classes in turn, each from a source group of its own as long as there are some."""
+    shuffled = np.random.default_rng(seed_for("report", store.site)).permutation(rows)
+    queues = []
+    for label in np.unique(store.labels[rows]):
+        mine = shuffled[store.labels[shuffled] == label]
+        _, first = np.unique(store.groups[mine], return_index=True)
+        queues.append([*mine[np.sort(first)], *np.delete(mine, first)])
+    turns = [queue[turn] for turn in range(count) for queue in queues if turn < len(queue)]
+    return sorted((int(row) for row in turns[:count]), key=lambda row: int(store.labels[row]))
+
+
+def _picture(store: PatchStore, row: int) -> str:
+    """A patch as a `data:` address, small enough for a page of hundreds."""
+    image = Image.fromarray(np.asarray(store.images[row]))
+    if max(image.size) > SIDE:
+        image = image.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    image.save(stream, format="JPEG", quality=QUALITY, subsampling=0)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

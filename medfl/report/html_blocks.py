@@ -1,0 +1,144 @@
+"""The pieces that sections are made of: tables, tiles, notes, legends, grids of figures. All return escaped HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from medfl.report.html_page import templates
+
+Cell = str | Markup
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart with its caption.
+
+    Attributes:
+        title: what it is about (a site, a class).
+        note: what it says, in numbers.
+        picture: inline SVG.
+    """
+
+    title: str
+    picture: Markup
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A key figure: `label`, `value`, and quieter `beside` (its interval) and `note`."""
+
+    label: str
+    value: str
+    beside: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Tint:
+    """A cell of a heat map: its text, and how deep its colour is, from 0 to 1 (None: no figure)."""
+
+    text: str
+    depth: float | None
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A picture from a site, as a `data:` address."""
+
+    source: str
+    label: str
+    note: str = ""
+
+
+def join(*blocks: Markup) -> Markup:
+    """One block after another."""
+    return Markup("\n").join(blocks)
+
+
+def table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    *,
+    caption: str = "",
+    text: int = 1,
+    break_before: Sequence[int] = (),
+    stack: bool = True,
+) -> Markup:
+    """A table whose first column names the row.
+
+    Args:
+        text: how many columns from the left hold words; the others hold numbers.
+        break_before: rows above which a rule stands.
+        stack: on a narrow screen every row becomes a card; else the table scrolls in its box.
+    """
+    return _block("table", columns, rows, caption, text, break_before, stack)
+
+
+def heat_map(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Tint]]], *, caption: str = "") -> Markup:
+    """A table whose cells are coloured."""
+    return _block("heat_map", columns, rows, caption)
+
+
+def figures(found: Sequence[Figure], small: bool = False) -> Markup:
+    """Charts side by side, as many as fit; `small` for charts half as wide."""
+    return _block("figures", found, small)
+
+
+def wide(found: Figure) -> Markup:
+    """A chart across the page."""
+    return _block("wide", found)
+
+
+def tiles(found: Sequence[Tile]) -> Markup:
+    """Key figures side by side."""
+    return _block("tiles", found)
+
+
+def notes(title: str, found: Sequence[tuple[str, str]]) -> Markup:
+    """A box of (short name, sentence)."""
+    return _block("notes", title, found)
+
+
+def legend(found: Sequence[tuple[str, str, str]]) -> Markup:
+    """What charts below use: (kind: "box", "line", "dash", "band" or "mark"; colour token; text)."""
+    return _block("legend", found)
+
+
+def text(*sentences: str) -> Markup:
+    """Paragraphs."""
+    return join(*(_block("paragraph", sentence) for sentence in sentences))
+
+
+def heading(words: str) -> Markup:
+    """A heading inside a section."""
+    return _block("heading", words)
+
+
+def folded(title: str, body: Markup) -> Markup:
+    """Folded on a screen, open on paper."""
+    return _block("folded", title, body)
+
+
+def listing(words: str) -> Markup:
+    """Text as it is, in a fixed-width font."""
+    return _block("listing", words)
+
+
+def links(found: Sequence[tuple[str, str]]) -> Markup:
+    """A list of citations: (text, address or "")."""
+    return _block("links", found)
+
+
+def patches(found: Sequence[Patch]) -> Markup:
+    """Pictures from a site."""
+    return _block("patches", found)
+
+
+def _block(macro: str, *arguments: Any) -> Markup:
+    module = templates().get_template("blocks.html").module
+    return Markup(str(getattr(module, macro)(*arguments)).strip())

@@ -1,0 +1,68 @@
+"""The section on privacy: what a private run guarantees and what not, and how well training patches can be told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from markupsafe import Markup
+
+from medfl.report.html_blocks import heading, join, table, text
+from medfl.report.html_page import Section
+from medfl.report.run_results import Evidence, interval
+from medfl.runs.privacy_ledger import best_guess
+
+COVERED = (
+    "Covered: the weights of every round, against anyone who sees all of them, for a site as a whole: that it took "
+    "part at all, and so every patient of it. The server is trusted with the clipped updates."
+)
+NOT_COVERED = (
+    "Not covered: everything else that leaves a site. That is every figure on this page, the training losses, the "
+    "counts of patches and steps, the temperature and the thresholds, and whether a site answered."
+)
+
+
+def privacy(evidence: Evidence) -> Section | None:
+    """What the run guarantees, and the membership check; absent where the run has neither."""
+    spent = evidence.summary.get("privacy")
+    blocks = (_guarantee(evidence, spent) if spent else []) + _members(evidence)
+    return Section("privacy", "Privacy", join(*blocks)) if blocks else None
+
+
+def _guarantee(evidence: Evidence, spent: Mapping[str, Any]) -> list[Markup]:
+    if spent["seeded"]:
+        return [
+            text(
+                "Not private: for tests. The noise was drawn from the run's seed, and whoever knows the seed can "
+                "subtract it. No epsilon is stated."
+            )
+        ]
+    rows = [
+        [name, str(own["rounds"]), f"{own['epsilon']:.3g}", f"{100 * best_guess(own['epsilon'], spent['delta']):.2f} %"]
+        for name, own in spent["sites"].items()
+        if evidence.site in (None, name)
+    ]
+    told = (
+        f"Differential privacy of whole sites: updates clipped to length {spent['clip']:g}, noise of "
+        f"{spent['noise']:g} times that. Epsilon at a delta of {spent['delta']:g}, by {spent['accountant']}. The last "
+        f"column is how often someone can be right at most who guesses from all models whether the site took part; "
+        f"guessing blindly is right 50 % of the time."
+    )
+    head = ["site", "rounds it may have been part of", "epsilon", "best guess"]
+    return [heading("Guarantee"), text(told), table(head, rows), text(COVERED, NOT_COVERED)]
+
+
+def _members(evidence: Evidence) -> list[Markup]:
+    found = {name: entry["membership"] for name, entry in evidence.measured.items() if entry.get("membership")}
+    if not found:
+        return []
+    rows = [
+        [name, f"{own['n_members']:,}", f"{own['n_others']:,}", interval(own, "auroc")] for name, own in found.items()
+    ]
+    told = (
+        "How well a threshold on the model's loss tells a site's training patches from its test patches: 0.5 is "
+        "chance, 1 tells every one. Test patches come from other source groups, so the figure also holds what the "
+        "model does worse on new patients. Stronger attacks exist: a value near 0.5 is no proof of privacy."
+    )
+    head = ["site", "training patches", "test patches", "AUROC [95 %]"]
+    return [heading("Can training patches be told?"), text(told), table(head, rows)]

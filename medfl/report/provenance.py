@@ -1,0 +1,174 @@
+"""Sections for the record: failures, bytes and time; configuration, versions, data, citations."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+
+from medfl.report.html_blocks import folded, heading, join, links, listing, table, text
+from medfl.report.html_page import Section
+from medfl.report.run_results import Evidence, role_word
+from medfl.tracking.model_card import GROUPS, LC25000, PAPERS
+
+FEDAVG = "1602.05629"
+TEMPERATURE = "1706.04599"
+SHOWN_FAILURES = 60
+PHASES = ("prepare", "train", "evaluate", "aggregate", "track", "total")
+
+
+def conduct(evidence: Evidence) -> Section:
+    """What went wrong, what was sent, how long it took."""
+    blocks = []
+    failures = evidence.failures()
+    if failures:
+        rows = [
+            [str(f["site"]), str(f["round"]), str(f.get("phase", "round")), str(f["reason"])]
+            for f in failures[:SHOWN_FAILURES]
+        ]
+        blocks.append(table(["site", "round", "when", "kind of failure"], rows, text=4))
+        rest = (
+            f"{len(failures) - SHOWN_FAILURES} more failures are not listed. " if len(failures) > SHOWN_FAILURES else ""
+        )
+        blocks.append(text(f"{rest}The reasons in full are in rounds.jsonl and stay on the machine of the run."))
+    else:
+        blocks.append(text("No failure: every site answered whenever it was asked."))
+    sent = _bytes(evidence)
+    if any(down or up for down, up in sent.values()):
+        rows = [[name, size(down), size(up)] for name, (down, up) in sent.items()]
+        if len(rows) > 1:
+            rows.append(["all", *(size(sum(part)) for part in zip(*sent.values(), strict=True))])
+        blocks += [heading("Sent over all rounds"), table(["site", "to the site", "from the site"], rows)]
+    seconds = evidence.summary.get("timings") or {}
+    if seconds and not evidence.site:
+        order = [*(k for k in PHASES if k in seconds), *(k for k in sorted(seconds) if k not in PHASES)]
+        rows = [[phase, f"{seconds[phase]:,.1f}"] for phase in order]
+        blocks += [heading("Time"), table(["phase", "seconds"], rows, stack=False)]
+    return Section("conduct", "Failures, bytes and time", join(*blocks))
+
+
+def _bytes(evidence: Evidence) -> dict[str, tuple[int, int]]:
+    """Site -> (bytes to it, bytes from it) over all rounds."""
+    sent = dict.fromkeys(evidence.roles, (0, 0))
+    for record in evidence.run.rounds:
+        for name, entry in record["sites"].items():
+            if name in sent:
+                down, up = sent[name]
+                sent[name] = (down + int(entry.get("bytes_down", 0)), up + int(entry.get("bytes_up", 0)))
+    return sent
+
+
+def size(count: float) -> str:
+    """`1.5 MB`: bytes in powers of 1000."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:,.1f} GB"
+
+
+def configuration(evidence: Evidence) -> Section:
+    """What to repeat the run with, and whom to cite."""
+    summary, pipeline = evidence.summary, evidence.pipeline
+    model, versions = summary.get("model") or {}, summary.get("versions") or {}
+    work = pipeline["training"]
+    steps = work.get("local_steps")
+    facts = [
+        ["method", chain(evidence)],
+        ["backbone", f"{model.get('backbone')}, {model.get('parameters', 0):,} parameters"],
+        ["architecture fingerprint", str(model.get("fingerprint"))],
+        ["patches", _patches(summary, pipeline)],
+        ["classes", ", ".join(evidence.classes)],
+        ["rounds", f"{summary['rounds']}, of {f'{steps} local steps' if steps else _epochs(work)}"],
+        ["selected", f"round {summary['selected_round']} ({_selection(pipeline)})"],
+        ["seed", str(summary["seed"])],
+        ["data", f"{pipeline['data']['source']}, {pipeline['data'].get('mode', 'dealt')}"],
+    ]
+    if not evidence.site:
+        facts.append(["data digest", _digest(evidence)])
+    rows = [[name, role_word(data.role), f"{data.total():,}", data.digest] for name, data in _data(evidence)]
+    blocks = [table(["", "setting"], facts, text=2)]
+    if rows:
+        blocks += [heading("Data"), table(["site", "role", "patches", "digest"], rows, text=4)]
+    if versions:
+        software = [[name, str(value)] for name, value in versions.items()]
+        blocks += [heading("Versions and device"), table(["", "version"], software, text=2, stack=False)]
+    blocks += [heading("Cite"), links(list(_citations(evidence)))]
+    shown = yaml.safe_dump(_own(evidence), sort_keys=False, allow_unicode=True, width=100, default_flow_style=None)
+    blocks.append(folded("Pipeline as it was run, without local paths", listing(shown)))
+    return Section("configuration", "Configuration and citations", join(*blocks))
+
+
+def chain(evidence: Evidence) -> str:
+    """The method with its parameters: `ecgr (keep 0.5, beta 0.2)`; the empty chain is FedAvg."""
+    links_ = evidence.summary.get("chain") or [{"name": name} for name in evidence.run.methods]
+    return " + ".join(_link(link) for link in links_) or "FedAvg"
+
+
+def _link(link: Mapping[str, Any]) -> str:
+    parameters = ", ".join(f"{key} {value}" for key, value in link.items() if key != "name")
+    return f"{link['name']} ({parameters})" if parameters else str(link["name"])
+
+
+def _patches(summary: Mapping[str, Any], pipeline: Mapping[str, Any]) -> str:
+    pixels = pipeline["data"].get("size", "?")
+    mpp = summary.get("mpp")
+    return f"{pixels} × {pixels} pixels, " + (f"{mpp:g} microns per pixel" if mpp else "microns per pixel unknown")
+
+
+def _epochs(work: Mapping[str, Any]) -> str:
+    epochs = work.get("local_epochs", 1)
+    return f"{epochs} local epoch{'s' if epochs != 1 else ''}"
+
+
+def _selection(pipeline: Mapping[str, Any]) -> str:
+    select = pipeline.get("select", "last")
+    if isinstance(select, str):
+        return "the last model"
+    return f"{select['mode']} {select['metric']}, on validation data"
+
+
+def _data(evidence: Evidence) -> list[tuple[str, Any]]:
+    return [(name, evidence.run.data[name]) for name in evidence.roles if name in evidence.run.data]
+
+
+def _digest(evidence: Evidence) -> str:
+    """What all sites' data hashes to: equal for equal files dealt equally, wherever they lie."""
+    told = "\n".join(f"{name} {data.digest}" for name, data in sorted(_data(evidence)))
+    return hashlib.sha256(told.encode()).hexdigest()[:32]
+
+
+def _own(evidence: Evidence) -> dict[str, Any]:
+    """The pipeline that the page may show: on a site's own page only that site's entry, and no free text of all."""
+    if not evidence.site:
+        return dict(evidence.pipeline)
+    sites = evidence.pipeline.get("sites") or {}
+    own = {
+        role: [entry for entry in sites.get(role) or [] if entry.get("name") == evidence.site]
+        for role in ("train", "held_out")
+    }
+    shown = {key: value for key, value in evidence.pipeline.items() if key != "description"}  # it may tell of others
+    return {**shown, "sites": {role: entries for role, entries in own.items() if entries}}
+
+
+def _citations(evidence: Evidence) -> Iterator[tuple[str, str]]:
+    """(text, address): method papers, calibration, data."""
+    methods = evidence.run.methods
+    if not evidence.arm:
+        yield _arxiv("FedAvg", FEDAVG)
+    for name in methods:
+        if name in PAPERS:
+            yield _arxiv(name, PAPERS[name])
+    if evidence.calibrated:
+        yield _arxiv("Temperature scaling", TEMPERATURE)
+    data = evidence.pipeline["data"]
+    if data["source"] == "lc25000":
+        yield LC25000.replace("*", ""), f"https://arxiv.org/abs/{LC25000.rpartition('arXiv:')[2]}"
+        if data.get("source_groups") != "ignore":
+            yield GROUPS, f"https://doi.org/{GROUPS.rpartition('doi:')[2]}"
+
+
+def _arxiv(name: str, number: str) -> tuple[str, str]:
+    return f"{name}: arXiv:{number}", f"https://arxiv.org/abs/{number}"

@@ -1,0 +1,136 @@
+"""What a run with `dp` has spent: the (epsilon, delta) of its sites, accounted by opacus.
+
+Every round that counted releases one sum of clipped updates with Gaussian noise. Who took part is in the round record
+and follows from the pipeline's seed, so it is no secret and sampling amplifies nothing here: a site that was drawn in k
+rounds has the guarantee of k Gaussian mechanisms in a row, which holds however sites are drawn, as long as the draw
+looks at no data. Stated is the largest epsilon of any site.
+
+Each release is written to `privacy.jsonl` before the model goes to a site. A run that is killed and resumed repeats
+rounds after its last checkpoint, with new noise on the same data: such a round was released twice and counts twice.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import warnings
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from medfl.errors import MedflError
+from medfl.methods.core.chain import Chain
+from medfl.methods.differential_privacy import Dp, private_link
+from medfl.runs.folder import json_lines, write_text
+
+ORDERS = (
+    *(1 + x / 100 for x in range(1, 10)),
+    *(1 + x / 10 for x in range(1, 100)),
+    *range(11, 64),
+    *(64, 80, 96, 128, 192, 256, 384, 512, 1024, 2048),
+)
+"""Orders of Renyi divergence that are tried; the bound holds at each, and the smallest is taken."""
+
+
+@dataclass
+class Ledger:
+    """The releases of one run.
+
+    Attributes:
+        link: the run's `dp`.
+        path: `privacy.jsonl`: a line for every release, {"round", "sites": those drawn}.
+        releases: what it holds.
+    """
+
+    link: Dp
+    path: Path
+    releases: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def open(cls, chain: Chain, path: Path) -> Ledger | None:
+        """The ledger of a run, with what was released before it was resumed; None without `dp` in the chain.
+
+        Raises:
+            MedflError: opacus is not installed.
+        """
+        link = private_link(chain)
+        if link is None:
+            return None
+        epsilon(link.noise, 1, link.delta)  # opacus is missed before the run and not in its first round
+        releases = list(json_lines(path))
+        if path.exists():
+            write_text(path, "".join(json.dumps(line) + "\n" for line in releases))  # without a torn line
+        return cls(link, path, releases)
+
+    def spend(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Note the release of a finished round; its record with `privacy`: {"epsilon", "delta"} so far.
+
+        The mean squared length of the updates is taken out of it: it has no noise, and beside a noised mean neither
+        drift nor coherence would mean anything.
+        """
+        if record["counted"]:
+            release = {"round": record["round"], "sites": list(record["participants"])}
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(release) + "\n")
+                stream.flush()
+                os.fsync(stream.fileno())
+            self.releases.append(release)
+        spent = {"epsilon": self._epsilon(max(self.rounds().values(), default=0)), "delta": self.link.delta}
+        update = record["update"] and {**record["update"], "mean_sq": None}
+        return {**record, "update": update, "privacy": spent}
+
+    def rounds(self) -> dict[str, int]:
+        """Site -> releases that it may have been part of. Seeded noise is the same when a round is repeated, so that
+        such a round counts once."""
+        releases = self.releases
+        if self.link.seeded:
+            releases = list({release["round"]: release for release in releases}.values())
+        return dict(sorted(Counter(site for release in releases for site in release["sites"]).items()))
+
+    def facts(self) -> dict[str, Any]:
+        """The `privacy` part of summary.json."""
+        rounds = self.rounds()
+        return {
+            "epsilon": self._epsilon(max(rounds.values(), default=0)),
+            "delta": self.link.delta,
+            "clip": self.link.clip,
+            "noise": self.link.noise,
+            "seeded": self.link.seeded,
+            "accountant": f"opacus {version('opacus')}, Renyi, without amplification by sampling",
+            "sites": {site: {"rounds": count, "epsilon": self._epsilon(count)} for site, count in rounds.items()},
+        }
+
+    def _epsilon(self, rounds: int) -> float:
+        return epsilon(self.link.noise, rounds, self.link.delta)
+
+
+def epsilon(noise: float, rounds: int, delta: float) -> float:
+    """Epsilon at `delta` of `rounds` Gaussian mechanisms in a row, each with `noise` times its sensitivity.
+
+    Raises:
+        MedflError: opacus is not installed.
+    """
+    try:
+        from opacus.accountants import RDPAccountant
+    except ImportError:
+        raise MedflError(
+            "`method.dp` accounts with opacus, which is not installed here; install `medfl[privacy]`"
+        ) from None
+    accountant = RDPAccountant()
+    for _ in range(rounds):
+        accountant.step(noise_multiplier=noise, sample_rate=1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the best of the orders may be the first or the last of them
+        return max(0.0, float(accountant.get_epsilon(delta, alphas=list(ORDERS))))
+
+
+def best_guess(epsilon: float, delta: float) -> float:
+    """How often someone can be right at most who guesses from all models whether a site took part, either being as
+    likely: (e^epsilon + delta) / (e^epsilon + 1), from the errors that any test must make under differential privacy
+    (P. Kairouz et al., arXiv 1311.0776, section 2.1)."""
+    outside = math.exp(-epsilon)
+    return min(1.0, (1 + delta * outside) / (1 + outside))

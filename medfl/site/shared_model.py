@@ -1,0 +1,68 @@
+"""What a site works with: `LocalWork` says what it does in a round; a process's sites share one `Workbench`."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from medfl.data.batches import AugmentSpec
+from medfl.methods.core.chain import Chain
+from medfl.model.flat_model import FlatModel
+
+
+@dataclass(frozen=True)
+class LocalWork:
+    """What a site does in a round. `local_steps`, where given, replaces `local_epochs`."""
+
+    batch_size: int = 32
+    local_epochs: int = 1
+    local_steps: int | None = None
+    optimizer: str = "sgd"
+    lr: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    weighted_loss: bool = False
+    augment: AugmentSpec = field(default_factory=AugmentSpec)
+    rounds: int = 1
+    seed: int = 0
+    eval_batch_size: int = 256
+    bins: int = 15
+
+    def steps(self, patches: int) -> int:
+        """Local steps T for a site with this many training patches: every patch at least once an epoch."""
+        return self.local_steps or self.local_epochs * math.ceil(patches / self.batch_size)
+
+
+@dataclass
+class Workbench:
+    """What the sites of one process share.
+
+    Attributes:
+        model: the one network.
+        chain: the method.
+        precision: "float32" or "bf16" (autocast).
+        scratch: working buffers by name, allocated once.
+        net: what is called in training and evaluation: the network, or its compiled form.
+    """
+
+    model: FlatModel
+    chain: Chain
+    precision: str = "float32"
+    scratch: dict[str, Tensor] = field(default_factory=dict)
+    compiled: bool = False
+
+    def __post_init__(self) -> None:
+        self.net: nn.Module = self.model.net
+        if self.compiled:
+            self.net = torch.compile(self.model.net)  # type: ignore[assignment]
+            self.model.check()
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """The context of a forward pass."""
+        if self.precision == "bf16":
+            return torch.autocast(self.model.device.type, dtype=torch.bfloat16)
+        return contextlib.nullcontext()

@@ -1,0 +1,172 @@
+"""study.json: what a study found, computed from its tables alone."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medfl.study.statistics import Figures, Repeat, SiteFigures, difference, holm, mean_over, paired
+from medfl.study.study_file import ALL, BRACKETS, Planned, Study
+from medfl.study.study_tables import STABILITY, Tables, number
+
+SMALLEST_GAP = 0.005
+"""Between local_only and centralised: below it a share of the gap means nothing."""
+FIGURES = (
+    *(
+        f"{role}_{name}"
+        for role in ("held_out", "train")
+        for name in ("mean_auroc", "worst_auroc", "mean_ece_before", "mean_ece")
+    ),
+    *(f"val_mean_{name}" for name in ("auroc", "balanced_accuracy", "nll")),
+    *STABILITY,
+    *(f"inertia_{part}" for part in ("first", "middle", "last")),
+    "megabytes",
+    "virtual_seconds",
+)
+
+
+def result(study: Study, tables: Tables, failed: Mapping[str, str]) -> dict[str, Any]:
+    """What the finished runs say.
+
+    Args:
+        study: what was asked for.
+        tables: what is done.
+        failed: title of each run that failed -> why.
+    """
+    done = [run for run in study.runs if run.key in tables.rows]
+    whole = _without_started_folds(study, done)
+    partitions = {name: [run for run in whole if run.partition == name] for name in study.partitions}
+    if len(partitions) > 1:
+        partitions[ALL] = whole
+    return {
+        "name": study.file.name,
+        "description": study.file.description,
+        "figure": study.figure,
+        "reference": study.methods[0],
+        "seeds": study.file.seeds,
+        "one_seed": len(study.file.seeds) == 1,
+        "leave_one_site_out": study.file.leave_one_site_out,
+        "planned": len(study.runs),
+        "done": len(done),
+        "failed": dict(sorted(failed.items())),
+        "methods": {name: arm.method for name, arm in study.file.arms().items()},
+        "partitions": {name: _partition(study, tables, runs) for name, runs in partitions.items()},
+    }
+
+
+def _without_started_folds(study: Study, done: Sequence[Planned]) -> list[Planned]:
+    """The runs whose repeat has all its folds: a mean over some sites is no mean over all."""
+    asked = Counter((run.method, _repeat(run)) for run in study.runs)
+    have = Counter((run.method, _repeat(run)) for run in done)
+    return [run for run in done if have[run.method, _repeat(run)] == asked[run.method, _repeat(run)]]
+
+
+def save(out: Path, found: Mapping[str, Any]) -> None:
+    """Write study.json."""
+    from medfl.runs.folder import write_text
+
+    write_text(out / "study.json", json.dumps(found, indent=1, allow_nan=False) + "\n")
+
+
+def _partition(study: Study, tables: Tables, runs: Sequence[Planned]) -> dict[str, Any]:
+    by_method = {name: [run for run in runs if run.method == name] for name in study.methods}
+    values = {
+        name: {figure: _by_repeat(tables, its, figure) for figure in FIGURES} for name, its in by_method.items() if its
+    }
+    sites = {name: _by_site(tables, by_method[name]) for name in values}
+    headline = {name: mean_over(figures[study.figure].values()) for name, figures in values.items()}
+    ends = {name: headline[arm].mean for name, arm in _brackets(study).items() if arm in headline}
+    methods = {
+        name: {
+            "chain": tables.rows[by_method[name][0].key].run["chain"],
+            "runs": len(by_method[name]),
+            "share_of_gap": share_of_gap(headline[name].mean, ends),
+            "figures": {figure: mean_over(its.values()).to_json() for figure, its in figures.items()},
+            "values": {" ".join(repeat): value for repeat, value in sorted(figures[study.figure].items())},
+        }
+        for name, figures in values.items()
+    }
+    unseen = _unseen(tables, runs) if study.file.leave_one_site_out else {}
+    return {"methods": methods, "brackets": ends, "comparisons": _comparisons(study, values, sites), "unseen": unseen}
+
+
+def _unseen(tables: Tables, runs: Sequence[Planned]) -> dict[str, Any]:
+    """Left-out site -> method -> mean AUROC over seeds, and the interval of its patches where there is one seed."""
+    found: dict[str, dict[str, list[Any]]] = {}
+    for run in runs:
+        for row in tables.rows[run.key].sites:
+            if row["site"] == run.fold and row["model"] == "global":
+                figures = [number(row, name) for name in ("auroc", "auroc_low", "auroc_high")]
+                found.setdefault(run.fold, {}).setdefault(run.method, []).append(figures)
+    return {
+        site: {
+            name: {
+                "auroc": mean_over(auroc for auroc, _, _ in its).to_json(),
+                "ci": its[0][1:] if len(its) == 1 and None not in its[0] else None,
+            }
+            for name, its in methods.items()
+        }
+        for site, methods in sorted(found.items())
+    }
+
+
+def _comparisons(
+    study: Study, values: Mapping[str, Mapping[str, Figures]], sites: Mapping[str, SiteFigures]
+) -> dict[str, Any]:
+    """Every method against the first; Holm's correction over the methods."""
+    reference = study.methods[0]
+    others = [name for name in values if name != reference] if reference in values else []
+    found = {}
+    for name in others:
+        moved = difference(values[name][study.figure], values[reference][study.figure])
+        found[name] = paired(sites[name], sites[reference], moved).to_json()
+        found[name]["figures"] = {
+            figure: difference(values[name][figure], values[reference][figure]).to_json() for figure in FIGURES
+        }
+    for name, adjusted in zip(others, holm([found[name]["p"] for name in others]), strict=True):
+        found[name]["p_holm"] = adjusted
+    return found
+
+
+def share_of_gap(value: float | None, ends: Mapping[str, float | None]) -> float | None:
+    """Where a figure lies between local_only (0) and centralised (1)."""
+    low, high = ends.get("local_only"), ends.get("centralised")
+    if value is None or low is None or high is None or high - low < SMALLEST_GAP:
+        return None
+    return (value - low) / (high - low)
+
+
+def _brackets(study: Study) -> dict[str, str]:
+    """`local_only` and `centralised` -> what the study calls them."""
+    arms = study.file.arms().items()
+    return {arm: name for arm in BRACKETS for name, stated in arms if arm in stated.method}
+
+
+def _repeat(run: Planned) -> Repeat:
+    return (run.partition, str(run.seed))
+
+
+def _by_repeat(tables: Tables, runs: Sequence[Planned], figure: str) -> Figures:
+    """A figure of every repeat: of its one run, or the mean over its folds."""
+    found: dict[Repeat, list[float | None]] = {}
+    for run in runs:
+        found.setdefault(_repeat(run), []).append(number(tables.rows[run.key].run, figure))
+    return {
+        repeat: sum(v for v in its if v is not None) / len(its) if None not in its else None
+        for repeat, its in found.items()
+    }
+
+
+def _by_site(tables: Tables, runs: Sequence[Planned]) -> SiteFigures:
+    """AUROC of the global model at every held-out site of every repeat; at training sites where none is held out."""
+    found = {}
+    for run in runs:
+        role = "held_out" if run.pipeline.held_out_sites else "train"
+        for row in tables.rows[run.key].sites:
+            value = number(row, "auroc")
+            if row["role"] == role and row["model"] == "global" and value is not None:
+                found[_repeat(run), row["site"]] = value
+    return found

@@ -1,0 +1,219 @@
+"""The report of a study: what its tables say, what they do not, and where the page is written."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from medfl.errors import MedflError
+from medfl.report.html_blocks import Tint, heading, heat_map, join, legend, links, notes, table, text
+from medfl.report.html_page import Section, render_page
+from medfl.report.limitations import several
+from medfl.report.provenance import FEDAVG, TEMPERATURE
+from medfl.study.report.partition_chapter import chapter
+from medfl.study.report.study_limitations import disagreement, study_limits
+from medfl.study.report.study_results import StudyEvidence, read_study
+from medfl.study.study_file import ALL, PLAIN
+from medfl.study.text_tables import TITLES, headline
+from medfl.tracking.model_card import PAPERS
+
+STATISTICS = (
+    ("Holm's rule: S. Holm 1979, Scandinavian Journal of Statistics 6", ""),
+    ("Signed-rank test: F. Wilcoxon 1945, Biometrics Bulletin 1", "https://doi.org/10.2307/3001968"),
+    ("Rank-biserial correlation: D. Kerby 2014", "https://doi.org/10.2466/11.IT.3.1"),
+)
+TINTED = 0.55
+"""Depth of colour where an interval leaves out zero."""
+MACHINE = ("medfl", "torch", "timm", "device", "threads")
+
+
+def study_html(folder: Path) -> str:
+    """The page of a study; a function of study.json and the three tables.
+
+    Raises:
+        MedflError: no study.json yet, or a damaged file.
+    """
+    evidence = read_study(folder)
+    chapters = [
+        chapter(evidence, name, f"partition-{index}") for index, name in enumerate(evidence.partitions, start=1)
+    ]
+    return render_page(
+        str(evidence.found["name"]),
+        [_result(evidence), *chapters, _methods(evidence), _record(evidence)],
+        kicker="medfl study",
+        subtitle=evidence.found["description"],
+        facts=_facts(evidence),
+        notice=" ".join([*headline({**evidence.found, "partitions": {}}), disagreement(evidence)]).strip(),
+    )
+
+
+def write_study_report(folder: Path, out: Path | None = None) -> Path:
+    """Write the page and return where: `out`, or report.html in the study folder.
+
+    Raises:
+        MedflError: as `study_html`, or the file cannot be written.
+    """
+    from medfl.runs.folder import write_text
+
+    target = out or folder / "report.html"
+    try:
+        write_text(target, study_html(folder))
+    except OSError as error:
+        raise MedflError(f"{target} cannot be written ({error.strerror}); name another file with --out") from None
+    return target
+
+
+def _facts(evidence: StudyEvidence) -> list[str]:
+    found, brackets = evidence.found, sum(map(evidence.is_bracket, evidence.methods))
+    methods = _count(len(evidence.methods) - brackets, "method")
+    return [
+        f"{methods} and {_count(brackets, 'bracket')}" if brackets else methods,
+        _count(len(evidence.seeds), "seed"),
+        _count(sum(name != ALL for name in evidence.partitions), "partition"),
+        *(["every training site left out in turn"] if found.get("leave_one_site_out") else []),
+        f"{found['done']} of {found['planned']} runs done",
+        f"compared with {evidence.reference}",
+    ]
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def _result(evidence: StudyEvidence) -> Section:
+    """The study in sentences, the differences at a glance, and what it does not show."""
+    blocks = [text(*(list(sentences(evidence)) or ["No run is done yet."]))]
+    glance = _glance(evidence)
+    if glance:
+        blocks += [heading(f"Difference to {evidence.reference} at a glance: {TITLES[evidence.figure]}"), *glance]
+    return Section("result", "Result", join(*blocks, notes("What this study does not show", study_limits(evidence))))
+
+
+def sentences(evidence: StudyEvidence) -> Iterator[str]:
+    """A paragraph a partition: the highest, and which differences are told from nothing."""
+    calm = {**evidence.found, "one_seed": False, "done": evidence.found["planned"]}
+    for name, partition in evidence.partitions.items():
+        highest = headline({**calm, "partitions": {name: partition}})
+        verdict = _verdict(evidence, partition)
+        if name == ALL and verdict:
+            yield f"{ALL.capitalize()}: {verdict}"
+        elif highest:
+            said = " ".join(part for part in (*highest, verdict, _lowest(evidence, name)) if part)
+            said = said.removeprefix(f"{PLAIN}: ")  # of a study that names no partition
+            yield said[0].upper() + said[1:] if name == PLAIN else said
+
+
+def _lowest(evidence: StudyEvidence, name: str) -> str:
+    """How far apart the unseen sites are, for the reference."""
+    found = evidence.unseen(name, evidence.reference) if name != ALL else {}
+    known = {site: unseen.mean for site, unseen in found.items() if unseen.mean is not None}
+    if len(known) < 2:
+        return ""
+    low, high = min(known, key=lambda site: known[site]), max(known, key=lambda site: known[site])
+    return (
+        f"Of the sites left out in turn, {low} is the lowest with {evidence.reference}, AUROC {known[low]:.3f}, and "
+        f"{high} the highest, {known[high]:.3f}."
+    )
+
+
+def _verdict(evidence: StudyEvidence, partition: Mapping[str, Any]) -> str:
+    """Where the intervals of the differences lie; nothing where there are none."""
+    compared = {name: entry["difference"]["ci"] for name, entry in partition["comparisons"].items()}
+    ends = {name: ci for name, ci in compared.items() if ci and name in evidence.compared}
+    if not ends:
+        return ""
+    above = [name for name, (low, _) in ends.items() if low > 0]
+    below = [name for name, (_, high) in ends.items() if high < 0]
+    told = [f"{side} zero for {several(names)}" for side, names in (("above", above), ("below", below)) if names]
+    others = len(ends) - len(above) - len(below)
+    if not told:
+        return f"Against {evidence.reference}, the interval of the difference includes zero for {several(list(ends))}."
+    rest = f"; it includes zero for {others} of {len(ends)}" if others else ""
+    return f"Against {evidence.reference}, the interval of the difference lies {' and '.join(told)}{rest}."
+
+
+def _glance(evidence: StudyEvidence) -> list[Markup]:
+    """Methods by partitions; nothing to say of one partition, whose chapter says it."""
+    parts = {name: part["comparisons"] for name, part in evidence.partitions.items() if part["comparisons"]}
+    if len(parts) < 2:
+        return []
+    names = [name for name in evidence.methods if any(name in comparisons for comparisons in parts.values())]
+    rows = [(name, [_cell(comparisons.get(name)) for comparisons in parts.values()]) for name in names]
+    known = len(evidence.seeds) > 1
+    key = [legend([("box", "heat", "the 95\u00a0% interval leaves out zero: ▲ better, ▼ worse")])] if known else []
+    return [*key, heat_map(["method", *parts], rows)]
+
+
+def _cell(entry: Mapping[str, Any] | None) -> Tint:
+    mean = entry["difference"]["mean"] if entry else None
+    if entry is None or mean is None:
+        return Tint("n/a", None)
+    ends = entry["difference"]["ci"]
+    decided = ends is not None and (ends[0] > 0 or ends[1] < 0)
+    mark = ("▲\u00a0" if mean > 0 else "▼\u00a0") if decided else ""
+    return Tint(f"{mark}{mean:+.3f}", TINTED if decided else 0.0)
+
+
+def _methods(evidence: StudyEvidence) -> Section:
+    """What each name stands for."""
+    rows = []
+    for name, links_ in evidence.methods.items():
+        role = "reference" if name == evidence.reference else "bracket" if evidence.is_bracket(name) else ""
+        rows.append([name, chain(links_), role, str(len(evidence.runs_of(ALL, name)))])
+    lead = (
+        "The chain of each method, with the parameters that the study file states; the settings that go with it are in "
+        "the study file."
+    )
+    return Section("methods", "Methods", table(["method", "chain", "role", "runs done"], rows, text=3), lead)
+
+
+def chain(stated: Sequence[Any]) -> str:
+    """A chain as a study file states it: `ecgr (select random) + fedprox`; the empty one is FedAvg."""
+    words = []
+    for link in stated:
+        name = link if isinstance(link, str) else str(link["name"])
+        parameters = [] if isinstance(link, str) else [f"{k} {v}" for k, v in link.items() if k != "name"]
+        words.append(f"{name} ({', '.join(parameters)})" if parameters else name)
+    return " + ".join(words) or "FedAvg"
+
+
+def _record(evidence: StudyEvidence) -> Section:
+    """What failed, what the runs were carried out with, and whom to cite."""
+    failed = evidence.found["failed"]
+    blocks = [heading("Failed runs")]
+    if failed:
+        blocks.append(table(["run", "why"], [[title, why] for title, why in failed.items()], text=2))
+        blocks.append(text("They count nowhere. The next start of the study tries them again."))
+    else:
+        blocks.append(text("None."))
+    told = Counter(tuple(row.get(column, "") for column in MACHINE) for row in evidence.runs)
+    if told:
+        rows = [[*values, str(count)] for values, count in sorted(told.items())]
+        blocks += [heading("Versions and devices"), table([*MACHINE, "runs"], rows, text=len(MACHINE))]
+    dealt = sorted({digest for digests in evidence.deals.values() for digest in digests})
+    if dealt:
+        whole = hashlib.sha256("\n".join(dealt).encode()).hexdigest()[:12]
+        one = f"Data digest {dealt[0]}." if len(dealt) == 1 else f"{len(dealt)} deals of the data, together {whole}."
+        blocks += [heading("Data"), text(f"{one} A digest is of who held which patches; runs.csv has it by run.")]
+    blocks += [heading("Cite"), links(list(_citations(evidence)))]
+    return Section("record", "Record and citations", join(*blocks))
+
+
+def _citations(evidence: StudyEvidence) -> Iterator[tuple[str, str]]:
+    """(text, address) of the methods' papers, of calibration and of the statistics."""
+    stated = [
+        link if isinstance(link, str) else str(link["name"]) for links_ in evidence.methods.values() for link in links_
+    ]
+    numbers = {"FedAvg": FEDAVG} if any(not evidence.is_bracket(name) for name in evidence.methods) else {}
+    numbers |= {name: PAPERS[name] for name in dict.fromkeys(stated) if name in PAPERS}
+    if any(row.get("temperature") for row in evidence.runs):
+        numbers["Temperature scaling"] = TEMPERATURE
+    for name, number in numbers.items():
+        yield f"{name}: arXiv:{number}", f"https://arxiv.org/abs/{number}"
+    if any(partition["comparisons"] for partition in evidence.partitions.values()):
+        yield from STATISTICS

@@ -1,0 +1,212 @@
+"""What a study's report is made of: study.json and the three tables, asked by partition, method, seed and site."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from medfl.errors import MedflError
+from medfl.runs.records import read_json
+from medfl.runs.redact import scrub_text
+from medfl.study.report.curve_table import Curves, mean_of_all
+from medfl.study.study_file import ALL, BRACKETS
+from medfl.study.study_tables import Row, Tables, number
+
+STUDY, RUNS = "study.json", "runs.csv"
+KEYS = ("name", "figure", "reference", "seeds", "methods", "partitions", "planned", "done", "one_seed")
+PARTS = ("methods", "brackets", "comparisons", "unseen")
+Repeat = tuple[str, str]
+"""(partition, seed)."""
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """A method at one unseen site, an entry a seed.
+
+    Attributes:
+        auroc: of each seed.
+        ci: the interval that study.json states: over seeds; of one seed, over the site's source groups.
+        ends: the 95 % interval of each seed over the site's source groups; None where there is none.
+        groups: source groups at the site, the fewest of all seeds; None where not told.
+    """
+
+    auroc: Mapping[str, float]
+    ci: tuple[float, float] | None
+    ends: Mapping[str, tuple[float, float] | None]
+    groups: int | None
+
+    @property
+    def mean(self) -> float | None:
+        """Over seeds."""
+        return sum(self.auroc.values()) / len(self.auroc) if self.auroc else None
+
+    @property
+    def envelope(self) -> tuple[float, float] | None:
+        """From the lowest to the highest end of the seeds' intervals; None where a seed has none."""
+        known = [ends for ends in self.ends.values() if ends]
+        if not known or len(known) < len(self.ends):
+            return None
+        return min(low for low, _ in known), max(high for _, high in known)
+
+
+@dataclass(frozen=True)
+class StudyEvidence:
+    """A study as its report tells it.
+
+    Attributes:
+        found: study.json, its free text without local paths.
+        runs, sites: the tables' rows, those of methods and partitions that `found` knows.
+        curves: those of curves.csv.
+    """
+
+    found: Mapping[str, Any]
+    runs: Sequence[Row]
+    sites: Sequence[Row]
+    curves: Curves
+
+    @property
+    def figure(self) -> str:
+        """The figure of the headline."""
+        return str(self.found["figure"])
+
+    @property
+    def reference(self) -> str:
+        """The method that the others are compared with."""
+        return str(self.found["reference"])
+
+    @property
+    def seeds(self) -> list[str]:
+        """As the tables write them."""
+        return [str(seed) for seed in self.found["seeds"]]
+
+    @property
+    def partitions(self) -> dict[str, Mapping[str, Any]]:
+        """What study.json says of every partition; last all of them together, once there are runs of two."""
+        found: dict[str, Mapping[str, Any]] = dict(self.found["partitions"])
+        begun = sum(bool(partition["methods"]) for name, partition in found.items() if name != ALL)
+        return found if begun > 1 else {name: partition for name, partition in found.items() if name != ALL}
+
+    @property
+    def most_seeds(self) -> int:
+        """Seeds of the method that has most of them in one partition."""
+        parts = [partition["methods"] for name, partition in self.partitions.items() if name != ALL]
+        return max((entry["figures"][self.figure]["n"] for methods in parts for entry in methods.values()), default=0)
+
+    @property
+    def methods(self) -> dict[str, Sequence[Any]]:
+        """Name -> chain, in the order of the study file."""
+        return dict(self.found["methods"])
+
+    def is_bracket(self, method: str) -> bool:
+        """Whether a method is `local_only` or `centralised`: no federation."""
+        return any(link in BRACKETS for link in self.methods[method] if isinstance(link, str))
+
+    @property
+    def compared(self) -> list[str]:
+        """The federated methods but the reference."""
+        return [name for name in self.methods if name != self.reference and not self.is_bracket(name)]
+
+    @cached_property
+    def deals(self) -> dict[tuple[str, str, str], set[str]]:
+        """(partition, seed, fold) -> digests of the data that its runs were trained and measured on."""
+        found: dict[tuple[str, str, str], set[str]] = {}
+        for row in self.runs:
+            found.setdefault((row["partition"], row["seed"], row["fold"]), set()).add(row["data"])
+        return found
+
+    @property
+    def same_patches(self) -> bool:
+        """Whether every seed had the same patches at the same sites, so that only chance in training differs."""
+        folds: dict[tuple[str, str], set[str]] = {}
+        for (partition, _, fold), digests in self.deals.items():
+            folds.setdefault((partition, fold), set()).update(digests)
+        return all(len(digests) == 1 for digests in folds.values())
+
+    def runs_of(self, partition: str, method: str = "") -> list[Row]:
+        """Lines of runs.csv; of every method, and of every partition, where asked for."""
+        return [row for row in self.runs if partition in (row["partition"], ALL) and method in (row["method"], "")]
+
+    def by_repeat(self, partition: str, method: str, column: str) -> dict[Repeat, float | None]:
+        """A figure of every repeat: of its one run, or the mean over its folds, as in study.json."""
+        found: dict[Repeat, list[float | None]] = {}
+        for row in self.runs_of(partition, method):
+            found.setdefault((row["partition"], row["seed"]), []).append(number(row, column))
+        return {repeat: mean_of_all(values) for repeat, values in found.items()}
+
+    def known(self, partition: str, method: str, column: str) -> list[float]:
+        """The same as numbers, repeats without the figure left out."""
+        return [value for value in self.by_repeat(partition, method, column).values() if value is not None]
+
+    def moved(self, partition: str, method: str, column: str) -> list[float]:
+        """What each repeat differs by from the reference."""
+        reference = self.by_repeat(partition, self.reference, column)
+        pairs = [(value, reference.get(key)) for key, value in self.by_repeat(partition, method, column).items()]
+        return [value - other for value, other in pairs if value is not None and other is not None]
+
+    def unseen(self, partition: str, method: str) -> dict[str, Unseen]:
+        """A method at every site that took its turn as the unseen one.
+
+        With `local_only` a figure is the mean over the other sites' own models, and has no interval.
+        """
+        folds = [row for row in self.runs_of(partition, method) if row["fold"]]
+        lines = {
+            (row["seed"], row["fold"]): row
+            for row in self.sites
+            if (row["partition"], row["method"], row["model"]) == (partition, method, "global")
+            and row["site"] == row["fold"]
+        }
+        found = {}
+        for site in dict.fromkeys(row["fold"] for row in folds):
+            runs = {row["seed"]: row for row in folds if row["fold"] == site}
+            auroc = {seed: number(row, "held_out_mean_auroc") for seed, row in runs.items()}
+            own = {seed: lines[seed, site] for seed in runs if (seed, site) in lines}
+            known = {seed: value for seed, value in auroc.items() if value is not None}
+            ends = {seed: _ends(own.get(seed)) for seed in known}
+            groups = [int(row["groups"]) for row in own.values() if row["groups"]]
+            stated = self.partitions[partition]["unseen"].get(site, {}).get(method)
+            ci = (stated["ci"] or stated["auroc"]["ci"]) if stated else None
+            found[site] = Unseen(known, (ci[0], ci[1]) if ci else None, ends, min(groups, default=None))
+        return found
+
+
+def read_study(folder: Path) -> StudyEvidence:
+    """Read a study folder.
+
+    Raises:
+        MedflError: no study, a study that was never brought to its end, or a damaged file.
+    """
+    if not (folder / STUDY).is_file():
+        raise MedflError(
+            f"{folder} has no {STUDY} yet; `medfl study STUDY.yaml --out {folder}` writes it at its end, and with "
+            "--tables at once"
+        )
+    found = read_json(folder / STUDY)
+    missing = [key for key in KEYS if key not in found]
+    missing += sorted({key for part in (found.get("partitions") or {}).values() for key in PARTS if key not in part})
+    if missing:
+        raise MedflError(f"{folder / STUDY} lacks {', '.join(missing)}; `medfl study` with --tables writes it anew")
+    Tables.load(folder)  # refuses damaged tables in a sentence
+    found["description"] = scrub_text(str(found.get("description") or "").strip())
+    found["failed"] = {title: scrub_text(why) for title, why in (found.get("failed") or {}).items()}
+    known = {(partition, method) for partition in found["partitions"] for method in found["methods"]}
+    runs, sites, curves = (
+        [row for row in _rows(folder / name) if (row["partition"], row["method"]) in known]
+        for name in (RUNS, "sites.csv", "curves.csv")
+    )
+    return StudyEvidence(found, runs, sites, Curves(curves))
+
+
+def _rows(path: Path) -> list[Row]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def _ends(row: Row | None) -> tuple[float, float] | None:
+    low, high = (number(row, end) if row else None for end in ("auroc_low", "auroc_high"))
+    return None if low is None or high is None else (low, high)

@@ -1,0 +1,224 @@
+"""The study file, and the runs it asks for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from medfl import config
+from medfl.errors import MedflError
+from medfl.pipeline.load_pipeline import load_pipeline, read_mapping, validate
+
+BRACKETS = ("local_only", "centralised")
+FIGURES = ("held_out_mean_auroc", "held_out_worst_auroc", "train_mean_auroc", "train_worst_auroc")
+ALL = "all partitions"
+PLAIN = "as_stated"  # the partition of a study that names none
+# What does not change a run's figures, or lies elsewhere on another machine; the data itself is in the data digest.
+NOT_CONTENT = ("name", "description", "tracking", "registry")
+# How long is waited, how many threads, and what is measured beside the tables of a study.
+NOT_FIGURES = (
+    ("training", "threads"),
+    ("training", "timeout"),
+    ("training", "clock"),  # a study's runs are of one process, where only one clock goes
+    ("evaluation", "members"),
+)
+
+
+class Arm(config.Section):
+    """A method of a study: its chain, and keys of the pipeline that go with it (a tuned learning rate, say)."""
+
+    method: list[str | dict[str, Any]] = Field(default=[])
+    set: dict[str, Any] = Field(default={})
+
+
+class StudyFile(config.Section):
+    """Many runs of one pipeline: every method on every partition with every seed."""
+
+    name: config.Name
+    description: str = ""
+    pipeline: str
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    methods: dict[str, list[str | dict[str, Any]] | Arm] = Field(min_length=1)
+    partitions: dict[str, dict[str, Any]] = Field(default={})
+    leave_one_site_out: bool = False
+    brackets: bool = True
+    figure: Literal["held_out_mean_auroc", "held_out_worst_auroc", "train_mean_auroc", "train_worst_auroc"] | None = (
+        None
+    )
+
+    @field_validator("seeds")
+    @classmethod
+    def _no_seed_twice(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) != len(seeds):
+            raise ValueError("a seed stands twice; each counts once")
+        return seeds
+
+    @field_validator("partitions")
+    @classmethod
+    def _reserved_name(cls, partitions: dict[str, Any]) -> dict[str, Any]:
+        if ALL in partitions:
+            raise ValueError(f"{ALL!r} is what the study calls all of them together; choose another name")
+        return partitions
+
+    def arms(self) -> dict[str, Arm]:
+        """The methods by name, in the order of the file; then the brackets that the file does not name itself."""
+        stated = {name: arm if isinstance(arm, Arm) else Arm(method=arm) for name, arm in self.methods.items()}
+        listed = {entry for arm in stated.values() for entry in arm.method if isinstance(entry, str)}
+        missing = [name for name in BRACKETS if name not in listed] if self.brackets else []
+        only_last = {"select": "last", "training.sites_per_round": None}
+        return stated | {name: Arm(method=[name], set=only_last) for name in missing}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of a study.
+
+    Attributes:
+        partition, method, seed: what the file calls it.
+        fold: the training site that this run leaves out and measures; "" without folds.
+        pipeline: resolved; tracking and registry are the study's business.
+        key: digest of all that decides the run's figures but its data and its machine.
+    """
+
+    partition: str
+    method: str
+    seed: int
+    fold: str
+    pipeline: config.Pipeline
+    key: str
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return " · ".join(
+            [self.partition, self.method, f"seed {self.seed}", *([f"without {self.fold}"] * bool(self.fold))]
+        )
+
+    @property
+    def identity(self) -> dict[str, str | int]:
+        """The columns that name a run in every table."""
+        return {"partition": self.partition, "method": self.method, "seed": self.seed, "fold": self.fold}
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study file and its runs, in the order partition, seed, method, fold."""
+
+    file: StudyFile
+    runs: tuple[Planned, ...]
+
+    @property
+    def methods(self) -> list[str]:
+        """Names of the methods; the first is the one that the others are compared with."""
+        return list(self.file.arms())
+
+    @property
+    def partitions(self) -> list[str]:
+        """Names of the partitions."""
+        return list(self.file.partitions) or [PLAIN]
+
+    @property
+    def figure(self) -> str:
+        """The figure of the headline: what the file says, else the mean over held-out sites where there are any."""
+        held_out = any(run.pipeline.held_out_sites for run in self.runs)
+        return self.file.figure or ("held_out_mean_auroc" if held_out else "train_mean_auroc")
+
+
+def load_study(path: Path | str, overrides: Sequence[str] = ()) -> Study:
+    """Read a study file and resolve every run it asks for; `overrides` act on the pipeline, before the study's own.
+
+    Raises:
+        MedflError: no such file, unknown keys, a pipeline that is missing or does not load with a method's keys.
+    """
+    file = Path(path)
+    raw = read_mapping(file, "study")
+    if "training" in raw and "methods" not in raw:
+        raise MedflError(
+            f"{file} is a pipeline file, not a study; a study names `pipeline`, `seeds` and `methods` "
+            f"(docs/studies.md), or take `medfl study --leave-one-site-out {file}`"
+        )
+    spec = validate(StudyFile, raw, file)
+    base = file.parent / Path(spec.pipeline).expanduser()
+    if not base.is_file():
+        raise MedflError(f"{file}: `pipeline`: there is no pipeline file {base}")
+    return _resolve(spec, base, list(overrides), str(file))
+
+
+def leave_one_site_out(path: Path | str, overrides: Sequence[str] = ()) -> Study:
+    """The study in which every training site of one pipeline takes its turn as the unseen one."""
+    pipeline = load_pipeline(path, overrides)
+    spec = StudyFile(
+        name=pipeline.name,
+        description=pipeline.description,
+        pipeline=str(path),
+        seeds=[pipeline.seed],
+        methods={_chain_name(pipeline.method): pipeline.method},
+        leave_one_site_out=True,
+        brackets=False,
+    )
+    return _resolve(spec, Path(path), list(overrides), str(path))
+
+
+def _chain_name(method: Sequence[str | Mapping[str, Any]]) -> str:
+    return "+".join(entry if isinstance(entry, str) else next(iter(entry)) for entry in method) or "fedavg"
+
+
+def _resolve(spec: StudyFile, base: Path, overrides: list[str], where: str) -> Study:
+    runs = []
+    for partition, changes in (spec.partitions or {PLAIN: {}}).items():
+        for seed in spec.seeds:
+            for name, arm in spec.arms().items():
+                own = {**changes, **arm.set, "method": arm.method, "seed": seed, "registry": None}
+                stated = [*overrides, *(f"{key}={json.dumps(value)}" for key, value in own.items())]
+                try:
+                    pipeline = load_pipeline(base, stated)
+                except MedflError as error:
+                    raise MedflError(f"{where}: partition {partition}, method {name}: {error}") from None
+                for fold, folded in _folds(pipeline, where) if spec.leave_one_site_out else [("", pipeline)]:
+                    runs.append(Planned(partition, name, seed, fold, folded, content_key(folded)))
+    return Study(spec, tuple(runs))
+
+
+def _folds(pipeline: config.Pipeline, where: str) -> list[tuple[str, config.Pipeline]]:
+    """Every training site in turn as the only held-out one. Sites held out by the file stay untouched."""
+    sites = pipeline.train_sites
+    if len(sites) < 3:
+        raise MedflError(
+            f"{where}: leaving one site out needs at least 3 training sites, this pipeline has {len(sites)}"
+        )
+    folds = []
+    for unseen in sites:
+        seen = [site for site in sites if site is not unseen]
+        split = pipeline.sites.model_copy(
+            update={"train": seen, "held_out": [unseen.model_copy(update={"role": "held_out"})]}
+        )
+        folds.append((unseen.name, pipeline.model_copy(update={"sites": split})))
+    return folds
+
+
+def content_key(pipeline: config.Pipeline) -> str:
+    """12 hex digits over everything in a resolved pipeline that decides the figures, and the version of medfl."""
+    content = pipeline.model_dump(mode="json", exclude_none=True)
+    for key in NOT_CONTENT:
+        content.pop(key, None)
+    for section, key in NOT_FIGURES:
+        content[section].pop(key, None)
+    _without_paths(content["data"], "root", "cache", "source_groups")
+    for site in content["sites"]["train"] + content["sites"]["held_out"]:
+        site.pop("description", None)
+        _without_paths(site.get("data") or {}, "root", "source_groups")
+    text = json.dumps([content, version("medfl")], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _without_paths(section: dict[str, Any], *keys: str) -> None:
+    for key in keys:
+        if "/" in str(section.get(key, "")) or key in ("root", "cache"):
+            section.pop(key, None)

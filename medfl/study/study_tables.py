@@ -1,0 +1,193 @@
+"""The tables of a study: runs.csv, sites.csv and curves.csv. Everything a study says is computed from them alone.
+
+Each table is tidy (one line a run, a run's site, a run's round) and is rewritten whole after every run, so a study
+that stops anywhere is a folder that the same command goes on from, with or without its run folders.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medfl.errors import MedflError
+from medfl.metrics import mean_supported, round_stability
+from medfl.study.study_file import Planned
+
+if TYPE_CHECKING:
+    from medfl.runs.folder import RunFolder
+
+Row = dict[str, str]
+IDENTITY = ("partition", "method", "seed", "fold")
+GROUP_FIGURES = ("mean_auroc", "worst_auroc", "mean_ece_before", "mean_ece")
+VALIDATION = ("auroc", "balanced_accuracy", "nll")
+STABILITY = (
+    "oscillation",
+    "largest_drop",
+    "site_spread",
+    "drift",
+    "coherence",
+    "update_cosine",
+    "accumulated_variance",
+    "rounds_to_target",
+)
+SITE_FIGURES = ("auroc", "balanced_accuracy", "ece_before", "ece", "brier", "nll")
+ROUND_FIGURES = ("mean_auroc", "worst_auroc", "site_spread", "drift", "coherence", "update_cosine")
+
+
+@dataclass
+class RunRows:
+    """What the tables hold of one run: its own line, its sites', its rounds'; without the columns that name it."""
+
+    run: Row
+    sites: list[Row]
+    curve: list[Row]
+
+
+@dataclass
+class Tables:
+    """The rows of every finished run, by its key."""
+
+    rows: dict[str, RunRows] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, folder: Path) -> Tables:
+        """The tables of a study folder; empty where there are none. A run counts only if it is in all three.
+
+        Raises:
+            MedflError: a damaged table.
+        """
+        tables = cls()
+        first: dict[str, list[str]] = {}  # a run that stands under two names has its rows twice
+        for row in _read(folder / "runs.csv"):
+            if row["key"] not in first:
+                first[row["key"]] = [row[column] for column in IDENTITY]
+                tables.rows[row["key"]] = RunRows(_unnamed(row), [], [])
+        for name in ("sites", "curves"):
+            for row in _read(folder / f"{name}.csv"):
+                if first.get(row["key"]) == [row[column] for column in IDENTITY]:
+                    held = tables.rows[row["key"]]
+                    (held.sites if name == "sites" else held.curve).append(_unnamed(row))
+        tables.rows = {key: held for key, held in tables.rows.items() if held.sites and held.curve}
+        return tables
+
+    def save(self, folder: Path, planned: Sequence[Planned]) -> None:
+        """Write the finished ones of the planned runs, in their order. runs.csv comes last: what a kill in between
+        leaves in the other two is of runs that are not yet done."""
+        done = [run for run in planned if run.key in self.rows]
+        for name, lines in (
+            ("curves", [(run, row) for run in done for row in self.rows[run.key].curve]),
+            ("sites", [(run, row) for run in done for row in self.rows[run.key].sites]),
+            ("runs", [(run, self.rows[run.key].run) for run in done]),
+        ):
+            _write(folder / f"{name}.csv", [_named(run, row) for run, row in lines])
+
+
+def rows_of(folder: RunFolder, data: str) -> RunRows:
+    """The lines of one finished run."""
+    summary, records = folder.read_summary(), folder.records()
+    return RunRows(run_row(summary, records, data), site_rows(summary), [curve_row(record) for record in records])
+
+
+def run_row(summary: Mapping[str, Any], records: Sequence[Mapping[str, Any]], data: str) -> Row:
+    """One line of runs.csv. `val_*` are means over the training sites' validation data of the last model."""
+    values: dict[str, Any] = {"chain": summary["method"], "rounds": summary["rounds"], "data": data}
+    for role in ("held_out", "train"):
+        group = summary["held_out" if role == "held_out" else "train_sites"]
+        values |= {f"{role}_{figure}": group.get(figure) for figure in GROUP_FIGURES}
+    last = [entry["val"] for entry in records[-1]["sites"].values() if entry["role"] == "train" and "val" in entry]
+    values |= {f"val_mean_{figure}": mean_supported(entry[figure] for entry in last) for figure in VALIDATION}
+    own = [entry["val_personalised"] for entry in records[-1]["sites"].values() if "val_personalised" in entry]
+    values |= {"val_personalised_balanced_accuracy": mean_supported(entry["balanced_accuracy"] for entry in own)}
+    values |= {figure: summary["stability"][figure] for figure in STABILITY}
+    inertia = summary["stability"]["inertia"]
+    values |= {
+        f"inertia_{part}": value for part, value in zip(("first", "middle", "last"), _thirds(inertia), strict=True)
+    }
+    moved = [
+        entry[way] for record in records for entry in record["sites"].values() for way in ("bytes_up", "bytes_down")
+    ]
+    values |= {"megabytes": sum(moved) / 1e6, "virtual_seconds": summary["virtual_seconds"]}
+    values |= {"temperature": summary.get("temperature"), "failures": len(summary["failures"])}
+    values |= {"threads": summary["threads"], "device": summary["versions"]["device"]}
+    values |= {name: summary["versions"][name] for name in ("medfl", "torch", "timm")}
+    return _texts(values)
+
+
+def _thirds(inertia: Mapping[str, float]) -> tuple[float | None, ...]:
+    """Mean inertia of the first, the middle and the last stages: the outer ones are one stage each."""
+    values = list(inertia.values())
+    if len(values) < 3:
+        return (None, None, None)
+    return values[0], mean_supported(values[1:-1]), values[-1]
+
+
+def site_rows(summary: Mapping[str, Any]) -> list[Row]:
+    """Lines of sites.csv: the global model, and the further models that a method keeps at a site."""
+    rows = []
+    for site, entry in sorted(summary["sites"].items()):
+        for model, figures in [("global", entry), *sorted(entry.get("models", {}).items())]:
+            low, high = figures.get("auroc_ci") or (None, None)
+            values = {
+                "site": site,
+                "role": entry["role"],
+                "model": model,
+                "n": figures["n"],
+                "groups": figures["n_groups"],
+            }
+            values |= {figure: figures.get(figure) for figure in SITE_FIGURES}
+            rows.append(_texts(values | {"auroc_low": low, "auroc_high": high}))
+    return rows
+
+
+def curve_row(record: Mapping[str, Any]) -> Row:
+    """One line of curves.csv: validation AUROC over the training sites of the model that entered the round."""
+    scalars = round_stability(record)
+    losses = [entry.get("train_loss") for entry in record["sites"].values()]
+    values: dict[str, Any] = {"round": record["round"], **{figure: scalars.get(figure) for figure in ROUND_FIGURES}}
+    return _texts(values | {"train_loss": mean_supported(losses), "virtual_seconds": record.get("virtual_seconds")})
+
+
+def number(row: Mapping[str, str], column: str) -> float | None:
+    """A cell as a number; None where it is empty or there is no such column."""
+    text = row.get(column, "")
+    return float(text) if text else None
+
+
+def _texts(values: Mapping[str, Any]) -> Row:
+    """Cells: numbers with 9 digits, nothing for what is not available."""
+    return {key: "" if v is None else f"{v:.9g}" if isinstance(v, float) else str(v) for key, v in values.items()}
+
+
+def _named(run: Planned, row: Row) -> Row:
+    return {**{key: str(value) for key, value in run.identity.items()}, "key": run.key, **row}
+
+
+def _unnamed(row: Row) -> Row:
+    return {key: value for key, value in row.items() if key not in (*IDENTITY, "key")}
+
+
+def _read(path: Path) -> Iterable[Row]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    if any("key" not in row or None in row or None in row.values() for row in rows):
+        raise MedflError(
+            f"{path} is no table of a study, or is cut short; restore it or delete the tables of this study"
+        )
+    return rows
+
+
+def _write(path: Path, rows: Sequence[Row]) -> None:
+    from medfl.runs.folder import write_text  # with it comes PyTorch, which reading tables should not cost
+
+    text = io.StringIO()
+    columns = list(dict.fromkeys(key for row in rows for key in row)) or [*IDENTITY, "key"]
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())

@@ -1,0 +1,232 @@
+"""The model card: what the model is for, what it was made of, what was measured, and what was not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from medfl.metrics import format_interval
+from medfl.runs.records import SiteData
+from medfl.runs.redact import scrub
+
+LC25000 = "Borkowski et al. 2019, *Lung and Colon Cancer Histopathological Image Dataset (LC25000)*, arXiv:1912.12142"
+GROUPS = "source groups of LC25000: doi:10.1007/978-3-031-73748-0_2"
+PAPERS = {
+    "dp": "1710.06963",
+    "ecgr": "2601.03584",
+    "fedadagrad": "2003.00295",
+    "fedadam": "2003.00295",
+    "fedasync": "1903.03934",
+    "fedavgm": "1909.06335",
+    "fedbn": "2102.07623",
+    "fedbuff": "2106.06639",
+    "fedgmr": "2512.05372",
+    "fednova": "2007.07481",
+    "fedprox": "1812.06127",
+    "fedyogi": "2003.00295",
+    "finetune": "1910.10252",
+    "krum": "1703.02757",
+    "lips": "2506.00932",
+    "median": "1803.01498",
+    "norm_clip": "1911.07963",
+    "pflalign": "2605.02143",
+    "scaffold": "1910.06378",
+    "trimmed_mean": "1803.01498",
+}
+
+_SOURCES = {
+    "lc25000": "LC25000, five classes of lung and colon tissue at 768 x 768 pixels",
+    "tissue": "generated tissue: drawn from a seed, no patient is behind it",
+    "folder": "patches from the sites' own folders",
+    "csv": "patches listed by the sites' own tables",
+}
+
+
+def model_card(
+    summary: Mapping[str, Any],
+    model: Mapping[str, Any],
+    pipeline: Mapping[str, Any],
+    data: Mapping[str, SiteData] | None = None,
+) -> str:
+    """Write the card in Markdown from `summary.json`, `model.json`, the resolved pipeline and the allocation."""
+    data = data or {}
+    methods = [e if isinstance(e, str) else str(e["name"]) for e in pipeline.get("method") or []]
+    sections = (
+        _head(summary, model, pipeline),
+        _data(summary, pipeline, data),
+        _method(summary, pipeline, methods),
+        _table("Held-out sites (never trained on)", summary, "held_out"),
+        _table("Training sites (their test splits)", summary, "train"),
+        _calibration(summary),
+        _operating(summary),
+        _stability(summary),
+        _limits(summary, model, pipeline),
+        _citations(pipeline, methods),
+    )
+    return "\n\n".join("\n".join(section) for section in sections) + "\n"
+
+
+def _head(summary: Mapping[str, Any], model: Mapping[str, Any], pipeline: Mapping[str, Any]) -> Iterator[str]:
+    yield f"# {pipeline['name']}"
+    if summary["leaky"]:
+        yield "\n**Leaky: copies of one source image may be on both sides of a split. The figures are too good.**"
+    description = scrub(str(pipeline.get("description") or "")).strip()
+    if description:
+        yield f"\n{description}"
+    mpp = model.get("mpp")
+    resolution = f"{mpp:g} microns per pixel" if mpp else "microns per pixel unknown"
+    size = model["size"]
+    yield f"\n{model['backbone']}, {size} x {size} pixels, {resolution}. Classes: {', '.join(model['classes'])}."
+    yield "Input: uint8 RGB patches [N, H, W, 3], any H and W. Output: one probability per class and patch."
+    yield "\n## Intended use"
+    yield "Research on federated learning in histopathology. Not a medical device; not for diagnosis or treatment."
+
+
+def _data(summary: Mapping[str, Any], pipeline: Mapping[str, Any], data: Mapping[str, SiteData]) -> Iterator[str]:
+    settings = pipeline["data"]
+    dealt = settings.get("mode", "dealt") == "dealt"
+    yield "## Data"
+    yield f"Source: {_SOURCES[settings['source']]}."
+    yield (
+        "Whole source groups were dealt to simulated institutions; no group is in two sites or two splits."
+        if dealt
+        else "Every site used its own data, split by source group (in real data, the patient)."
+    )
+    yield "\n| site | role | patches | class mix | digest |\n|---|---|---|---|---|"
+    for name, site in summary["sites"].items():
+        role = site["role"].replace("_", "-")
+        known = data.get(name)
+        if known is None:
+            yield f"| {name} | {role} | {site['n']} (test) | {_mix(site.get('support') or {})} | |"
+            continue
+        counts: dict[str, int] = {}
+        for by_class in known.patches.values():
+            for label, count in by_class.items():
+                counts[label] = counts.get(label, 0) + count
+        yield f"| {name} | {role} | {known.total()} | {_shares(counts)} | {known.digest[:12]} |"
+
+
+def _mix(support: Mapping[str, Mapping[str, int]]) -> str:
+    return _shares({label: entry["patches"] for label, entry in support.items()})
+
+
+def _shares(counts: Mapping[str, int]) -> str:
+    total = sum(counts.values())
+    return ", ".join(f"{label} {100 * count / total:.0f} %" for label, count in counts.items() if count)
+
+
+def _method(summary: Mapping[str, Any], pipeline: Mapping[str, Any], methods: Sequence[str]) -> Iterator[str]:
+    training = pipeline["training"]
+    work = training.get("local_steps")
+    local = f"{work} local steps" if work else f"{training.get('local_epochs', 1)} local epochs"
+    selection = pipeline.get("select", "last")
+    chosen = "the last model" if selection == "last" else f"the best {selection['metric']} (validation data)"
+    yield "## Method"
+    yield f"{' + '.join(methods) or 'FedAvg'}, {training['rounds']} rounds of {local}, seed {summary['seed']}."
+    yield f"Selected: round {summary['selected_round']}, {chosen}; held-out sites were measured once, afterwards."
+
+
+def _table(title: str, summary: Mapping[str, Any], role: str) -> Iterator[str]:
+    yield f"## {title}"
+    sites = {name: site for name, site in summary["sites"].items() if site["role"] == role}
+    if not sites:
+        yield "None."
+        return
+    yield "95 % intervals by bootstrap over source groups. AUROC one against the rest, mean over supported classes.\n"
+    yield "| site | patches | groups | classes | AUROC | balanced accuracy | ECE before | ECE | Brier | NLL |"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
+    for name, site in sites.items():
+        few = bool(site.get("few_groups"))
+        figures = [
+            format_interval(site.get(key), site.get(f"{key}_ci"), few_groups=few and key == "auroc")
+            for key in ("auroc", "balanced_accuracy", "ece", "brier", "nll")
+        ]
+        figures.insert(2, _figure(site.get("ece_before")))
+        supported = len(site["supported_classes"])
+        yield f"| {name} | {site['n']} | {site['n_groups']} | {supported} | {' | '.join(figures)} |"
+    if role == "held_out":
+        over = summary["held_out"]
+        yield (
+            f"\nOver the held-out sites: mean AUROC {_figure(over.get('mean_auroc'))}, worst "
+            f"{_figure(over.get('worst_auroc'))}; calibration: mean ECE {_figure(over.get('mean_ece'))}."
+        )
+
+
+def _calibration(summary: Mapping[str, Any]) -> Iterator[str]:
+    yield "## Calibration"
+    fit = summary.get("calibration")
+    if fit is None:
+        yield "None: probabilities are the network's own."
+        return
+    yield (
+        f"The model's logits are divided by the temperature {_figure(fit['temperature'])}, fitted to {fit['patches']} "
+        f"validation patches of the training sites (NLL {_figure(fit['nll_before'])} before, "
+        f"{_figure(fit['nll_after'])} after). Every figure here is of these probabilities, but for ECE before."
+    )
+    if fit.get("bound") is not None:
+        yield "The temperature is at the end of its range: the validation data did not determine it."
+
+
+def _operating(summary: Mapping[str, Any]) -> Iterator[str]:
+    yield "## Operating points at held-out sites"
+    operating = summary.get("operating")
+    if not operating:
+        yield "None."
+        return
+    yield f"Thresholds chosen for a sensitivity of {operating['sensitivity']:g} on validation data of training sites.\n"
+    yield "| site | target | threshold | positive | negative | sensitivity | specificity |"
+    yield "|---|---|---|---|---|---|---|"
+    for name, site in summary["sites"].items():
+        for target, point in (site.get("operating") or {}).items() if site["role"] == "held_out" else ():
+            rates = [format_interval(point[rate], point[f"{rate}_ci"]) for rate in ("sensitivity", "specificity")]
+            counts = f"{_figure(point['threshold'])} | {point['positives']} | {point['negatives']}"
+            yield f"| {name} | {target} | {counts} | {' | '.join(rates)} |"
+
+
+def _stability(summary: Mapping[str, Any]) -> Iterator[str]:
+    yield "## Stability over the rounds"
+    stability = summary.get("stability") or {}
+    shown = ("oscillation", "largest_drop", "site_spread", "drift", "coherence", "update_cosine", "rounds_to_target")
+    yield ", ".join(f"{key.replace('_', ' ')} {_figure(stability.get(key))}" for key in shown) + "."
+
+
+def _limits(summary: Mapping[str, Any], model: Mapping[str, Any], pipeline: Mapping[str, Any]) -> Iterator[str]:
+    settings = pipeline["data"]
+    few = [name for name, site in summary["sites"].items() if site.get("few_groups")]
+    classes = len(model["classes"])
+    partial = [
+        n for n, s in summary["sites"].items() if s["role"] == "held_out" and len(s["supported_classes"]) < classes
+    ]
+    yield "## Limits"
+    if summary["leaky"]:
+        yield "- Leaky splits: copies of one source image may be on both sides. Nothing follows for new patients."
+    if settings["source"] == "tissue":
+        yield "- Trained and measured on generated tissue: the figures say nothing about patients."
+    if settings["source"] == "lc25000":
+        yield "- LC25000 is augmented from few source tiles; its source groups are no patients."
+    if settings.get("mode", "dealt") == "dealt":
+        strength = settings.get("stain_strength", 1.0)
+        yield f"- Institutions and stain differences are simulated (stain strength {strength:g})."
+    if not model.get("mpp"):
+        yield "- Microns per pixel unknown: patches of another magnification give figures of unknown worth."
+    if few:
+        yield f"- Few source groups, wide and shaky intervals: {', '.join(few)}."
+    if partial:
+        yield f"- Held-out sites without all classes: {', '.join(partial)}."
+    if summary.get("failures"):
+        yield f"- Sites failed in some rounds ({len(summary['failures'])} failures)."
+    yield "- Stains, scanners and populations that no site represents are untested."
+
+
+def _citations(pipeline: Mapping[str, Any], methods: Sequence[str]) -> Iterator[str]:
+    settings = pipeline["data"]
+    yield "## Citations"
+    cited = [LC25000] if settings["source"] == "lc25000" else []
+    if settings["source"] == "lc25000" and settings.get("source_groups") != "ignore":
+        cited.append(GROUPS)
+    cited += [f"{name}: arXiv:{PAPERS[name]}" for name in methods if name in PAPERS]
+    yield "\n".join(f"- {line}" for line in cited) or "None."
+
+
+def _figure(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)

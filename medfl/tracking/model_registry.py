@@ -1,0 +1,224 @@
+"""A run enters the model registry: behind gates, and never in the place of a better model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medfl import config
+from medfl.errors import GateFailed, MedflError
+from medfl.metrics import mean_supported
+from medfl.runs.records import CARD, MODEL, RunRecords, finished_run, read_json
+from medfl.runs.redact import scrub
+from medfl.tracking.connect import brief, client_for, mlflow_errors, resolve_uri, shown
+from medfl.tracking.download import fetch_version
+from medfl.tracking.gates import check
+from medfl.tracking.log_model import UUID_TAG
+from medfl.tracking.model_card import model_card
+from medfl.tracking.sync import sync
+from medfl.tracking.sync_state import State
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.tracking import MlflowClient
+
+MAX_DESCRIPTION = 5000
+CUT = f"\n\n... (the whole card is {CARD} among the model's files)"
+SiteAuroc = Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A run's place in the registry.
+
+    Attributes:
+        name, version, alias: of the registered model; the alias is None when none was asked for.
+        uri: `models:/name@alias` or `models:/name/version`.
+        run_id: the MLflow run of the federation.
+        created: False when this run already was a version of this model.
+        forced: what `force` overrode, in words; "" for nothing.
+    """
+
+    name: str
+    version: str
+    alias: str | None
+    uri: str
+    run_id: str
+    created: bool
+    forced: str = ""
+
+
+def register(
+    folder: Path,
+    *,
+    name: str,
+    alias: str | None = None,
+    gates: config.Gates | None = None,
+    margin: float = 0.01,
+    force: bool = False,
+    tracking: config.Tracking,
+    evaluate_holder: Callable[[Path], SiteAuroc] | None = None,
+) -> Registered:
+    """Register a finished run's model and let an alias point at it. A run becomes one version at most.
+
+    Args:
+        folder: a finished run folder; it is uploaded first where MLflow does not have it yet.
+        name: of the registered model.
+        alias: to be moved to this version, unless its present holder is better.
+        gates: what the result must reach; `force` does not open them.
+        margin: how much worse (mean held-out AUROC) than the alias's holder is still accepted.
+        force: move the alias all the same; recorded in the version tag `medfl.forced`.
+        tracking: which server.
+        evaluate_holder: measures the holder when it was not measured on these held-out data before: takes a folder
+            with model.safetensors and model.json, returns held-out site -> AUROC.
+
+    Raises:
+        GateFailed: a gate or the alias guard refuses; the registry is as before, the run is kept (exit code 3).
+        MedflError: the run is not finished, a name is not allowed, or MLflow does not answer.
+    """
+    for kind, word in (("--name", name), ("--alias", alias)):
+        if word is not None and not re.fullmatch(r"[\w\-. ]+", word):
+            raise MedflError(f"{kind} {word!r}: use letters, digits, spaces and `-_.` only")
+    run = finished_run(folder)
+    misses = check(run.summary or {}, gates, run.roles) if gates else []
+    if misses:
+        raise GateFailed(f"{run.name} does not enter the registry: {'; '.join(map(str, misses))}. The run is kept")
+    result = sync(folder, tracking, finished=True)
+    state = State.load(folder)
+    uri = resolve_uri(tracking, state.current)
+    try:
+        client = client_for(uri)
+        holder = _holder(client, name, alias) if alias else None
+        refusal = ""
+        if holder is not None and holder.tags.get(UUID_TAG) != state.run_uuid:
+            refusal = _refusal(client, uri, run, holder, margin, evaluate_holder)
+            if refusal and not force:
+                raise GateFailed(
+                    f"{alias!r} stays at version {holder.version} of {name!r}: {refusal}; --force moves it"
+                )
+        version = _version_of(client, name, state.run_uuid)
+        created = version is None
+        if version is None:
+            version = _create_version(client, name, run, result.run_id, state.servers[uri].model_id, state.run_uuid)
+        if refusal:
+            client.set_model_version_tag(name, version.version, "medfl.forced", refusal)
+        if alias:
+            client.set_registered_model_alias(name, alias, version.version)
+    except mlflow_errors() as error:
+        raise MedflError(f"MLflow at {shown(uri)} does not register {run.name}: {brief(error)}") from error
+    return Registered(
+        name=name,
+        version=str(version.version),
+        alias=alias,
+        uri=f"models:/{name}@{alias}" if alias else f"models:/{name}/{version.version}",
+        run_id=result.run_id,
+        created=created,
+        forced=refusal,
+    )
+
+
+def held_out_digest(run: RunRecords) -> str:
+    """What the held-out sites hash to: two runs with one digest were measured on the same patches, rendered alike.
+
+    The allocation's digests tell files apart, not what rendering makes of them, so its settings are hashed as well.
+    """
+    data = run.pipeline.get("data") or {}
+    shared = {key: data.get(key) for key in ("stain_strength", "mpp", "render", "tissue")}
+    sites = {site["name"]: site for site in (run.pipeline.get("sites") or {}).get("held_out") or []}
+    facts = [
+        [name, run.data[name].digest, {key: site.get(key) for key in ("stain", "stain_strength", "mpp", "render")}]
+        for name, site in sorted(sites.items())
+        if name in run.data
+    ]
+    text = json.dumps([run.pipeline["task"]["classes"], shared, facts], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def held_out_auroc(summary: Mapping[str, Any]) -> dict[str, float | None]:
+    """Held-out site -> AUROC, None where it has none."""
+    return {name: site["auroc"] for name, site in summary["sites"].items() if site["role"] == "held_out"}
+
+
+def _holder(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
+    """The version an alias points at; None when the model or the alias does not exist."""
+    found = {model.name: model for model in client.search_registered_models(f"name='{name}'")}
+    version = found[name].aliases.get(alias) if name in found else None
+    return None if version is None else client.get_model_version(name, str(version))
+
+
+def _refusal(
+    client: MlflowClient,
+    uri: str,
+    run: RunRecords,
+    holder: ModelVersion,
+    margin: float,
+    evaluate_holder: Callable[[Path], SiteAuroc] | None,
+) -> str:
+    """Why the alias may not move, or "". Both models are compared over the sites where both have an AUROC."""
+    new = held_out_auroc(run.summary or {})
+    if not any(value is not None for value in new.values()):
+        return "the new model has no held-out AUROC to compare"
+    known: SiteAuroc
+    if holder.tags.get("held_out.digest") == held_out_digest(run):
+        known = json.loads(holder.tags["held_out.sites"])
+    elif evaluate_holder is not None:
+        try:
+            known = evaluate_holder(fetch_version(client, uri, holder).directory)
+        except MedflError as error:
+            return f"its holder cannot be measured on these held-out data ({error})"
+    else:
+        return "its holder was measured on other held-out data, so that nothing says which model is better"
+    lost = [site for site, value in known.items() if value is not None and new.get(site) is None]
+    if lost:
+        return f"the new model has no AUROC at {', '.join(lost)}, where its holder has one"
+    both = [site for site, value in new.items() if value is not None and known.get(site) is not None]
+    ours, theirs = (mean_supported([values[site] for site in both]) for values in (new, known))
+    if ours is None or theirs is None:
+        return "no held-out site has an AUROC of both models"
+    if ours >= theirs - margin:
+        return ""
+    return (
+        f"on the same held-out sites the new model has a mean AUROC of {ours:.4f} and its holder {theirs:.4f}, "
+        f"which is worse by more than the margin {margin:g}"
+    )
+
+
+def _version_of(client: MlflowClient, name: str, run_uuid: str) -> ModelVersion | None:
+    """The version this run already is, if any."""
+    versions = client.search_model_versions(f"name='{name}'")
+    return next((version for version in versions if version.tags.get(UUID_TAG) == run_uuid), None)
+
+
+def _create_version(
+    client: MlflowClient, name: str, run: RunRecords, run_id: str, model_id: str, run_uuid: str
+) -> ModelVersion:
+    summary = run.summary or {}
+    settings = scrub(read_json(run.folder / MODEL))
+    card = model_card(summary, settings, run.pipeline, run.data)
+    if not client.search_registered_models(f"name='{name}'"):
+        client.create_registered_model(name)
+    tags = {
+        UUID_TAG: run_uuid,
+        "medfl.run": run.name,
+        "method": run.method,
+        "seed": str(summary["seed"]),
+        "leaky": str(bool(summary["leaky"])).lower(),
+        "fingerprint": str(settings.get("fingerprint")),
+        "held_out.mean_auroc": json.dumps(summary["held_out"]["mean_auroc"]),
+        "held_out.digest": held_out_digest(run),
+        "held_out.sites": json.dumps(held_out_auroc(summary)),
+    }
+    return client.create_model_version(
+        name,
+        # not `models:/<id>`: a database store would look that up on the process's global server
+        source=client.get_logged_model(model_id).artifact_location,
+        run_id=run_id,
+        tags=tags,
+        description=card if len(card) <= MAX_DESCRIPTION else card[: MAX_DESCRIPTION - len(CUT)] + CUT,
+        model_id=model_id,
+    )

@@ -1,0 +1,433 @@
+"""Kits: each party's own and no more, keys that stay where they are, and one sentence for what is wrong with one."""
+
+import datetime as dt
+import json
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import NameOID
+
+from medfl import config
+from medfl.engines.nvflare import preflight
+from medfl.engines.nvflare.job import ALLOWED, write_job
+from medfl.engines.nvflare.preflight import address, reach, server_kit, site_name
+from medfl.engines.nvflare.provision import place_server
+from medfl.engines.nvflare.session import Job, command, free_port, session, wait_for_sites
+from medfl.engines.nvflare.startup_kit import make_kits
+from medfl.engines.processes import Crew
+from medfl.engines.remote.party_files import read_site
+from medfl.engines.remote.server_endpoint import compare_groups
+from medfl.engines.remote.site_endpoint import Desk
+from medfl.errors import MedflError
+from medfl.pipeline.load_pipeline import load_pipeline
+from medfl.pipeline.run import run
+from medfl.runs.folder import RunFolder
+from medfl.tracking.connect import client_for
+from tests.test_engines import SMALL, same_result
+from tests.test_run import own_folder
+
+SITES = ("held-out-01", "site-01", "site-02")
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pipelines") / "small.yaml"
+    path.write_text(yaml.safe_dump(SMALL))
+    return load_pipeline(path)
+
+
+@pytest.fixture(scope="module")
+def made(pipeline, tmp_path_factory):
+    """Kits for a server that nobody finds."""
+    out = tmp_path_factory.mktemp("kits") / "out"
+    assert make_kits(pipeline, out, "no-such-host.invalid", 8002) == ["server", *SITES]
+    return out
+
+
+@pytest.fixture
+def kits(made, tmp_path):
+    """A copy to be spoilt."""
+    return Path(shutil.copytree(made, tmp_path / "kits"))
+
+
+def keys_in(folder: Path) -> set[str]:
+    """Private keys below a folder, as text, wherever they hide."""
+    found = set()
+    for file in folder.rglob("*"):
+        if file.is_file():
+            text = file.read_text(errors="ignore").replace("\\n", "\n")
+            found |= {part.split("-----END")[0] for part in text.split("PRIVATE KEY-----\n")[1::2]}
+    return found
+
+
+def test_a_private_key_is_in_its_own_kit_only_and_for_its_owner_only(made):
+    held = {name: keys_in(made / name) for name in ("server", *SITES, "authority")}
+    assert {name: len(keys) for name, keys in held.items()} == dict.fromkeys(SITES, 1) | {"server": 2, "authority": 1}
+    assert len(set.union(*held.values())) == sum(map(len, held.values()))
+    assert sorted(p.name for p in made.iterdir()) == ["authority", *sorted(("server", *SITES))]
+    for file in made.rglob("*"):
+        assert file.stat().st_mode & 0o077 == 0 or file.name in ("README.md", "rootCA.pem"), file
+
+
+def test_each_kit_holds_its_partys_files_only(made, pipeline):
+    slices = {name: (made / name / "medfl" / "allocation.csv").read_text().splitlines()[1:] for name in SITES}
+    files = {name: {line.rsplit(",", 1)[1] for line in lines} for name, lines in slices.items()}
+    for name in SITES:
+        text = "".join(p.read_text(errors="ignore") for p in (made / name).rglob("*") if p.is_file())
+        assert f"class_mix:\n  {SMALL['task']['classes'][0]}" in text  # its own
+        for other in set(SITES) - {name}:
+            assert not any(file in text for file in files[other])
+        own, site, share = read_site(made / name / "medfl", name)
+        assert len(share.rows) == len(slices[name])
+        assert site == next(s for s in pipeline.all_sites if s.name == name)
+        assert own.tracking.enabled is False
+        assert "medfl deploy join ." in (made / name / "README.md").read_text()
+    text = "".join(p.read_text(errors="ignore") for p in (made / "server").rglob("*") if p.is_file())
+    assert not any(file in text for found in files.values() for file in found)
+    assert "class_mix" not in text
+    assert "medfl deploy serve ." in (made / "server" / "README.md").read_text()
+
+
+def test_a_site_admits_no_code_no_shell_and_sends_no_log(made):
+    for name in SITES:
+        local = made / name / "local"
+        assert not (local / "resources.json.default").exists()
+        resources = json.loads((local / "resources.json").read_text())
+        assert resources["class_allow_list"] == list(ALLOWED)
+        assert resources["class_list_enforcement_mode"] == "enforce"
+        assert resources["allow_log_streaming"] is False
+        assert "stream" not in json.dumps(resources["components"])
+        rights = json.loads((local / "authorization.json").read_text())["permissions"]
+        assert rights == {"project_admin": dict.fromkeys(("submit_job", "manage_job", "view", "operate"), "any")}
+        assert site_name(made / name) == name
+
+
+def spoil(kits, what):
+    """Damage a kit in one way; returns what to do with it."""
+    site, server = kits / "site-01", kits / "server"
+    if what == "server joins":
+        return lambda: site_name(server)
+    if what == "site serves":
+        return lambda: server_kit(site)
+    if what == "no folder":
+        return lambda: site_name(kits / "nobody")
+    if what == "policy":
+        (site / "local" / "authorization.json").write_text("{}")
+    elif what == "startup":
+        (site / "startup" / "fed_client.json").write_text("{}")
+    elif what == "key":
+        (site / "startup" / "client.key").chmod(0o644)
+    elif what == "other site":
+        shutil.copy(kits / "site-02" / "medfl" / "site.yaml", site / "medfl" / "site.yaml")
+        return lambda: read_site(site / "medfl", "site-01")
+    elif what == "no kit":
+        (server / "medfl" / "kits.json").write_text(json.dumps(["site-01", "held-out-01"]))
+        return lambda: server_kit(server)
+    elif what == "name":
+        return lambda: reach(site)
+    return lambda: site_name(site)
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("server joins", "the kit of the server; start it with `medfl deploy serve"),
+        ("site serves", "the kit of a site; start it with `medfl deploy join"),
+        ("no folder", "is no kit"),
+        ("policy", "local is not as it was signed"),
+        ("startup", "startup is not as it was signed"),
+        ("key", "chmod 600"),
+        ("other site", "is the file of site-02, but this kit belongs to site-01"),
+        ("no kit", "names site-02, which has no kit"),
+        ("name", "no-such-host.invalid, is not known here"),
+    ],
+)
+def test_what_is_wrong_with_a_kit_is_one_sentence(kits, what, says):
+    with pytest.raises(MedflError, match=says) as caught:
+        spoil(kits, what)()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("days", "says"), [(-3, "this machine's clock says"), (4000, "ended on")])
+def test_a_clock_that_is_off_is_told_at_the_site(made, monkeypatch, days, says):
+    shown = dt.datetime.now(dt.UTC) + dt.timedelta(days=days)
+
+    class Clock(dt.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return shown
+
+    monkeypatch.setattr(preflight.datetime, "datetime", Clock)
+    with pytest.raises(MedflError, match=says):
+        site_name(made / "site-01")
+
+
+def test_the_way_to_the_server_is_tried_before_anything_starts(pipeline, tmp_path):
+    port = free_port(0)
+    make_kits(pipeline, tmp_path / "a", "localhost", port)
+    make_kits(pipeline, tmp_path / "b", "localhost", port)
+    kit = tmp_path / "a" / "site-01"
+    assert address(kit) == ("localhost", port)
+    assert reach(kit) is False  # nobody there yet: worth waiting for
+    for other, says in (("a", None), ("b", "of another making")):
+        startup = tmp_path / other / "server" / "startup"
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(startup / "server.crt", startup / "server.key")
+        with socket.create_server(("127.0.0.1", port)) as listening:
+
+            def answer(listening=listening, context=context):
+                plain, _ = listening.accept()
+                try:
+                    with context.wrap_socket(plain, server_side=True):
+                        time.sleep(0.2)
+                except ssl.SSLError:
+                    plain.close()
+
+            thread = threading.Thread(target=answer)
+            thread.start()
+            if says is None:
+                assert reach(kit) is True
+            else:
+                with pytest.raises(MedflError, match=says):
+                    reach(kit)
+            thread.join()
+
+
+def own_pipeline(tmp_path, seeds=(1, 2), **changes):
+    roots = [own_folder(tmp_path / n, {"lung_n": 1, "colon_n": 2}, s) for n, s in zip(("a", "b"), seeds, strict=True)]
+    sites = [{"name": root.name, "data": {"source": "folder", "root": str(root)}} for root in roots]
+    content = SMALL | {"data": {"source": "folder", "mode": "own", "size": 32}, "sites": {"train": sites}} | changes
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return load_pipeline(path)
+
+
+def test_source_groups_are_compared_by_keyed_hashes_without_a_name(tmp_path):
+    pipeline = own_pipeline(tmp_path, seeds=(1, 1))  # the same sixteen patients' names at both
+    out = tmp_path / "kits"
+    make_kits(pipeline, out, "localhost", 8002)
+    key = (out / "a" / "medfl" / "consortium.key").read_text()
+    assert key == (out / "b" / "medfl" / "consortium.key").read_text()
+    assert key not in "".join(p.read_text(errors="ignore") for p in (out / "server").rglob("*") if p.is_file())
+    hello = {name: Desk(out / name / "medfl", name).hello() for name in ("a", "b")}
+    assert b"patient" not in hello["a"] + hello["b"]
+    groups = {name: json.loads(text)["groups"] for name, text in hello.items()}
+    assert len(groups["a"]["own"]) == 8
+    said = []
+    compare_groups(groups, said.append)
+    assert len(said) == 1
+    assert said[0].startswith("8 source groups have the same names at a and b")
+    with pytest.raises(MedflError, match="1 source groups are at site a and at site b"):
+        compare_groups({"a": {"published": ["x", "y"]}, "b": {"published": ["y"]}}, said.append)
+    compare_groups({"a": {"own": ["x"]}, "b": {"own": ["y"]}}, said.append)
+    assert len(said) == 1
+
+
+def test_kits_of_own_data_need_no_data_and_a_further_site_leaves_the_others_alone(tmp_path):
+    pipeline = own_pipeline(tmp_path)
+    shutil.rmtree(tmp_path / "a")
+    shutil.rmtree(tmp_path / "b")
+    out = tmp_path / "kits"
+    make_kits(pipeline, out, "localhost", 8002)
+    before = {name: keys_in(out / name) for name in ("a", "b", "server")}
+    third = pipeline.train_sites[0].model_copy(update={"name": "c"})
+    sites = pipeline.sites.model_copy(update={"train": [*pipeline.sites.train, third]})
+    make_kits(pipeline.model_copy(update={"sites": sites}), out, "localhost", 8002)
+    assert {name: keys_in(out / name) for name in before} == before
+    assert site_name(out / "c") == "c"
+    server_kit(out / "server")
+    with pytest.raises(MedflError, match=r"site a: `data.root` names"):
+        read_site(out / "a" / "medfl", "a")
+
+
+def test_dealt_data_are_dealt_to_all_at_once(made, pipeline):
+    with pytest.raises(MedflError, match="holds kits already"):
+        make_kits(pipeline, made, "localhost", 8002)
+
+
+def medfl(*words, log: Path) -> subprocess.Popen:
+    with log.open("ab") as stream:
+        return subprocess.Popen([sys.executable, "-m", "medfl", *map(str, words)], stdout=stream, stderr=stream)
+
+
+@pytest.mark.slow
+def test_a_run_from_kits_stopped_and_continued_is_the_run_in_one_process(pipeline, tmp_path):
+    longer = pipeline.training.model_copy(update={"rounds": 12, "local_steps": 40})
+    pipeline = pipeline.model_copy(update={"training": longer})
+    here = run(pipeline, tmp_path / "here").folder
+    make_kits(pipeline, tmp_path / "kits", "localhost", free_port(0))
+    out, logs = tmp_path / "run", tmp_path / "log.txt"
+    sites = [medfl("deploy", "join", tmp_path / "kits" / name, log=logs) for name in SITES]
+    serve = ("deploy", "serve", tmp_path / "kits" / "server", "--out", out, "--wait", "120")
+    try:
+        interrupted_after_a_round(medfl(*serve, log=logs), out, logs)
+        assert not (out / "summary.json").exists()
+        again = medfl(*serve, log=logs)
+        assert again.wait(200) == 0, logs.read_text()
+    finally:
+        assert ended(*sites) == [130, 130, 130]
+    there = type(here)(out)
+    same_result(here, there)
+    assert not [p for p in os.listdir(out) if "allocation.csv" in p]
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", address(tmp_path / "kits" / "site-01")[1])) != 0
+
+
+def interrupted_after_a_round(server: subprocess.Popen, out: Path, logs: Path) -> None:
+    """Stop a server with Ctrl-C once it has a round to keep."""
+    deadline = time.monotonic() + 150
+    while not (out / "checkpoint" / "state.json").exists() and server.poll() is None:
+        assert time.monotonic() < deadline, logs.read_text()
+        time.sleep(0.02)
+    server.send_signal(signal.SIGINT)
+    assert server.wait(60) == 130, logs.read_text()
+
+
+def ended(*processes: subprocess.Popen) -> list[int]:
+    """Ask all to end before any is waited for; their exit codes."""
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    return [process.wait(30) for process in processes]
+
+
+@pytest.mark.slow
+def test_a_site_that_comes_late_is_named_until_then_and_takes_part_when_the_run_goes_on(pipeline, tmp_path):
+    changes = {
+        "training": pipeline.training.model_copy(update={"rounds": 12, "local_steps": 40}),
+        "tracking": config.Tracking(uri=f"sqlite:///{tmp_path / 'mlflow.db'}"),
+    }
+    make_kits(pipeline.model_copy(update=changes), tmp_path / "kits", "localhost", free_port(0))
+    out, logs = tmp_path / "run", tmp_path / "log.txt"
+    sites = [medfl("deploy", "join", tmp_path / "kits" / name, log=logs) for name in ("site-01", "held-out-01")]
+    try:
+        serve = ("deploy", "serve", tmp_path / "kits" / "server", "--out", out, "--wait")
+        interrupted_after_a_round(medfl(*serve, "20", log=logs), out, logs)
+        assert "Site site-02 is not connected" in logs.read_text()
+        sites.append(medfl("deploy", "join", tmp_path / "kits" / "site-02", log=logs))
+        again = medfl(*serve, "120", log=logs)
+        assert again.wait(200) == 0, logs.read_text()
+    finally:
+        assert ended(*sites) == [130] * len(sites)
+    folder = RunFolder(out)
+    failed = [[(f["site"], f["reason"]) for f in record["failures"]] for record in folder.records()]
+    early = failed.index([])
+    assert 0 < early < 12
+    assert failed == [[("site-02", "not connected")]] * early + [[]] * (13 - early)
+    assert all(record["counted"] for record in folder.records()[:-1])
+    assert set(folder.read_summary()["sites"]) == set(SITES)
+    # MLflow has the whole run once, those of the second part behind those of the first.
+    client = client_for(changes["tracking"].uri)
+    runs = client.search_runs([client.get_experiment_by_name("medfl").experiment_id])
+    assert sorted(run.data.tags["role"] for run in runs) == ["federation", "held_out", "train", "train"]
+    (whole,) = (run for run in runs if run.data.tags["role"] == "federation")
+    history = client.get_metric_history(whole.info.run_id, "failures")
+    assert [(m.step, m.value) for m in sorted(history, key=lambda m: m.step)] == [
+        (round_, float(round_ < early)) for round_ in range(13)
+    ]
+
+
+def certificate(folder: Path, authority: Path, ends: dt.timedelta) -> tuple[Path, Path]:
+    """A certificate of site-01 that ends so long from now, signed by an authority, and its key."""
+    root = x509.load_pem_x509_certificate((authority / "rootCA.pem").read_bytes())
+    signer = serialization.load_pem_private_key((authority / "rootCA.key").read_bytes(), password=None)
+    mine, now = rsa.generate_private_key(65537, 2048), dt.datetime.now(dt.UTC)
+    built = (
+        x509.CertificateBuilder(root.subject, x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "site-01")]))
+        .public_key(mine.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=2))
+        .not_valid_after(now + ends)
+        .sign(signer, hashes.SHA256())
+    )
+    folder.mkdir()
+    (folder / "client.crt").write_bytes(built.public_bytes(serialization.Encoding.PEM))
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "client.key").write_bytes(mine.private_bytes(*form))
+    return folder / "client.crt", folder / "client.key"
+
+
+def admitted(port: int, *pair: Path) -> bool:
+    """Whether a server goes on talking to who shows this certificate, or none."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    if pair:
+        context.load_cert_chain(*pair)
+    with socket.create_connection(("127.0.0.1", port), timeout=3) as plain:
+        try:
+            with context.wrap_socket(plain) as secure:
+                return secure.recv(1) != b""
+        except TimeoutError:  # it waits for the first word
+            return True
+        except OSError:
+            return False
+
+
+@pytest.mark.slow
+def test_the_server_admits_its_own_sites_and_no_unknown_or_expired_certificate(pipeline, tmp_path):
+    port = free_port(0)
+    for consortium in ("a", "b"):
+        make_kits(pipeline, tmp_path / consortium, "localhost", port)
+    ours, theirs = tmp_path / "a", tmp_path / "b"
+    logs = tmp_path / "log.txt"
+    server = medfl("deploy", "serve", ours / "server", "--out", tmp_path / "run", "--wait", "300", log=logs)
+    try:
+        deadline = time.monotonic() + 120
+        while "The server listens" not in (logs.read_text() if logs.exists() else ""):
+            assert server.poll() is None, logs.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        day = dt.timedelta(days=1)
+        seen = {
+            "kit": admitted(port, *(ours / "site-01" / "startup" / name for name in ("client.crt", "client.key"))),
+            "ours": admitted(port, *certificate(tmp_path / "ours", ours / "authority", day)),
+            "none": admitted(port),
+            "unknown": admitted(port, *(theirs / "site-01" / "startup" / n for n in ("client.crt", "client.key"))),
+            "expired": admitted(port, *certificate(tmp_path / "old", ours / "authority", -day)),
+        }
+    finally:
+        assert ended(server) == [130], logs.read_text()
+    assert seen == {"kit": True, "ours": True, "none": False, "unknown": False, "expired": False}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["code", "class"])
+def test_a_job_that_brings_code_or_names_another_class_is_not_carried_out(pipeline, tmp_path, what):
+    """Whoever leads is known to all; what a site lets a job do is the site's."""
+    kits, marker = tmp_path / "kits", tmp_path / "carried-out"
+    make_kits(pipeline, kits, "localhost", free_port(0))
+    place_server(kits / "server")
+    job = write_job(tmp_path / "job", "run1", 60.0, 1)
+    if what == "code":
+        (job / "app" / "custom").mkdir()
+        (job / "app" / "custom" / "evil.py").write_text(
+            f"open({str(marker)!r}, 'w').close()\n\nclass Evil:\n    pass\n"
+        )
+    config_file = job / "app" / "config" / "config_fed_client.json"
+    stated = json.loads(config_file.read_text())
+    evil = {"code": ("evil.Evil", {}), "class": ("subprocess.Popen", {"args": ["touch", str(marker)]})}[what]
+    stated["components"].append({"id": "evil", "path": evil[0], "args": evil[1]})
+    config_file.write_text(json.dumps(stated))
+    with Crew(f"job-{what}") as crew:
+        for name in ("server", "site-01"):
+            crew.start(name, command(kits / name, name), tmp_path / f"{name}.log")
+        until = time.monotonic() + 90
+        with session(kits / "server" / "lead", until) as opened:
+            assert wait_for_sites(opened, ["site-01"], until, lambda: None) == {"site-01"}
+            over = Job(opened, job, lambda: None)
+            while (why := over()) is None and time.monotonic() < until:
+                time.sleep(0.5)
+    assert why is not None
+    assert not marker.exists()

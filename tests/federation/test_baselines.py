@@ -1,0 +1,236 @@
+"""The arms beside the federation: each site alone, all data in one place. Whole runs of them and of FedGMR."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from medfl.cli.terminal import Terminal
+from medfl.errors import MedflError
+from medfl.federation.baselines import POOL, Centralised, LocalOnly, own_model, pool, pooled_site
+from medfl.federation.rounds import Federation
+from medfl.federation.transport import InProcess
+from medfl.federation.virtual_time import Pace
+from medfl.methods.core.chain import build_chain
+from medfl.methods.core.method_table import listing
+from medfl.pipeline.evaluate_model import find_model
+from medfl.pipeline.load_pipeline import load_pipeline
+from medfl.pipeline.prepare import Watcher
+from medfl.pipeline.register_run import register_run
+from medfl.pipeline.run import resume, run
+from medfl.pipeline.summary import held_out_figures
+from medfl.site.site import Site
+from tests.hand import Lossy, play
+from tests.tiny import write_tiny
+from tests.toys import toy_bench, toy_federation, toy_sites, toy_store, toy_work
+
+
+def as_arm(kind, federation, extra=None):
+    """The same plan, sites and state under an arm's round loop."""
+    records = []
+    transport = InProcess(federation.transport.sites | (extra or {}))
+    return kind(federation.plan, transport, federation.state, lambda r, _: records.append(r)), records
+
+
+# ----------------------------------------------------------------------------------------------------------- local_only
+
+
+def test_each_site_alone_is_plain_training():
+    bench = toy_bench(backbone="test_resnet")
+    sites = toy_sites(bench, sizes=(16, 8))
+    start = bench.model.weights()
+    alone, records = as_arm(LocalOnly, toy_federation(bench, sites, rounds=3)[0])
+    state = alone.run()
+    for name in sites:
+        solo = toy_federation(bench, {name: sites[name]}, rounds=3)
+        solo[0].state.weights, solo[0].state.buffers = start, state.buffers
+        end = solo[0].run()
+        for mine, plain in zip(own_model(state, name), (end.weights, end.buffers), strict=True):
+            torch.testing.assert_close(mine, plain, rtol=0, atol=1e-6)
+        figures = [r["sites"][name]["val"]["loss"] for r in solo[1]]
+        assert [r["sites"][name]["val"]["loss"] for r in records] == pytest.approx(figures, abs=1e-5)
+    assert torch.equal(state.weights, start)
+    assert not torch.equal(*(own_model(state, name)[0] for name in sites))
+    assert all(r["update"] is None for r in records)
+    assert records[0]["sites"]["site-0"]["bytes_down"] == records[0]["sites"]["site-0"]["bytes_up"] == 0
+
+
+def test_a_site_that_fails_alone_stays_where_it_was():
+    p = play(lost={(1, "far")}, transport=Lossy, paces={n: Pace(1.0, 1.0, 0.5) for n in ("near", "far")})
+    alone, records = as_arm(LocalOnly, p.federation)
+    alone.transport = p.federation.transport
+    after = []
+    for _ in range(3):
+        records.append(alone.play())
+        after.append([own_model(alone.state, name)[0].tolist() for name in ("near", "far")])
+    assert after[1][1] == after[0][1] != after[2][1]
+    assert after[1][0] != after[0][0]
+    # Two steps of half a second and no line.
+    assert [r["virtual_seconds"] for r in records] == pytest.approx([1.0, 2.0, 3.0])
+
+
+# ---------------------------------------------------------------------------------------------------------- centralised
+
+
+def test_pooled_data_is_trained_on_like_one_sites():
+    sizes = (16, 8)
+    bench = toy_bench()
+    sites = toy_sites(bench, sizes=sizes)
+    pooled = pooled_site(sites)
+    assert pooled.work.steps(len(pooled.store.splits["train"])) == 2 + 1
+    central, records = as_arm(Centralised, toy_federation(bench, sites, rounds=3)[0], {POOL: pooled})
+    start = central.state.weights
+    end = central.run().weights
+    stores = [toy_store(f"site-{i}", i, train=n) for i, n in enumerate(sizes)]
+    images = np.concatenate([store.images[store.splits["train"]] for store in stores])
+    one = toy_store(POOL, 0, train=24)
+    np.copyto(one.images[:24], images)
+    one.labels[:24] = np.concatenate([store.labels[store.splits["train"]] for store in stores])
+    site = Site(POOL, "train", one, toy_work(local_steps=3), bench)
+    solo, _ = toy_federation(bench, {POOL: site}, rounds=3)
+    solo.state.weights = start
+    torch.testing.assert_close(end, solo.run().weights, rtol=0, atol=1e-6)
+    assert records[0]["participants"] == [POOL]
+    assert records[0]["sites"][POOL] == records[0]["sites"][POOL] | {"role": "pool", "steps": 3, "samples": 24}
+    assert set(records[0]["sites"]) == {"site-0", "site-1", POOL}
+    assert "val" in records[0]["sites"]["site-0"]
+    assert "samples" not in records[0]["sites"]["site-0"]
+
+
+def test_the_pool_keeps_source_groups_apart_and_takes_training_patches_only():
+    stores = [toy_store("a", 1, train=6), toy_store("b", 2, train=4)]
+    pooled = pool(stores)
+    assert len(pooled.labels) == 10
+    assert len(set(pooled.groups.tolist())) == 3 + 2
+    np.testing.assert_array_equal(pooled.images[6:], stores[1].images[:4])
+    assert list(pooled.splits) == ["train"]
+
+
+# ------------------------------------------------------------------------------------------------ what they refuse
+
+
+@pytest.mark.parametrize("arm", ["local_only", "centralised"])
+def test_an_arm_stands_alone(arm):
+    for other in ("fedprox", "ecgr", "fedgmr", "scaffold", "fedasync"):
+        with pytest.raises(MedflError, match=f"{arm}.*{other} has nothing to act on"):
+            build_chain([other, arm])
+    with pytest.raises(MedflError, match="nothing to act on"):
+        build_chain(["local_only", "centralised"])
+    assert build_chain([arm]).arm == arm
+    assert build_chain(["ecgr"]).arm == ""
+
+
+def test_the_listing_says_what_goes_with_what():
+    goes = {row[0]: row[3] for row in listing()}
+    assert goes["local_only"] == goes["centralised"] == "nothing"
+    assert goes["ecgr"] == "all"
+    assert goes["fedasync"] == "ecgr, fedbn, fedprox, norm_clip, norm_guard, scaffold"
+    assert goes["fedgmr"] == "ecgr, fedadagrad, fedadam, fedavgm, fedbn, fedprox, fedyogi"
+    parameters = {row[0]: row[1] for row in listing()}
+    assert "patience=5" in parameters["fedgmr"]
+
+
+def test_held_out_figures_are_means_over_the_models():
+    def entry(role, auroc, ece=0.1):
+        return {"role": role, "auroc": auroc, "ece": ece}
+
+    measured = {
+        "a": {"a": entry("train", 1.0), "x": entry("held_out", 0.9), "y": entry("held_out", 0.5, 0.3)},
+        "b": {"b": entry("train", 1.0), "x": entry("held_out", 0.7), "y": entry("held_out", None, 0.5)},
+    }
+    figures = held_out_figures(measured)
+    assert figures["sites"] == ["x", "y"]
+    assert figures["mean_auroc"] == pytest.approx((0.8 + 0.5) / 2)
+    assert (figures["worst_auroc"], figures["worst_site"]) == (0.5, "y")
+    assert (figures["mean_ece"], figures["worst_ece"]) == pytest.approx((0.25, 0.4))
+    assert held_out_figures({"a": {"a": entry("train", 1.0)}})["mean_auroc"] is None
+
+
+# ----------------------------------------------------------------------------------------------------------- whole runs
+
+SITES = {
+    "train": [
+        {"name": "slow", "patches": 60, "density": 0.3, "link": {"down": 1, "up": 0.5, "seconds_per_step": 1}},
+        {"name": "swift", "patches": 60, "link": {"down": 40, "up": 20, "seconds_per_step": 0.1, "jitter": 0.2}},
+    ],
+    "held_out": [{"name": "far", "patches": 24}],
+}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Path of a pipeline whose sites state links and densities."""
+    return write_tiny(tmp_path_factory.mktemp("pipelines"), sites=SITES, training={"rounds": 3, "local_steps": 1})
+
+
+def test_local_only_from_file_to_matrix(small, tmp_path, capsys):
+    outcome = run(load_pipeline(small, ["method=[local_only]"]), tmp_path / "alone")
+    matrix = outcome.summary["cross_site_auroc"]
+    assert {a: set(row) for a, row in matrix.items()} == {a: {"slow", "swift", "far"} for a in ("slow", "swift")}
+    assert matrix["slow"]["slow"] == outcome.summary["sites"]["slow"]["auroc"]
+    assert set(outcome.summary["sites"]) == {"slow", "swift"}
+    mean = (matrix["slow"]["far"] + matrix["swift"]["far"]) / 2
+    assert outcome.summary["held_out"]["mean_auroc"] == pytest.approx(mean)
+    assert "auroc_ci" in outcome.summary["sites"]["slow"]
+    Terminal().outcome(outcome.summary, "run", "off")
+    shown = capsys.readouterr().out
+    assert "trained at" in shown
+    assert f"{matrix['swift']['slow']:.3f}" in shown
+    assert not outcome.folder.model.exists()
+    for use in (lambda: find_model(str(outcome.folder.path)), lambda: register_run(outcome.folder.path, name="m")):
+        with pytest.raises(MedflError, match="one model a site"):
+            use()
+
+
+def test_centralised_is_an_ordinary_model(small, tmp_path):
+    outcome = run(load_pipeline(small, ["method=[centralised]", "training.rounds=1"]), tmp_path / "pooled")
+    assert set(outcome.summary["sites"]) == {"slow", "swift", "far"}
+    assert outcome.folder.model.is_file()
+    assert outcome.folder.records()[0]["sites"][POOL]["steps"] == 2
+    assert outcome.summary["virtual_seconds"] is None
+
+
+@pytest.mark.parametrize("method", ["local_only", "{name: fedgmr, patience: 1}"])
+def test_interrupted_and_resumed_is_the_same_run(small, tmp_path, method):
+    class Stop(Exception):
+        pass
+
+    def watch(record, rounds):
+        if record["round"] == 1:
+            raise Stop
+
+    pipeline = load_pipeline(small, [f"method=[{method}]"])
+    whole = run(pipeline, tmp_path / "whole")
+    with pytest.raises(Stop):
+        run(pipeline, tmp_path / "part", Watcher(round=watch))
+    facts = json.loads((tmp_path / "part" / "checkpoint" / "state.json").read_text())
+    assert bool(facts["flights"]) == ("fedgmr" in method)
+    again = resume(tmp_path / "part")
+    assert again.folder.rounds.read_bytes() == whole.folder.rounds.read_bytes()
+    assert again.summary["sites"] == whole.summary["sites"]
+    assert again.summary["virtual_seconds"] == whole.summary["virtual_seconds"] > 0
+    seconds = [record["virtual_seconds"] for record in whole.folder.records()]
+    assert seconds == sorted(seconds)
+    sent = {name: whole.folder.records()[0]["sites"][name]["bytes_down"] for name in ("slow", "swift")}
+    assert (0 < sent["slow"] < sent["swift"]) == ("fedgmr" in method)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["method=[local_only]", "registry={name: m}"], ["`registry`", "local_only"]),
+        (["method=[local_only]", "select={metric: val_mean_auroc, mode: max}"], ["`select`", "local_only"]),
+        (["method=[centralised]", "training.sites_per_round=1"], ["sites_per_round", "centralised"]),
+        (["method=[centralised, fedprox]"], ["centralised", "fedprox"]),
+    ],
+)
+def test_refusals_at_load(small, overrides, said):
+    with pytest.raises(MedflError) as caught:
+        load_pipeline(small, overrides)
+    assert all(part in str(caught.value) for part in ["tiny.yaml", *said]), caught.value
+    assert "\n" not in str(caught.value)
+
+
+def test_a_federation_is_neither():
+    assert not issubclass(Federation, LocalOnly | Centralised)

@@ -1,0 +1,174 @@
+"""The flat parameter vector: views, layouts, wire order, checkpoints."""
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from medfl.errors import MedflError
+from medfl.model.flat_model import FlatModel, ModelSpec, create, load_checkpoint
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=[False, True], ids=["contiguous", "channels_last"])
+def model(request):
+    return FlatModel(ModelSpec("test_resnet", ("a", "b", "c"), channels_last=request.param), CPU, seed=1)
+
+
+def test_parameters_are_views_padded_to_cache_lines(model):
+    assert all(slot.offset % 16 == 0 for slot in model.layout.slots)
+    model.vector.fill_(2.0)
+    assert all((p == 2.0).all() for p in model.parameters)
+    model.check()
+    model.net.to(torch.float64).to(torch.float32)
+    with pytest.raises(RuntimeError, match="detached"):
+        model.check()
+
+
+def test_wire_order_is_that_of_the_plain_module(model):
+    plain = timm.create_model("test_resnet", num_classes=3)
+    torch.manual_seed(1)
+    plain = timm.create_model("test_resnet", num_classes=3)
+    expected = torch.cat([p.detach().reshape(-1) for p in plain.parameters()])
+    assert torch.equal(model.weights(), expected)
+    assert model.layout.size == expected.numel()
+
+
+def test_forward_equals_the_plain_module(model):
+    torch.manual_seed(1)
+    plain = timm.create_model("test_resnet", num_classes=3).eval()
+    images = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(model.net.eval()(images), plain(images), rtol=1e-4, atol=1e-5)
+
+
+def test_training_keeps_the_padding_zero(model):
+    optimizer = torch.optim.SGD(model.parameters, lr=0.1, momentum=0.9, weight_decay=0.01, fused=True)
+    model.net(torch.rand(4, 3, 32, 32)).square().sum().backward()
+    before = model.vector.clone()
+    optimizer.step()
+    used = torch.zeros(model.layout.padded, dtype=torch.bool)
+    for slot in model.layout.slots:
+        used[slot.offset : slot.offset + slot.numel] = True
+    assert (model.vector[~used] == 0).all()
+    assert (~used).any()
+    assert not torch.equal(model.vector, before)
+
+
+def test_pack_and_unpack_are_inverse(model):
+    wire = torch.randn(model.layout.size, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(model.layout.pack(model.layout.unpack(wire, model.vector)), wire)
+    with pytest.raises(ValueError, match="does not fit"):
+        model.layout.unpack(wire[:-1], model.vector)
+
+
+def test_load_gradient_and_buffers(model):
+    weights, buffers = model.weights(), model.buffers()
+    model.load(weights + 1, buffers + 2)
+    assert torch.equal(model.weights(), weights + 1)
+    assert torch.equal(model.buffers(), buffers + 2)
+    assert (model.net.state_dict()["bn1.running_mean"] == 2).all()
+    (3.0 * model.net.fc.bias).sum().backward()
+    flat = model.gather_gradient(torch.zeros_like(model.vector))
+    assert flat.sum() == 9.0
+    model.scatter_gradient(flat * 2)
+    assert (model.net.fc.bias.grad == 6.0).all()
+
+
+def test_integer_buffers_are_not_in_the_vector(model):
+    names = {slot.name for slot in model.buffer_layout.slots}
+    assert "bn1.running_var" in names
+    assert not any("num_batches" in name for name in names)
+
+
+def test_state_dict_round_trip(model):
+    weights, buffers = torch.randn(model.layout.size), torch.rand(model.buffer_layout.size)
+    state = model.state_dict(weights, buffers)
+    back = model.from_state_dict(state)
+    assert torch.equal(back[0], weights)
+    assert torch.equal(back[1], buffers)
+    del state["fc.weight"]
+    with pytest.raises(MedflError, match=r"fc\.weight is absent"):
+        model.from_state_dict(state)
+
+
+def test_fingerprint_depends_on_architecture_and_classes_only():
+    def of(backbone, classes, seed):
+        return FlatModel(ModelSpec(backbone, classes), CPU, seed).fingerprint()
+
+    first = of("test_resnet", ("a", "b"), 0)
+    assert of("test_resnet", ("a", "b"), 5) == first
+    assert of("test_resnet", ("b", "a"), 0) != first
+    assert of("test_byobnet", ("a", "b"), 0) != first
+
+
+def test_stages_cover_every_parameter_once(model):
+    stages = model.stages()
+    assert sum(len(slots) for slots in stages.values()) == len(model.layout.slots)
+    assert {"conv1", "layer1", "layer4", "fc"} <= set(stages)
+
+
+def test_tied_parameters_count_once():
+    model = FlatModel(ModelSpec("test_resnet", ("a", "b")), CPU)
+    names = [slot.name for slot in model.layout.slots]
+    assert len(names) == len(set(names))
+
+
+def test_seed_decides_initial_weights_and_leaves_the_global_generator_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    first = FlatModel(ModelSpec("test_resnet", ("a", "b")), CPU, seed=1).weights()
+    assert torch.equal(torch.rand(1), expected)
+    assert torch.equal(first, FlatModel(ModelSpec("test_resnet", ("a", "b")), CPU, seed=1).weights())
+    assert not torch.equal(first, FlatModel(ModelSpec("test_resnet", ("a", "b")), CPU, seed=2).weights())
+
+
+def test_unknown_backbone_shows_near_ones():
+    with pytest.raises(MedflError, match="resnet18"):
+        create(ModelSpec("resnet81", ("a", "b")), 0)
+
+
+def test_bad_args_are_named():
+    with pytest.raises(MedflError, match="args"):
+        create(ModelSpec("test_resnet", ("a", "b"), args={"nonsense": 1}), 0)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_checkpoint_of_another_classifier_size_keeps_the_backbone(tmp_path, suffix):
+    donor = timm.create_model("test_resnet", num_classes=7)
+    path = tmp_path / f"donor{suffix}"
+    state = {k: v.contiguous() for k, v in donor.state_dict().items()}
+    if suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        torch.save({"state_dict": state}, path)
+    model = FlatModel(ModelSpec("test_resnet", ("a", "b"), checkpoint=str(path)), CPU)
+    assert torch.equal(model.net.conv1[0].weight, donor.conv1[0].weight)
+    assert model.net.fc.weight.shape[0] == 2
+
+
+def test_checkpoint_that_does_not_fit_or_executes_is_refused(tmp_path):
+    net = timm.create_model("test_resnet", num_classes=2)
+    missing = tmp_path / "none.safetensors"
+    with pytest.raises(MedflError, match="there is no file"):
+        load_checkpoint(net, missing)
+    other = tmp_path / "other.safetensors"
+    save_file({"x": torch.ones(1)}, other)
+    with pytest.raises(MedflError, match="does not fit"):
+        load_checkpoint(net, other)
+    evil = tmp_path / "evil.pth"
+    torch.save({"state_dict": Evil(str(tmp_path / "owned"))}, evil)
+    with pytest.raises(MedflError, match="weights-only"):
+        load_checkpoint(net, evil)
+    assert not (tmp_path / "owned").exists()
+
+
+class Evil:
+    """Pickles into a call that writes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))

@@ -1,0 +1,523 @@
+"""The end of a run: calibrated on validation data, thresholds from there too, test data touched once and last."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from scipy.optimize import brentq
+from sklearn.metrics import log_loss, roc_auc_score
+
+from medfl.cli.terminal import Terminal
+from medfl.config import Task
+from medfl.errors import MedflError
+from medfl.federation.transport import InProcess
+from medfl.messages import Failure, Request
+from medfl.metrics import EDGES, temperature_sums
+from medfl.pipeline import run as carrying_out
+from medfl.pipeline.evaluate_model import evaluate, find_model, predict
+from medfl.pipeline.final_evaluation import Chosen, Tuned, calibrate, malignant_classes, measure_sites, tune
+from medfl.pipeline.load_pipeline import load_pipeline
+from medfl.pipeline.prepare import prepare
+from medfl.pipeline.run import resume, run
+from medfl.pipeline.summary import group_figures, summarise
+from medfl.site.site import SiteDiverged, probabilities
+from medfl.tracking import metric_names
+from medfl.tracking.gates import check
+from medfl.tracking.model_card import model_card
+from tests.tiny import CLASSES, write_tiny
+
+SITES = ("north", "south", "east", "west")
+SITE_LISTS = {
+    "train": [{"name": "north", "patches": 72}, {"name": "south", "patches": 60}],
+    "held_out": [{"name": "east", "patches": 48}, {"name": "west", "patches": 40}],
+}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Path of a pipeline of four named sites."""
+    changes = {"seed": 3, "sites": SITE_LISTS, "training": {"optimizer": {"lr": 0.03}}}
+    return write_tiny(tmp_path_factory.mktemp("pipelines"), **changes)
+
+
+@pytest.fixture(scope="module")
+def finished(small, tmp_path_factory):
+    """Folder of the run."""
+    return run(load_pipeline(small), tmp_path_factory.mktemp("runs") / "first").folder
+
+
+@pytest.fixture(scope="module")
+def made(small):
+    """The pipeline made ready, with its untrained model: (prepared, weights, buffers)."""
+    prepared = prepare(load_pipeline(small))
+    return prepared, prepared.bench.model.weights(), prepared.bench.model.buffers()
+
+
+@pytest.fixture
+def prepared(made):
+    """The pipeline ready to train; what a test does to its data, model and transport is undone."""
+    prepared, weights, buffers = made
+    prepared.bench.model.load(weights, buffers)
+    stores = {name: site.store for name, site in prepared.sites.items()}
+    yield prepared
+    prepared.__dict__.pop("transport", None)
+    for name, store in stores.items():
+        prepared.sites[name].store = store
+
+
+def chosen_of(prepared, folder=None):
+    """The untrained model, or that of a run folder."""
+    model = prepared.bench.model
+    weights, buffers = model.weights(), model.buffers()
+    if folder is not None:
+        from medfl.runs.folder import load_weights
+
+        weights, buffers = model.from_state_dict(load_weights(folder.model))
+    return Chosen(2, weights, buffers)
+
+
+def scores(prepared, chosen, split, sites):
+    """(logits, labels) of these sites' patches one after another."""
+    prepared.bench.model.load(chosen.weights, chosen.buffers)
+    parts = [(s.logits(s.store.splits[split]).numpy(), s.store.labels[s.store.splits[split]]) for s in sites]
+    return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+
+
+def softmax(logits):
+    return probabilities(torch.tensor(logits))
+
+
+class Spy(InProcess):
+    """Remembers what was asked of whom; loses the replies of `lost` sites, if `late` from the second message on."""
+
+    def __init__(self, sites, lost=(), late=False):
+        super().__init__(sites)
+        self.lost, self.late = set(lost), late
+        self.asked = []
+        self.replies = []
+
+    def call(self, sites, request):
+        for answer in super().call(sites, lambda name: self.note(name, request(name))):
+            self.replies.append(answer)
+            often = len([name for name, _ in self.asked if name == answer.site])
+            gone = answer.site in self.lost and (often > 1 or not self.late)
+            yield Failure(answer.site, answer.round, "the line went dead") if gone else answer
+
+    def note(self, name, request):
+        self.asked.append((name, request))
+        return request
+
+
+def watched(prepared, **how):
+    spy = Spy(prepared.sites, **how)
+    prepared.__dict__["transport"] = spy
+    return spy
+
+
+# ---------------------------------------------------------------------------------------------- what is asked of whom
+
+
+def test_held_out_data_is_asked_for_once_and_last(prepared):
+    spy = watched(prepared)
+    chosen = chosen_of(prepared)
+    tuned = tune(prepared, chosen)
+    before = len(spy.asked)
+    assert {(name, request.evaluate) for name, request in spy.asked} == {("north", ("val",)), ("south", ("val",))}
+    assert before == 2 * 3  # two messages for the temperature, one for the thresholds
+    measured = measure_sites(prepared, chosen, tuned, prepared.sites)
+    assert [(name, r.evaluate) for name, r in spy.asked[before:]] == [(n, ("test",)) for n in sorted(prepared.sites)]
+    assert set(measured.sites) == set(measured.sums) == set(measured.curves) == {"north", "south", "east", "west"}
+    assert not any(request.train for _, request in spy.asked)
+
+
+def test_no_reply_holds_a_number_for_each_patch(prepared):
+    def lengths(value):
+        if isinstance(value, dict):
+            return {n for part in value.values() for n in lengths(part)}
+        if isinstance(value, list | tuple):
+            return {len(value)} | {n for part in value for n in lengths(part)}
+        assert value is None or isinstance(value, int | float | str), value
+        return set()
+
+    spy = watched(prepared)
+    measure_sites(prepared, chosen_of(prepared), tune(prepared, chosen_of(prepared)), prepared.sites)
+    for reply in spy.replies:
+        patches = {len(rows) for rows in prepared.sites[reply.site].store.splits.values()}
+        json.dumps([reply.metrics, reply.sums, reply.curves], allow_nan=False)
+        found = lengths(dict(reply.metrics)) | lengths(dict(reply.sums)) | lengths(dict(reply.curves))
+        # Pairs and classes; 4 targets; 15 bins and their edges; 33 temperatures; the grid of a curve; histogram bins.
+        assert found <= {2, 3, 4, 15, 16, 33, 51, 1024}, found
+        assert not patches & (found - {3, 15, 16}), (patches, found)
+
+
+def test_permuted_test_labels_change_the_last_figures_and_nothing_else(small, finished, tmp_path, monkeypatch):
+    def permuted(pipeline, watcher=None):
+        ready = prepare(pipeline, watcher)
+        for site in ready.sites.values():
+            rows, labels = site.store.splits["test"], site.store.labels.copy()
+            labels[rows] = np.random.default_rng(0).permutation(labels[rows])
+            site.store = replace(site.store, labels=labels)
+        return ready
+
+    monkeypatch.setattr(carrying_out, "prepare", permuted)
+    folder = run(load_pipeline(small), tmp_path / "permuted").folder
+    first, second = finished.read_summary(), folder.read_summary()
+    for file in ("rounds", "model"):
+        assert getattr(folder, file).read_bytes() == getattr(finished, file).read_bytes()
+    facts = [json.loads(f.model_json.read_text()) | {"run": ""} for f in (finished, folder)]
+    assert facts[0] == facts[1]
+    for key in ("temperature", "calibration", "operating", "selected_round", "stability"):
+        assert first[key] == second[key]
+    assert all(first["sites"][name]["nll"] != second["sites"][name]["nll"] for name in SITES)
+
+
+# ------------------------------------------------------------------------------------------------- what they come to
+
+
+def test_the_temperature_is_that_of_all_validation_logits(prepared, finished):
+    summary = finished.read_summary()
+    chosen = chosen_of(prepared, finished)
+    logits, labels = scores(prepared, chosen, "val", [prepared.sites["north"], prepared.sites["south"]])
+    b = brentq(lambda b: temperature_sums(logits, labels, (1 / b,)).slope[0], 0.05, 20, xtol=1e-12)
+    fit = summary["calibration"]
+    assert summary["temperature"] == fit["temperature"] == pytest.approx(1 / b, rel=1e-4)
+    assert fit["patches"] == len(labels)
+    assert fit["sites"] == ["north", "south"]
+    assert fit["nll_after"] == pytest.approx(log_loss(labels, softmax(logits * b), labels=range(3)), rel=1e-6)
+    assert fit["nll_before"] == pytest.approx(log_loss(labels, softmax(logits), labels=range(3)), rel=1e-6)
+
+
+def test_thresholds_keep_the_sensitivity_on_validation_data_and_the_next_edge_does_not(prepared, finished):
+    summary = finished.read_summary()
+    sites = [prepared.sites["north"], prepared.sites["south"]]
+    logits, labels = scores(prepared, chosen_of(prepared, finished), "val", sites)
+    probs = softmax(logits / summary["temperature"])
+    assert set(summary["operating"]["thresholds"]) == {*CLASSES, "malignant"}
+    for target, threshold in summary["operating"]["thresholds"].items():
+        column = 0 if target == "malignant" else CLASSES.index(target)  # lung_aca alone is malignant here
+        positive = probs[labels == column, column]
+        above = EDGES[np.searchsorted(EDGES, threshold) + 1]
+        assert (positive >= threshold).mean() >= 0.95
+        assert (positive >= above).mean() < 0.95
+    assert summary["operating"]["patches"] == len(labels)
+
+
+def test_figures_are_those_of_calibrated_scores_and_pooled_ones_those_of_all_patches(prepared, finished):
+    summary = finished.read_summary()
+    chosen, temperature = chosen_of(prepared, finished), summary["temperature"]
+    for role, group in (("held_out", ("east", "west")), ("train", ("north", "south"))):
+        for among in (group[:1], group[1:], group):
+            logits, labels = scores(prepared, chosen, "test", [prepared.sites[name] for name in among])
+            probs = softmax(logits / temperature)
+            entry = summary["sites"][among[0]] if len(among) == 1 else summary["pooled"][role]
+            assert entry["n"] == len(labels)
+            assert entry["nll"] == pytest.approx(log_loss(labels, probs, labels=range(3)), rel=1e-9)
+            assert entry["brier"] == pytest.approx(((probs - np.eye(3)[labels]) ** 2).sum(1).mean(), rel=1e-9)
+            assert entry["ece"] == pytest.approx(ece_of(probs, labels), abs=1e-9)
+            assert entry["ece_before"] == pytest.approx(ece_of(softmax(logits), labels), abs=1e-9)
+            auroc = np.mean([roc_auc_score(labels == c, probs[:, c]) for c in range(3)])
+            assert abs(entry["auroc"] - auroc) <= entry.get("auroc_resolution", 0) + 1e-12
+            assert sum(entry["reliability_before"]["count"]) == sum(entry["reliability"]["count"]) == len(labels)
+    east = summary["sites"]["east"]
+    assert east["ece_after"] == east["ece"] != east["ece_before"]
+    assert {"ece_before_ci", "classwise_ece_before", "brier_before", "nll_before", "auroc_se"} <= east.keys()
+    over = summary["held_out"]
+    assert over["mean_ece_before"] == pytest.approx(np.mean([summary["sites"][n]["ece_before"] for n in over["sites"]]))
+
+
+def ece_of(probs, labels):
+    """Expected calibration error, patch by patch."""
+    top, hit = probs.max(axis=1), probs.argmax(axis=1) == labels
+    place = np.ceil(top * 15).clip(1, 15)
+    return sum(abs(hit[place == b].sum() - top[place == b].sum()) for b in range(1, 16)) / len(labels)
+
+
+def test_operating_points_count_patches(prepared, finished):
+    summary = finished.read_summary()
+    logits, labels = scores(prepared, chosen_of(prepared, finished), "test", [prepared.sites["east"]])
+    probs = softmax(logits / summary["temperature"])
+    points = summary["sites"]["east"]["operating"]
+    for c, name in enumerate(CLASSES):
+        called = probs[:, c] >= summary["operating"]["thresholds"][name]
+        point = points[name]
+        assert point["threshold"] == summary["operating"]["thresholds"][name]
+        assert point["sensitivity"] == pytest.approx(called[labels == c].mean())
+        assert point["specificity"] == pytest.approx(1 - called[labels != c].mean())
+        assert (point["positives"], point["negatives"]) == ((labels == c).sum(), (labels != c).sum())
+        low, high = point["sensitivity_ci"]
+        assert low <= point["sensitivity"] <= high
+    assert points["malignant"] | {"threshold": 0} == points["lung_aca"] | {"threshold": 0}
+
+
+def test_curves_hold_what_is_drawn(finished):
+    curves = json.loads(finished.curves.read_text())
+    summary = finished.read_summary()
+    assert curves["classes"] == CLASSES
+    assert set(curves["sites"]) == set(SITES)
+    for name, entry in curves["sites"].items():
+        assert entry["role"] == summary["sites"][name]["role"]
+        assert entry["targets"] == [*CLASSES, "malignant"]
+        assert set(entry["roc"]) == set(entry["targets"])
+        for band in entry["roc"].values():
+            assert len(band["fpr"]) == len(band["tpr"]) == 51
+            assert band["low"] is band["high"] is None or len(band["low"]) == len(band["high"]) == 51
+        counts = np.array(entry["histograms"]["positive"]) + np.array(entry["histograms"]["negative"])
+        assert counts.shape == (4, 1024)
+        assert (counts.sum(axis=1) == summary["sites"][name]["n"]).all()
+
+
+def test_the_mean_of_independent_sites():
+    def site(auroc, error):
+        return {"role": "held_out", "auroc": auroc, "auroc_se": error, "ece": 0.1, "ece_before": 0.2}
+
+    over = group_figures({"a": site(0.9, 0.03), "b": site(0.8, 0.04)}, "held_out")
+    half = 1.959964 * 0.05 / 2  # the root of .03² + .04², over two sites
+    assert over["mean_auroc_ci"] == pytest.approx([0.85 - half, 0.85 + half])
+    assert (over["mean_ece"], over["mean_ece_before"], over["worst_ece_before"]) == pytest.approx((0.1, 0.2, 0.2))
+    assert group_figures({"a": site(0.9, 0.03), "b": site(0.8, None)}, "held_out")["mean_auroc_ci"] is None
+    assert group_figures({"a": site(0.9, 0.03), "b": site(None, None)}, "held_out")["mean_auroc_ci"][0] < 0.9
+    assert group_figures({"a": site(0.99, 0.03)}, "held_out")["mean_auroc_ci"][1] == 1.0
+    assert group_figures({}, "held_out")["mean_auroc_ci"] is None
+
+
+# ------------------------------------------------------------------------------- the same numbers wherever one looks
+
+
+def test_the_registered_model_evaluate_and_predict_give_calibrated_probabilities(prepared, finished, tmp_path):
+    summary = finished.read_summary()
+    model = find_model(str(finished.path))
+    assert model.facts["temperature"] == summary["temperature"]
+    assert model.facts["thresholds"] == summary["operating"]["thresholds"]
+    assert model.facts["malignant"] == ["lung_aca"]
+    result = evaluate(model)
+    assert result["sites"] == {name: summary["sites"][name] for name in ("east", "west")}
+    assert result["held_out"] == summary["held_out"]
+    assert result["pooled"] == summary["pooled"] | {"train": None}
+
+    from PIL import Image
+
+    store = prepared.sites["east"].store
+    for row in range(3):
+        Image.fromarray(np.asarray(store.images[row])).save(tmp_path / f"{row}.png")
+    logits, _ = scores(prepared, chosen_of(prepared, finished), "test", [prepared.sites["east"]])
+    rows = np.array([p for _, p in predict(model, tmp_path)])
+    np.testing.assert_allclose(rows, softmax(logits / summary["temperature"])[:3], atol=1e-6)
+
+
+def test_console_and_mlflow_show_the_summarys_numbers(finished, capsys):
+    summary = finished.read_summary()
+    Terminal().outcome(summary, "run", "off")
+    shown = capsys.readouterr().out
+    over, pooled, fit = summary["held_out"], summary["pooled"]["held_out"], summary["calibration"]
+    assert f"mean ECE {over['mean_ece_before']:.3f} -> {over['mean_ece']:.3f}" in shown
+    assert f"All their {pooled['n']} patches together: AUROC {pooled['auroc']:.3f}" in shown
+    assert f"Temperature {fit['temperature']:.3f} from {fit['patches']} validation patches" in shown
+    east = summary["sites"]["east"]
+    assert f"{east['ece_before']:.3f} -> {east['ece']:.3f}" in shown
+    assert f"{east['operating']['malignant']['specificity']:.3f} [" in shown
+
+    values = metric_names.site_final(east, None)
+    assert values["test/ece_before"] == east["ece_before"]
+    assert values["test/ece_after"] == values["test/ece"] == east["ece"]
+    assert values["test/ece_before_low"] == east["ece_before_ci"][0]
+    assert values["test/sensitivity/malignant"] == east["operating"]["malignant"]["sensitivity"]
+    assert values["test/specificity/lung_n_high"] == east["operating"]["lung_n"]["specificity_ci"][1]
+    values = metric_names.federation_final(summary)
+    assert values["calibration/temperature"] == summary["temperature"]
+    assert values["operating/thresholds/malignant"] == summary["operating"]["thresholds"]["malignant"]
+    assert values["pooled/held_out/auroc"] == pooled["auroc"]
+    assert values["pooled/train/ece_before"] == summary["pooled"]["train"]["ece_before"]
+    assert values["held_out/mean_ece_before"] == over["mean_ece_before"]
+    assert values["held_out/mean_auroc_low"] == over["mean_auroc_ci"][0]
+    assert not any("reliability" in key for key in values)
+
+
+def test_the_card_shows_calibration_and_operating_points(finished):
+    summary, facts = finished.read_summary(), json.loads(finished.model_json.read_text())
+    card = model_card(summary, facts, yaml.safe_load(finished.pipeline.read_text()))
+    point = summary["sites"]["west"]["operating"]["malignant"]
+    assert f"temperature {summary['temperature']:.3f}" in card
+    assert f"| west | malignant | {point['threshold']:.3f} | {point['positives']} |" in card
+    assert f"| {summary['sites']['west']['ece_before']:.3f} | {summary['sites']['west']['ece']:.3f} [" in card
+    old = {key: value for key, value in summary.items() if key not in ("calibration", "operating")}
+    assert "the network's own" in model_card(old, facts, yaml.safe_load(finished.pipeline.read_text()))
+
+
+def test_the_ece_gate_reads_the_calibrated_model(small, finished):
+    from medfl.config import Gates
+
+    summary = finished.read_summary()
+    bound = summary["held_out"]["mean_ece"]
+    assert not check(summary, Gates(held_out_ece_max=bound))
+    assert check(summary, Gates(held_out_ece_max=bound - 1e-6))
+
+
+def test_a_resumed_run_ends_with_the_same_figures(finished):
+    first, curves = finished.read_summary(), finished.curves.read_bytes()
+    second = resume(finished.path).folder
+    keys = first.keys() - {"timings"}
+    assert {key: second.read_summary()[key] for key in keys} == {key: first[key] for key in keys}
+    assert second.curves.read_bytes() == curves
+
+
+# ------------------------------------------------------------------------------------------------------ other wishes
+
+
+def test_calibrate_none_leaves_the_networks_own_probabilities(small, prepared, finished, tmp_path, capsys):
+    folder = run(load_pipeline(small, ["evaluation.calibrate=none"]), tmp_path / "plain").folder
+    summary, calibrated = folder.read_summary(), finished.read_summary()
+    assert summary["temperature"] is summary["calibration"] is None
+    assert json.loads(folder.model_json.read_text())["temperature"] is None
+    assert folder.model.read_bytes() == finished.model.read_bytes()
+    for name, entry in summary["sites"].items():
+        assert entry["ece_after"] == entry["ece_before"] == entry["ece"] == calibrated["sites"][name]["ece_before"]
+        assert entry["nll"] == entry["nll_before"] == calibrated["sites"][name]["nll_before"]
+        assert entry["auroc"] == pytest.approx(calibrated["sites"][name]["auroc"], abs=0.05)
+    assert set(summary["operating"]["thresholds"]) == {*CLASSES, "malignant"}
+    Terminal().outcome(summary, "run", "off")
+    assert "Not calibrated" in capsys.readouterr().out
+
+
+def test_each_sites_own_model_has_its_own_temperature(small, tmp_path, capsys):
+    changes = ["method=[local_only]", "training.rounds=1"]
+    outcome = run(load_pipeline(small, changes), tmp_path / "alone")
+    summary = outcome.summary
+    assert summary["temperature"] is summary["calibration"] is summary["operating"] is summary["pooled"] is None
+    own = summary["temperatures"]
+    assert set(own) == {"north", "south"}
+    assert own["north"] != own["south"]
+    assert all(entry["operating"] == {} for entry in summary["sites"].values())
+    assert summary["held_out"]["mean_auroc_ci"] is None
+    assert summary["held_out"]["mean_ece_before"] != summary["held_out"]["mean_ece"]
+    assert set(json.loads(outcome.folder.curves.read_text())["sites"]) == {"north", "south"}
+    assert metric_names.federation_final(summary)["temperatures/north"] == own["north"]
+    Terminal().outcome(summary, "run", "off")
+    assert f"Temperatures: north {own['north']:.3f}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        ({"classes": ["colon_n", "lung_scc", "lung_aca"]}, ("lung_scc", "lung_aca")),
+        ({"classes": ["lung_n", "colon_n"]}, ()),
+        ({"classes": ["lung_aca", "lung_scc"]}, ()),  # nothing benign to tell them from
+        ({"classes": ["lung_aca", "lung_n", "liver"]}, ()),
+        ({"classes": ["liver", "spleen"], "malignant": ["spleen"]}, ("spleen",)),
+        ({"classes": ["lung_aca", "lung_n"], "malignant": []}, ()),
+        ({"classes": ["benign", "malignant"], "malignant": ["malignant"]}, ("malignant",)),
+    ],
+)
+def test_which_classes_are_malignant(task, expected):
+    assert malignant_classes(Task(**task)) == expected
+
+
+@pytest.mark.parametrize(
+    "override", ["task.malignant=[liver]", f"task.malignant=[{', '.join(CLASSES)}]", "evaluation.sensitivity=0"]
+)
+def test_refusals_at_load(small, override):
+    with pytest.raises(MedflError) as caught:
+        load_pipeline(small, [override])
+    assert override.partition("=")[0].split(".")[1] in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# -------------------------------------------------------------------------------------------------- what may be amiss
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_site_that_does_not_answer_is_left_out_of_the_whole_fit(prepared, late):
+    chosen = chosen_of(prepared)
+    alone = calibrate(prepared, chosen, ["north"])
+    spy = watched(prepared, lost={"south"}, late=late)
+    tuned = tune(prepared, chosen)
+    assert tuned.temperature == alone.temperature
+    assert tuned.calibration == alone.calibration
+    assert tuned.failures == ({"site": "south", "reason": "the line went dead"},)
+    assert sum(bool(request.temperatures) for _, request in spy.asked) == 2 * 2 + 2
+
+
+def test_no_validation_patches_anywhere(prepared, finished, capsys):
+    for name in ("north", "south"):
+        store = prepared.sites[name].store
+        prepared.sites[name].store = replace(store, splits=store.splits | {"val": np.empty(0, dtype=np.int64)})
+    chosen = chosen_of(prepared)
+    tuned = tune(prepared, chosen)
+    assert tuned == Tuned(thresholds={})
+    measured = measure_sites(prepared, chosen, tuned, prepared.sites)
+    summary = summarise(prepared, finished, 2, tuned, measured)
+    assert summary["temperature"] is summary["calibration"] is summary["operating"] is None
+    assert summary["sites"]["east"]["ece_before"] == summary["sites"]["east"]["ece"]
+    point = summary["sites"]["east"]["operating"]["lung_n"]
+    assert (point["threshold"], point["sensitivity"]) == (None, None)
+    assert point["positives"] > 0
+    Terminal().outcome(summary | {"timings": {"total": 1.0}}, "run", "off")
+    assert "Not calibrated" in capsys.readouterr().out
+
+
+def test_one_site_without_validation_patches_counts_for_nothing(prepared):
+    chosen = chosen_of(prepared)
+    alone = calibrate(prepared, chosen, ["north"])
+    store = prepared.sites["south"].store
+    prepared.sites["south"].store = replace(store, splits=store.splits | {"val": np.empty(0, dtype=np.int64)})
+    assert calibrate(prepared, chosen, ["north", "south"]) == alone
+    assert alone.calibration["sites"] == ["north"]
+
+
+def test_a_class_no_site_has_gets_no_threshold(prepared):
+    for site in prepared.sites.values():
+        site.store = replace(site.store, labels=np.where(site.store.labels == 1, 2, site.store.labels))
+    chosen = chosen_of(prepared)
+    tuned = tune(prepared, chosen)
+    assert set(tuned.thresholds) == {"lung_aca", "colon_n", "malignant"}
+    measured = measure_sites(prepared, chosen, tuned, prepared.sites)
+    point = measured.sites["east"]["operating"]["lung_n"]
+    assert (point["threshold"], point["positives"], point["specificity"]) == (None, 0, None)
+    assert measured.curves["east"]["roc"]["lung_n"] is None
+
+
+def test_scores_that_are_not_finite_are_a_named_failure_everywhere(prepared, finished, capsys):
+    broken = chosen_of(prepared)
+    broken = replace(broken, weights=torch.full_like(broken.weights, float("nan")))
+    with pytest.raises(SiteDiverged, match="scores on val data are not finite"):
+        prepared.sites["north"].handle(Request(2, broken.weights, broken.buffers, False, ("val",), temperatures=(1.0,)))
+    tuned = tune(prepared, broken)
+    measured = measure_sites(prepared, broken, tuned, prepared.sites)
+    summary = summarise(prepared, finished, 2, tuned, measured)
+    assert tuned.temperature is None
+    assert summary["sites"] == {}
+    assert summary["pooled"] is None
+    assert [f["site"] for f in summary["failures"] if f["phase"] == "validation"] == ["north", "south"]
+    assert [f["site"] for f in summary["failures"] if f["phase"] == "test"] == sorted(SITES)
+    assert all("not finite" in failure["reason"] for failure in summary["failures"])
+    Terminal().outcome(summary | {"timings": {"total": 1.0}}, "run", "off")
+    assert "not finite" in capsys.readouterr().out
+
+
+def test_no_held_out_site(prepared, finished, capsys):
+    chosen = chosen_of(prepared)
+    tuned = tune(prepared, chosen)
+    summary = summarise(prepared, finished, 2, tuned, measure_sites(prepared, chosen, tuned, ["north", "south"]))
+    assert summary["pooled"]["held_out"] is None
+    assert summary["held_out"]["mean_auroc_ci"] is summary["held_out"]["mean_ece_before"] is None
+    assert not any(key.startswith("pooled/held_out") for key in metric_names.federation_final(summary))
+    Terminal().outcome(summary | {"timings": {"total": 1.0}}, "run", "off")
+    shown = capsys.readouterr().out
+    assert "Temperature" in shown
+    assert "thresholds" not in shown
+
+
+def test_an_all_wrong_model_is_measured_and_said_to_be_no_better_than_chance(prepared, finished, capsys):
+    for site in prepared.sites.values():
+        rows = np.arange(len(site.store.labels))
+        prepared.bench.model.load(chosen_of(prepared).weights, chosen_of(prepared).buffers)
+        site.store = replace(site.store, labels=site.logits(rows).numpy().argmin(axis=1))
+    chosen = chosen_of(prepared)
+    tuned = tune(prepared, chosen)
+    assert (tuned.temperature, tuned.calibration["bound"]) == (20.0, "upper")
+    summary = summarise(prepared, finished, 2, tuned, measure_sites(prepared, chosen, tuned, prepared.sites))
+    assert summary["sites"]["east"]["accuracy"] == 0
+    Terminal().outcome(summary | {"timings": {"total": 1.0}}, "run", "off")
+    assert "no better than chance" in capsys.readouterr().out

@@ -1,0 +1,275 @@
+"""Whole runs on a little generated tissue: the folder, repetition, interruption, own data, selection, planning."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from medfl.cli.dry_run import print_plan
+from medfl.cli.terminal import Terminal
+from medfl.errors import MedflError, RunFailed
+from medfl.pipeline.load_pipeline import load_pipeline
+from medfl.pipeline.prepare import Watcher, lr_scale, prepare
+from medfl.pipeline.run import resume, run
+from medfl.runs.folder import RunFolder
+from tests.datafiles import OWN, own_folder
+from tests.tiny import write_tiny
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Path of the small pipeline file."""
+    return write_tiny(tmp_path_factory.mktemp("pipelines"), method=["ecgr"], training={"rounds": 3})
+
+
+@pytest.fixture(scope="module")
+def finished(small, tmp_path_factory):
+    """Folder of the small pipeline's run."""
+    return run(load_pipeline(small), tmp_path_factory.mktemp("runs") / "first").folder
+
+
+def weights(folder: RunFolder) -> dict[str, torch.Tensor]:
+    return load_file(folder.model)
+
+
+def same_result(one: RunFolder, two: RunFolder) -> None:
+    """Byte for byte the same rounds and the same weights."""
+    assert one.rounds.read_bytes() == two.rounds.read_bytes()
+    first, second = weights(one), weights(two)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_folder_holds_what_the_documentation_says(finished):
+    for file in (
+        finished.pipeline,
+        finished.allocation,
+        finished.allocation_summary,
+        finished.rounds,
+        finished.timings,
+    ):
+        assert file.is_file()
+    summary = finished.read_summary()
+    keys = {
+        "pipeline",
+        "method",
+        "seed",
+        "leaky",
+        "selected_round",
+        "sites",
+        "held_out",
+        "stability",
+        "timings",
+        "versions",
+    }
+    assert keys <= summary.keys()
+    site = {
+        "role",
+        "n",
+        "n_groups",
+        "supported_classes",
+        "auroc",
+        "auroc_ci",
+        "balanced_accuracy",
+        "ece",
+        "brier",
+        "nll",
+    }
+    assert all(site <= entry.keys() for entry in summary["sites"].values())
+    assert {"mean_auroc", "worst_auroc", "mean_ece"} <= summary["held_out"].keys()
+    stability = {"oscillation", "largest_drop", "site_spread", "drift", "coherence", "update_cosine"}
+    assert stability | {"accumulated_variance", "rounds_to_target"} <= summary["stability"].keys()
+    assert {"total", "train", "evaluate", "aggregate", "track"} <= summary["timings"].keys()
+    assert summary["method"] == "ecgr"
+    assert summary["selected_round"] == 3
+    assert not summary["leaky"]
+    records = finished.records()
+    assert [r["round"] for r in records] == [0, 1, 2, 3]
+    assert not any("held-out-01" in r["sites"] for r in records)
+
+
+def test_allocation_is_disjoint_for_anyone_who_looks(finished):
+    places: dict[str, set] = {}
+    with finished.allocation.open() as stream:
+        for row in csv.DictReader(stream):
+            places.setdefault(row["group"], set()).add((row["site"], row["split"]))
+    assert len(places) > 30
+    assert all(len(where) == 1 for where in places.values())
+
+
+def test_two_runs_are_the_same_bytes_and_another_seed_is_not(small, finished, tmp_path):
+    again = run(load_pipeline(small), tmp_path / "again").folder
+    same_result(finished, again)
+    other = run(load_pipeline(small, ["seed=6", "training.rounds=1"]), tmp_path / "other").folder
+    assert other.rounds.read_text().splitlines()[0] != finished.rounds.read_text().splitlines()[0]
+
+
+def test_permuting_site_files_changes_only_the_order_of_rows(small, finished, tmp_path):
+    pipeline = load_pipeline(finished.pipeline)
+    turned = pipeline.sites.model_copy(update={"train": list(reversed(pipeline.sites.train))})
+    folder = run(pipeline.model_copy(update={"sites": turned}), tmp_path / "turned").folder
+    same_result(finished, folder)
+    for name in ("allocation", "allocation_summary"):
+        lines = [sorted(getattr(f, name).read_text().splitlines()) for f in (finished, folder)]
+        assert lines[0] == lines[1]
+    assert folder.read_summary()["sites"] == finished.read_summary()["sites"]
+
+
+def test_interrupted_anywhere_and_resumed_is_the_same_run(small, finished, tmp_path):
+    class Stop(Exception):
+        pass
+
+    for stop in (0, 2):
+
+        def watch(record, rounds, stop=stop):
+            if record["round"] == stop:
+                raise Stop
+
+        out = tmp_path / f"stopped-{stop}"
+        with pytest.raises(Stop):
+            run(load_pipeline(small), out, Watcher(round=watch))
+        with (out / "rounds.jsonl").open("a") as stream:
+            stream.write('{"round": 99, "torn')
+        same_result(finished, resume(out).folder)
+
+
+def test_killed_outright_and_resumed_is_the_same_run(small, finished, tmp_path):
+    out = tmp_path / "killed"
+    command = [sys.executable, "-c", "from medfl.cli.app import main; main()", "run", str(small), "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 120
+    while not (out / "checkpoint" / "state.json").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    same_result(finished, resume(out).folder)
+
+
+def test_a_finished_run_resumes_to_itself(finished):
+    before = finished.rounds.read_bytes()
+    resume(finished.path)
+    assert finished.rounds.read_bytes() == before
+
+
+def test_resume_refuses_other_data(small, tmp_path):
+    folder = run(load_pipeline(small, ["training.rounds=1"]), tmp_path / "r").folder
+    folder.allocation.write_text(folder.allocation.read_text().replace("train", "val", 1))
+    with pytest.raises(MedflError, match="has changed"):
+        resume(folder.path)
+
+
+def test_selection_by_validation_metric_keeps_that_rounds_model(small, tmp_path):
+    chosen = load_pipeline(small, ["select={metric: val_mean_loss, mode: min}", "training.optimizer.lr=0.05"])
+    outcome = run(chosen, tmp_path / "best")
+    losses = [np.mean([e["val"]["loss"] for e in record["sites"].values()]) for record in outcome.folder.records()]
+    best = int(np.argmin(losses))
+    assert outcome.summary["selected_round"] == best
+    alone = run(load_pipeline(small, [f"training.rounds={best}", "training.optimizer.lr=0.05"]), tmp_path / "cut")
+    first, second = weights(outcome.folder), weights(alone.folder)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_local_buffers_are_labelled_and_exclude_selection(small, tmp_path):
+    outcome = run(load_pipeline(small, ["training.buffers=local", "training.rounds=1"]), tmp_path / "local")
+    assert outcome.summary["model"]["buffers"] == "local"
+    with pytest.raises(MedflError, match="select"):
+        prepare(load_pipeline(small, ["training.buffers=local", "select={metric: val_mean_loss, mode: min}"]))
+
+
+def test_divergence_everywhere_stops_with_the_last_good_weights(small, tmp_path):
+    out = tmp_path / "diverged"
+    with pytest.raises(RunFailed, match=r"site-01: the training loss is not finite in round 2"):
+        run(load_pipeline(small, ["training.optimizer.lr=1e30", "training.rounds=9"]), out)
+    state, _ = RunFolder(out).load_checkpoint({})
+    assert torch.isfinite(state.weights).all()
+    assert all(not r["counted"] for r in RunFolder(out).records())
+
+
+def test_three_own_folders_with_their_own_names_and_missing_classes(tmp_path):
+    roots = [
+        (own_folder(tmp_path / "a", {"adeno": 0, "normal": 1}, 1), {"adeno": "lung_aca", "normal": "lung_n"}),
+        (own_folder(tmp_path / "b", {"lung_n": 1, "colon_n": 2}, 2), {}),
+        (
+            own_folder(tmp_path / "c", {"AC": 0, "NL": 1, "CN": 2}, 3),
+            {"AC": "lung_aca", "NL": "lung_n", "CN": "colon_n"},
+        ),
+    ]
+    sites = [
+        {"name": root.name, "data": {"source": "folder", "root": str(root)}, "labels": labels} for root, labels in roots
+    ]
+    sites = {"train": sites[:2], "held_out": sites[2:]}
+    path = write_tiny(tmp_path, data=OWN, sites=sites, method=["ecgr"], training={"local_epochs": 2})
+    summary = run(load_pipeline(path), tmp_path / "run").summary
+    assert summary["sites"]["a"]["supported_classes"] == ["lung_aca", "lung_n"]
+    assert summary["sites"]["b"]["supported_classes"] == ["lung_n", "colon_n"]
+    assert summary["sites"]["c"]["n"] == 72
+    assert summary["sites"]["c"]["supported_classes"] == ["lung_aca", "lung_n", "colon_n"]
+    assert summary["sites"]["a"]["auroc_per_class"]["colon_n"] is None
+
+
+def test_a_site_of_one_class_says_not_available(tmp_path, capsys):
+    root = own_folder(tmp_path / "a", {"lung_n": 1}, 1)
+    both = own_folder(tmp_path / "b", {"lung_n": 1, "colon_n": 2}, 2)
+    sites = [{"name": r.name, "data": {"source": "folder", "root": str(r)}} for r in (root, both)]
+    path = write_tiny(tmp_path, data=OWN, sites={"train": sites}, method=["ecgr"], training={"rounds": 1})
+    summary = run(load_pipeline(path), tmp_path / "run").summary
+    assert summary["sites"]["a"]["auroc"] is None
+    assert summary["train_sites"]["mean_auroc"] == summary["sites"]["b"]["auroc"]
+    Terminal().sites(summary["sites"])
+    assert "n/a" in capsys.readouterr().out
+
+
+def test_ignored_source_groups_stamp_the_result_leaky(tmp_path):
+    flat = tmp_path / "flat"
+    rng = np.random.default_rng(0)
+    for label in ("lung_n", "colon_n"):
+        (flat / label).mkdir(parents=True)
+        for k in range(30):
+            Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(flat / label / f"{k}.png")
+    data = {"source": "lc25000", "root": str(flat), "size": 32, "source_groups": "ignore"}
+    path = write_tiny(tmp_path, data=data, sites={"train": [{"name": "a"}]}, training={"rounds": 1})
+    assert run(load_pipeline(path), tmp_path / "run").summary["leaky"]
+    with pytest.raises(MedflError, match="source groups"):
+        prepare(load_pipeline(path, ["data.source_groups=null"]))
+
+
+def test_the_plan_of_a_dry_run(small, capsys):
+    prepared = prepare(load_pipeline(small))
+    print_plan(prepared, Terminal())
+    shown = capsys.readouterr().out
+    bytes_each_way = 4 * (prepared.bench.model.layout.size + prepared.bench.model.buffer_layout.size)
+    assert f"{bytes_each_way / 1e6:.1f} MB" in shown
+    assert "site-01" in shown
+    assert f"{prepared.bench.model.layout.size:,} trainable" in shown
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ({}, [1.0, 1.0, 1.0, 1.0]),
+        ({"name": "cosine"}, [1.0, 0.853553, 0.5, 0.146447]),
+        ({"name": "step", "every": 2, "gamma": 0.1}, [1.0, 1.0, 0.1, 0.1]),
+        ({"warmup": 1}, [0.5, 1.0, 1.0, 1.0]),
+    ],
+)
+def test_learning_rate_over_rounds(schedule, expected):
+    from medfl.config import Schedule
+
+    assert [lr_scale(Schedule(**schedule), t, 4) for t in range(4)] == pytest.approx(expected, abs=1e-6)
+
+
+def test_rounds_hold_no_timings_and_no_paths(finished, tmp_path):
+    text = finished.rounds.read_text() + finished.summary.read_text() + finished.allocation_summary.read_text()
+    assert "jpeg" not in text
+    assert str(finished.path.parent) not in text
+    assert "seconds" not in finished.rounds.read_text()
+    assert json.loads(finished.timings.read_text().splitlines()[0])["train"] > 0

@@ -1,0 +1,78 @@
+"""Statistics of a study against hand-derived numbers and scipy."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from medfl.study.analysis import share_of_gap
+from medfl.study.statistics import Mean, difference, holm, mean_over, paired, signed_rank
+
+
+def test_mean_and_t_interval_by_hand():
+    found = mean_over([1.0, None, 2.0, 3.0])
+    # Standard error 1 / sqrt(3); t(.975, 2 degrees of freedom) = 4.302653.
+    assert (found.n, found.mean) == (3, 2.0)
+    assert found.low == pytest.approx(2 - 4.302653 / 3**0.5, abs=1e-5)
+    assert found.high == pytest.approx(2 + 4.302653 / 3**0.5, abs=1e-5)
+
+
+def test_one_repeat_has_no_interval():
+    assert mean_over([0.5]) == Mean(1, 0.5)
+    assert mean_over([None]) == Mean(0, None)
+    assert mean_over([0.5]).to_json()["ci"] is None
+
+
+def test_the_t_interval_is_scipys():
+    values = np.random.default_rng(0).normal(size=7)
+    found = mean_over(values.tolist())
+    expected = stats.t.interval(0.95, 6, values.mean(), stats.sem(values))
+    assert (found.low, found.high) == pytest.approx(expected)
+
+
+def test_signed_rank_by_hand():
+    # Three differences of one sign: 2 of the 8 equally likely sign patterns are as extreme.
+    assert signed_rank(np.array([0.1, 0.2, 0.3])) == (pytest.approx(0.25), 1.0)
+    # Ranks 1 and 3 up, 2 down: (4 - 2) / 6.
+    assert signed_rank(np.array([0.1, -0.2, 0.3]))[1] == pytest.approx(1 / 3)
+    assert signed_rank(np.array([0.0, 0.1, 0.2, 0.3]))[0] == pytest.approx(0.25)
+
+
+def test_signed_rank_of_nothing():
+    assert signed_rank(np.zeros(4)) == (1.0, None)
+    assert signed_rank(np.array([])) == (None, None)
+
+
+def test_holm_by_hand():
+    # .01 x 3 = .03, .03 x 2 = .06, .04 x 1 = .04, never below the one before.
+    assert holm([0.01, 0.04, None, 0.03]) == [pytest.approx(0.03), pytest.approx(0.06), None, pytest.approx(0.06)]
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_pairs_count_what_both_have():
+    method = {(("p", "1"), "a"): 0.9, (("p", "1"), "b"): 0.5, (("p", "2"), "a"): 0.7, (("p", "3"), "a"): 1.0}
+    reference = {(("p", "1"), "a"): 0.8, (("p", "1"), "b"): 0.5005, (("p", "2"), "a"): 0.75}
+    found = paired(method, reference, Mean(2, 0.0))
+    assert found.pairs == 3
+    assert (found.wins, found.ties, found.losses) == (1, 1, 1)
+    assert found.by_site == {"a": (1, 0, 1), "b": (0, 1, 0)}
+
+
+def test_differences_are_paired_by_repeat():
+    found = difference({("p", "1"): 0.9, ("p", "2"): 0.8, ("p", "3"): 0.1}, {("p", "2"): 0.6, ("p", "1"): 0.8})
+    assert (found.n, found.mean) == (2, pytest.approx(0.15))
+    assert difference({("p", "1"): None}, {("p", "1"): 0.5}).mean is None
+
+
+def test_a_difference_that_is_the_same_everywhere_is_certain():
+    """The level differs between repeats by more than the methods do: only pairing sees the difference."""
+    levels = {("p", str(seed)): 0.5 + 0.1 * seed for seed in range(5)}
+    found = difference({repeat: level + 0.01 for repeat, level in levels.items()}, levels)
+    assert found.low == pytest.approx(0.01)
+    assert found.high == pytest.approx(0.01)
+    assert mean_over(levels.values()).high - mean_over(levels.values()).low > 0.3
+
+
+def test_share_of_the_gap():
+    assert share_of_gap(0.8, {"local_only": 0.6, "centralised": 1.0}) == pytest.approx(0.5)
+    assert share_of_gap(0.8, {"local_only": 0.998, "centralised": 1.0}) is None
+    assert share_of_gap(0.8, {"centralised": 1.0}) is None

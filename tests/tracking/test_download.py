@@ -1,0 +1,137 @@
+"""A model's way through MLflow and back, by sqlite and by an `mlflow server` with its artifact proxy."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from medfl import config
+from medfl.export.write_export import export
+from medfl.pipeline.evaluate_model import evaluate, find_model
+from medfl.tracking.connect import client_for
+from medfl.tracking.log_evaluation import log_evaluation
+from medfl.tracking.model_registry import register
+from medfl.tracking.sync import sync
+from tests.runfolders import CLASSES, SIZE, FakeRun
+from tests.test_export import settle
+from tests.tiny import write_tiny
+
+PATIENCE = 120.0  # seconds for a server to answer, on a machine that is busy
+
+
+def alive(group: int) -> bool:
+    """Whether a process of the group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """An `mlflow server` over a sqlite file, files through its proxy; its address. Nothing of it is left afterwards."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder.mkdir()
+    places = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", f"{folder}/files"]
+    command = [sys.executable, "-m", "mlflow", "server", *places, "--host", "127.0.0.1", "--port", str(port)]
+    settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    address = f"http://127.0.0.1:{port}"
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen(
+            [*command, "--workers", "1"],
+            cwd=folder,
+            env=os.environ | settings,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # its workers are in its group, and end with it
+        )
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                urllib.request.urlopen(f"{address}/health", timeout=5).close()
+                break
+            except OSError:
+                assert server.poll() is None, (folder / "log").read_text()
+                assert time.monotonic() < deadline, (folder / "log").read_text()
+                time.sleep(0.1)
+        yield address
+    finally:
+        for sign in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError):
+                os.killpg(server.pid, sign)
+            with suppress(subprocess.TimeoutExpired):
+                server.wait(10)
+            deadline = time.monotonic() + 10
+            while alive(server.pid) and time.monotonic() < deadline:
+                time.sleep(0.05)
+    assert not alive(server.pid)
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def there_and_back(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Track, register, fetch, evaluate and export one model by `uri`; the folder the fetched model lies in."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.chdir(tmp_path)
+    where = config.Tracking(experiment="server")
+    folder = settle(FakeRun(tmp_path / "a").whole())
+    tracked = sync(folder, where)
+    placed = register(folder, name="lung", alias="champion", tracking=where)
+    assert (placed.run_id, placed.uri) == (tracked.run_id, "models:/lung@champion")
+
+    found = find_model("models:/lung@champion")
+    assert (found.run, found.run_id) == (None, tracked.run_id)  # the run folder is not under runs/
+    assert not found.directory.is_relative_to(folder)
+    ours, theirs = load_file(folder / "model.safetensors"), load_file(found.directory / "model.safetensors")
+    assert ours.keys() == theirs.keys()
+    assert all(bool((ours[name] == theirs[name]).all()) for name in ours)
+
+    sites = {"generate": {"count": 2, "held_out": 1, "patches": 24, "dirichlet_alpha": 5.0}}
+    tissue = {"source": "tissue", "size": SIZE, "tissue": {"tiles_per_class": 16, "copies": 2, "size": SIZE}}
+    pipeline = write_tiny(tmp_path, task={"classes": list(CLASSES)}, data=tissue, sites=sites)
+    result = evaluate(found, pipeline_file=str(pipeline))
+    assert result["sites"] == evaluate(find_model(str(folder)), pipeline_file=str(pipeline))["sites"]
+    assert len(result["sites"]) == 1
+    line = log_evaluation(result, found.run_id)
+    (name,) = result["sites"]
+    client = client_for(uri)
+    logged = client.get_run(line.split("run ")[1].split(" ")[0])
+    assert logged.data.tags["mlflow.parentRunId"] == tracked.run_id
+    assert logged.info.experiment_id == client.get_experiment_by_name("server").experiment_id
+    assert name in {r.data.tags.get("site") for r in client.search_runs([logged.info.experiment_id])}
+
+    export("models:/lung@champion", "monai-bundle", tmp_path / "bundle")
+    assert "### Limits" in (tmp_path / "bundle" / "docs" / "README.md").read_text()  # the card came along
+    return found.directory
+
+
+def test_by_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.runfolders import database
+
+    there_and_back(tmp_path, f"sqlite:///{database()}", monkeypatch)
+
+
+def test_by_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(tmp_path / "served") as address:
+        directory = there_and_back(tmp_path, address, monkeypatch)
+        assert not directory.is_relative_to(tmp_path / "served")  # it came by the proxy, not from the server's disk
+        kept = {path.name for path in (tmp_path / "served" / "files").rglob("*")}
+        assert {"model.safetensors", "model.json", "model_card.md", "summary.json"} <= kept
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"{address}/nothing-here", timeout=5)
