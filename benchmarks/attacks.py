@@ -38,8 +38,8 @@ from medfl.messages import Failure, Reply, Request
 from medfl.methods.core.chain import build_chain
 from medfl.metrics.measure import mean_supported
 from medfl.pipeline.load_pipeline import load_pipeline
-from medfl.pipeline.prepare import Prepared, build_sites, prepare
-from medfl.site.shared_model import Workbench
+from medfl.pipeline.prepare import LocalRunSetup, build_sites, prepare
+from medfl.site.shared_model import SharedModel
 
 BASE = Path(__file__).resolve().parents[1] / "pipelines" / "studies" / "base.yaml"
 SEEDS = (1, 2, 3)
@@ -97,7 +97,7 @@ def chain_of(method: str, sites: int, malicious: int) -> list[Any]:
     return stated[method]
 
 
-def attacked(prepared: Prepared, start: ServerState, method: str, attack: str, malicious: int) -> dict[str, Any]:
+def attacked(prepared: LocalRunSetup, start: ServerState, method: str, attack: str, malicious: int) -> dict[str, Any]:
     """Train under an attack; the figures of the last model, and whose replies were refused.
 
     Args:
@@ -106,11 +106,11 @@ def attacked(prepared: Prepared, start: ServerState, method: str, attack: str, m
         method, attack: of METHODS and ATTACKS.
         malicious: how many sites are.
     """
-    names = sorted(prepared.plan.train_sites)
+    names = sorted(prepared.config.train_sites)
     bad = set(names[:malicious]) if attack != "none" else set()
     chain = build_chain(chain_of(method, len(names), malicious))
-    chain.wait(len(names))
-    bench = Workbench(prepared.bench.model, chain)
+    chain.async_schedule(len(names))
+    bench = SharedModel(prepared.shared.model, chain)
     stores = {name: site.store for name, site in prepared.sites.items()}
     if attack == "labels":
         stores |= {name: flipped(stores[name], len(prepared.pipeline.task.classes)) for name in bad}
@@ -119,7 +119,7 @@ def attacked(prepared: Prepared, start: ServerState, method: str, attack: str, m
         transport = Corrupting(transport, bad, FACTORS[attack])
     records: list[dict[str, Any]] = []
     state = ServerState(0, start.weights.clone(), start.buffers.clone())
-    federation = Federation(prepared.plan, transport, state, lambda record, _: records.append(record), chain)
+    federation = Federation(prepared.config, transport, state, lambda record, _: records.append(record), chain)
     with contextlib.suppress(RunFailed):  # what was lost shows in `counted`; the last good model is measured
         federation.run()
     refused = [failure["site"] in bad for record in records for failure in record["failures"]]
@@ -130,13 +130,13 @@ def attacked(prepared: Prepared, start: ServerState, method: str, attack: str, m
     }
 
 
-def measured(prepared: Prepared, state: ServerState) -> dict[str, float | None]:
+def measured(prepared: LocalRunSetup, state: ServerState) -> dict[str, float | None]:
     """Mean and worst AUROC and mean balanced accuracy at the held-out sites; None where scores are not finite."""
 
     def request(name: str) -> Request:
-        return Request(prepared.plan.rounds, state.weights, state.buffers, train=False, evaluate=("test",))
+        return Request(prepared.config.rounds, state.weights, state.buffers, train=False, evaluate=("test",))
 
-    answers = list(InProcess(prepared.sites).call(prepared.plan.held_out_sites, request))
+    answers = list(InProcess(prepared.sites).call(prepared.config.held_out_sites, request))
     figures = [answer.metrics["test"] for answer in answers if isinstance(answer, Reply)]
     if len(figures) < len(answers):
         return {"auroc": None, "worst_auroc": None, "balanced_accuracy": None}

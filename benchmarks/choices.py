@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from medfl.methods.core.chain import Chain
-from medfl.methods.core.context import LocalRound
+from medfl.methods.core.chain import MethodChain
+from medfl.methods.core.context import SiteContext
 from medfl.methods.core.local_steps import Steps
 from medfl.methods.ecgr import Ecgr, choose
 from medfl.pipeline.load_pipeline import load_pipeline
@@ -46,18 +46,18 @@ class Probe(Ecgr):
     name: ClassVar[str] = "probe"
     found: dict[float, list[float]] = field(default_factory=lambda: defaultdict(list))
 
-    def record(self, local: LocalRound) -> None:
+    def after_step(self, local: SiteContext) -> None:
         """Keep the step twice."""
         Steps(local, "bf16").record()
-        super().record(local)
+        super().after_step(local)
 
-    def reply(self, local: LocalRound) -> None:
+    def make_update(self, local: SiteContext) -> None:
         """Choose twice; go on with the float32 record."""
         exact, rounded = Steps(local, "device").gram(), Steps(local, "bf16").gram()
         for keep in KEEPS:
             sets = [set(choose(gram, keep, self.select).tolist()) for gram in (exact, rounded)]
             self.found[keep].append(len(sets[0] & sets[1]) / len(sets[0]))
-        super().reply(local)
+        super().make_update(local)
 
 
 def measure(name: str) -> list[dict[str, object]]:
@@ -68,7 +68,7 @@ def measure(name: str) -> list[dict[str, object]]:
     stated.append("training.threads=1")
     prepared = prepare(load_pipeline(base, [*stated, "training.optimizer.lr=0.01", *overrides]))
     probe = Probe(storage="device")
-    prepared.bench.chain = Chain([probe])
+    prepared.shared.chain = MethodChain([probe])
     prepared.federation(prepared.initial_state(), lambda record, state: None).run()
     rows: list[dict[str, object]] = []
     for keep, overlaps in probe.found.items():

@@ -23,7 +23,7 @@ import torch
 from benchmarks.speed.figure import interleaved
 from benchmarks.speed.steps import one_site
 from benchmarks.speed.workload import METHOD, Rounds, store, work, workbench
-from medfl.methods.core.context import LocalRound
+from medfl.methods.core.context import SiteContext
 from medfl.methods.core.local_steps import Steps
 from medfl.methods.ecgr import choose, coefficients
 from medfl.runs.folder import write_text
@@ -70,9 +70,9 @@ def by_steps(repeats: int) -> Iterator[Row]:
     start = model.vector.clone()
     for storage, name in (("device", "ECGR, float32"), ("bf16", "ECGR, bf16")):
         for steps in (10, 25, 50, 100):
-            local = LocalRound(model, start, start, steps=steps, lr=0.1, seed=0)
+            local = SiteContext(model, start, start, steps=steps, lr=0.1, seed=0)
 
-            def play(local: LocalRound = local, steps: int = steps, storage: str = storage) -> None:
+            def play(local: SiteContext = local, steps: int = steps, storage: str = storage) -> None:
                 for local.step in range(1, steps + 1):
                     Steps(local, storage).record()
                 kept = Steps(local, storage)

@@ -28,10 +28,10 @@ from benchmarks.pages import rewritten, table
 from medfl.engines.nvflare.launch import run as deployed
 from medfl.engines.remote.codec import Bounds, pack
 from medfl.engines.remote.remote_transport import Remote
-from medfl.engines.remote.server_endpoint import Head
+from medfl.engines.remote.server_endpoint import RemoteRunSetup
 from medfl.messages import Reply
 from medfl.pipeline.load_pipeline import load_pipeline
-from medfl.pipeline.prepare import Watcher, checked_workbench, plan_of
+from medfl.pipeline.prepare import ProgressCallbacks, checked_shared_model, federation_config
 from medfl.pipeline.run import run
 from medfl.runs.folder import RunFolder
 
@@ -77,11 +77,11 @@ def pipeline_file(folder: Path, sites: int, backbone: str, method: list[str], ro
     return file
 
 
-def seconds_a_round(play: Callable[[Watcher], Any]) -> tuple[float, float]:
+def seconds_a_round(play: Callable[[ProgressCallbacks], Any]) -> tuple[float, float]:
     """(seconds from the command to the end of the first round, mean seconds of the rounds after the second)."""
     told: list[float] = []
     began = time.perf_counter()
-    play(Watcher(round=lambda record, rounds: told.append(time.perf_counter())))
+    play(ProgressCallbacks(round=lambda record, rounds: told.append(time.perf_counter())))
     last = len(told) - 2  # the very last only measures
     return told[0] - began, (told[last] - told[1]) / (last - 1)
 
@@ -92,7 +92,7 @@ def compare() -> Iterator[Row]:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             pipeline = load_pipeline(pipeline_file(folder, sites, backbone, method, rounds))
-            parameters = checked_workbench(pipeline).model.layout.size
+            parameters = checked_shared_model(pipeline).model.layout.size
             start, near = seconds_a_round(lambda watcher: run(pipeline, folder / "near", watcher))  # noqa: B023
             begin, far = seconds_a_round(lambda watcher: deployed(pipeline, "poc", folder / "far", watcher))  # noqa: B023
             record = RunFolder(folder / "far").records()[1]["sites"]
@@ -111,7 +111,7 @@ def serve(method: Sequence[str], rounds: int) -> list[Row]:
     found: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         pipeline = load_pipeline(pipeline_file(Path(name), SITES, BACKBONE, list(method), rounds))
-        bench = checked_workbench(pipeline)
+        bench = checked_shared_model(pipeline)
         bounds, size, chain = Bounds.of(bench.model), bench.model.layout.size, bench.chain
         fingerprint = bench.model.fingerprint()
         draw = torch.Generator().manual_seed(0)
@@ -134,14 +134,16 @@ def serve(method: Sequence[str], rounds: int) -> list[Row]:
             )
             return pack(reply, bounds)
 
-        plan = plan_of(pipeline, bench.model)
-        head = Head(pipeline=pipeline, bench=bench, plan=plan, leaky=False, remote=Remote(names, ask, bounds))
+        plan = federation_config(pipeline, bench.model)
+        head = RemoteRunSetup(
+            pipeline=pipeline, shared=bench, config=plan, groups_unknown=False, remote=Remote(names, ask, bounds)
+        )
         state = head.initial_state()
         folder = RunFolder.create("scale", Path(name) / "run")
         federation = head.federation(state, lambda record, current: None)
         for number in range(rounds):
             began = time.perf_counter()
-            record = federation.play()
+            record = federation.run_round()
             assert not record["failures"], record["failures"]
             folder.save_round(record, {}, state.snapshot(), [], {})
             found.append(

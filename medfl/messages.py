@@ -37,7 +37,7 @@ class Request:
         resamples: bootstrap resamples for intervals; 0 means point figures only.
         last_accepted_round: latest round whose reply from this site was aggregated; -1 for none. The site promotes
             or discards its pending state by it.
-        extra: further server vectors that a link of the chain sends, by name.
+        extra: further server vectors that a method of the chain sends, by name.
         temperatures: in place of figures, the sums of `medfl.metrics.temperature` at each of these.
         histograms: in place of figures, score histograms of every target.
         temperature: T by which logits are divided before anything but the figures "before" is measured; None asks
@@ -83,7 +83,7 @@ class Reply:
         sums: per split, what merges with other sites' (`to_lists` of each): "temperatures", or "histograms", or in the
             final measurement "after", "before" and "histograms".
         curves: per split, the curves of `medfl.metrics.site_figures`; in the final measurement only.
-        extra: further site vectors that a link of the chain sends, by name.
+        extra: further site vectors that a method of the chain sends, by name.
         seconds: wall time by phase ("train", "evaluate").
     """
 

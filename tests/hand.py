@@ -19,12 +19,12 @@ from torch import nn
 from medfl.data.batches import AugmentSpec
 from medfl.data.patch_store import PatchStore
 from medfl.federation.rounds import Federation
-from medfl.federation.server_state import Plan, ServerState
+from medfl.federation.server_state import FederationConfig, ServerState
 from medfl.federation.transport import InProcess
 from medfl.messages import Failure
-from medfl.methods.core.chain import Chain, build_chain
+from medfl.methods.core.chain import MethodChain, build_chain
 from medfl.model.flat_model import FlatModel, ModelSpec
-from medfl.site.shared_model import LocalWork, Workbench
+from medfl.site.shared_model import LocalTrainingConfig, SharedModel
 from medfl.site.site import Site
 
 
@@ -126,7 +126,7 @@ class Play:
         """Play so many rounds; the global vector after each."""
         after = []
         for _ in range(count):
-            self.records.append(self.federation.play())
+            self.records.append(self.federation.run_round())
             after.append(self.state.weights.tolist())
         return after
 
@@ -145,17 +145,17 @@ class Play:
 def play(method=(), people=None, rounds=4, lr=0.5, momentum=0.0, start=START, transport=Lossy, lost=(), **plan) -> Play:
     """A federation of `people` (name -> Hand) under a method list or a ready chain."""
     people = people or PAIR
-    chain = method if isinstance(method, Chain) else build_chain(method)
+    chain = method if isinstance(method, MethodChain) else build_chain(method)
     model = FlatModel(ModelSpec("three_weights", ("a", "b")), torch.device("cpu"))
     chain.check(model, "sgd", momentum, 0.0)
-    bench = Workbench(model, chain)
+    bench = SharedModel(model, chain)
     still = AugmentSpec(flips=False, rotate90=False)
     sites = {
         name: Site(
             name,
             "train",
             hand.store(name),
-            LocalWork(2, local_steps=hand.steps, lr=lr, momentum=momentum, augment=still, rounds=rounds),
+            LocalTrainingConfig(2, local_steps=hand.steps, lr=lr, momentum=momentum, augment=still, rounds=rounds),
             bench,
         )
         for name, hand in people.items()
@@ -163,6 +163,6 @@ def play(method=(), people=None, rounds=4, lr=0.5, momentum=0.0, start=START, tr
     settings = {"rounds": rounds, "seed": 0, "stages": {}, "momentum": momentum, "lr": lr, "evaluate_every": 2} | plan
     state = ServerState(0, torch.tensor(start), model.buffers())
     federation = Federation(
-        Plan(tuple(sites), (), **settings), transport(sites, lost), state, lambda record, _: None, chain
+        FederationConfig(tuple(sites), (), **settings), transport(sites, lost), state, lambda record, _: None, chain
     )
     return Play(federation, sites)

@@ -87,7 +87,7 @@ def sections(model, at=""):
     found = {at: model}
     for name, field in model.model_fields.items():
         for part in [field.annotation, *getattr(field.annotation, "__args__", ())]:
-            if isinstance(part, type) and issubclass(part, config.Section) and part is not config.Site:
+            if isinstance(part, type) and issubclass(part, config.ConfigSection) and part is not config.SiteConfig:
                 found |= sections(part, f"{at}.{name}".strip("."))
     return found
 
@@ -108,7 +108,7 @@ def tables():
     return found
 
 
-FILES = {"Pipeline file": config.Pipeline, "Site file": config.Site}
+FILES = {"Pipeline file": config.Pipeline, "Site file": config.SiteConfig}
 SECTIONS = {(file, at): model for file, top in FILES.items() for at, model in sections(top).items()}
 
 
@@ -222,7 +222,7 @@ def test_yaml_examples_are_valid(page):
         elif "seeds" in example:
             StudyFile.model_validate(example)
         elif "name" in example:
-            config.Site.model_validate(example)
+            config.SiteConfig.model_validate(example)
 
 
 # -------------------------------------------------------------------------------------------------- what is shipped

@@ -24,11 +24,11 @@ from medfl.data.sources import csv_table
 from medfl.data.splits import _fold
 from medfl.data.transforms import rendering
 from medfl.engines.remote.codec import HEADER, BadMessage, Bounds, unpack_answer, unpack_request
-from medfl.engines.remote.site_state import Keeper, StateLost
+from medfl.engines.remote.site_state import SiteStateFile, StateLost
 from medfl.errors import MedflError
 from medfl.federation.transport import InProcess
 from medfl.model.flat_model import FlatModel, ModelSpec, create, load_checkpoint
-from medfl.pipeline.evaluate_model import Model, find_model
+from medfl.pipeline.evaluate_model import TrainedModel, find_model
 from medfl.pipeline.load_pipeline import load_pipeline, read_mapping
 from medfl.pipeline.run import run
 from medfl.runs.folder import RunFolder, load_weights
@@ -133,7 +133,7 @@ def test_arrays_hold_no_objects(tmp_path, bomb):
 def test_a_sites_kept_state_is_data(tmp_path, bomb):
     (tmp_path / "run1.safetensors").write_bytes(bomb[0])
     with pytest.raises(StateLost, match="damaged"):
-        Keeper(tmp_path, "run1", SimpleNamespace(state={}, pending=None))
+        SiteStateFile(tmp_path, "run1", SimpleNamespace(state={}, pending=None))
 
 
 @pytest.mark.parametrize("where", ["message", "header", "vectors"])
@@ -157,7 +157,7 @@ def test_a_message_holds_numbers_that_can_be_reckoned_with(number):
 
 
 def test_a_model_from_mlflow_is_data(tmp_path, bomb, monkeypatch):
-    def served(name: str, facts: str) -> Model:
+    def served(name: str, facts: str) -> TrainedModel:
         (tmp_path / "model.json").write_text(facts)
         (tmp_path / "model.safetensors").write_bytes(bomb[0])
         found = download.Fetched(tmp_path, name, "0" * 32, "runs:/x")
@@ -165,7 +165,7 @@ def test_a_model_from_mlflow_is_data(tmp_path, bomb, monkeypatch):
         return find_model("runs:/" + "0" * 32, runs=tmp_path / "runs")
 
     assert "model.json cannot be read" in refused(served, "x", "{")
-    assert "does not say what model" in refused(served("x", "{}").workbench)
+    assert "does not say what model" in refused(served("x", "{}").load)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "pipeline.yaml").touch()
     for name in ("../elsewhere", str(tmp_path / "elsewhere")):
@@ -173,7 +173,7 @@ def test_a_model_from_mlflow_is_data(tmp_path, bomb, monkeypatch):
     spec = ModelSpec("test_byobnet", ("a", "b"))
     facts = {"backbone": spec.backbone, "classes": ["a", "b"], "args": {}, "versions": {"timm": "1"}}
     facts["fingerprint"] = FlatModel(spec, torch.device("cpu")).fingerprint()
-    assert "not a readable safetensors" in refused(served("x", json.dumps(facts)).workbench, "cpu")
+    assert "not a readable safetensors" in refused(served("x", json.dumps(facts)).load, "cpu")
 
 
 # --- nothing escapes

@@ -8,11 +8,11 @@ import torch
 from medfl.data.batches import AugmentSpec
 from medfl.data.patch_store import PatchStore
 from medfl.federation.rounds import Federation
-from medfl.federation.server_state import Plan, ServerState
+from medfl.federation.server_state import FederationConfig, ServerState
 from medfl.federation.transport import InProcess
 from medfl.methods.core.chain import build_chain
 from medfl.model.flat_model import FlatModel, ModelSpec
-from medfl.site.shared_model import LocalWork, Workbench
+from medfl.site.shared_model import LocalTrainingConfig, SharedModel
 from medfl.site.site import Site
 
 CLASSES = ("a", "b", "c")
@@ -37,24 +37,26 @@ def toy_store(name: str, seed: int, train: int = 24, val: int = 12, test: int = 
     )
 
 
-def toy_bench(method=(), seed: int = 0, backbone: str = "test_byobnet", **kwargs) -> Workbench:
+def toy_bench(method=(), seed: int = 0, backbone: str = "test_byobnet", **kwargs) -> SharedModel:
     model = FlatModel(ModelSpec(backbone, CLASSES, **kwargs), torch.device("cpu"), seed=seed)
-    return Workbench(model, build_chain(method))
+    return SharedModel(model, build_chain(method))
 
 
-def toy_work(**changes) -> LocalWork:
+def toy_work(**changes) -> LocalTrainingConfig:
     settings = {"batch_size": 8, "lr": 0.05, "augment": AugmentSpec(), "seed": 3} | changes
-    return LocalWork(**settings)
+    return LocalTrainingConfig(**settings)
 
 
-def toy_sites(bench: Workbench, sizes=(24, 16, 32), work: LocalWork | None = None, **kwargs) -> dict[str, Site]:
+def toy_sites(
+    bench: SharedModel, sizes=(24, 16, 32), work: LocalTrainingConfig | None = None, **kwargs
+) -> dict[str, Site]:
     return {
         f"site-{i}": Site(f"site-{i}", "train", toy_store(f"site-{i}", i, train=n), work or toy_work(), bench, **kwargs)
         for i, n in enumerate(sizes)
     }
 
 
-def toy_federation(bench: Workbench, sites: dict[str, Site], state: ServerState | None = None, rounds=2, **plan):
+def toy_federation(bench: SharedModel, sites: dict[str, Site], state: ServerState | None = None, rounds=2, **plan):
     """(federation, records): records fills while it runs."""
     records: list[dict] = []
     settings = {
@@ -63,17 +65,17 @@ def toy_federation(bench: Workbench, sites: dict[str, Site], state: ServerState 
         "rounds": rounds,
         "seed": 3,
         "stages": bench.model.stages(),
-        "momentum": next(iter(sites.values())).work.momentum,
-        "lr": next(iter(sites.values())).work.lr,
+        "momentum": next(iter(sites.values())).training.momentum,
+        "lr": next(iter(sites.values())).training.lr,
     } | plan
     state = state or ServerState(0, bench.model.weights(), bench.model.buffers())
     federation = Federation(
-        Plan(**settings), InProcess(sites), state, lambda record, _: records.append(record), bench.chain
+        FederationConfig(**settings), InProcess(sites), state, lambda record, _: records.append(record), bench.chain
     )
     return federation, records
 
 
-def toy_run(method=(), rounds: int = 2, sizes=(24, 16, 32), work: LocalWork | None = None, **plan):
+def toy_run(method=(), rounds: int = 2, sizes=(24, 16, 32), work: LocalTrainingConfig | None = None, **plan):
     """(final state, records) of a fresh toy federation."""
     bench = toy_bench(method)
     federation, records = toy_federation(bench, toy_sites(bench, sizes, work), rounds=rounds, **plan)

@@ -115,7 +115,7 @@ def host_synchronisation(repeats: int) -> Iterator[Figure]:
     found = 0
     torch.cuda.set_sync_debug_mode("error")
     try:
-        take_steps(local, site.bench, site.work, site.batches, site.store.splits["train"])
+        take_steps(local, site.shared, site.training, site.batches, site.store.splits["train"])
     except RuntimeError as error:
         print(f"          the host waits: {str(error).splitlines()[0]}")
         found = 1

@@ -14,11 +14,11 @@ import torch
 
 from benchmarks.speed.figure import Figure, interleaved
 from benchmarks.speed.workload import SMALL, Rounds, replies, store, work, workbench
-from medfl.federation.reply_checks import refusal
+from medfl.federation.reply_checks import reason_to_reject
 from medfl.federation.rounds import Federation
-from medfl.federation.server_state import Fold, Plan, ServerState
+from medfl.federation.server_state import FederationConfig, ServerState, WeightedMean
 from medfl.messages import Reply, Request
-from medfl.methods.core.chain import Chain
+from medfl.methods.core.chain import MethodChain
 from medfl.runs.background_writer import Background
 from medfl.runs.folder import RunFolder
 
@@ -41,7 +41,7 @@ def aggregation(repeats: int) -> Iterator[Figure]:
     bench = workbench("resnet18", [])
     answers = replies(10, bench)
     names = tuple(answer.site for answer in answers)
-    plan = Plan(names, (), 10**6, 1, bench.model.stages(), evaluate_every=10**6)
+    plan = FederationConfig(names, (), 10**6, 1, bench.model.stages(), evaluate_every=10**6)
     state = ServerState(1, bench.model.weights(), bench.model.buffers())
     federation = Federation(plan, Canned(answers), state)
 
@@ -50,19 +50,19 @@ def aggregation(repeats: int) -> Iterator[Figure]:
             assert answer.update is not None
             torch.sum(answer.update)
 
-    fold, server = Fold(state), federation.server(1.0)
+    fold, server = WeightedMean(state), federation.server(1.0)
 
     def aggregate() -> None:
         fold.reset()
         for answer in answers:
-            if reason := refusal(answer, server, plan, Chain(), dict.fromkeys(names, 1)):
+            if reason := reason_to_reject(answer, server, plan, MethodChain(), dict.fromkeys(names, 1)):
                 raise RuntimeError(reason)
             fold.add(answer)
         fold.finish()
 
     def play() -> None:
         state.round = 1  # which the replies answer
-        if not federation.play()["counted"]:
+        if not federation.run_round()["counted"]:
             raise RuntimeError("the round did not count")
 
     ours, whole, floor = interleaved([aggregate, play, read], repeats=10 * repeats, warm=2)

@@ -13,12 +13,12 @@ from torch import Tensor
 from medfl.data.batches import AugmentSpec
 from medfl.data.patch_store import PatchStore
 from medfl.federation.rounds import Federation
-from medfl.federation.server_state import Plan, ServerState
+from medfl.federation.server_state import FederationConfig, ServerState
 from medfl.federation.transport import InProcess
 from medfl.messages import Reply
 from medfl.methods.core.chain import build_chain
 from medfl.model.flat_model import FlatModel, ModelSpec
-from medfl.site.shared_model import LocalWork, Workbench
+from medfl.site.shared_model import LocalTrainingConfig, SharedModel
 from medfl.site.site import Site
 
 CLASSES = ("lung_aca", "lung_n", "lung_scc", "colon_aca", "colon_n")
@@ -43,16 +43,18 @@ def store(name: str, patches: int, size: int, val: int = 10, seed: int = 0) -> P
     )
 
 
-def workbench(backbone: str, method: METHOD, device: str = "cpu", **settings: Any) -> Workbench:
+def workbench(backbone: str, method: METHOD, device: str = "cpu", **settings: Any) -> SharedModel:
     """A fresh network and its chain. `settings`: channels_last; precision, compiled."""
     spec = ModelSpec(backbone, CLASSES, channels_last=settings.pop("channels_last", False))
-    return Workbench(FlatModel(spec, torch.device(device), seed=1), build_chain(method), **settings)
+    return SharedModel(FlatModel(spec, torch.device(device), seed=1), build_chain(method), **settings)
 
 
-def work(steps: int, batch_size: int = 32, lr: float = 1e-3, momentum: float = 0.9, **changes: Any) -> LocalWork:
+def work(
+    steps: int, batch_size: int = 32, lr: float = 1e-3, momentum: float = 0.9, **changes: Any
+) -> LocalTrainingConfig:
     """Local work of a number of steps; augmentation off, so that a plain loop can see the same tensors."""
     plain = AugmentSpec(flips=False, rotate90=False)
-    return LocalWork(
+    return LocalTrainingConfig(
         batch_size=batch_size, local_steps=steps, lr=lr, momentum=momentum, **({"augment": plain} | changes)
     )
 
@@ -60,7 +62,9 @@ def work(steps: int, batch_size: int = 32, lr: float = 1e-3, momentum: float = 0
 class Rounds:
     """A federation whose rounds are played one at a time, without evaluation."""
 
-    def __init__(self, bench: Workbench, stores: Sequence[PatchStore], local: LocalWork, **plan: Any) -> None:
+    def __init__(
+        self, bench: SharedModel, stores: Sequence[PatchStore], local: LocalTrainingConfig, **plan: Any
+    ) -> None:
         self.sites = {s.site: Site(s.site, "train", s, local, bench) for s in stores}
         settings: dict[str, Any] = {
             "train_sites": tuple(self.sites),
@@ -76,11 +80,13 @@ class Rounds:
         self._steps = 0.0
         for site in self.sites.values():
             site.batches.training = self._timed(site.batches.training)  # type: ignore[method-assign, assignment]
-        self.federation = Federation(Plan(**settings | plan), InProcess(self.sites), state, chain=bench.chain)
+        self.federation = Federation(
+            FederationConfig(**settings | plan), InProcess(self.sites), state, chain=bench.chain
+        )
 
     def play(self) -> dict[str, Any]:
         """One round: every participant's local steps, and all that goes with them. Returns its record."""
-        record = self.federation.play()
+        record = self.federation.run_round()
         if record["failures"] or not record["counted"]:
             raise RuntimeError(f"the round failed: {record['failures']}")
         return record
@@ -99,7 +105,7 @@ class Rounds:
         return batches
 
 
-def replies(count: int, like: Workbench, seed: int = 0) -> list[Reply]:
+def replies(count: int, like: SharedModel, seed: int = 0) -> list[Reply]:
     """Trained replies with random updates."""
     generator = torch.Generator().manual_seed(seed)
     weights, buffers = like.model.weights(), like.model.buffers()

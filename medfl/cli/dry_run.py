@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from medfl.cli.terminal import Terminal
-from medfl.pipeline.prepare import Prepared
+from medfl.pipeline.prepare import LocalRunSetup
 from medfl.site.site import steps_by_site
 
 
-def print_plan(prepared: Prepared, terminal: Terminal) -> None:
+def print_plan(prepared: LocalRunSetup, terminal: Terminal) -> None:
     """Print per site patches, groups, steps, bytes a round; then the memory this machine would need."""
-    model, pipeline = prepared.bench.model, prepared.pipeline
+    model, pipeline = prepared.shared.model, prepared.pipeline
     wire = 4 * (model.layout.size + model.buffer_layout.size)
     steps = steps_by_site(prepared.sites.values())
     rows = []
@@ -18,12 +18,12 @@ def print_plan(prepared: Prepared, terminal: Terminal) -> None:
         store, trains = site.store, site.role == "train"
         counts = [str(len(store.splits.get(split, ()))) for split in ("train", "val", "test")]
         groups = str(len(set(store.groups.tolist())))
-        each = f"{wire / 1e6:.1f} MB" if trains and not prepared.bench.chain.arm else "-"
+        each = f"{wire / 1e6:.1f} MB" if trains and not prepared.shared.chain.arm else "-"
         rows.append([name, site.role.replace("_", "-"), *counts, groups, str(steps.get(name, "-")), each, each])
     columns = ["site", "role", "train", "val", "test", "groups", "steps a round", "down a round", "up a round"]
-    terminal.table(f"{pipeline.name}: {prepared.bench.chain}, {pipeline.training.rounds} rounds", columns, rows)
+    terminal.table(f"{pipeline.name}: {prepared.shared.chain}, {pipeline.training.rounds} rounds", columns, rows)
     most = max(steps.values())
-    scratch = sum(link.scratch_bytes(most, model.layout.padded) for link in prepared.bench.chain.links)
+    scratch = sum(link.scratch_bytes(most, model.layout.padded) for link in prepared.shared.chain.methods)
     # weights, gradients, momentum; start, reply; sum, state, previous
     vectors = 8 * 4 * model.layout.padded
     patches = sum(site.store.images.nbytes for site in prepared.sites.values())

@@ -13,13 +13,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from medfl.config.fields import ConfigSection as ConfigSection
 from medfl.config.fields import Count as Count
+from medfl.config.fields import Fraction as Fraction
 from medfl.config.fields import Name as Name
 from medfl.config.fields import NonNegative as NonNegative
 from medfl.config.fields import Positive as Positive
 from medfl.config.fields import Rgb as Rgb
-from medfl.config.fields import Section as Section
-from medfl.config.fields import Share as Share
 from medfl.config.fields import Transform as Transform
 from medfl.config.training import Augment as Augment
 from medfl.config.training import Optimizer as Optimizer
@@ -28,7 +28,7 @@ from medfl.config.training import Selection as Selection
 from medfl.config.training import Training as Training
 
 
-class Task(Section):
+class Task(ConfigSection):
     """What is predicted. The order of `classes` is the index order everywhere; `malignant` are some of them."""
 
     classes: list[str] = Field(min_length=2)
@@ -49,7 +49,7 @@ class Task(Section):
         return self
 
 
-class Tissue(Section):
+class Tissue(ConfigSection):
     """Generated tissue: how many source tiles a class, augmented copies a tile, pixels a side."""
 
     tiles_per_class: Count = 60
@@ -58,14 +58,14 @@ class Tissue(Section):
     seed: int = Field(0, ge=0)
 
 
-class Splits(Section):
+class Splits(ConfigSection):
     """Shares of a training site's source groups; the rest trains."""
 
     val: float = Field(0.15, gt=0, lt=0.5)
     test: float = Field(0.2, gt=0, lt=0.5)
 
 
-class OwnData(Section):
+class OwnData(ConfigSection):
     """Where one site's own data lies; absent keys are taken from the pipeline's `data`."""
 
     source: Literal["lc25000", "folder", "csv"] | None = None
@@ -73,7 +73,7 @@ class OwnData(Section):
     source_groups: str | None = None
 
 
-class Data(Section):
+class Data(ConfigSection):
     """The catalog and how it becomes patches."""
 
     source: Literal["lc25000", "folder", "csv", "tissue"]
@@ -82,7 +82,7 @@ class Data(Section):
     size: int = Field(96, ge=16, le=1024)
     mpp: Positive | None = None
     source_groups: str | None = None
-    stain_strength: Share = 1.0
+    stain_strength: Fraction = 1.0
     splits: Splits = Splits()
     render: list[Transform] = []
     on_bad_image: Literal["refuse", "skip"] = "refuse"
@@ -90,7 +90,7 @@ class Data(Section):
     cache: str | None = None
 
 
-class StainProfile(Section):
+class StainProfile(ConfigSection):
     """A laboratory's stain: unit optical densities per stain, concentration gains, gamma, white point (grey levels)."""
 
     haematoxylin: Rgb
@@ -100,7 +100,7 @@ class StainProfile(Section):
     white: Rgb = (255.0, 255.0, 255.0)
 
 
-class SiteLink(Section):
+class SiteLink(ConfigSection):
     """A site's line and speed on the virtual clock: Mbit/s each way, seconds a local step, sigma of a lognormal
     factor on the whole."""
 
@@ -110,16 +110,16 @@ class SiteLink(Section):
     jitter: NonNegative = 0.0
 
 
-class Site(Section):
+class SiteConfig(ConfigSection):
     """One institution."""
 
     name: Name
     description: str = ""
     role: Literal["train", "held_out"] | None = None
     patches: Count | None = None
-    class_mix: dict[str, Share] | None = None
+    class_mix: dict[str, Fraction] | None = None
     stain: str | StainProfile | None = None
-    stain_strength: Share | None = None
+    stain_strength: Fraction | None = None
     mpp: Positive | None = None
     labels: dict[str, str] = {}
     data: OwnData | None = None
@@ -137,13 +137,13 @@ class Site(Section):
         return mix
 
     @model_validator(mode="after")
-    def _one_measure_of_work(self) -> Site:
+    def _one_measure_of_work(self) -> SiteConfig:
         if self.local_epochs and self.local_steps:
             raise ValueError("state local_epochs or local_steps, not both")
         return self
 
 
-class Generate(Section):
+class Generate(ConfigSection):
     """Simulated institutions drawn from the pipeline's seed: class mix ~ Dirichlet(alpha), random stain."""
 
     count: Count
@@ -151,15 +151,15 @@ class Generate(Section):
     patches: Count | None = None
     dirichlet_alpha: Positive = 0.5
     held_out_alpha: Positive | None = None
-    stain_strength: Share = 0.5
+    stain_strength: Fraction = 0.5
     capacities: list[Annotated[float, Field(gt=0, le=1)]] = Field(default=[])
 
 
-class Sites(Section):
+class Sites(ConfigSection):
     """Who trains and who is only measured: paths of site files (or site mappings), or `generate`."""
 
-    train: list[str | Site] = []
-    held_out: list[str | Site] = []
+    train: list[str | SiteConfig] = []
+    held_out: list[str | SiteConfig] = []
     generate: Generate | None = None
 
     @model_validator(mode="after")
@@ -171,7 +171,7 @@ class Sites(Section):
         return self
 
 
-class Model(Section):
+class ModelConfig(ConfigSection):
     """A timm backbone by name; `args` goes to `timm.create_model` untouched."""
 
     backbone: str
@@ -180,13 +180,13 @@ class Model(Section):
     args: dict[str, Any] = {}
 
     @model_validator(mode="after")
-    def _one_start(self) -> Model:
+    def _one_start(self) -> ModelConfig:
         if self.pretrained and self.checkpoint:
             raise ValueError("state pretrained: true or a checkpoint, not both")
         return self
 
 
-class Evaluation(Section):
+class Evaluation(ConfigSection):
     """How figures are made: intervals, calibration and its bins, thresholds, the stability window and target."""
 
     resamples: Annotated[int, Field(ge=100, le=100_000)] = 1000
@@ -199,7 +199,7 @@ class Evaluation(Section):
     members: int = Field(1000, ge=0)
 
 
-class Tracking(Section):
+class Tracking(ConfigSection):
     """MLflow. `uri: null` means MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in the working directory."""
 
     enabled: bool = True
@@ -207,15 +207,15 @@ class Tracking(Section):
     uri: str | None = None
 
 
-class Gates(Section):
+class Gates(ConfigSection):
     """What a model must reach to enter the registry; AUROC gates read the lower 95 % bound."""
 
-    held_out_auroc_min: Share | None = None
-    held_out_ece_max: Share | None = None
-    worst_site_auroc_min: Share | None = None
+    held_out_auroc_min: Fraction | None = None
+    held_out_ece_max: Fraction | None = None
+    worst_site_auroc_min: Fraction | None = None
 
 
-class Registry(Section):
+class Registry(ConfigSection):
     """Registration at the end of a run."""
 
     name: str = Field(min_length=1)
@@ -224,7 +224,7 @@ class Registry(Section):
     margin: NonNegative = 0.01
 
 
-class Pipeline(Section):
+class Pipeline(ConfigSection):
     """One experiment."""
 
     name: Name
@@ -233,7 +233,7 @@ class Pipeline(Section):
     task: Task
     data: Data
     sites: Sites
-    model: Model
+    model: ModelConfig
     training: Training
     method: list[str | dict[str, Any]] = []
     select: Literal["last"] | Selection = "last"
@@ -242,17 +242,17 @@ class Pipeline(Section):
     registry: Registry | None = None
 
     @property
-    def train_sites(self) -> list[Site]:
+    def train_sites(self) -> list[SiteConfig]:
         """The resolved training sites."""
-        return [s for s in self.sites.train if isinstance(s, Site)]
+        return [s for s in self.sites.train if isinstance(s, SiteConfig)]
 
     @property
-    def held_out_sites(self) -> list[Site]:
+    def held_out_sites(self) -> list[SiteConfig]:
         """The resolved held-out sites."""
-        return [s for s in self.sites.held_out if isinstance(s, Site)]
+        return [s for s in self.sites.held_out if isinstance(s, SiteConfig)]
 
     @property
-    def all_sites(self) -> list[Site]:
+    def all_sites(self) -> list[SiteConfig]:
         """Training sites, then held-out sites."""
         return self.train_sites + self.held_out_sites
 

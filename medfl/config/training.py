@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from medfl.config.fields import Count, NonNegative, Positive, Section, Share, Transform
+from medfl.config.fields import ConfigSection, Count, Fraction, NonNegative, Positive, Transform
 
 
-class Optimizer(Section):
+class Optimizer(ConfigSection):
     """The local optimiser; its state starts at zero every round."""
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -18,7 +18,7 @@ class Optimizer(Section):
     weight_decay: NonNegative = 0.0
 
 
-class Schedule(Section):
+class Schedule(ConfigSection):
     """Learning rate over rounds: `constant`, `cosine` (to zero), or `step` (x gamma every `every` rounds)."""
 
     name: Literal["constant", "cosine", "step"] = "constant"
@@ -27,20 +27,20 @@ class Schedule(Section):
     warmup: int = Field(0, ge=0)
 
 
-class Augment(Section):
+class Augment(ConfigSection):
     """Training augmentation: batched on the device (flips, quarter turns, colour), plus `jitter`, a list of
     albumentations transforms applied patch by patch on the CPU."""
 
     flips: bool = True
     rotate90: bool = True
-    brightness: Share = 0.0
-    contrast: Share = 0.0
-    saturation: Share = 0.0
+    brightness: Fraction = 0.0
+    contrast: Fraction = 0.0
+    saturation: Fraction = 0.0
     hue: float = Field(0.0, ge=0, le=0.5)
     jitter: list[Transform] = []
 
 
-class Training(Section):
+class Training(ConfigSection):
     """Rounds and local work. `local_steps` replaces `local_epochs` where stated."""
 
     rounds: Count
@@ -65,7 +65,7 @@ class Training(Section):
     clock: Literal["virtual", "wall"] = "virtual"
 
 
-class Selection(Section):
+class Selection(ConfigSection):
     """Which round's model counts: a validation figure over training sites."""
 
     metric: Literal[

@@ -20,7 +20,7 @@ from medfl import config
 from medfl.data.images import IMAGE_SUFFIXES, images_below
 from medfl.data.patch_store import I64
 from medfl.data.sources.csv_table import read_rows
-from medfl.data.sources.source_groups import Found, Source, find_groups
+from medfl.data.sources.source_groups import Found, GroupSource, find_groups
 from medfl.errors import MedflError, nearest
 
 ORGANS = ("lung_image_sets", "colon_image_sets")
@@ -48,11 +48,11 @@ class Catalog:
     groups: I64
     group_names: tuple[str, ...]
     classes: tuple[str, ...]
-    leaky: bool
+    groups_unknown: bool
     scope: str = ""
 
 
-def brings_own_data(pipeline: config.Pipeline, site: config.Site) -> bool:
+def brings_own_data(pipeline: config.Pipeline, site: config.SiteConfig) -> bool:
     """Whether a site uses data of its own (`data.mode: own`, or a `data` section in the site) and is not dealt any."""
     return pipeline.data.mode == "own" or site.data is not None
 
@@ -65,7 +65,7 @@ def pipeline_catalog(pipeline: config.Pipeline) -> Catalog:
     """
     data, where = pipeline.data, f"pipeline {pipeline.name}"
     root = pipeline_root(pipeline)
-    return _read(Source(where, data.source, root, data.source_groups, tuple(pipeline.task.classes), {}))
+    return _read(GroupSource(where, data.source, root, data.source_groups, tuple(pipeline.task.classes), {}))
 
 
 def pipeline_root(pipeline: config.Pipeline) -> Path:
@@ -76,7 +76,7 @@ def pipeline_root(pipeline: config.Pipeline) -> Path:
     return _root(f"pipeline {pipeline.name}", data.source, data.root)
 
 
-def site_catalog(pipeline: config.Pipeline, site: config.Site) -> Catalog:
+def site_catalog(pipeline: config.Pipeline, site: config.SiteConfig) -> Catalog:
     """A site's own data: its `data` section, completed by the pipeline's where the kind of source is the same.
 
     Raises MedflError as `pipeline_catalog` does.
@@ -91,7 +91,7 @@ def site_catalog(pipeline: config.Pipeline, site: config.Site) -> Catalog:
     inherited = pipeline.data if kind == pipeline.data.source else None
     root = _root(where, kind, own.root or (inherited.root if inherited else None))
     groups = own.source_groups or (inherited.source_groups if inherited else None)
-    return _read(Source(where, kind, root, groups, tuple(pipeline.task.classes), dict(site.labels)))
+    return _read(GroupSource(where, kind, root, groups, tuple(pipeline.task.classes), dict(site.labels)))
 
 
 def class_folders(root: Path, kind: str) -> list[Path]:
@@ -135,7 +135,7 @@ def _root(where: str, kind: str, stated: str | None) -> Path:
     return root
 
 
-def _read(source: Source) -> Catalog:
+def _read(source: GroupSource) -> Catalog:
     try:
         found = _listed(source) if source.kind == "csv" else _in_folders(source)
         if not found:
@@ -156,12 +156,12 @@ def _read(source: Source) -> Catalog:
         groups=np.array([number[name] for name in groups.names], dtype=np.int64),
         group_names=tuple(group_names),
         classes=source.classes,
-        leaky=groups.leaky,
+        groups_unknown=groups.leaky,
         scope=groups.scope,
     )
 
 
-def _in_folders(source: Source) -> list[Found]:
+def _in_folders(source: GroupSource) -> list[Found]:
     found = []
     for folder in class_folders(source.root, source.kind):
         _class_index(source, folder.name)  # also for a folder without images: it is misspelt all the same
@@ -186,7 +186,7 @@ def strays(root: Path, paths: Iterable[Path]) -> Path | None:
     return None
 
 
-def _listed(source: Source) -> list[Found]:
+def _listed(source: GroupSource) -> list[Found]:
     folder = source.root.parent.resolve()
     found: dict[Path, Found] = {}
     absent: list[str] = []
@@ -213,7 +213,7 @@ def _listed(source: Source) -> list[Found]:
     return sorted(found.values(), key=lambda image: (image.word, image.key))
 
 
-def _class_index(source: Source, word: str) -> int:
+def _class_index(source: GroupSource, word: str) -> int:
     name = source.labels.get(word, word)
     if name in source.classes:
         return source.classes.index(name)

@@ -25,7 +25,7 @@ AHEAD = 64  # files decoded before they are asked for: keeps the workers busy an
 
 
 @dataclass(frozen=True)
-class Patch:
+class DecodedPatch:
     """One decoded file: u8[S, S, 3], and width and height of the file in pixels."""
 
     image: U8
@@ -33,7 +33,7 @@ class Patch:
     height: int
 
 
-def decode(paths: Sequence[Path], size: int, field: int | None = None) -> Iterator[Patch | Unreadable]:
+def decode(paths: Sequence[Path], size: int, field: int | None = None) -> Iterator[DecodedPatch | Unreadable]:
     """Decode, convert to 8-bit RGB and resize to `size` x `size`, in order, on a few threads.
 
     Args:
@@ -50,13 +50,13 @@ def decode(paths: Sequence[Path], size: int, field: int | None = None) -> Iterat
     crop = [ResizeWithPadOrCropd(["image"], (field, field), mode="reflect")] if field else []
     pipeline = Compose([_reading(field), *crop, Resized(["image"], (size, size), mode="area")])
 
-    def one(path: Path) -> Patch | Unreadable:
+    def one(path: Path) -> DecodedPatch | Unreadable:
         try:
             item = pipeline({"image": path})
         except Exception as error:  # MONAI wraps what a transform raises; the cause is what the user needs
             return Unreadable(reason(error, path))
         width, height = item["pixels"]
-        return Patch(to_bytes(item["image"]), width, height)
+        return DecodedPatch(to_bytes(item["image"]), width, height)
 
     with _plain_tensors(), ThreadPoolExecutor(WORKERS) as pool:
         waiting = [pool.submit(one, path) for path in paths[:AHEAD]]

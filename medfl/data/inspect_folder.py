@@ -12,11 +12,11 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from medfl.config import Site
+from medfl.config import SiteConfig
 from medfl.data.catalog import LC25000_PARENT, ORGANS, class_folders
 from medfl.data.images import images_below
 from medfl.data.sources.csv_table import read_rows
-from medfl.data.sources.source_groups import Source, groups_file
+from medfl.data.sources.source_groups import GroupSource, groups_file
 from medfl.errors import MedflError
 
 LC25000_CLASSES = ("lung_aca", "lung_n", "lung_scc", "colon_aca", "colon_n")
@@ -60,7 +60,7 @@ def inspect_folder(root: Path, name: str | None = None) -> tuple[dict[str, Any],
         "data": data,
     }
     try:
-        Site.model_validate(site)
+        SiteConfig.model_validate(site)
     except ValueError:
         raise MedflError(
             f'"{site["name"]}" cannot name a site: use small letters, digits and hyphens, with --name'
@@ -109,7 +109,7 @@ def _folder(root: Path) -> _Seen:
         )
     every = [path for images in files.values() for path in images]
     groups = None
-    table = groups_file(Source("the folder", kind, root, None, (), {}))
+    table = groups_file(GroupSource("the folder", kind, root, None, (), {}))
     if table is not None:
         groups = f"from {table}"
     elif kind == "folder" and all(len(p.relative_to(root).parts) > 2 for p in every):

@@ -30,7 +30,7 @@ SLACK = 0.02
 
 
 @dataclass(frozen=True)
-class Share:
+class SitePartition:
     """What one site holds.
 
     Attributes:
@@ -68,15 +68,15 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Allocation:
+class Partition:
     """All sites' shares, in the pipeline's order of sites."""
 
-    shares: tuple[Share, ...]
+    sites: tuple[SitePartition, ...]
 
     @property
-    def leaky(self) -> bool:
+    def groups_unknown(self) -> bool:
         """Whether any site's source groups are unknown (`source_groups: ignore`)."""
-        return any(share.catalog.leaky for share in self.shares)
+        return any(share.catalog.groups_unknown for share in self.sites)
 
     def check(self) -> None:
         """Prove that no source group and no file is in two sites or in two splits of a site.
@@ -88,7 +88,7 @@ class Allocation:
         """
         groups: dict[object, str] = {}
         files: dict[object, str] = {}
-        for share in self.shares:
+        for share in self.sites:
             placed = np.sort(np.concatenate(list(share.splits.values())))
             if not np.array_equal(placed, np.arange(len(share.rows))):
                 raise MedflError(f"site {share.site}: a patch is in no split or in two; allocate the sites again")
@@ -109,7 +109,7 @@ class Allocation:
         with part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["site", "split", "class", "group", "file"])
-            for share in self.shares:
+            for share in self.sites:
                 catalog = share.catalog
                 for split, positions in share.splits.items():
                     for row in share.rows[positions]:
@@ -123,10 +123,10 @@ class Allocation:
         The digest is a short sha256 over sorted class, group, file name and size: equal for equal data anywhere, and
         it reveals no name.
         """
-        return [row for share in self.shares for row in _summary(share)]
+        return [row for share in self.sites for row in _summary(share)]
 
 
-def allocate(pipeline: config.Pipeline) -> Allocation:
+def make_partition(pipeline: config.Pipeline) -> Partition:
     """Give every site its patches, split them, and check the result.
 
     Raises:
@@ -142,13 +142,13 @@ def allocate(pipeline: config.Pipeline) -> Allocation:
             if site.name in dealt:
                 shares.append(_share(pipeline, site, role, catalog, hands[site.name]))
             else:
-                shares.append(own_share(pipeline, site, role))
-    allocation = Allocation(tuple(shares))
+                shares.append(own_partition(pipeline, site, role))
+    allocation = Partition(tuple(shares))
     allocation.check()
     return allocation
 
 
-def own_share(pipeline: config.Pipeline, site: config.Site, role: str) -> Share:
+def own_partition(pipeline: config.Pipeline, site: config.SiteConfig, role: str) -> SitePartition:
     """All of a site's own data, split if the site trains. Raises MedflError as `site_catalog` and for a small site."""
     stated = [key for key in ("patches", "class_mix") if getattr(site, key) is not None]
     if stated:
@@ -160,9 +160,9 @@ def own_share(pipeline: config.Pipeline, site: config.Site, role: str) -> Share:
     return _share(pipeline, site, role, catalog, np.arange(len(catalog.paths)))
 
 
-def _share(pipeline: config.Pipeline, site: config.Site, role: str, catalog: Catalog, rows: I64) -> Share:
+def _share(pipeline: config.Pipeline, site: config.SiteConfig, role: str, catalog: Catalog, rows: I64) -> SitePartition:
     if role == "held_out":
-        return Share(site.name, role, catalog, rows, {"test": np.arange(len(rows))})
+        return SitePartition(site.name, role, catalog, rows, {"test": np.arange(len(rows))})
     stated = pipeline.data.splits
     groups = catalog.groups[rows]
     splits = split_by_group(
@@ -178,10 +178,10 @@ def _share(pipeline: config.Pipeline, site: config.Site, role: str, catalog: Cat
             f"site {site.name}: {len(rows)} patches of {len(np.unique(groups))} source groups, but a training site "
             f"needs at least 3 groups, one each for {', '.join(SPLITS)}; give it more data or make it held-out"
         )
-    return Share(site.name, role, catalog, rows, splits)
+    return SitePartition(site.name, role, catalog, rows, splits)
 
 
-def _deal(pipeline: config.Pipeline, catalog: Catalog, sites: Sequence[config.Site]) -> dict[str, I64]:
+def _deal(pipeline: config.Pipeline, catalog: Catalog, sites: Sequence[config.SiteConfig]) -> dict[str, I64]:
     """Rows of the catalog for every site, by name."""
     ordered = sorted(sites, key=lambda site: site.name)
     demand = _demand(pipeline, catalog, ordered)
@@ -217,7 +217,7 @@ def _give(group: int, worth: I64, lacking: I64, counts: I64, holder: I64) -> Non
     lacking[site] -= counts[group]
 
 
-def _demand(pipeline: config.Pipeline, catalog: Catalog, sites: Sequence[config.Site]) -> I64:
+def _demand(pipeline: config.Pipeline, catalog: Catalog, sites: Sequence[config.SiteConfig]) -> I64:
     """Patches every site asks for, i64[sites, classes].
 
     Raises:
@@ -252,7 +252,7 @@ def _demand(pipeline: config.Pipeline, catalog: Catalog, sites: Sequence[config.
     return demand
 
 
-def _mix(site: config.Site, classes: Sequence[str], supply: I64) -> NDArray[np.float64]:
+def _mix(site: config.SiteConfig, classes: Sequence[str], supply: I64) -> NDArray[np.float64]:
     """The site's class mix f64[C], summing to 1."""
     if site.class_mix is None:
         mix: NDArray[np.float64] = supply / supply.sum()
@@ -286,7 +286,7 @@ def _claim(taken: dict[object, str], key: object, place: str, what: str) -> None
         )
 
 
-def _summary(share: Share) -> Iterator[dict[str, str | int]]:
+def _summary(share: SitePartition) -> Iterator[dict[str, str | int]]:
     catalog = share.catalog
     for split, positions in share.splits.items():
         rows = share.rows[positions]

@@ -29,7 +29,7 @@ import numpy as np
 from medfl import config
 from medfl.data.catalog import brings_own_data
 from medfl.data.images import images_below
-from medfl.data.partition import Share
+from medfl.data.partition import SitePartition
 from medfl.data.patch_store import I64, U8, PatchStore
 from medfl.data.stain import Stain, apply, profile
 from medfl.errors import MedflError
@@ -58,7 +58,9 @@ class _Look:
     seed: int
 
 
-def render(pipeline: config.Pipeline, site: config.Site, share: Share, progress: Progress | None = None) -> PatchStore:
+def render(
+    pipeline: config.Pipeline, site: config.SiteConfig, share: SitePartition, progress: Progress | None = None
+) -> PatchStore:
     """The site's patches as the model will see them, from the cache or rendered now.
 
     `progress`, if given, is called with the number of patches each time some are done.
@@ -128,7 +130,7 @@ def read_patches(directory: Path, size: int) -> tuple[list[str], U8]:
     return names, np.stack([result.image for result in results if not isinstance(result, Unreadable)])
 
 
-def _look(pipeline: config.Pipeline, site: config.Site) -> _Look:
+def _look(pipeline: config.Pipeline, site: config.SiteConfig) -> _Look:
     data, own = pipeline.data, brings_own_data(pipeline, site)
     strength = data.stain_strength if site.stain_strength is None else site.stain_strength
     stain = None
@@ -150,7 +152,7 @@ def _look(pipeline: config.Pipeline, site: config.Site) -> _Look:
     )
 
 
-def _field(data: config.Data, site: config.Site, own: bool) -> int | None:
+def _field(data: config.Data, site: config.SiteConfig, own: bool) -> int | None:
     """Pixels a side of the site's images that cover the model's field of view; None when unknown."""
     if data.mpp is None or site.mpp is None:
         if own:  # dealt sites share one catalog, hence one scale
@@ -170,7 +172,7 @@ def _field(data: config.Data, site: config.Site, own: bool) -> int | None:
     return field
 
 
-def _key(site: config.Site, files: Files, look: _Look) -> str:
+def _key(site: config.SiteConfig, files: Files, look: _Look) -> str:
     try:
         with ThreadPoolExecutor(4) as pool:
             prints = list(pool.map(_fingerprint, (path for _, path in files)))
@@ -209,7 +211,9 @@ def _open(folder: Path) -> tuple[U8, Bad] | None:
         return None
 
 
-def _write(folder: Path, site: config.Site, files: Files, look: _Look, progress: Progress | None) -> tuple[U8, Bad]:
+def _write(
+    folder: Path, site: config.SiteConfig, files: Files, look: _Look, progress: Progress | None
+) -> tuple[U8, Bad]:
     """Render beside the store's place, then rename: a store is whole or absent, whoever else writes it."""
     need = len(files) * look.size**2 * 3
     try:
@@ -242,7 +246,7 @@ def _write(folder: Path, site: config.Site, files: Files, look: _Look, progress:
     return stored
 
 
-def _fill(part: Path, site: config.Site, files: Files, look: _Look, progress: Progress | None) -> None:
+def _fill(part: Path, site: config.SiteConfig, files: Files, look: _Look, progress: Progress | None) -> None:
     from medfl.data.decode import decode
     from medfl.data.rgb import Unreadable
     from medfl.data.transforms import rendering

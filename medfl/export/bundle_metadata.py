@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from medfl.export.exported_model import Source, version
+from medfl.export.exported_model import ExportedModel, version
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 CAUTION = "Research software. Not a medical device; not for diagnosis or treatment."
@@ -22,7 +22,7 @@ DESCRIBED = (
 )
 
 
-def metadata(source: Source) -> dict[str, Any]:
+def metadata(source: ExportedModel) -> dict[str, Any]:
     """configs/metadata.json, with every field that MONAI's schema of 2024-07-25 requires."""
     facts, size = source.facts, source.size
     # The range of a normalised patch: black and white through every channel.
@@ -67,12 +67,12 @@ def metadata(source: Source) -> dict[str, Any]:
     }
 
 
-def _resolution(source: Source) -> str:
+def _resolution(source: ExportedModel) -> str:
     mpp = source.facts.get("mpp")
     return f"{mpp:g} microns per pixel" if mpp else "microns per pixel unknown"
 
 
-def _figures(source: Source) -> dict[str, float]:
+def _figures(source: ExportedModel) -> dict[str, float]:
     """Test figures of the run's held-out sites, where the run is on this machine."""
     figures = source.summary.get("held_out") or {}
     names = ("mean_auroc", "worst_auroc", "mean_ece", "worst_ece")
@@ -127,7 +127,7 @@ As in a registry of MLflow; what it says of input and output is of the model ser
 """
 
 
-def readme(source: Source) -> str:
+def readme(source: ExportedModel) -> str:
     """docs/README.md: how to run the bundle, its licence notes, and the model card."""
     kept = source.kept_at_sites()
     lines = source.card.strip().splitlines()

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from medfl.pipeline.evaluate_model import Model
+from medfl.pipeline.evaluate_model import TrainedModel
 from medfl.runs.records import finished_run
 from medfl.tracking.log_model import portable
 from medfl.tracking.model_card import model_card
 
 
 @dataclass(frozen=True)
-class Source:
+class ExportedModel:
     """The global model of a finished run.
 
     Attributes:
@@ -27,13 +27,13 @@ class Source:
         card: the model card in Markdown, empty where there is none.
     """
 
-    model: Model
+    model: TrainedModel
     facts: dict[str, Any]
     summary: dict[str, Any]
     card: str
 
     @classmethod
-    def of(cls, model: Model) -> Source:
+    def of(cls, model: TrainedModel) -> ExportedModel:
         """Gather what goes along with a model.
 
         Raises:
@@ -53,7 +53,7 @@ class Source:
         Raises:
             MedflError: weights that do not fit the architecture.
         """
-        bench, weights, buffers = self.model.workbench("cpu")
+        bench, weights, buffers = self.model.load("cpu")
         bench.model.load(weights, buffers)
         return bench.net.float().eval().requires_grad_(False)
 

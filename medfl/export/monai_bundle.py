@@ -17,13 +17,13 @@ import medfl.data.rgb
 import medfl.export.classify
 from medfl.errors import MedflError
 from medfl.export.bundle_metadata import metadata, readme
-from medfl.export.exported_model import Source
+from medfl.export.exported_model import ExportedModel
 
 SCRIPTS = (medfl.export.classify, medfl.data.images, medfl.data.rgb)
 BATCH = 64
 
 
-def write_bundle(source: Source, folder: Path) -> None:
+def write_bundle(source: ExportedModel, folder: Path) -> None:
     """Write the bundle into an empty folder.
 
     Raises:
@@ -45,7 +45,7 @@ def write_bundle(source: Source, folder: Path) -> None:
     torch.save(state, folder / "models" / "model.pt")
 
 
-def inference(source: Source) -> dict[str, Any]:
+def inference(source: ExportedModel) -> dict[str, Any]:
     """configs/inference.json: the steps of `medfl predict` in MONAI's terms.
 
     Raises:

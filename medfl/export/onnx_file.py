@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medfl.errors import MedflError
-from medfl.export.exported_model import Source, example_patches, version
+from medfl.export.exported_model import ExportedModel, example_patches, version
 from medfl.pipeline.evaluate_model import scores
 
 OPSET = 18
@@ -35,7 +35,7 @@ class Graph(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: ExportedModel) -> None:
         super().__init__()
         self.net = source.net
         self.temperature = source.temperature
@@ -48,7 +48,7 @@ class Graph(nn.Module):
         return torch.softmax(self.net(x) / self.temperature, dim=1)
 
 
-def write_onnx(source: Source, path: Path) -> str:
+def write_onnx(source: ExportedModel, path: Path) -> str:
     """Write the file, with its facts as metadata inside and as JSON beside it; check it, and compare it with medfl.
 
     Returns:
@@ -84,7 +84,7 @@ def require_packages() -> None:
         raise MedflError(f"--format onnx needs {' and '.join(missing)}, which {_is(missing)} not installed; {REMEDY}")
 
 
-def facts(source: Source) -> dict[str, Any]:
+def facts(source: ExportedModel) -> dict[str, Any]:
     """What a program that feeds the file must know: the JSON beside it."""
     own, size = source.facts, source.size
     return {
@@ -114,7 +114,7 @@ def facts(source: Source) -> dict[str, Any]:
     }
 
 
-def compare(source: Source, path: Path) -> str:
+def compare(source: ExportedModel, path: Path) -> str:
     """The largest difference to `medfl predict` on generated tissue, through onnxruntime, in batches of 3 and 1.
 
     Raises:
@@ -137,7 +137,7 @@ def compare(source: Source, path: Path) -> str:
     return f"Compared with medfl through onnxruntime: probabilities within {difference:.1g}"
 
 
-def _graph(source: Source) -> Any:
+def _graph(source: ExportedModel) -> Any:
     """The ModelProto. Raises MedflError where the exporter has no way to say what the network does."""
     graph, size = Graph(source).eval(), source.size
     # Two patches: a batch of one would be taken for a constant.

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from medfl.errors import MedflError, nearest
-from medfl.export.exported_model import Source
+from medfl.export.exported_model import ExportedModel
 from medfl.pipeline.evaluate_model import find_model
 
 FORMATS = ("monai-bundle", "onnx")
@@ -43,7 +43,7 @@ def export(reference: str, form: str, out: Path) -> list[str]:
         require_packages()
     else:
         from medfl.export.monai_bundle import write_bundle
-    source = Source.of(find_model(reference))
+    source = ExportedModel.of(find_model(reference))
     lines = []
     with _staged(out) as folder:
         if form == "onnx":

@@ -18,7 +18,7 @@ from medfl.data.patch_store import PatchStore
 from medfl.federation.rounds import Federation
 from medfl.federation.server_state import ServerState
 from medfl.messages import Reply
-from medfl.methods.core.context import Server
+from medfl.methods.core.context import ServerContext
 from medfl.site.site import Site, steps_by_site
 
 POOL = "all_sites"  # no site's name: those have no underscore
@@ -27,16 +27,16 @@ POOL = "all_sites"  # no site's name: those have no underscore
 class _Arm(Federation):
     """What the arms share: nothing is sent."""
 
-    def _bytes(self, server: Server, site: str, direction: str, dense: int, trains: bool = True) -> int:
+    def _bytes(self, server: ServerContext, site: str, direction: str, dense: int, trains: bool = True) -> int:
         return 0
 
 
-class LocalOnly(_Arm):
+class LocalOnlyRounds(_Arm):
     """Each site trains its own model, all from the same initial one; held-out sites are measured at the end only."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.plan = dataclasses.replace(self.plan, held_out_every=None)
+        self.config = dataclasses.replace(self.config, held_out_every=None)
         self._ended: dict[str, tuple[Tensor, Tensor]] = {}
 
     def _begin(self) -> None:
@@ -46,13 +46,13 @@ class LocalOnly(_Arm):
     def _model(self, site: str) -> tuple[Tensor, Tensor]:
         return own_model(self.state, site)
 
-    def _take(self, server: Server, reply: Reply, bytes_up: int, entry: dict[str, Any]) -> None:
+    def _take(self, server: ServerContext, reply: Reply, bytes_up: int, entry: dict[str, Any]) -> None:
         super()._take(server, reply, bytes_up, entry)
         assert reply.update is not None
         assert reply.buffers is not None
         self._ended[reply.site] = (self._model(reply.site)[0] - reply.update, reply.buffers)
 
-    def _advance(self, server: Server, accepted: Sequence[str]) -> None:
+    def _advance(self, server: ServerContext, accepted: Sequence[str]) -> None:
         """Every site goes on from where it ended; there is no global update to describe."""
         for site, (weights, buffers) in self._ended.items():
             self.state.tensors |= {f"own.{site}.weights": weights, f"own.{site}.buffers": buffers}
@@ -67,12 +67,12 @@ def own_model(state: ServerState, site: str) -> tuple[Tensor, Tensor]:
     )
 
 
-class Centralised(_Arm):
+class CentralisedRounds(_Arm):
     """One place trains on the pooled training data; the sites only measure. It has no line and no virtual time."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.plan = dataclasses.replace(self.plan, paces={})
+        self.config = dataclasses.replace(self.config, site_speeds={})
 
     def participants(self, round_: int) -> tuple[str, ...]:
         """The pool."""
@@ -89,8 +89,8 @@ def pooled_site(sites: Mapping[str, Site]) -> Site:
     """A site that holds a copy of all sites' training patches and takes as many local steps as they do together."""
     training = [sites[name] for name in sorted(sites) if sites[name].role == "train"]
     first = training[0]
-    work = dataclasses.replace(first.work, local_steps=sum(steps_by_site(training).values()))
-    return Site(POOL, "train", pool([site.store for site in training]), work, first.bench, first.jitter)
+    work = dataclasses.replace(first.training, local_steps=sum(steps_by_site(training).values()))
+    return Site(POOL, "train", pool([site.store for site in training]), work, first.shared, first.jitter)
 
 
 def pool(stores: Sequence[PatchStore]) -> PatchStore:

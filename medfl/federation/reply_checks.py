@@ -8,24 +8,26 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from medfl.federation.server_state import Plan
+from medfl.federation.server_state import FederationConfig
 from medfl.messages import Reply, squared_length
-from medfl.methods.core.chain import Chain
-from medfl.methods.core.context import Server
+from medfl.methods.core.chain import MethodChain
+from medfl.methods.core.context import ServerContext
 
 
-def refusal(reply: Reply, server: Server, plan: Plan, chain: Chain, asked: Mapping[str, int]) -> str | None:
+def reason_to_reject(
+    reply: Reply, server: ServerContext, plan: FederationConfig, chain: MethodChain, asked: Mapping[str, int]
+) -> str | None:
     """Why a trained reply cannot be folded, in one sentence, or None.
 
     In order: it answers the request to train, it is of this architecture, its vectors have the model's type
-    and length and are finite, its numbers make sense, and no link refuses it. A count of samples or steps is the
+    and length and are finite, its numbers make sense, and no method refuses it. A count of samples or steps is the
     site's own word; nothing here can prove it.
 
     Args:
         reply: of a site that was asked to train, or with an update.
-        server: as links see it in this round.
+        server: as methods see it in this round.
         plan: states the fingerprint that replies must carry; "" checks none.
-        chain: names the further vectors a reply must carry (`Link.sends`), and may refuse it (`Link.refuse`).
+        chain: names the further vectors a reply must carry (`Method.sends`), and may refuse it (`Method.refuse`).
         asked: the sites that were asked to train and have not replied yet, and in which round.
     """
     if reply.site not in asked:
@@ -50,8 +52,8 @@ def refusal(reply: Reply, server: Server, plan: Plan, chain: Chain, asked: Mappi
         return f"the reply counts {reply.samples} training samples and {reply.steps} steps"
     if reply.train_loss is not None and not math.isfinite(reply.train_loss):
         return f"the training loss is not finite in round {reply.round}"
-    for link in chain.acting("refuse"):
-        found: str | None = link.refuse(server, reply)
+    for method in chain.acting("reject"):
+        found: str | None = method.reject(server, reply)
         if found is not None:
             return found
     return None

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from medfl.errors import RunFailed
-from medfl.federation.reply_checks import refusal
-from medfl.federation.server_state import Fold, Plan, Playing, ServerState
+from medfl.federation.reply_checks import reason_to_reject
+from medfl.federation.server_state import FederationConfig, RoundProgress, ServerState, WeightedMean
 from medfl.federation.transport import Transport
 from medfl.federation.virtual_time import jitter_seed
 from medfl.messages import Failure, Reply, Request, reply_bytes, request_bytes, squared_length
-from medfl.methods.core.chain import Chain
-from medfl.methods.core.context import Server
-from medfl.methods.core.update_matrix import Rows
+from medfl.methods.core.chain import MethodChain
+from medfl.methods.core.context import ServerContext
+from medfl.methods.core.update_matrix import UpdateMatrix
 from medfl.metrics.measure import mean_supported
 from medfl.model.flat_model import Slot
 from medfl.seeds import seed_for
@@ -35,24 +35,24 @@ class Federation:
         transport: how sites are reached.
         state: where to start; advanced in place, one whole round at a time.
         after_round: called with (record, state) after each round, when the state is whole.
-        chain: the method, for the links that act at the server.
+        chain: the method, for the methods that act at the server.
     """
 
     def __init__(
         self,
-        plan: Plan,
+        plan: FederationConfig,
         transport: Transport,
         state: ServerState,
         after_round: Callable[[dict[str, Any], ServerState], None] = lambda record, state: None,
-        chain: Chain | None = None,
+        chain: MethodChain | None = None,
     ) -> None:
-        self.plan = plan
-        self.chain = chain or Chain()
+        self.config = plan
+        self.chain = chain or MethodChain()
         self.transport = transport
         self.state = state
         self.after_round = after_round
         self.seconds = {"train": 0.0, "evaluate": 0.0, "aggregate": 0.0}
-        self._fold = Fold(state)
+        self._mean = WeightedMean(state)
         self._longest = 0.0
 
     def run(self) -> ServerState:
@@ -61,8 +61,8 @@ class Federation:
         Raises:
             RunFailed: `MAX_LOST_ROUNDS` rounds in a row had no quorum. The state is the last good one.
         """
-        while self.state.round <= self.plan.rounds:
-            record = self.play()
+        while self.state.round <= self.config.rounds:
+            record = self.run_round()
             self.after_round(record, self.state)
             if self.state.lost >= MAX_LOST_ROUNDS:
                 named = "; ".join(f"{f['site']}: {f['reason']}" for f in record["failures"])
@@ -75,17 +75,17 @@ class Federation:
 
     def participants(self, round_: int) -> tuple[str, ...]:
         """The sites that train in a round, sorted by name."""
-        return self._draw(sorted(self.plan.train_sites), self.plan.sites_per_round, round_)
+        return self._draw(sorted(self.config.train_sites), self.config.sites_per_round, round_)
 
     def _draw(self, names: Sequence[str], wanted: int | None, round_: int) -> tuple[str, ...]:
         """`wanted` of the names, seeded by the round, sorted; all of them where None or more are wanted."""
         if wanted is None or wanted >= len(names):
             return tuple(names)
-        return tuple(sorted(random.Random(seed_for(self.plan.seed, "select", round_)).sample(names, wanted)))
+        return tuple(sorted(random.Random(seed_for(self.config.seed, "select", round_)).sample(names, wanted)))
 
-    def play(self) -> dict[str, Any]:
+    def run_round(self) -> dict[str, Any]:
         """One round; returns its record. The state has then advanced by it."""
-        plan, state, t = self.plan, self.state, self.state.round
+        plan, state, t = self.config, self.state, self.state.round
         last = t == plan.rounds
         training = () if last else self.participants(t)
         evaluated = last or t % plan.evaluate_every == 0
@@ -94,7 +94,7 @@ class Federation:
         called |= set(plan.held_out_sites) if monitored else set()
         lr_scale = plan.lr_scale(t)
         server = self.server(lr_scale, training)
-        now = Playing(server, dict.fromkeys(training, t))
+        now = RoundProgress(server, dict.fromkeys(training, t))
         self._begin()
 
         def request(name: str) -> Request:
@@ -117,14 +117,14 @@ class Federation:
         if evaluated:
             self._select(t, now.sites)
             measured = {name: entry for name, entry in now.sites.items() if name in plan.train_sites}
-            for link in self.chain.acting("validated"):
-                link.validated(server, measured)
+            for method in self.chain.acting("on_validation"):
+                method.on_validation(server, measured)
         if not last:
-            self._wait(now)
+            self._merge_arrivals(now)
         counted = not last and len(server.samples) >= self._quorum(training)
         update = self._advance(server, sorted(server.samples)) if counted else None
-        if server.rows is not None:
-            server.rows.close()
+        if server.updates is not None:
+            server.updates.close()
         state.lost = 0 if counted or last else state.lost + 1
         state.round = t + 1
         record = {
@@ -141,16 +141,18 @@ class Federation:
 
     def _clock(self) -> dict[str, float]:
         """What the record says of time."""
-        return {"virtual_seconds": self.state.clock} if self.plan.timed else {}
+        return {"virtual_seconds": self.state.clock} if self.config.timed else {}
 
-    def _ask(self, now: Playing, called: Sequence[str], request: Callable[[str], Request]) -> Iterator[Reply | Failure]:
+    def _ask(
+        self, now: RoundProgress, called: Sequence[str], request: Callable[[str], Request]
+    ) -> Iterator[Reply | Failure]:
         """What the sites answer in this round."""
         return self.transport.call(called, request)
 
-    def _answered(self, now: Playing, answer: Reply | Failure) -> None:
+    def _answered(self, now: RoundProgress, answer: Reply | Failure) -> None:
         """Note what a site answered; a trained reply that nothing speaks against goes on to `_receive`."""
         if isinstance(answer, Reply) and (answer.update is not None or answer.site in now.asked):
-            reason = refusal(answer, now.server, self.plan, self.chain, now.asked)
+            reason = reason_to_reject(answer, now.server, self.config, self.chain, now.asked)
             now.asked.pop(answer.site, None)
             if reason is not None:
                 answer = Failure(answer.site, answer.round, reason)
@@ -167,7 +169,7 @@ class Federation:
 
     def _begin(self) -> None:
         """Forget what the last round left."""
-        self._fold.reset()
+        self._mean.reset()
         self._longest = 0.0
 
     def _model(self, site: str) -> tuple[Tensor, Tensor]:
@@ -175,7 +177,7 @@ class Federation:
         return self.state.weights, self.state.buffers
 
     def _role(self, site: str) -> str:
-        return "train" if site in self.plan.train_sites else "held_out"
+        return "train" if site in self.config.train_sites else "held_out"
 
     def _splits(self, site: str, evaluated: bool) -> tuple[str, ...]:
         """What a called site measures."""
@@ -185,34 +187,34 @@ class Federation:
 
     def _quorum(self, training: Sequence[str]) -> int:
         """How many replies make a round count."""
-        return max(self.chain.least, math.ceil(self.plan.quorum * len(training)))
+        return max(self.chain.min_replies, math.ceil(self.config.quorum * len(training)))
 
-    def _bytes(self, server: Server, site: str, direction: str, dense: int, trains: bool = True) -> int:
-        """What a message counts, as the links would encode it."""
-        for link in self.chain.acting("wire_bytes") if trains else ():
-            dense = link.wire_bytes(server, site, direction, dense)
+    def _bytes(self, server: ServerContext, site: str, direction: str, dense: int, trains: bool = True) -> int:
+        """What a message counts, as the methods would encode it."""
+        for method in self.chain.acting("wire_bytes") if trains else ():
+            dense = method.wire_bytes(server, site, direction, dense)
         return dense
 
     def _seconds(self, reply: Reply, bytes_down: int, bytes_up: int) -> float:
         """Virtual seconds from dispatch to arrival."""
-        draw = jitter_seed(self.plan.seed, reply.round, reply.site)
-        return self.plan.paces[reply.site].seconds(bytes_down, bytes_up, reply.steps, draw)
+        draw = jitter_seed(self.config.seed, reply.round, reply.site)
+        return self.config.site_speeds[reply.site].seconds(bytes_down, bytes_up, reply.steps, draw)
 
-    def _receive(self, server: Server, reply: Reply, entry: dict[str, Any]) -> None:
+    def _receive(self, server: ServerContext, reply: Reply, entry: dict[str, Any]) -> None:
         """What happens to a trained reply when it is there: here it is folded at once."""
         bytes_up = self._bytes(server, reply.site, "up", reply_bytes(reply))
-        if self.plan.timed:
+        if self.config.timed:
             self._longest = max(self._longest, self._seconds(reply, entry["bytes_down"], bytes_up))
         self._take(server, reply, bytes_up, entry)
 
-    def _wait(self, now: Playing) -> None:
+    def _merge_arrivals(self, now: RoundProgress) -> None:
         """Let virtual time pass until the round can be merged: here until the slowest participant has replied."""
         self.state.clock += self._longest
 
-    def server(self, lr_scale: float, training: tuple[str, ...] = ()) -> Server:
-        """The server as links see it in this round; tensors and facts are the state's own."""
-        plan, state = self.plan, self.state
-        return Server(
+    def server(self, lr_scale: float, training: tuple[str, ...] = ()) -> ServerContext:
+        """The server as methods see it in this round; tensors and facts are the state's own."""
+        plan, state = self.config, self.state
+        return ServerContext(
             weights=state.weights,
             sites=tuple(sorted(plan.train_sites)),
             participants=training,
@@ -223,55 +225,56 @@ class Federation:
             lr=plan.lr * lr_scale,
             buffers=state.buffers,
             tensors=state.tensors,
-            facts=state.facts,
-            density=plan.density,
+            json_state=state.json_state,
+            densities=plan.densities,
             maskable=plan.maskable,
             chain=self.chain,
-            rows=Rows(len(plan.train_sites), state.weights.numel()) if self.chain.keeps_rows else None,
+            updates=UpdateMatrix(len(plan.train_sites), state.weights.numel()) if self.chain.keeps_updates else None,
         )
 
-    def _extra(self, server: Server, site: str) -> dict[str, Tensor]:
-        """What the links send to a site beside the global model."""
-        return {name: v for link in self.chain.acting("send") for name, v in link.send(server, site).items()}
+    def _extra(self, server: ServerContext, site: str) -> dict[str, Tensor]:
+        """What the methods send to a site beside the global model."""
+        return {name: v for method in self.chain.acting("send") for name, v in method.send(server, site).items()}
 
-    def _take(self, server: Server, reply: Reply, bytes_up: int, entry: dict[str, Any]) -> None:
+    def _take(self, server: ServerContext, reply: Reply, bytes_up: int, entry: dict[str, Any]) -> None:
         """Fold one accepted reply and note it in its site's entry of the record."""
         began = time.perf_counter()
         server.samples[reply.site] = reply.samples
         server.ages[reply.site] = server.round - reply.round
         factor = None
-        for link in self.chain.acting("amend"):
-            reply = link.amend(server, reply)
-        for link in self.chain.acting("weigh"):
-            factor = link.weigh(server, reply)
-        self._fold.add(reply, factor)
-        if server.rows is not None:
-            server.rows.add(reply)
-        for link in self.chain.acting("accept"):
-            link.accept(server, reply)
+        for method in self.chain.acting("transform_reply"):
+            reply = method.transform_reply(server, reply)
+        for method in self.chain.acting("aggregation_weight"):
+            factor = method.aggregation_weight(server, reply)
+        self._mean.add(reply, factor)
+        if server.updates is not None:
+            server.updates.add(reply)
+        for method in self.chain.acting("on_reply"):
+            method.on_reply(server, reply)
         entry |= {"samples": reply.samples, "steps": reply.steps, "train_loss": reply.train_loss}
         entry["bytes_up"] = bytes_up
         self.seconds["aggregate"] += time.perf_counter() - began
 
-    def _advance(self, server: Server, accepted: Sequence[str]) -> dict[str, Any] | None:
+    def _advance(self, server: ServerContext, accepted: Sequence[str]) -> dict[str, Any] | None:
         """Fold the round into the state; returns the `update` part of the record."""
         began = time.perf_counter()
         state = self.state
-        mean, buffers, mean_square = self._fold.finish()
-        for link in self.chain.acting("combine"):
-            mean = link.combine(server, mean)
+        mean, buffers, mean_square = self._mean.finish()
+        for method in self.chain.acting("aggregate"):
+            mean = method.aggregate(server, mean)
         square = squared_length(mean)
-        for link in self.chain.acting("serve"):
-            mean = link.serve(server, mean)
+        for method in self.chain.acting("server_step"):
+            mean = method.server_step(server, mean)
         inertia = {
-            stage: _ratio(_norm(mean, slots), _norm(state.weights, slots)) for stage, slots in self.plan.stages.items()
+            stage: _ratio(_norm(mean, slots), _norm(state.weights, slots))
+            for stage, slots in self.config.stages.items()
         }
         cosine = None
         if state.previous is not None:
             lengths = math.sqrt(squared_length(mean) * squared_length(state.previous))
             cosine = _ratio(float(torch.dot(mean, state.previous)), lengths)
-        for link in self.chain.acting("settle"):
-            buffers = link.settle(server, buffers)
+        for method in self.chain.acting("aggregate_buffers"):
+            buffers = method.aggregate_buffers(server, buffers)
         state.weights = state.weights - mean
         state.buffers = buffers.clone()
         state.previous = mean.clone()
@@ -281,9 +284,9 @@ class Federation:
 
     def _select(self, t: int, sites: Mapping[str, Mapping[str, Any]]) -> None:
         """Keep the model entering round t if it is the best so far by the selection metric."""
-        if isinstance(self.plan.select, str):
+        if isinstance(self.config.select, str):
             return
-        metric, mode = self.plan.select
+        metric, mode = self.config.select
         value = selection_value(metric, sites)
         if value is None:
             return

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medfl.federation.virtual_time import Pace
+from medfl.federation.virtual_time import SiteSpeed
 from medfl.messages import Reply
-from medfl.methods.core.context import Server
+from medfl.methods.core.context import ServerContext
 from medfl.model.flat_model import Slot
 
 TOGETHER = 4  # updates folded in one pass
@@ -20,7 +20,7 @@ CHUNK = 1 << 18  # values of the accumulator that stay in cache meanwhile
 
 
 @dataclass(frozen=True)
-class Plan:
+class FederationConfig:
     """What the round loop needs to know.
 
     Attributes:
@@ -33,9 +33,9 @@ class Plan:
         lr_scale: round -> factor on the learning rate.
         select: "last", or (metric, mode) as in `selection_value`.
         stages: stage of the network -> its slots, for inertia.
-        momentum, lr: of the sites' optimiser, for links that act at the server.
-        paces: site -> how fast it is, where site files state a `link`.
-        density: site -> its initial capacity in (0, 1], for links that cut sub-models.
+        momentum, lr: of the sites' optimiser, for methods that act at the server.
+        site_speeds: site -> how fast it is, where site files state a `method`.
+        densities: site -> its initial capacity in (0, 1], for methods that cut sub-models.
         maskable: where the weights lie that may be cut.
         fingerprint: the architecture that replies must be of (`FlatModel.fingerprint`); "" leaves it unchecked.
     """
@@ -53,19 +53,19 @@ class Plan:
     select: str | tuple[str, str] = "last"
     momentum: float = 0.0
     lr: float = 0.0
-    paces: Mapping[str, Pace] = field(default_factory=dict)
-    density: Mapping[str, float] = field(default_factory=dict)
+    site_speeds: Mapping[str, SiteSpeed] = field(default_factory=dict)
+    densities: Mapping[str, float] = field(default_factory=dict)
     maskable: Sequence[Slot] = ()
     fingerprint: str = ""
 
     @property
     def timed(self) -> bool:
         """Whether virtual time is known: every training site states its pace."""
-        return all(site in self.paces for site in self.train_sites)
+        return all(site in self.site_speeds for site in self.train_sites)
 
 
 @dataclass(frozen=True)
-class Flight:
+class InFlightReply:
     """A reply on its way, in the asynchronous schedule.
 
     Attributes:
@@ -92,9 +92,9 @@ class ServerState:
         accepted: site -> last round whose reply was aggregated.
         best: round, value, weights and buffers of the best model so far, when selection is by a metric.
         lost: consecutive rounds that did not count.
-        tensors, facts: what the chain's links keep at the server, by name; a tensor is replaced, never written to.
+        tensors, json_state: what the chain's methods keep at the server, by name; a tensor is replaced, never written to.
         clock: virtual seconds since the start; stays 0 where sites state no pace.
-        flights: site -> its reply on the way, in the asynchronous schedule.
+        in_flight: site -> its reply on the way, in the asynchronous schedule.
     """
 
     round: int
@@ -105,9 +105,9 @@ class ServerState:
     best: tuple[int, float, Tensor, Tensor] | None = None
     lost: int = 0
     tensors: dict[str, Tensor] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
+    json_state: dict[str, Any] = field(default_factory=dict)
     clock: float = 0.0
-    flights: dict[str, Flight] = field(default_factory=dict)
+    in_flight: dict[str, InFlightReply] = field(default_factory=dict)
 
     def snapshot(self) -> ServerState:
         """This state as a value that later rounds leave alone. Tensors are shared: a round replaces them and never
@@ -116,30 +116,30 @@ class ServerState:
             self,
             accepted=dict(self.accepted),
             tensors=dict(self.tensors),
-            flights=dict(self.flights),
-            facts=copy.deepcopy(self.facts),
+            in_flight=dict(self.in_flight),
+            json_state=copy.deepcopy(self.json_state),
         )
 
 
 @dataclass
-class Playing:
+class RoundProgress:
     """A round while it is played.
 
     Attributes:
-        server: as links see it.
+        server: as methods see it.
         asked: site -> the round of the request whose trained reply is due.
         sites, failures: those parts of the record, as they grow.
         bytes_down: what each site was sent in this round.
     """
 
-    server: Server
+    server: ServerContext
     asked: dict[str, int]
     sites: dict[str, dict[str, Any]] = field(default_factory=dict)
     failures: list[dict[str, str]] = field(default_factory=list)
     bytes_down: dict[str, int] = field(default_factory=dict)
 
 
-class Fold:
+class WeightedMean:
     """Sample-weighted mean of updates and buffers, streamed: one accumulator whatever the number of sites.
 
     Up to `TOGETHER` updates wait and are then added block by block, so that the accumulator passes through memory once

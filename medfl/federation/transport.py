@@ -20,7 +20,7 @@ class Transport(Protocol):
 
 
 @runtime_checkable
-class Posting(Transport, Protocol):
+class AsyncTransport(Transport, Protocol):
     """A transport whose sites work side by side, so that one can be asked without waiting for it."""
 
     def post(self, site: str, request: Request) -> Future[Reply | Failure]:
@@ -41,11 +41,11 @@ class InProcess:
             try:
                 answer: Reply | Failure = self.sites[name].handle(message)
             except Exception as error:
-                answer = Failure(name, message.round, _reason(error))
+                answer = Failure(name, message.round, _failure_reason(error))
             yield answer
 
 
-def _reason(error: Exception) -> str:
+def _failure_reason(error: Exception) -> str:
     """One sentence. An error that is not ours might quote a path, so only its kind is told."""
     if type(error).__module__.startswith("medfl") or type(error) is ValueError:
         return str(error)

@@ -19,7 +19,7 @@ MEGABITS_PER_BYTE = 8e-6
 
 
 @dataclass(frozen=True)
-class Pace:
+class SiteSpeed:
     """How fast a site is: `down` and `up` in Mbit/s, seconds a local step, sigma of the lognormal factor."""
 
     down: float

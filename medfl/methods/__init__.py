@@ -1,1 +1,1 @@
-"""The methods: `base` holds links and chains, every other module one paper."""
+"""The methods: `base` holds methods and chains, every other module one paper."""

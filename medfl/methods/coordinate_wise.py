@@ -20,7 +20,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from medfl.methods.core.chain import number, require
-from medfl.methods.core.context import Server
+from medfl.methods.core.context import ServerContext
 from medfl.methods.robust_aggregation import RobustRule
 
 SLACK = 1e-9  # so that 0.29 of 100 is 29, whatever the last binary digit of a share
@@ -34,17 +34,17 @@ class _Sorted(RobustRule):
         """How many values are left out at either end."""
         raise NotImplementedError
 
-    def combine(self, server: Server, mean: Tensor) -> Tensor:
+    def aggregate(self, server: ServerContext, mean: Tensor) -> Tensor:
         """Block by block."""
-        assert server.rows is not None
-        for columns, block in server.rows.blocks():
+        assert server.updates is not None
+        for columns, block in server.updates.blocks():
             mean[columns] = middle_mean(block, self.cut(len(block)))
         return mean
 
-    def settle(self, server: Server, mean: Tensor) -> Tensor:
+    def aggregate_buffers(self, server: ServerContext, mean: Tensor) -> Tensor:
         """The same for buffers, in one block."""
-        assert server.rows is not None
-        together = server.rows.buffers()
+        assert server.updates is not None
+        together = server.updates.buffers()
         return middle_mean(together, self.cut(len(together))).to(mean)
 
 
@@ -55,7 +55,7 @@ class Median(_Sorted):
     name: ClassVar[str] = "median"
 
     @property
-    def least(self) -> int:
+    def min_replies(self) -> int:
         """Of fewer than three the median is the mean."""
         return 3
 
@@ -81,7 +81,7 @@ class TrimmedMean(_Sorted):
         require(self.share < 0.5, "`share` must be below 0.5; all of it at either end is the median")
 
     @property
-    def least(self) -> int:
+    def min_replies(self) -> int:
         """With fewer nothing would be left out."""
         return math.ceil((1 - SLACK) / self.share) if self.share else 1
 

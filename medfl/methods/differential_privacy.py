@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 
 from medfl.messages import Reply
-from medfl.methods.core.chain import Chain, Link, number, require
-from medfl.methods.core.context import LocalRound, Server
+from medfl.methods.core.chain import Method, MethodChain, number, require
+from medfl.methods.core.context import ServerContext, SiteContext
 from medfl.model.flat_model import FlatModel
 from medfl.seeds import seed_for
 
@@ -39,11 +39,11 @@ UNPROTECTED = ("wait", "receive", "refuse", "amend", "weigh", "accept", "combine
 
 
 @dataclass(frozen=True)
-class Dp(Link):
+class Dp(Method):
     """Differential privacy of whole sites: updates clipped at the site, equal weights, Gaussian noise at the server."""
 
     name: ClassVar[str] = "dp"
-    late: ClassVar[bool] = True  # what is sent must be what was clipped
+    runs_last: ClassVar[bool] = True  # what is sent must be what was clipped
     clip: float = 1.0
     noise: float = 1.0
     delta: float = 1e-5
@@ -64,34 +64,34 @@ class Dp(Link):
             f"normalisation, such as `backbone: resnet18` with `args: {{norm_layer: groupnorm}}`, or a ConvNeXt or ViT",
         )
 
-    def beside(self, other: Link) -> None:
+    def check_compatible(self, other: Method) -> None:
         """Refuse whatever sends more than the clipped update, or acts on single updates or unprotected figures."""
         require(
             not other.local_norms,
             f"under {other.name} sites send normalisation layers that dp does not cover; leave one of them out",
         )
-        acts = [p for p in UNPROTECTED if getattr(type(other), p, None) is not getattr(Link, p, None)]
+        acts = [p for p in UNPROTECTED if getattr(type(other), p, None) is not getattr(Method, p, None)]
         require(
             not acts and not getattr(other, "sends", ()),
             f"{other.name} starts from another point, sends or weighs more than the one update that dp clips, or acts "
             f"on what dp does not cover, so the guarantee would not hold; leave one of them out",
         )
 
-    def reply(self, local: LocalRound) -> None:
+    def make_update(self, local: SiteContext) -> None:
         """u min(1, C / ||u||), the length taken in double precision; nothing else may be sent."""
-        if local.sent:
-            raise ValueError(f"under dp a site sends its clipped update alone, not {', '.join(sorted(local.sent))}")
+        if local.extra_up:
+            raise ValueError(f"under dp a site sends its clipped update alone, not {', '.join(sorted(local.extra_up))}")
         moved = local.displacement
         if moved is None:
             moved = torch.sub(local.start, local.model.vector, out=local.vector("displacement"))
         length = float(torch.linalg.vector_norm(moved, dtype=torch.float64))
         local.displacement = moved * (self.clip / length * SHORTER) if length > self.clip else moved
 
-    def weigh(self, server: Server, reply: Reply) -> float:
+    def aggregation_weight(self, server: ServerContext, reply: Reply) -> float:
         """1, or less where a site did not clip: no site moves the sum by more than C."""
         return min(1.0, self.clip / math.sqrt(reply.square)) if reply.square > 0 else 1.0
 
-    def combine(self, server: Server, mean: Tensor) -> Tensor:
+    def aggregate(self, server: ServerContext, mean: Tensor) -> Tensor:
         """(sum + noise) / m; `mean` is the sum over all samples."""
         normal = self._seeded(server) if self.seeded else entropy_normal
         total = mean.mul_(sum(server.samples.values()))
@@ -101,14 +101,14 @@ class Dp(Link):
         return total.div_(len(server.participants))
 
     @staticmethod
-    def _seeded(server: Server) -> Callable[[int], Tensor]:
+    def _seeded(server: ServerContext) -> Callable[[int], Tensor]:
         generator = torch.Generator().manual_seed(seed_for(server.seed, "dp", server.round))
         return lambda count: torch.randn(count, generator=generator)
 
 
-def private_link(chain: Chain) -> Dp | None:
+def private_link(chain: MethodChain) -> Dp | None:
     """The chain's `dp`, if it has one."""
-    return next((link for link in chain.links if isinstance(link, Dp)), None)
+    return next((link for link in chain.methods if isinstance(link, Dp)), None)
 
 
 def entropy_normal(count: int) -> Tensor:

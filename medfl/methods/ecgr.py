@@ -20,8 +20,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from medfl.methods.core.chain import Link, number, require
-from medfl.methods.core.context import LocalRound
+from medfl.methods.core.chain import Method, number, require
+from medfl.methods.core.context import SiteContext
 from medfl.methods.core.local_steps import BLOCK, STORAGES, Steps
 from medfl.methods.core.local_steps import gram as inner_products
 
@@ -90,7 +90,7 @@ def coefficients(gram: Tensor, chosen: Tensor, beta: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Ecgr(Link):
+class Ecgr(Method):
     """Keep a convergent share of the steps whole, damp the rest by `beta`, preserve the update's length.
 
     `storage` says where the T steps of P values wait for the end of the round (see `medfl.methods.core.local_steps`).
@@ -108,11 +108,11 @@ class Ecgr(Link):
         require(self.select in SELECTIONS, f"`select` is one of {', '.join(SELECTIONS)}, not {self.select!r}")
         require(self.storage in STORAGES, f"`storage` is one of {', '.join(STORAGES)}, not {self.storage!r}")
 
-    def record(self, local: LocalRound) -> None:
+    def after_step(self, local: SiteContext) -> None:
         """Keep the step just taken."""
         Steps(local, self.storage).record()
 
-    def reply(self, local: LocalRound) -> None:
+    def make_update(self, local: SiteContext) -> None:
         """u = sum_k a_k d_k."""
         steps = Steps(local, self.storage)
         gram = steps.gram()

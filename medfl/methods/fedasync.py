@@ -18,15 +18,15 @@ from typing import ClassVar
 from torch import Tensor
 
 from medfl.messages import Reply
-from medfl.methods.core.chain import Link, number
-from medfl.methods.core.context import Server
+from medfl.methods.core.chain import Method, number
+from medfl.methods.core.context import ServerContext
 from medfl.methods.staleness import staleness, stands_asynchronously
 
 SHIFT = "fedasync"
 
 
 @dataclass(frozen=True)
-class FedAsync(Link):
+class FedAsync(Method):
     """Asynchronous: mix each arriving model into the global one, the less the staler it is."""
 
     name: ClassVar[str] = "fedasync"
@@ -39,37 +39,37 @@ class FedAsync(Link):
         number(self.exponent, "exponent", 0.0, math.inf)
         number(self.window, "window", 0.0, math.inf)
 
-    def wait(self, sites: int) -> tuple[int, float]:
+    def async_schedule(self, sites: int) -> tuple[int, float]:
         """The fastest tenth of the sites, and the window."""
         return max(1, sites // 10), self.window
 
-    def beside(self, other: Link) -> None:
+    def check_compatible(self, other: Method) -> None:
         """See `stands_asynchronously`."""
         stands_asynchronously(self, other)
 
-    def weigh(self, server: Server, reply: Reply) -> float:
+    def aggregation_weight(self, server: ServerContext, reply: Reply) -> float:
         """a_i n_i."""
         return self._mixing(server, reply.site) * reply.samples
 
-    def accept(self, server: Server, reply: Reply) -> None:
+    def on_reply(self, server: ServerContext, reply: Reply) -> None:
         """An update is relative to the model the site was sent; a_i n_i (w - that) makes it relative to w."""
         received = server.received.get(reply.site)
         if received is not None and received is not server.weights:
-            shift = (server.weights - received).mul_(self.weigh(server, reply))
-            server.gathered[SHIFT] = shift.add_(server.gathered[SHIFT]) if SHIFT in server.gathered else shift
+            shift = (server.weights - received).mul_(self.aggregation_weight(server, reply))
+            server.round_sums[SHIFT] = shift.add_(server.round_sums[SHIFT]) if SHIFT in server.round_sums else shift
 
-    def combine(self, server: Server, mean: Tensor) -> Tensor:
+    def aggregate(self, server: ServerContext, mean: Tensor) -> Tensor:
         """sum_i p_i a_i (w - e_i)."""
-        if SHIFT not in server.gathered:
+        if SHIFT not in server.round_sums:
             return mean
-        return mean.add(server.gathered[SHIFT], alpha=1 / sum(server.samples.values()))
+        return mean.add(server.round_sums[SHIFT], alpha=1 / sum(server.samples.values()))
 
-    def settle(self, server: Server, mean: Tensor) -> Tensor:
+    def aggregate_buffers(self, server: ServerContext, mean: Tensor) -> Tensor:
         """b <- (1 - a) b + a mean_i b_i, with a = sum_i p_i a_i."""
         total = sum(server.samples.values())
         a = sum(n * self._mixing(server, site) for site, n in server.samples.items()) / total
         mixed: Tensor = server.buffers.lerp(mean, a)
         return mixed
 
-    def _mixing(self, server: Server, site: str) -> float:
+    def _mixing(self, server: ServerContext, site: str) -> float:
         return self.a0 * staleness(server.ages[site], self.exponent)

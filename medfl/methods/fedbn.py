@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from medfl.methods.core.chain import Link, require
+from medfl.methods.core.chain import Method, require
 from medfl.model.flat_model import FlatModel
 
 
 @dataclass(frozen=True)
-class FedBN(Link):
+class FedBN(Method):
     """Normalisation layers stay at each site."""
 
     name: ClassVar[str] = "fedbn"

@@ -18,13 +18,13 @@ from typing import ClassVar
 from torch import Tensor
 
 from medfl.messages import Reply
-from medfl.methods.core.chain import Link, number, require
-from medfl.methods.core.context import Server
+from medfl.methods.core.chain import Method, number, require
+from medfl.methods.core.context import ServerContext
 from medfl.methods.staleness import staleness, stands_asynchronously
 
 
 @dataclass(frozen=True)
-class FedBuff(Link):
+class FedBuff(Method):
     """Asynchronous: wait for `buffer` updates, then take one step along their mean, stale ones scaled down."""
 
     name: ClassVar[str] = "fedbuff"
@@ -38,19 +38,19 @@ class FedBuff(Link):
         number(self.lr, "lr", 0.0, math.inf, open_low=True)
         number(self.exponent, "exponent", 0.0, math.inf)
 
-    def wait(self, sites: int) -> tuple[int, float]:
+    def async_schedule(self, sites: int) -> tuple[int, float]:
         """K arrivals; what arrives with the last of them is merged with it."""
         require(self.buffer <= sites, f"`buffer` is {self.buffer}, above the {sites} training sites; lower it")
         return self.buffer, 0.0
 
-    def beside(self, other: Link) -> None:
+    def check_compatible(self, other: Method) -> None:
         """See `stands_asynchronously`."""
         stands_asynchronously(self, other)
 
-    def weigh(self, server: Server, reply: Reply) -> float:
+    def aggregation_weight(self, server: ServerContext, reply: Reply) -> float:
         """(age_i + 1)^-exponent, without the samples."""
         return staleness(server.ages[reply.site], self.exponent)
 
-    def combine(self, server: Server, mean: Tensor) -> Tensor:
+    def aggregate(self, server: ServerContext, mean: Tensor) -> Tensor:
         """lr / K times the sum; `mean` is the sum over all samples."""
         return mean * (self.lr * sum(server.samples.values()) / len(server.samples))

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from medfl.messages import Reply
-from medfl.methods.core.chain import Link, number, require
-from medfl.methods.core.context import LocalRound, Server
+from medfl.methods.core.chain import Method, number, require
+from medfl.methods.core.context import ServerContext, SiteContext
 from medfl.methods.core.update_matrix import on_disk
 from medfl.methods.fedgmr_rules import RULES, Restoration, aggregate, maskable_slots, nested_masks
 from medfl.model.flat_model import FlatModel
@@ -38,11 +38,11 @@ MEETS = ("ecgr", "fedprox", "fedbn", "fedavgm", "fedadagrad", "fedadam", "fedyog
 
 
 @dataclass(frozen=True)
-class FedGMR(Link):
+class FedGMR(Method):
     """Sub-models of each site's `density`, restored step by step to the whole model."""
 
     name: ClassVar[str] = "fedgmr"
-    late: ClassVar[bool] = True  # what other links add to a gradient must not move a masked weight
+    runs_last: ClassVar[bool] = True  # what other methods add to a gradient must not move a masked weight
     patience: int = 5
     exponent: float = 0.6
     floor: float = 0.02
@@ -68,11 +68,11 @@ class FedGMR(Link):
             value = getattr(self, key)
             require(value in allowed, f"`{key}` is one of {', '.join(allowed)}, not {value!r}")
 
-    def wait(self, sites: int) -> tuple[int, float] | None:
+    def async_schedule(self, sites: int) -> tuple[int, float] | None:
         """The fastest tenth of the sites, and the window."""
         return None if self.schedule == "sync" else (max(1, sites // 10), self.window)
 
-    def beside(self, other: Link) -> None:
+    def check_compatible(self, other: Method) -> None:
         """Links that keep vectors of the whole model, start elsewhere or merge by themselves do not fit."""
         built_in = other.__module__.startswith("medfl.methods.") and not other.arm
         require(
@@ -87,23 +87,23 @@ class FedGMR(Link):
 
     # ------------------------------------------------------------------------------------------------- at a site
 
-    def receive(self, local: LocalRound) -> None:
+    def before_training(self, local: SiteContext) -> None:
         """Start from the sub-model M * w."""
         if MASK in local.extra:
             local.model.vector.mul_(local.unpack(MASK))
 
-    def gradient(self, local: LocalRound) -> None:
+    def modify_gradient(self, local: SiteContext) -> None:
         """Masked weights get no gradient, so that with SGD, momentum, weight decay or AdamW they stay zero."""
         if MASK in local.extra:
             assert local.gradient is not None
             local.gradient.mul_(local.vector(MASK))
 
-    def reply(self, local: LocalRound) -> None:
+    def make_update(self, local: SiteContext) -> None:
         """Keep the trained sub-model, to be measured."""
-        local.kept["fedgmr.weights"] = local.model.weights()
-        local.kept["fedgmr.buffers"] = local.model.buffers()
+        local.new_state["fedgmr.weights"] = local.model.weights()
+        local.new_state["fedgmr.buffers"] = local.model.buffers()
 
-    def variants(self, state: Mapping[str, Tensor], received: Tensor) -> Mapping[str, tuple[Tensor, Tensor]]:
+    def personal_models(self, state: Mapping[str, Tensor], received: Tensor) -> Mapping[str, tuple[Tensor, Tensor]]:
         """The site's own sub-model, as it was last trained."""
         if "fedgmr.weights" not in state:
             return {}
@@ -115,7 +115,7 @@ class FedGMR(Link):
 
     # ------------------------------------------------------------------------------------------------- at the server
 
-    def send(self, server: Server, site: str) -> dict[str, Tensor]:
+    def send(self, server: ServerContext, site: str) -> dict[str, Tensor]:
         """The site's mask, which is noted as sent; a site of density 1 needs none."""
         facts = self._facts(server)
         if facts["cut"] is None:
@@ -126,7 +126,7 @@ class FedGMR(Link):
         facts["news"][site] = mask is not None and (before is None or not torch.equal(before, mask))
         return {} if mask is None else {MASK: mask}
 
-    def wire_bytes(self, server: Server, site: str, direction: str, dense: int) -> int:
+    def wire_bytes(self, server: ServerContext, site: str, direction: str, dense: int) -> int:
         """4 bytes per weight of the sub-model, and one bit per maskable weight where the site's mask is new.
 
         To be measured at the site in evaluated rounds, the global model travels whole; that is no part of training.
@@ -141,17 +141,17 @@ class FedGMR(Link):
                 count += math.ceil(sum(slot.numel for slot in server.maskable) / 8)
         return count
 
-    def accept(self, server: Server, reply: Reply) -> None:
+    def on_reply(self, server: ServerContext, reply: Reply) -> None:
         """The site's model: w - update is zero where the mask is. It is kept for as long as the site is silent."""
         assert reply.update is not None
-        server.gathered[f"fedgmr.last.{reply.site}"] = on_disk(server.origin(reply.site) - reply.update)
+        server.round_sums[f"fedgmr.last.{reply.site}"] = on_disk(server.origin(reply.site) - reply.update)
 
-    def combine(self, server: Server, mean: Tensor) -> Tensor:
+    def aggregate(self, server: ServerContext, mean: Tensor) -> Tensor:
         """Merge the last models of all sites that have ever replied; the round's mean is not used."""
         held: dict[str, list[int]] = self._facts(server)["held"]
         for site, samples in server.samples.items():
             last, mask = f"fedgmr.last.{site}", server.tensors.get(f"fedgmr.sent.{site}")
-            server.tensors[last] = server.gathered[last]
+            server.tensors[last] = server.round_sums[last]
             server.tensors[f"fedgmr.part.{site}"] = torch.ones(1, dtype=torch.bool) if mask is None else mask.clone()
             held[site] = [server.round - server.ages[site], samples]
         sites = sorted(held)
@@ -166,7 +166,7 @@ class FedGMR(Link):
         )
         return server.weights - merged
 
-    def validated(self, server: Server, sites: Mapping[str, Mapping[str, Any]]) -> None:
+    def on_validation(self, server: ServerContext, sites: Mapping[str, Mapping[str, Any]]) -> None:
         """Restore, and have the masks cut anew before the next model is sent."""
         facts = self._facts(server)
         facts["cut"] = None
@@ -183,16 +183,16 @@ class FedGMR(Link):
             trigger.density = [max(rho, trigger.floor) for rho in trigger.density]
         facts["trigger"] = vars(trigger)
 
-    def _facts(self, server: Server) -> dict[str, Any]:
+    def _facts(self, server: ServerContext) -> dict[str, Any]:
         """The link's numbers: the trigger, densities at the last cut, what each site holds and was told."""
-        if "fedgmr" not in server.facts:
-            initial = [server.density.get(site, 1.0) for site in server.sites]
+        if "fedgmr" not in server.json_state:
+            initial = [server.densities.get(site, 1.0) for site in server.sites]
             trigger = vars(Restoration(initial, self.patience))
-            server.facts["fedgmr"] = {"trigger": trigger, "cut": None, "held": {}, "news": {}}
-        facts: dict[str, Any] = server.facts["fedgmr"]
+            server.json_state["fedgmr"] = {"trigger": trigger, "cut": None, "held": {}, "news": {}}
+        facts: dict[str, Any] = server.json_state["fedgmr"]
         return facts
 
-    def _cut(self, server: Server) -> None:
+    def _cut(self, server: ServerContext) -> None:
         """Rank every coordinate by the smallest sub-model that holds it: nested masks are one byte a weight."""
         facts = self._facts(server)
         facts["cut"] = sorted(set(facts["trigger"]["density"]))
@@ -212,7 +212,7 @@ class FedGMR(Link):
                 part += (~mask).to(torch.uint8)
         server.tensors["fedgmr.rank"], server.tensors["fedgmr.then"] = rank, weights.clone()
 
-    def _mask(self, server: Server, site: str) -> Tensor | None:
+    def _mask(self, server: ServerContext, site: str) -> Tensor | None:
         """bool[P]: the site's sub-model in the present cut; None where it is the whole model."""
         facts = self._facts(server)
         rho = facts["trigger"]["density"][server.sites.index(site)]

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from medfl.errors import MedflError
 from medfl.messages import Reply
-from medfl.methods.core.chain import Link, require
-from medfl.methods.core.context import Server
+from medfl.methods.core.chain import Method, require
+from medfl.methods.core.context import ServerContext
 from medfl.methods.fedprox import FedProx
 from medfl.model.flat_model import FlatModel
 
@@ -44,7 +44,7 @@ def normaliser(steps: int, momentum: float = 0.0, mu: float = 0.0, lr: float = 0
 
 
 @dataclass(frozen=True)
-class FedNova(Link):
+class FedNova(Method):
     """Normalised averaging for sites with unequal local steps."""
 
     name: ClassVar[str] = "fednova"
@@ -57,36 +57,36 @@ class FedNova(Link):
             f"not {optimizer}",
         )
 
-    def beside(self, other: Link) -> None:
+    def check_compatible(self, other: Method) -> None:
         """Only steps from the received model may be rescaled."""
         require(
             not other.replaces_optimiser,
             f"fednova counts steps of SGD, which {other.name} replaces; leave one of them out",
         )
         require(
-            not other.local_norms and type(other).receive is Link.receive,
+            not other.local_norms and type(other).before_training is Method.before_training,
             f"fednova rescales w - e as steps taken, but under {other.name} sites do not start from w, the model they "
             f"received; leave one of them out",
         )
 
-    def weigh(self, server: Server, reply: Reply) -> float:
+    def aggregation_weight(self, server: ServerContext, reply: Reply) -> float:
         """n_i / a_i."""
         return reply.samples / self._normaliser(server, reply.steps)
 
-    def accept(self, server: Server, reply: Reply) -> None:
+    def on_reply(self, server: ServerContext, reply: Reply) -> None:
         """Sum n_i a_i and n_i."""
-        sums = server.gathered.setdefault(SUMS, torch.zeros(2, dtype=torch.float64))
+        sums = server.round_sums.setdefault(SUMS, torch.zeros(2, dtype=torch.float64))
         sums += reply.samples * torch.tensor([self._normaliser(server, reply.steps), 1.0], dtype=torch.float64)
 
-    def combine(self, server: Server, mean: Tensor) -> Tensor:
+    def aggregate(self, server: ServerContext, mean: Tensor) -> Tensor:
         """(sum_i p_i a_i) sum_i p_i d_i."""
-        weighted, samples = server.gathered[SUMS].tolist()
+        weighted, samples = server.round_sums[SUMS].tolist()
         return mean.mul(weighted / samples)
 
     @staticmethod
-    def _normaliser(server: Server, steps: int) -> float:
-        links = server.chain.links if server.chain else ()
-        mu = next((link.mu for link in links if isinstance(link, FedProx)), 0.0)
+    def _normaliser(server: ServerContext, steps: int) -> float:
+        methods = server.chain.methods if server.chain else ()
+        mu = next((link.mu for link in methods if isinstance(link, FedProx)), 0.0)
         found = normaliser(steps, server.momentum, mu, server.lr)
         if not (math.isfinite(found) and found > 0):
             raise MedflError(

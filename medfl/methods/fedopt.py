@@ -23,8 +23,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from medfl.methods.core.chain import Link, number, require
-from medfl.methods.core.context import Server
+from medfl.methods.core.chain import Method, number, require
+from medfl.methods.core.context import ServerContext
 
 
 def _decay(value: Any, key: str) -> None:
@@ -33,18 +33,18 @@ def _decay(value: Any, key: str) -> None:
 
 
 @dataclass(frozen=True)
-class ServerOptimiser(Link):
+class ServerOptimiser(Method):
     """What the four share: one of them a chain, and a learning rate."""
 
-    def beside(self, other: Link) -> None:
+    def check_compatible(self, other: Method) -> None:
         """Refuse a second one."""
         require(
             not isinstance(other, ServerOptimiser),
             f"{self.name} and {other.name} are both optimisers of the server; keep one of them",
         )
 
-    def _vector(self, server: Server, name: str, start: float = 0.0) -> Tensor:
-        """The server's own vector of this link, replaced by a copy that may be written to; `start` at first."""
+    def _vector(self, server: ServerContext, name: str, start: float = 0.0) -> Tensor:
+        """The server's own vector of this method, replaced by a copy that may be written to; `start` at first."""
         key, like = f"{self.name}.{name}", server.weights
         held = server.tensors.get(key)
         server.tensors[key] = torch.full_like(like, start) if held is None else held.clone()
@@ -63,7 +63,7 @@ class FedAvgM(ServerOptimiser):
         number(self.lr, "lr", 0.0, math.inf, open_low=True)
         _decay(self.momentum, "momentum")
 
-    def serve(self, server: Server, update: Tensor) -> Tensor:
+    def server_step(self, server: ServerContext, update: Tensor) -> Tensor:
         """lr m."""
         return self.lr * self._vector(server, "m").mul_(self.momentum).add_(update)
 
@@ -81,7 +81,7 @@ class _Adaptive(ServerOptimiser):
         _decay(self.beta1, "beta1")
         number(self.tau, "tau", 0.0, math.inf, open_low=True)
 
-    def serve(self, server: Server, update: Tensor) -> Tensor:
+    def server_step(self, server: ServerContext, update: Tensor) -> Tensor:
         """lr m / (sqrt(v) + tau)."""
         m = self._vector(server, "m").lerp_(update, 1 - self.beta1)
         v = self._vector(server, "v", self.tau**2)

@@ -10,12 +10,12 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from medfl.methods.core.chain import Link, number
-from medfl.methods.core.context import LocalRound
+from medfl.methods.core.chain import Method, number
+from medfl.methods.core.context import SiteContext
 
 
 @dataclass(frozen=True)
-class FedProx(Link):
+class FedProx(Method):
     """Proximal term of strength `mu`."""
 
     name: ClassVar[str] = "fedprox"
@@ -24,7 +24,7 @@ class FedProx(Link):
     def __post_init__(self) -> None:
         number(self.mu, "mu", 0.0, math.inf)
 
-    def gradient(self, local: LocalRound) -> None:
+    def modify_gradient(self, local: SiteContext) -> None:
         """g <- g + mu (y - w)."""
         assert local.gradient is not None
         local.gradient.add_(local.model.vector, alpha=self.mu).sub_(local.received, alpha=self.mu)

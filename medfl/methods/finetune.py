@@ -14,22 +14,24 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from medfl.methods.core.chain import Link
-from medfl.methods.core.context import LocalRound
+from medfl.methods.core.chain import Method
+from medfl.methods.core.context import SiteContext
 
 
 @dataclass(frozen=True)
-class FineTune(Link):
+class FineTune(Method):
     """Each site also measures its own model: the global one after its last round of local training."""
 
     name: ClassVar[str] = "finetune"
 
-    def reply(self, local: LocalRound) -> None:
+    def make_update(self, local: SiteContext) -> None:
         """Keep e and the site's buffers."""
         model = local.model
-        local.kept |= {"finetune.end": model.layout.pack(model.vector), "finetune.buffers": model.buffers()}
+        local.new_state |= {"finetune.end": model.layout.pack(model.vector), "finetune.buffers": model.buffers()}
 
-    def variants(self, state: Mapping[str, Tensor], received: Tensor) -> Mapping[str, Tensor | tuple[Tensor, Tensor]]:
+    def personal_models(
+        self, state: Mapping[str, Tensor], received: Tensor
+    ) -> Mapping[str, Tensor | tuple[Tensor, Tensor]]:
         """`personalised`: e with the site's own buffers."""
         if "finetune.end" not in state:
             return {}

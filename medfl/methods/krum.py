@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from medfl.methods.core.chain import number, require
-from medfl.methods.core.context import Server
-from medfl.methods.core.update_matrix import Rows
+from medfl.methods.core.context import ServerContext
+from medfl.methods.core.update_matrix import UpdateMatrix
 from medfl.methods.robust_aggregation import RobustRule
 
 CHOSEN = "krum.chosen"  # i64[keep]: rows of the round that were taken
@@ -45,7 +45,7 @@ class Krum(RobustRule):
             require(isinstance(value, int), f"`{key}` must be a whole number, not {value!r}")
 
     @property
-    def least(self) -> int:
+    def min_replies(self) -> int:
         """n >= 2f + 3, and as many honest sites as are to be kept."""
         return max(2 * self.byzantine + 3, self.keep + self.byzantine)
 
@@ -57,21 +57,21 @@ class Krum(RobustRule):
             f"n >= keep + byzantine"
         )
 
-    def combine(self, server: Server, mean: Tensor) -> Tensor:
+    def aggregate(self, server: ServerContext, mean: Tensor) -> Tensor:
         """Choose, and note who was chosen for the buffers that follow."""
-        assert server.rows is not None
-        server.gathered[CHOSEN] = chosen(distances(server.rows), self.byzantine, self.keep)
-        for columns, block in server.rows.blocks():
-            mean[columns] = block[server.gathered[CHOSEN]].mean(0)
+        assert server.updates is not None
+        server.round_sums[CHOSEN] = chosen(distances(server.updates), self.byzantine, self.keep)
+        for columns, block in server.updates.blocks():
+            mean[columns] = block[server.round_sums[CHOSEN]].mean(0)
         return mean
 
-    def settle(self, server: Server, mean: Tensor) -> Tensor:
+    def aggregate_buffers(self, server: ServerContext, mean: Tensor) -> Tensor:
         """Of those chosen."""
-        assert server.rows is not None
-        return server.rows.buffers()[server.gathered[CHOSEN]].mean(0).to(mean)
+        assert server.updates is not None
+        return server.updates.buffers()[server.round_sums[CHOSEN]].mean(0).to(mean)
 
 
-def distances(rows: Rows) -> Tensor:
+def distances(rows: UpdateMatrix) -> Tensor:
     """f64[K, K]: squared distances between the updates of a round."""
     total = torch.zeros(len(rows.sites), len(rows.sites), dtype=torch.float64)
     for _, block in rows.blocks():

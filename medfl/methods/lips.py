@@ -23,8 +23,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from medfl.methods.core.chain import Link, number, require
-from medfl.methods.core.context import LocalRound
+from medfl.methods.core.chain import Method, number, require
+from medfl.methods.core.context import SiteContext
 from medfl.model.flat_model import FlatModel, Slot
 
 CRITERIA = ("sensitivity", "magnitude", "random")
@@ -87,7 +87,7 @@ def _stem(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Lips(Link):
+class Lips(Method):
     """Periodic, transient sparsity of the middle convolutions."""
 
     name: ClassVar[str] = "lips"
@@ -120,7 +120,7 @@ class Lips(Link):
         """d(t)."""
         return min(1.0, self.density + (1 - self.density) * round_ / rounds)
 
-    def receive(self, local: LocalRound) -> None:
+    def before_training(self, local: SiteContext) -> None:
         """On a masking round, zero what the mask leaves out."""
         density = self.density_at(local.round, local.rounds)
         if local.round % self.period or density == 1 or GRADIENT not in local.state:
@@ -140,11 +140,11 @@ class Lips(Link):
                 mask = transient_mask(drawn, torch.ones_like(drawn), density)
             weight.mul_(mask)
 
-    def last_gradient(self, local: LocalRound) -> None:
+    def on_last_gradient(self, local: SiteContext) -> None:
         """Keep the last batch's gradient of the middle convolutions."""
         assert local.gradient is not None
         gradients = [slot.view(local.gradient).reshape(-1) for slot in middle_convolutions(local.model)]
-        local.kept[GRADIENT] = torch.cat([_half(g) for g in gradients])
+        local.new_state[GRADIENT] = torch.cat([_half(g) for g in gradients])
 
 
 def _half(gradient: Tensor) -> Tensor:

@@ -29,14 +29,14 @@ import torch
 from torch import Tensor
 
 from medfl.messages import Reply
-from medfl.methods.core.chain import Link, number, require
-from medfl.methods.core.context import Server
+from medfl.methods.core.chain import Method, number, require
+from medfl.methods.core.context import ServerContext
 from medfl.methods.robust_aggregation import unguarded
 
 
 @dataclass(frozen=True)
-class _Lengths(Link):
-    """What both share: the lengths of earlier rounds, in `server.facts`, and of this one, in `server.gathered`."""
+class _Lengths(Method):
+    """What both share: the lengths of earlier rounds, in `server.json_state`, and of this one, in `server.round_sums`."""
 
     factor: float = 1.0
     window: int = 3
@@ -46,25 +46,25 @@ class _Lengths(Link):
         number(self.window, "window", 1, math.inf)
         require(isinstance(self.window, int), f"`window` must be a whole number of rounds, not {self.window!r}")
 
-    def limits(self, server: Server) -> tuple[float, float]:
+    def limits(self, server: ServerContext) -> tuple[float, float]:
         """The longest update and buffer change that pass: `factor` times the medians. Without a median, or where
         that is 0 and says nothing, whatever is finite passes."""
-        rounds: list[list[list[float]]] = server.facts.get(self.name, [])
+        rounds: list[list[list[float]]] = server.json_state.get(self.name, [])
         seen = [pair for lengths in rounds for pair in lengths]
         usual = [median(pair[part] for pair in seen) if seen else 0.0 for part in (0, 1)]
         update, buffers = (self.factor * value if value > 0 else math.inf for value in usual)
         return update, buffers
 
-    def note(self, server: Server, reply: Reply) -> None:
+    def note(self, server: ServerContext, reply: Reply) -> None:
         """Remember a reply's lengths, should the round count."""
         pair = torch.tensor([lengths(server, reply)], dtype=torch.float64)
-        have = server.gathered.get(self.name)
-        server.gathered[self.name] = pair if have is None else torch.cat([have, pair])
+        have = server.round_sums.get(self.name)
+        server.round_sums[self.name] = pair if have is None else torch.cat([have, pair])
 
-    def combine(self, server: Server, mean: Tensor) -> Tensor:
+    def aggregate(self, server: ServerContext, mean: Tensor) -> Tensor:
         """The round counts, and so do its lengths; the oldest round is forgotten."""
-        rounds: list[Any] = [*server.facts.get(self.name, []), server.gathered[self.name].tolist()]
-        server.facts[self.name] = rounds[-self.window :]
+        rounds: list[Any] = [*server.json_state.get(self.name, []), server.round_sums[self.name].tolist()]
+        server.json_state[self.name] = rounds[-self.window :]
         return mean
 
 
@@ -80,7 +80,7 @@ class NormClip(_Lengths):
         if self.bound is not None:
             number(self.bound, "bound", 0.0, math.inf, open_low=True)
 
-    def beside(self, other: Link) -> None:
+    def check_compatible(self, other: Method) -> None:
         """Nothing that makes an update longer again."""
         require(
             other.name != "fednova",
@@ -89,7 +89,7 @@ class NormClip(_Lengths):
         )
         unguarded(self, other)
 
-    def amend(self, server: Server, reply: Reply) -> Reply:
+    def transform_reply(self, server: ServerContext, reply: Reply) -> Reply:
         """D min(1, C / ||D||), and the same for the change of the buffers."""
         assert reply.update is not None
         assert reply.buffers is not None
@@ -115,7 +115,7 @@ class NormGuard(_Lengths):
     name: ClassVar[str] = "norm_guard"
     factor: float = 5.0
 
-    def refuse(self, server: Server, reply: Reply) -> str | None:
+    def reject(self, server: ServerContext, reply: Reply) -> str | None:
         """The figure, the limit and where it comes from."""
         for what, value, limit in zip(
             ("update", "change of the buffers"), lengths(server, reply), self.limits(server), strict=True
@@ -127,12 +127,12 @@ class NormGuard(_Lengths):
                 )
         return None
 
-    def accept(self, server: Server, reply: Reply) -> None:
+    def on_reply(self, server: ServerContext, reply: Reply) -> None:
         """It counts for the median from the next round on."""
         self.note(server, reply)
 
 
-def lengths(server: Server, reply: Reply) -> tuple[float, float]:
+def lengths(server: ServerContext, reply: Reply) -> tuple[float, float]:
     """Euclidean lengths of a reply's update and of its buffers' change from the global ones."""
     assert reply.update is not None
     assert reply.buffers is not None

@@ -25,8 +25,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from medfl.methods.core.chain import Link, number, require
-from medfl.methods.core.context import LocalRound
+from medfl.methods.core.chain import Method, number, require
+from medfl.methods.core.context import SiteContext
 
 ABLATIONS = (
     "none",
@@ -132,7 +132,7 @@ def _twice_gamma_offset(
 
 
 @dataclass(frozen=True)
-class PFLAlign(Link):
+class PFLAlign(Method):
     """Personal start, preconditioned step, gated pull back towards the received model."""
 
     name: ClassVar[str] = "pflalign"
@@ -150,14 +150,14 @@ class PFLAlign(Link):
         require(self.p_init in (0, 1), f"`p_init` is 0 or 1, not {self.p_init!r}")
         require(self.ablation in ABLATIONS, f"`ablation` is one of {', '.join(ABLATIONS)}, not {self.ablation!r}")
 
-    def beside(self, other: Link) -> None:
+    def check_compatible(self, other: Method) -> None:
         """Refuse a second link that moves or personalises the start: the offset would remember what it did."""
         require(
-            not other.local_norms and type(other).receive is Link.receive,
+            not other.local_norms and type(other).before_training is Method.before_training,
             f"pflalign and {other.name} both decide where a site starts; keep one of them",
         )
 
-    def receive(self, local: LocalRound) -> None:
+    def before_training(self, local: SiteContext) -> None:
         """w = theta + D; m = 0."""
         own, layout = self._state(local), local.model.layout
         for name, vector in (("offset", own.offset), ("v", own.v), ("P", own.P)):
@@ -168,7 +168,7 @@ class PFLAlign(Link):
                 layout.unpack(kept, vector)
         local.model.vector.copy_(own.begin(local.received))
 
-    def step(self, local: LocalRound) -> None:
+    def optimizer_step(self, local: SiteContext) -> None:
         """One step of the formulas above."""
         assert local.gradient is not None
         own = self._state(local)
@@ -176,13 +176,13 @@ class PFLAlign(Link):
             torch.mul(local.gradient, local.gradient, out=own.v)
         step(local.model.vector, local.gradient, own, local.lr, local.steps, self.beta, self.eps, self.ablation)
 
-    def reply(self, local: LocalRound) -> None:
+    def make_update(self, local: SiteContext) -> None:
         """Keep D, v, P, and the site's own model with its own buffers, to be measured later."""
         own, model = self._state(local), local.model
         if self.ablation not in IMPERSONAL:
             own.finish(model.vector, local.received)
         pack = model.layout.pack
-        local.kept |= {
+        local.new_state |= {
             "pflalign.offset": pack(own.offset),
             "pflalign.v": pack(own.v),
             "pflalign.P": pack(own.P),
@@ -190,7 +190,9 @@ class PFLAlign(Link):
             "pflalign.buffers": model.buffers(),
         }
 
-    def variants(self, state: Mapping[str, Tensor], received: Tensor) -> Mapping[str, Tensor | tuple[Tensor, Tensor]]:
+    def personal_models(
+        self, state: Mapping[str, Tensor], received: Tensor
+    ) -> Mapping[str, Tensor | tuple[Tensor, Tensor]]:
         """`aligned`: theta + D; `personalised`: the site's own model as its last local training left it."""
         if "pflalign.end" not in state:
             return {}
@@ -204,5 +206,5 @@ class PFLAlign(Link):
         return 5 * 4 * padded
 
     @staticmethod
-    def _state(local: LocalRound) -> AlignmentState:
+    def _state(local: SiteContext) -> AlignmentState:
         return AlignmentState(*(local.vector(f"pflalign_{name}") for name in ("offset", "v", "P", "m")))

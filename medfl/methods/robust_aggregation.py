@@ -5,25 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from medfl.methods.core.chain import Link, require
+from medfl.methods.core.chain import Method, require
 from medfl.methods.scaffold import Scaffold
 
 
 @dataclass(frozen=True)
-class RobustRule(Link):
+class RobustRule(Method):
     """A rule over the updates of a round, side by side, every site counting the same.
 
     Sample counts are left out because they are the site's own word: a weight that a malicious site may name is no
     protection. Buffers (BatchNorm statistics) follow the same rule as updates.
     """
 
-    keeps_rows: ClassVar[bool] = True
+    keeps_updates: ClassVar[bool] = True
 
-    def wait(self, sites: int) -> None:
+    def async_schedule(self, sites: int) -> None:
         """Refuse where even a round without a failure has too few replies."""
         require(
-            sites >= self.least,
-            f"{self.demand}, so it needs {self.least} training sites in a round, and there are {sites}",
+            sites >= self.min_replies,
+            f"{self.demand}, so it needs {self.min_replies} training sites in a round, and there are {sites}",
         )
 
     @property
@@ -31,21 +31,21 @@ class RobustRule(Link):
         """What a round's replies have to be enough for, in words."""
         raise NotImplementedError
 
-    def beside(self, other: Link) -> None:
+    def check_compatible(self, other: Method) -> None:
         """One rule in a chain, and none that goes by weights or by sums of its own."""
         require(
             not isinstance(other, RobustRule), f"{self.name} and {other.name} both replace the mean; keep one of them"
         )
         require(
-            type(other).weigh is Link.weigh,
+            type(other).aggregation_weight is Method.aggregation_weight,
             f"{other.name} is made for a weighted mean of updates, which {self.name} does not take; leave one of them "
             f"out",
         )
         unguarded(self, other)
 
 
-def unguarded(link: Link, other: Link) -> None:
-    """Raise ValueError for a link through which a site acts on the server besides its update."""
+def unguarded(link: Method, other: Method) -> None:
+    """Raise ValueError for a method through which a site acts on the server besides its update."""
     require(
         not isinstance(other, Scaffold),
         f"{other.name} sums control variates as sites send them, so {link.name} would guard updates and leave that way "

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from medfl.messages import Reply
-from medfl.methods.core.chain import Link, require
-from medfl.methods.core.context import LocalRound, Server
+from medfl.methods.core.chain import Method, require
+from medfl.methods.core.context import ServerContext, SiteContext
 
 GLOBAL = "scaffold.c"  # the server's variate; travels down under this name
 OWN = "scaffold.own"  # a site's variate, in its state
@@ -32,7 +32,7 @@ CHANGE = "scaffold.change"  # c_i+ - c_i; travels up under this name
 
 
 @dataclass(frozen=True)
-class Scaffold(Link):
+class Scaffold(Method):
     """Control variates against client drift. `frozen` keeps them at zero: FedAvg's weights at SCAFFOLD's cost."""
 
     name: ClassVar[str] = "scaffold"
@@ -42,13 +42,13 @@ class Scaffold(Link):
     def __post_init__(self) -> None:
         require(isinstance(self.frozen, bool), f"`frozen` is true or false, not {self.frozen!r}")
 
-    def send(self, server: Server, site: str) -> dict[str, Tensor]:
+    def send(self, server: ServerContext, site: str) -> dict[str, Tensor]:
         """c, zero before the first counted round."""
         if GLOBAL not in server.tensors:
             server.tensors[GLOBAL] = torch.zeros_like(server.weights)
         return {GLOBAL: server.tensors[GLOBAL]}
 
-    def observe(self, local: LocalRound) -> None:
+    def on_gradient(self, local: SiteContext) -> None:
         """Sum the uncorrected gradients."""
         assert local.gradient is not None
         total = local.vector("scaffold_sum")
@@ -56,7 +56,7 @@ class Scaffold(Link):
             total.zero_()
         total.add_(local.gradient)
 
-    def gradient(self, local: LocalRound) -> None:
+    def modify_gradient(self, local: SiteContext) -> None:
         """g <- g - c_i + c."""
         assert local.gradient is not None
         correction = local.vector("scaffold_correction")
@@ -67,23 +67,23 @@ class Scaffold(Link):
             local.model.layout.unpack(wire, correction)
         local.gradient.add_(correction)
 
-    def reply(self, local: LocalRound) -> None:
+    def make_update(self, local: SiteContext) -> None:
         """Keep c_i+, send c_i+ - c_i."""
         own = local.model.layout.pack(local.vector("scaffold_sum").div_(local.steps))
         if self.frozen:
             own.zero_()
-        local.kept[OWN] = own
-        local.sent[CHANGE] = own - local.state[OWN] if OWN in local.state else own
+        local.new_state[OWN] = own
+        local.extra_up[CHANGE] = own - local.state[OWN] if OWN in local.state else own
 
-    def accept(self, server: Server, reply: Reply) -> None:
+    def on_reply(self, server: ServerContext, reply: Reply) -> None:
         """Sum the changes; they count only if the round does."""
-        if CHANGE not in server.gathered:
-            server.gathered[CHANGE] = torch.zeros_like(server.weights)
-        server.gathered[CHANGE].add_(reply.extra[CHANGE])
+        if CHANGE not in server.round_sums:
+            server.round_sums[CHANGE] = torch.zeros_like(server.weights)
+        server.round_sums[CHANGE].add_(reply.extra[CHANGE])
 
-    def combine(self, server: Server, mean: Tensor) -> Tensor:
+    def aggregate(self, server: ServerContext, mean: Tensor) -> Tensor:
         """c <- c + (1/N) sum (c_i+ - c_i)."""
-        server.tensors[GLOBAL] = server.tensors[GLOBAL].add(server.gathered[CHANGE], alpha=1 / len(server.sites))
+        server.tensors[GLOBAL] = server.tensors[GLOBAL].add(server.round_sums[CHANGE], alpha=1 / len(server.sites))
         return mean
 
     def scratch_bytes(self, steps: int, padded: int) -> int:

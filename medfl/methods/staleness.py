@@ -1,8 +1,8 @@
-"""What FedAsync and FedBuff share: the weight of a stale reply, and the links that stand an asynchronous schedule."""
+"""What FedAsync and FedBuff share: the weight of a stale reply, and the methods that stand an asynchronous schedule."""
 
 from __future__ import annotations
 
-from medfl.methods.core.chain import Link, require
+from medfl.methods.core.chain import Method, require
 
 MEETS = ("ecgr", "fedprox", "scaffold", "fedbn", "norm_clip", "norm_guard")
 
@@ -12,7 +12,7 @@ def staleness(age: int, exponent: float) -> float:
     return float((age + 1) ** -exponent)
 
 
-def stands_asynchronously(link: Link, other: Link) -> None:
+def stands_asynchronously(link: Method, other: Method) -> None:
     """Raise ValueError with one sentence for a built-in link that merges by itself or counts synchronous rounds."""
     require(
         not other.__module__.startswith("medfl.methods.") or bool(other.arm) or other.name in MEETS,

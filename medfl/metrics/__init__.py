@@ -12,7 +12,7 @@ from medfl.metrics.measure import format_interval, mean_supported, measure
 from medfl.metrics.membership import losses, membership
 from medfl.metrics.operating import operating_point
 from medfl.metrics.roc import roc_band
-from medfl.metrics.site_figures import Evidence, evidence, pooled
+from medfl.metrics.site_figures import SiteFigures, pooled, site_figures
 from medfl.metrics.stability import Stability, round_stability
 from medfl.metrics.targets import target_scores, target_truth, targets
 from medfl.metrics.temperature import TemperatureFit, TemperatureSums, fit_temperature, temperature_sums
@@ -21,16 +21,15 @@ __all__ = [
     "EDGES",
     "AurocVariance",
     "CalibrationBins",
-    "Evidence",
     "Intervals",
     "ScoreHistograms",
     "ScoreSums",
+    "SiteFigures",
     "Stability",
     "TemperatureFit",
     "TemperatureSums",
     "auroc_per_class",
     "clustered_delong",
-    "evidence",
     "fit_temperature",
     "format_interval",
     "group_sums",
@@ -44,6 +43,7 @@ __all__ = [
     "round_stability",
     "score_histograms",
     "score_sums",
+    "site_figures",
     "site_intervals",
     "supported",
     "target_scores",

@@ -30,7 +30,7 @@ BEFORE = ("ece", "ece_ci", "classwise_ece", "brier", "nll", "reliability")
 
 
 @dataclass(frozen=True)
-class Evidence:
+class SiteFigures:
     """What a site replies with. All of it is ready for JSON, and none of it is a single score.
 
     Attributes:
@@ -44,7 +44,7 @@ class Evidence:
     curves: dict[str, Any]
 
 
-def evidence(
+def site_figures(
     probs: FloatArray,
     before: FloatArray,
     labels: NDArray[np.int64],
@@ -56,7 +56,7 @@ def evidence(
     resamples: int = 0,
     seed: int = 0,
     bins: int = 15,
-) -> Evidence:
+) -> SiteFigures:
     """Measure a finished model on one site's patches.
 
     Args:
@@ -87,7 +87,7 @@ def evidence(
     }
     draws = min(resamples, CURVES)
     roc = {target: roc_band(*patches, resamples=draws, seed=seed) for target, patches in asked.items()}
-    return Evidence(
+    return SiteFigures(
         figures=figures,
         sums={
             "after": score_sums(probs, labels, bins).to_lists(),

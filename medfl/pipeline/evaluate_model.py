@@ -14,26 +14,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medfl import config
-from medfl.data.partition import Share, allocate, own_share
+from medfl.data.partition import SitePartition, make_partition, own_partition
 from medfl.data.patch_store import U8, PatchStore
 from medfl.data.render import read_patches, render
 from medfl.errors import MedflError
 from medfl.messages import Request
-from medfl.methods.core.chain import Chain
+from medfl.methods.core.chain import MethodChain
 from medfl.model.flat_model import FlatModel, ModelSpec
 from medfl.pipeline.final_evaluation import Measured
 from medfl.pipeline.load_pipeline import load_pipeline, load_site
-from medfl.pipeline.prepare import local_work, resolve_device
+from medfl.pipeline.prepare import local_training_config, resolve_device
 from medfl.pipeline.summary import group_figures, pooled_figures
 from medfl.runs.folder import RunFolder, load_weights
 from medfl.runs.records import read_json
-from medfl.site.shared_model import Workbench
+from medfl.site.shared_model import SharedModel
 from medfl.site.site import Site, SiteDiverged, probabilities
 from medfl.tracking.download import fetch_model, is_reference
 
 
 @dataclass(frozen=True)
-class Model:
+class TrainedModel:
     """A trained model on this machine: the folder of its two files, its facts, and the run it came from, if known.
     `card` is the model card that came with it from MLflow."""
 
@@ -43,7 +43,7 @@ class Model:
     run_id: str | None = None
     card: Path | None = None
 
-    def workbench(self, device: str = "auto") -> tuple[Workbench, Tensor, Tensor]:
+    def load(self, device: str = "auto") -> tuple[SharedModel, Tensor, Tensor]:
         """A workbench for this architecture, and the model's weights f32[P] and buffers f32[B] in wire order.
 
         Raises:
@@ -57,7 +57,7 @@ class Model:
             raise MedflError(
                 f"{self.directory / 'model.json'} does not say what model this is ({error}); take the file of the run"
             ) from None
-        bench = Workbench(FlatModel(spec, resolve_device(device)), Chain())
+        bench = SharedModel(FlatModel(spec, resolve_device(device)), MethodChain())
         if bench.model.fingerprint() != trained:
             raise MedflError(
                 f"{self.directory / 'model.json'}: the architecture of {facts['backbone']} is not the one trained "
@@ -67,7 +67,7 @@ class Model:
         return bench, weights, buffers
 
 
-def find_model(reference: str, tracking: config.Tracking | None = None, runs: Path = Path("runs")) -> Model:
+def find_model(reference: str, tracking: config.Tracking | None = None, runs: Path = Path("runs")) -> TrainedModel:
     """A model by run folder, MLflow run id, or `models:/name@alias`.
 
     Raises:
@@ -82,18 +82,18 @@ def find_model(reference: str, tracking: config.Tracking | None = None, runs: Pa
             )
         if not folder.model_json.is_file():
             raise MedflError(f"{path} holds no finished model yet; finish the run with `medfl resume {path}`")
-        return Model(folder.path, read_json(folder.model_json), folder)
+        return TrainedModel(folder.path, read_json(folder.model_json), folder)
     fetched = fetch_model(reference, tracking or config.Tracking())
     facts = read_json(fetched.directory / "model.json")
     name = Path(fetched.run or "").name  # a tag, which anyone at the server can set: never a path
     local = runs / name
     run = RunFolder(local) if name and (local / "pipeline.yaml").is_file() else None
-    return Model(fetched.directory, facts, run, fetched.run_id, fetched.card)
+    return TrainedModel(fetched.directory, facts, run, fetched.run_id, fetched.card)
 
 
 def measure_model(
-    model: Model,
-    shares: Sequence[tuple[config.Pipeline, config.Site, Share]],
+    model: TrainedModel,
+    shares: Sequence[tuple[config.Pipeline, config.SiteConfig, SitePartition]],
     resamples: int | None = None,
     predictions: Path | None = None,
 ) -> Measured:
@@ -105,7 +105,7 @@ def measure_model(
         resamples: bootstrap resamples; None takes the pipeline's.
         predictions: where each site writes `<site>.csv` with one row a patch; the file stays at the site.
     """
-    bench, weights, buffers = model.workbench()
+    bench, weights, buffers = model.load()
     measured, facts = Measured(), model.facts
     for pipeline, site, share in shares:
         if list(pipeline.task.classes) != list(model.facts["classes"]):
@@ -116,7 +116,7 @@ def measure_model(
         pipeline = pipeline.model_copy(update={"data": pipeline.data.model_copy(update={"size": model.facts["size"]})})
         store = render(pipeline, site, share)
         role = site.role or "held_out"
-        here = Site(site.name, role, store, local_work(pipeline, site), bench)
+        here = Site(site.name, role, store, local_training_config(pipeline, site), bench)
         wanted = pipeline.evaluation.resamples if resamples is None else resamples
         request = Request(
             round=0,
@@ -154,9 +154,9 @@ def _write_predictions(directory: Path, store: PatchStore, probs: NDArray[np.flo
         raise MedflError(f"--predictions: {path} cannot be written ({error.strerror})") from None
 
 
-def shares_for(
-    model: Model, site_files: Sequence[str], pipeline_file: str | None
-) -> list[tuple[config.Pipeline, config.Site, Share]]:
+def sites_to_measure(
+    model: TrainedModel, site_files: Sequence[str], pipeline_file: str | None
+) -> list[tuple[config.Pipeline, config.SiteConfig, SitePartition]]:
     """The sites to measure: those named, or the held-out sites of the model's run.
 
     A named site that belongs to the run is measured on its test split there; any other brings its own data, all of
@@ -175,7 +175,9 @@ def shares_for(
     named = [load_site(path) for path in site_files] or pipeline.held_out_sites
     if not named:
         raise MedflError("the pipeline has no held-out sites; name site files with --sites")
-    dealt = {share.site: share for share in allocate(pipeline).shares} if any(s.name in known for s in named) else {}
+    dealt = (
+        {share.site: share for share in make_partition(pipeline).sites} if any(s.name in known for s in named) else {}
+    )
     found = []
     for site in named:
         if site.name in known and (site.data is None or known[site.name].data == site.data):
@@ -186,18 +188,18 @@ def shares_for(
                 f"site {site.name} was not part of the run and has no `data.root`; add its own data to its site file"
             )
         alone = site.model_copy(update={"role": "held_out", "class_mix": None, "patches": None})
-        found.append((pipeline, alone, own_share(pipeline, alone, "held_out")))
+        found.append((pipeline, alone, own_partition(pipeline, alone, "held_out")))
     return found
 
 
 def evaluate(
-    model: Model,
+    model: TrainedModel,
     site_files: Sequence[str] = (),
     pipeline_file: str | None = None,
     predictions: Path | None = None,
 ) -> dict[str, Any]:
     """`medfl evaluate`: its keys mean what they mean in summary.json."""
-    measured = measure_model(model, shares_for(model, site_files, pipeline_file), predictions=predictions)
+    measured = measure_model(model, sites_to_measure(model, site_files, pipeline_file), predictions=predictions)
     sites = measured.sites
     return {
         "run": model.facts["run"],
@@ -210,7 +212,7 @@ def evaluate(
     }
 
 
-def predict(model: Model, directory: Path, batch_size: int = 64) -> list[tuple[str, list[float]]]:
+def predict(model: TrainedModel, directory: Path, batch_size: int = 64) -> list[tuple[str, list[float]]]:
     """Calibrated class probabilities for every image under a folder, in sorted order: [(relative name, p per class)].
 
     Raises:
@@ -220,9 +222,9 @@ def predict(model: Model, directory: Path, batch_size: int = 64) -> list[tuple[s
     return list(zip(names, scores(model, patches, batch_size).tolist(), strict=True))
 
 
-def scores(model: Model, patches: U8, batch_size: int = 64, device: str = "auto") -> NDArray[np.float64]:
+def scores(model: TrainedModel, patches: U8, batch_size: int = 64, device: str = "auto") -> NDArray[np.float64]:
     """Calibrated class probabilities f64[N, C] of patches u8[N, S, S, 3] of the model's size."""
-    bench, weights, buffers = model.workbench(device)
+    bench, weights, buffers = model.load(device)
     bench.model.load(weights, buffers)
     bench.net.eval()
     mean = torch.tensor(model.facts["mean"]).view(3, 1, 1)

@@ -21,7 +21,7 @@ from medfl.messages import Failure, Reply, Request
 from medfl.metrics.histograms import ScoreHistograms
 from medfl.metrics.targets import targets
 from medfl.metrics.temperature import TemperatureSums, fit_temperature, temperature_sums
-from medfl.pipeline.prepare import ServerSide
+from medfl.pipeline.prepare import RunSetup
 
 MALIGNANT = ("lung_aca", "lung_scc", "colon_aca")
 BENIGN = ("lung_n", "colon_n")
@@ -29,7 +29,7 @@ Lost = Sequence[Mapping[str, str]]
 
 
 @dataclass(frozen=True)
-class Chosen:
+class SelectedModel:
     """The model that counts: round, wire vectors, and the last round accepted from each site."""
 
     round: int
@@ -39,7 +39,7 @@ class Chosen:
 
 
 @dataclass(frozen=True)
-class Tuned:
+class Calibration:
     """What validation data decided.
 
     Attributes:
@@ -88,15 +88,15 @@ def malignant_classes(task: config.Task) -> tuple[str, ...]:
     return tuple(name for name in task.classes if known and name in MALIGNANT)
 
 
-def tune(prepared: ServerSide, chosen: Chosen) -> Tuned:
+def tune(prepared: RunSetup, chosen: SelectedModel) -> Calibration:
     """Temperature and thresholds from the validation data of all training sites."""
-    tuned = calibrate(prepared, chosen, prepared.plan.train_sites)
+    tuned = calibrate(prepared, chosen, prepared.config.train_sites)
     classes, malignant = prepared.pipeline.task.classes, malignant_classes(prepared.pipeline.task)
     lost: dict[str, str] = {}
     asked = {"evaluate": ("val",), "histograms": True, "malignant": malignant, "temperature": tuned.temperature}
     histograms = [
         ScoreHistograms.from_lists(reply.sums["val"]["histograms"])
-        for reply in _answers(prepared, chosen, prepared.plan.train_sites, lost, **asked)
+        for reply in _answers(prepared, chosen, prepared.config.train_sites, lost, **asked)
     ]
     failures = (*tuned.failures, *(failure for failure in _named(lost) if failure not in tuned.failures))
     if not histograms:
@@ -110,13 +110,13 @@ def tune(prepared: ServerSide, chosen: Chosen) -> Tuned:
     return replace(tuned, thresholds=thresholds, operating=operating, failures=failures)
 
 
-def calibrate(prepared: ServerSide, chosen: Chosen, names: Collection[str], failures: Lost = ()) -> Tuned:
+def calibrate(prepared: RunSetup, chosen: SelectedModel, names: Collection[str], failures: Lost = ()) -> Calibration:
     """The temperature fitted to the validation data of these sites, without thresholds.
 
     All messages of a fit must reach the same sites, so where one fails the fit starts over without it.
     """
     if prepared.pipeline.evaluation.calibrate == "none":
-        return Tuned()
+        return Calibration()
     lost: dict[str, str] = {}
     patches: dict[str, int] = {}
 
@@ -132,7 +132,7 @@ def calibrate(prepared: ServerSide, chosen: Chosen, names: Collection[str], fail
     if lost:
         return calibrate(prepared, chosen, [n for n in names if n not in lost], (*failures, *_named(lost)))
     if fit.patches == 0:
-        return Tuned(failures=failures)
+        return Calibration(failures=failures)
     calibration = {
         "temperature": fit.temperature,
         "patches": fit.patches,
@@ -141,11 +141,11 @@ def calibrate(prepared: ServerSide, chosen: Chosen, names: Collection[str], fail
         "nll_after": fit.nll_after,
         "bound": fit.bound,
     }
-    return Tuned(fit.temperature, calibration, failures=failures)
+    return Calibration(fit.temperature, calibration, failures=failures)
 
 
 def measure_sites(
-    prepared: ServerSide, chosen: Chosen, tuned: Tuned, names: Collection[str], resamples: int | None = None
+    prepared: RunSetup, chosen: SelectedModel, tuned: Calibration, names: Collection[str], resamples: int | None = None
 ) -> Measured:
     """Test data at each named site; intervals from the pipeline's resamples, and training patches told from test
     patches at training sites. With `resamples` stated, as many and no such attack: the model is another site's."""
@@ -169,7 +169,7 @@ def measure_sites(
 
 
 def _answers(
-    prepared: ServerSide, chosen: Chosen, names: Collection[str], lost: dict[str, str], **asked: Any
+    prepared: RunSetup, chosen: SelectedModel, names: Collection[str], lost: dict[str, str], **asked: Any
 ) -> Iterator[Reply]:
     """What the sites reply about the chosen model; who failed, and why, goes into `lost`."""
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from medfl.config import Pipeline, Site
+from medfl.config import Pipeline, SiteConfig
 from medfl.errors import MedflError, nearest
 
 if TYPE_CHECKING:
-    from medfl.methods.core.chain import Chain
+    from medfl.methods.core.chain import MethodChain
 
 MAX_BYTES = 2_000_000
 BROKEN = (yaml.YAMLError, ValueError, TypeError, RecursionError)  # dates, keys and depths that are none
@@ -59,7 +59,7 @@ def load_pipeline(path: Path | str, overrides: Sequence[str] = ()) -> Pipeline:
     return pipeline
 
 
-def check_method(pipeline: Pipeline, where: str) -> Chain:
+def check_method(pipeline: Pipeline, where: str) -> MethodChain:
     """The chain of a pipeline's `method`, if the pipeline has what it needs.
 
     Raises:
@@ -71,7 +71,7 @@ def check_method(pipeline: Pipeline, where: str) -> Chain:
     sites, training = pipeline.train_sites, pipeline.training
     try:
         chain = build_chain(pipeline.method)
-        waits = chain.wait(training.sites_per_round or len(sites)) is not None
+        waits = chain.async_schedule(training.sites_per_round or len(sites)) is not None
     except MedflError as error:
         raise MedflError(f"{where}: {error}") from None
     wall = training.clock == "wall"
@@ -104,12 +104,12 @@ def check_method(pipeline: Pipeline, where: str) -> Chain:
     return chain
 
 
-def load_site(path: Path | str) -> Site:
+def load_site(path: Path | str) -> SiteConfig:
     """Read one site file; its relative data root becomes absolute. Raises MedflError as `load_pipeline` does."""
     file = Path(path)
     raw = read_mapping(file, "site")
     _anchor_site(raw, file.resolve().parent)
-    return validate(Site, raw, file)
+    return validate(SiteConfig, raw, file)
 
 
 def dump_pipeline(pipeline: Pipeline) -> str:
@@ -302,7 +302,7 @@ def _sentence(model: type[BaseModel], error: Any, raw: Any) -> str:
 
 def _is_branch(part: Any) -> bool:
     """Whether a location part is pydantic's name of a union branch and not a key of the file."""
-    return isinstance(part, str) and (part in ("str", "Site", "StainProfile", "Selection") or "[" in part)
+    return isinstance(part, str) and (part in ("str", "SiteConfig", "StainProfile", "Selection") or "[" in part)
 
 
 def _fields(model: type[BaseModel], loc: Iterable[Any]) -> list[str]:

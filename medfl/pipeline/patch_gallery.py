@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medfl import config
-from medfl.data.partition import Share, allocate
+from medfl.data.partition import SitePartition, make_partition
 from medfl.data.patch_store import PatchStore
 from medfl.data.render import render
 from medfl.errors import MedflError
 from medfl.messages import Request
 from medfl.pipeline.load_pipeline import check_method, load_pipeline
-from medfl.pipeline.prepare import local_work, resolve_device, workbench
-from medfl.report.html_blocks import Patch, heading, join, patches, text
-from medfl.report.html_page import Section
+from medfl.pipeline.prepare import build_shared_model, local_training_config, resolve_device
+from medfl.report.html_blocks import PatchPicture, heading, join, patches, text
+from medfl.report.html_page import PageSection
 from medfl.report.run_results import Evidence
 from medfl.runs.folder import RunFolder, load_weights
 from medfl.seeds import seed_for
@@ -35,7 +35,7 @@ ALL_SITES = 160
 SIDE, QUALITY = 112, 82
 
 
-def gallery(evidence: Evidence) -> Section:
+def gallery(evidence: Evidence) -> PageSection:
     """The section of patches, from the data of the run as it is on this machine now.
 
     Raises:
@@ -43,7 +43,7 @@ def gallery(evidence: Evidence) -> Section:
     """
     folder = RunFolder(evidence.run.folder)
     pipeline = load_pipeline(folder.pipeline)
-    shares = {share.site: share for share in allocate(pipeline).shares if share.site in evidence.roles}
+    shares = {share.site: share for share in make_partition(pipeline).sites if share.site in evidence.roles}
     _same_data(evidence, shares)
     sites = {site.name: site for site in pipeline.all_sites}
     stores = {name: render(pipeline, sites[name], shares[name]) for name in evidence.roles}
@@ -53,7 +53,7 @@ def gallery(evidence: Evidence) -> Section:
     for name, store in stores.items():
         split, data = ("train", "training") if evidence.roles[name] == "train" else ("test", "test")
         rows = _mixed(store, store.splits[split], count)
-        shown = [Patch(_picture(store, row), evidence.classes[store.labels[row]]) for row in rows]
+        shown = [PatchPicture(_picture(store, row), evidence.classes[store.labels[row]]) for row in rows]
         blocks += [heading(name), text(f"From its {data} data, as the model sees it:"), patches(shown)]
         if name in scores:
             blocks.append(_mistakes(evidence, store, scores[name], count))
@@ -62,10 +62,10 @@ def gallery(evidence: Evidence) -> Section:
     lead = (
         "Pictures from this machine, never part of what is logged. Mistakes are test patches, the surest error first."
     )
-    return Section("patches", "Patches", join(*blocks), lead)
+    return PageSection("patches", "Patches", join(*blocks), lead)
 
 
-def _same_data(evidence: Evidence, shares: Mapping[str, Share]) -> None:
+def _same_data(evidence: Evidence, shares: Mapping[str, SitePartition]) -> None:
     """Refuse data that has changed: its pictures would be put beside another run's figures."""
     for name, share in shares.items():
         held = {
@@ -86,14 +86,16 @@ def _scores(
     """Site -> calibrated probabilities [n, C] of its test patches; empty where the run has no global model."""
     if not folder.model.is_file():
         return {}
-    bench = workbench(pipeline, check_method(pipeline, pipeline.name), resolve_device(pipeline.training.device))
+    bench = build_shared_model(
+        pipeline, check_method(pipeline, pipeline.name), resolve_device(pipeline.training.device)
+    )
     by_name = {site.name: site for site in pipeline.all_sites}
     sites = {
         name: Site(
             name,
             evidence.roles[name],
             store,
-            local_work(pipeline, by_name[name]),
+            local_training_config(pipeline, by_name[name]),
             bench,
             buffers="average" if bench.chain.arm else pipeline.training.buffers,
         )
@@ -121,7 +123,9 @@ def _mistakes(evidence: Evidence, store: PatchStore, scores: NDArray[np.float64]
         return text("No test patch of this site was misclassified.")
     classes = evidence.classes
     shown = [
-        Patch(_picture(store, int(rows[i])), f"{classes[truth[i]]}", f"taken for {classes[said[i]]}, {sure[i]:.2f}")
+        PatchPicture(
+            _picture(store, int(rows[i])), f"{classes[truth[i]]}", f"taken for {classes[said[i]]}, {sure[i]:.2f}"
+        )
         for i in worst
     ]
     told = f"{len(wrong)} of {len(rows)} test patches misclassified; the {len(shown)} the model was surest of:"

@@ -14,27 +14,27 @@ import torch
 
 from medfl import config
 from medfl.data.batches import AugmentSpec, Jitter
-from medfl.data.partition import Allocation, allocate
+from medfl.data.partition import Partition, make_partition
 from medfl.data.patch_store import PatchStore
 from medfl.data.render import render
 from medfl.errors import MedflError
-from medfl.federation.asynchronous import Virtual, Wall
-from medfl.federation.baselines import POOL, Centralised, LocalOnly, pooled_site
+from medfl.federation.asynchronous import SimulatedAsync, WallClockAsync
+from medfl.federation.baselines import POOL, CentralisedRounds, LocalOnlyRounds, pooled_site
 from medfl.federation.rounds import Federation
-from medfl.federation.server_state import Plan, ServerState
+from medfl.federation.server_state import FederationConfig, ServerState
 from medfl.federation.transport import InProcess, Transport
-from medfl.federation.virtual_time import Pace
-from medfl.methods.core.chain import Chain
+from medfl.federation.virtual_time import SiteSpeed
+from medfl.methods.core.chain import MethodChain
 from medfl.methods.fedgmr_rules import maskable_slots
 from medfl.model.flat_model import FlatModel, ModelSpec
 from medfl.pipeline.load_pipeline import check_method
 from medfl.seeds import seed_for
-from medfl.site.shared_model import LocalWork, Workbench
+from medfl.site.shared_model import LocalTrainingConfig, SharedModel
 from medfl.site.site import Site
 
 
 @dataclass(frozen=True)
-class Watcher:
+class ProgressCallbacks:
     """Who is told about progress: `say` one line of text, `round` every round record and the number of rounds, and
     `saved`, from another thread, that a further round is on disk."""
 
@@ -44,7 +44,7 @@ class Watcher:
 
 
 @dataclass(kw_only=True)
-class ServerSide:
+class RunSetup:
     """What the server of a run knows: the pipeline, its model and plan, and how the sites are reached.
 
     Attributes:
@@ -54,9 +54,9 @@ class ServerSide:
     """
 
     pipeline: config.Pipeline
-    bench: Workbench
-    plan: Plan
-    leaky: bool
+    shared: SharedModel
+    config: FederationConfig
+    groups_unknown: bool
     sites: dict[str, Site] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -72,56 +72,61 @@ class ServerSide:
 
     def federation(self, state: ServerState, after_round: Callable[[dict[str, Any], ServerState], None]) -> Federation:
         """The round loop that the method asks for."""
-        chain = self.bench.chain
-        asks = chain.arm or ("sync" if chain.wait(len(self.plan.train_sites)) is None else "async")
-        unsynchronised = Wall if self.pipeline.training.clock == "wall" else Virtual
-        kinds = {"sync": Federation, "async": unsynchronised, "local_only": LocalOnly, "centralised": Centralised}
-        return kinds[asks](self.plan, self.transport, state, after_round, chain)
+        chain = self.shared.chain
+        asks = chain.arm or ("sync" if chain.async_schedule(len(self.config.train_sites)) is None else "async")
+        unsynchronised = WallClockAsync if self.pipeline.training.clock == "wall" else SimulatedAsync
+        kinds = {
+            "sync": Federation,
+            "async": unsynchronised,
+            "local_only": LocalOnlyRounds,
+            "centralised": CentralisedRounds,
+        }
+        return kinds[asks](self.config, self.transport, state, after_round, chain)
 
     def initial_state(self) -> ServerState:
         """Round 0: the model as it was built."""
-        return ServerState(0, self.bench.model.weights(), self.bench.model.buffers())
+        return ServerState(0, self.shared.model.weights(), self.shared.model.buffers())
 
 
 @dataclass(kw_only=True)
-class Prepared(ServerSide):
+class LocalRunSetup(RunSetup):
     """A pipeline with its data dealt and rendered, its model built, and its sites ready in this process."""
 
-    allocation: Allocation
+    partition: Partition
 
     @cached_property
     def transport(self) -> Transport:
         """The in-process engine over these sites, and over their pooled data where the method asks for it."""
-        pooled = {POOL: pooled_site(self.sites)} if self.bench.chain.arm == "centralised" else {}
+        pooled = {POOL: pooled_site(self.sites)} if self.shared.chain.arm == "centralised" else {}
         return InProcess(self.sites | pooled)
 
 
-def prepare(pipeline: config.Pipeline, watcher: Watcher | None = None) -> Prepared:
+def prepare(pipeline: config.Pipeline, watcher: ProgressCallbacks | None = None) -> LocalRunSetup:
     """Deal and render the data, build the model and the sites.
 
     Raises:
         MedflError: anything wrong with data, model or method, by name.
     """
-    watcher = watcher or Watcher()
+    watcher = watcher or ProgressCallbacks()
     began = time.perf_counter()
-    bench = checked_workbench(pipeline)
+    bench = checked_shared_model(pipeline)
     if pipeline.data.source == "tissue" and pipeline.data.root is None:
         watcher.say("Tissue: generated from a seed and kept in the cache for the next run")
-    allocation = allocate(pipeline)
+    allocation = make_partition(pipeline)
     by_name = {site.name: site for site in pipeline.all_sites}
-    stores = {share.site: render(pipeline, by_name[share.site], share) for share in allocation.shares}
-    return Prepared(
+    stores = {share.site: render(pipeline, by_name[share.site], share) for share in allocation.sites}
+    return LocalRunSetup(
         pipeline=pipeline,
-        bench=bench,
-        plan=plan_of(pipeline, bench.model),
-        leaky=allocation.leaky,
+        shared=bench,
+        config=federation_config(pipeline, bench.model),
+        groups_unknown=allocation.groups_unknown,
         sites=build_sites(pipeline, stores, bench),
-        allocation=allocation,
+        partition=allocation,
         seconds=time.perf_counter() - began,
     )
 
 
-def checked_workbench(pipeline: config.Pipeline) -> Workbench:
+def checked_shared_model(pipeline: config.Pipeline) -> SharedModel:
     """The pipeline's method and model together, this process's threads set.
 
     Raises:
@@ -132,7 +137,7 @@ def checked_workbench(pipeline: config.Pipeline) -> Workbench:
         raise MedflError("`select` must be last where normalisation is local: sites keep only their latest statistics")
     device = resolve_device(pipeline.training.device)
     set_threads(pipeline)
-    bench = workbench(pipeline, chain, device)
+    bench = build_shared_model(pipeline, chain, device)
     optimizer = pipeline.training.optimizer
     chain.check(bench.model, optimizer.name, optimizer.momentum, optimizer.weight_decay)
     return bench
@@ -157,7 +162,7 @@ def resolve_device(stated: str) -> torch.device:
     return device
 
 
-def workbench(pipeline: config.Pipeline, chain: Chain, device: torch.device) -> Workbench:
+def build_shared_model(pipeline: config.Pipeline, chain: MethodChain, device: torch.device) -> SharedModel:
     """The one network and what goes with it."""
     training = pipeline.training
     on_cuda = device.type == "cuda"
@@ -171,14 +176,14 @@ def workbench(pipeline: config.Pipeline, chain: Chain, device: torch.device) -> 
     )
     model = FlatModel(spec, device, seed=seed_for(pipeline.seed, "init"))
     precision = ("bf16" if on_cuda else "float32") if training.precision == "auto" else training.precision
-    return Workbench(model, chain, precision=precision, compiled=training.compile)
+    return SharedModel(model, chain, precision=precision, compiled=training.compile)
 
 
-def local_work(pipeline: config.Pipeline, site: config.Site) -> LocalWork:
+def local_training_config(pipeline: config.Pipeline, site: config.SiteConfig) -> LocalTrainingConfig:
     """A site's local work: the pipeline's, with what the site states for itself."""
     training, augment = pipeline.training, pipeline.training.augment
     steps = site.local_steps or (None if site.local_epochs else training.local_steps)
-    return LocalWork(
+    return LocalTrainingConfig(
         batch_size=training.batch_size,
         local_epochs=site.local_epochs or training.local_epochs,
         local_steps=steps,
@@ -202,7 +207,7 @@ def local_work(pipeline: config.Pipeline, site: config.Site) -> LocalWork:
     )
 
 
-def build_sites(pipeline: config.Pipeline, stores: Mapping[str, PatchStore], bench: Workbench) -> dict[str, Site]:
+def build_sites(pipeline: config.Pipeline, stores: Mapping[str, PatchStore], bench: SharedModel) -> dict[str, Site]:
     """The pipeline's sites over their rendered stores; those without a store are elsewhere."""
     jitter: Jitter | None = None
     if pipeline.training.augment.jitter:
@@ -215,7 +220,7 @@ def build_sites(pipeline: config.Pipeline, stores: Mapping[str, PatchStore], ben
             site.name,
             site.role or "train",
             stores[site.name],
-            local_work(pipeline, site),
+            local_training_config(pipeline, site),
             bench,
             jitter=jitter,
             buffers=buffers,
@@ -225,10 +230,10 @@ def build_sites(pipeline: config.Pipeline, stores: Mapping[str, PatchStore], ben
     }
 
 
-def plan_of(pipeline: config.Pipeline, model: FlatModel) -> Plan:
+def federation_config(pipeline: config.Pipeline, model: FlatModel) -> FederationConfig:
     """What the round loop needs to know of a pipeline."""
     training, select = pipeline.training, pipeline.select
-    return Plan(
+    return FederationConfig(
         train_sites=tuple(site.name for site in pipeline.train_sites),
         held_out_sites=tuple(site.name for site in pipeline.held_out_sites),
         rounds=training.rounds,
@@ -242,8 +247,8 @@ def plan_of(pipeline: config.Pipeline, model: FlatModel) -> Plan:
         select="last" if isinstance(select, str) else (select.metric, select.mode),
         momentum=training.optimizer.momentum,
         lr=training.optimizer.lr,
-        paces={site.name: Pace(**site.link.model_dump()) for site in pipeline.train_sites if site.link},
-        density={site.name: site.density for site in pipeline.train_sites},
+        site_speeds={site.name: SiteSpeed(**site.link.model_dump()) for site in pipeline.train_sites if site.link},
+        densities={site.name: site.density for site in pipeline.train_sites},
         maskable=maskable_slots(model),
         fingerprint=model.fingerprint(),
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from medfl.config import Gates
 from medfl.errors import MedflError
-from medfl.pipeline.evaluate_model import Model, measure_model, shares_for
+from medfl.pipeline.evaluate_model import TrainedModel, measure_model, sites_to_measure
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.runs.folder import RunFolder
 from medfl.runs.records import read_json
@@ -28,8 +28,8 @@ def register_run(path: str | Path, *, name: str, alias: str | None = None, force
 
     def evaluate_holder(directory: Path) -> dict[str, float | None]:
         """The holder's AUROC at this run's held-out sites."""
-        holder = Model(directory, read_json(directory / "model.json"), None)
-        measured = measure_model(holder, shares_for(holder, (), str(folder.pipeline)), resamples=0)
+        holder = TrainedModel(directory, read_json(directory / "model.json"), None)
+        measured = measure_model(holder, sites_to_measure(holder, (), str(folder.pipeline)), resamples=0)
         return {site: entry["auroc"] for site, entry in measured.sites.items()}
 
     done = register(

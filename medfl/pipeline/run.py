@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from medfl import config
-from medfl.data.partition import Allocation
+from medfl.data.partition import Partition
 from medfl.errors import MedflError
 from medfl.federation.baselines import own_model
 from medfl.federation.server_state import ServerState
-from medfl.pipeline.final_evaluation import Chosen, Measured, Tuned, calibrate, measure_sites, tune
+from medfl.pipeline.final_evaluation import Calibration, Measured, SelectedModel, calibrate, measure_sites, tune
 from medfl.pipeline.load_pipeline import dump_pipeline, load_pipeline
-from medfl.pipeline.prepare import Prepared, ServerSide, Watcher, prepare
+from medfl.pipeline.prepare import LocalRunSetup, ProgressCallbacks, RunSetup, prepare
 from medfl.pipeline.summary import held_out_figures, model_facts, summarise
 from medfl.runs.background_writer import Background
 from medfl.runs.folder import RunFolder, write_text
@@ -36,7 +36,7 @@ class Outcome:
     tracking: str
 
 
-def run(pipeline: config.Pipeline, out: Path | str | None = None, watcher: Watcher | None = None) -> Outcome:
+def run(pipeline: config.Pipeline, out: Path | str | None = None, watcher: ProgressCallbacks | None = None) -> Outcome:
     """Carry out a pipeline in a new run folder.
 
     Raises:
@@ -44,7 +44,7 @@ def run(pipeline: config.Pipeline, out: Path | str | None = None, watcher: Watch
         RunFailed: too many rounds without a quorum.
     """
     began = time.perf_counter()
-    watcher = watcher or Watcher()
+    watcher = watcher or ProgressCallbacks()
     if pipeline.training.clock == "wall":
         raise MedflError(
             "`training.clock: wall` needs sites in processes of their own; add --engine nvflare, use `medfl deploy`, "
@@ -52,22 +52,22 @@ def run(pipeline: config.Pipeline, out: Path | str | None = None, watcher: Watch
         )
     folder = RunFolder.create(pipeline.name, out)
     prepared = prepare(pipeline, watcher)
-    prepared.allocation.write(folder.allocation)
-    write_summary_csv(folder.allocation_summary, prepared.allocation.summary())
+    prepared.partition.write(folder.allocation)
+    write_summary_csv(folder.allocation_summary, prepared.partition.summary())
     write_text(folder.pipeline, dump_pipeline(pipeline))
     return _carry_out(prepared, folder, prepared.initial_state(), {}, began, watcher)
 
 
-def resume(path: Path | str, watcher: Watcher | None = None) -> Outcome:
+def resume(path: Path | str, watcher: ProgressCallbacks | None = None) -> Outcome:
     """Continue a run from its last whole round; a finished run is only tracked and registered again."""
     began = time.perf_counter()
-    watcher = watcher or Watcher()
+    watcher = watcher or ProgressCallbacks()
     folder = RunFolder.open(path)
     if folder.engine.is_file():
         raise MedflError(f"the sites of {folder.path} keep their own state; continue it with `medfl resume`")
     pipeline = load_pipeline(folder.pipeline)
     prepared = prepare(pipeline, watcher)
-    same_allocation(prepared.allocation, folder)
+    same_allocation(prepared.partition, folder)
     loaded = folder.load_checkpoint(prepared.sites)
     state, spent = loaded if loaded else (prepared.initial_state(), {})
     state.lost = 0
@@ -80,7 +80,7 @@ def resume(path: Path | str, watcher: Watcher | None = None) -> Outcome:
     return _carry_out(prepared, folder, state, spent, began, watcher)
 
 
-def same_allocation(allocation: Allocation, folder: RunFolder) -> None:
+def same_allocation(allocation: Partition, folder: RunFolder) -> None:
     """Raise MedflError unless the folder's run was dealt what is dealt now."""
     probe = folder.path / "allocation.check"
     allocation.write(probe)
@@ -94,26 +94,26 @@ def same_allocation(allocation: Allocation, folder: RunFolder) -> None:
 
 
 def _carry_out(
-    prepared: Prepared,
+    prepared: LocalRunSetup,
     folder: RunFolder,
     state: ServerState,
     spent: Mapping[str, float],
     began: float,
-    watcher: Watcher,
+    watcher: ProgressCallbacks,
 ) -> Outcome:
-    def work(watching: Watcher) -> dict[str, Any]:
+    def work(watching: ProgressCallbacks) -> dict[str, Any]:
         return play(prepared, folder, state, spent, began, watching)
 
     return follow(folder, prepared.pipeline, watcher, work)
 
 
 def play(
-    server: ServerSide,
+    server: RunSetup,
     folder: RunFolder,
     state: ServerState,
     spent: Mapping[str, float],
     began: float,
-    watcher: Watcher,
+    watcher: ProgressCallbacks,
 ) -> dict[str, Any]:
     """Play the rounds that are left, choose, calibrate, measure, and write it all into the run folder.
 
@@ -131,7 +131,7 @@ def play(
     Raises:
         RunFailed: too many rounds without a quorum.
     """
-    ledger = Ledger.open(server.bench.chain, folder.privacy)
+    ledger = Ledger.open(server.shared.chain, folder.privacy)
     seconds = dict(spent)
     before: dict[str, float] = {}
 
@@ -150,13 +150,13 @@ def play(
             watcher.saved()
 
         writer.submit(write)
-        watcher.round(record, server.plan.rounds)
+        watcher.round(record, server.config.rounds)
 
     federation = server.federation(state, after_round)
     with Background() as writer:
         state = federation.run()
     clock = time.perf_counter()
-    if server.bench.chain.arm == "local_only":
+    if server.shared.chain.arm == "local_only":
         watcher.say("Calibrating each site's own model, then measuring it on the test data of every site, once")
         summary, curves = conclude_alone(server, folder, state)
     else:
@@ -175,7 +175,10 @@ def play(
 
 
 def follow(
-    folder: RunFolder, pipeline: config.Pipeline, watcher: Watcher, work: Callable[[Watcher], dict[str, Any]]
+    folder: RunFolder,
+    pipeline: config.Pipeline,
+    watcher: ProgressCallbacks,
+    work: Callable[[ProgressCallbacks], dict[str, Any]],
 ) -> Outcome:
     """Let `work` fill the run folder, MLflow brought up to date meanwhile; then the page, and the outcome.
 
@@ -193,7 +196,7 @@ def follow(
         watcher.round(record, rounds)
 
     try:
-        summary = work(Watcher(watcher.say, round_, saved))
+        summary = work(ProgressCallbacks(watcher.say, round_, saved))
     except BaseException:
         if mirror:
             mirror.close(timeout=10.0)
@@ -208,7 +211,7 @@ def follow(
     return Outcome(folder, summary, str(result))
 
 
-def _page(folder: RunFolder, watcher: Watcher) -> str:
+def _page(folder: RunFolder, watcher: ProgressCallbacks) -> str:
     """The report, also written into the run folder. A page that cannot be drawn must not cost the run: then ""."""
     from medfl.report.run_report import write_report
 
@@ -219,33 +222,33 @@ def _page(folder: RunFolder, watcher: Watcher) -> str:
         return ""
 
 
-def select_model(prepared: ServerSide, state: ServerState) -> Chosen:
+def select_model(prepared: RunSetup, state: ServerState) -> SelectedModel:
     """The last model, or the best by the selection metric."""
-    if prepared.plan.select == "last" or state.best is None:
-        return Chosen(prepared.plan.rounds, state.weights, state.buffers, state.accepted)
+    if prepared.config.select == "last" or state.best is None:
+        return SelectedModel(prepared.config.rounds, state.weights, state.buffers, state.accepted)
     round_, _, weights, buffers = state.best
-    return Chosen(round_, weights, buffers, state.accepted)
+    return SelectedModel(round_, weights, buffers, state.accepted)
 
 
-def conclude(prepared: ServerSide, folder: RunFolder, chosen: Chosen) -> tuple[dict[str, Any], Curves]:
+def conclude(prepared: RunSetup, folder: RunFolder, chosen: SelectedModel) -> tuple[dict[str, Any], Curves]:
     """Calibrate and save the chosen model, then measure it: (summary.json, curves of each site)."""
     tuned = tune(prepared, chosen)
     facts = model_facts(prepared, folder.path.name, tuned)
-    folder.save_model(prepared.bench.model, chosen.weights, chosen.buffers, facts)
+    folder.save_model(prepared.shared.model, chosen.weights, chosen.buffers, facts)
     measured = measure_sites(prepared, chosen, tuned, prepared.roles)
     return summarise(prepared, folder, chosen.round, tuned, measured), measured.curves
 
 
-def conclude_alone(prepared: ServerSide, folder: RunFolder, state: ServerState) -> tuple[dict[str, Any], Curves]:
+def conclude_alone(prepared: RunSetup, folder: RunFolder, state: ServerState) -> tuple[dict[str, Any], Curves]:
     """The same in the `local_only` arm: each site's own model, calibrated on that site's validation data, measured at
     home with all that belongs to it and elsewhere without intervals."""
-    rounds, names = prepared.plan.rounds, sorted(prepared.plan.train_sites)
+    rounds, names = prepared.config.rounds, sorted(prepared.config.train_sites)
     rows: dict[str, dict[str, dict[str, Any]]] = {}
     temperatures: dict[str, float | None] = {}
     home = Measured()
     failures: list[Mapping[str, str]] = []
     for name in names:
-        own = Chosen(rounds, *own_model(state, name), state.accepted)
+        own = SelectedModel(rounds, *own_model(state, name), state.accepted)
         tuned = calibrate(prepared, own, [name])
         temperatures[name] = tuned.temperature
         here = measure_sites(prepared, own, tuned, [name])
@@ -255,7 +258,7 @@ def conclude_alone(prepared: ServerSide, folder: RunFolder, state: ServerState) 
         rows[name] = here.sites | elsewhere.sites
         failures += [*tuned.failures, *here.failures, *elsewhere.failures]
     matrix = {a: {b: entry["auroc"] for b, entry in sorted(row.items())} for a, row in rows.items()}
-    summary = summarise(prepared, folder, rounds, Tuned(), replace(home, failures=failures))
+    summary = summarise(prepared, folder, rounds, Calibration(), replace(home, failures=failures))
     summary |= {"held_out": held_out_figures(rows), "cross_site_auroc": matrix, "temperatures": temperatures}
     return summary, home.curves
 

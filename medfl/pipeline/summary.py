@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from medfl.methods.core.chain import Chain
+from medfl.methods.core.chain import MethodChain
 from medfl.metrics.measure import mean_supported
 from medfl.metrics.site_figures import pooled
 from medfl.metrics.stability import Stability
-from medfl.pipeline.final_evaluation import Measured, Tuned, malignant_classes
-from medfl.pipeline.prepare import ServerSide
+from medfl.pipeline.final_evaluation import Calibration, Measured, malignant_classes
+from medfl.pipeline.prepare import RunSetup
 from medfl.runs import folder
 from medfl.runs.folder import RunFolder
 
@@ -21,10 +21,10 @@ Z = 1.959964
 """The 97.5 % point of the normal distribution."""
 
 
-def model_facts(prepared: ServerSide, run_name: str, tuned: Tuned | None = None) -> dict[str, Any]:
+def model_facts(prepared: RunSetup, run_name: str, tuned: Calibration | None = None) -> dict[str, Any]:
     """model.json: how to rebuild and feed the model, and how to read its scores."""
-    tuned = tuned or Tuned()
-    pipeline, model = prepared.pipeline, prepared.bench.model
+    tuned = tuned or Calibration()
+    pipeline, model = prepared.pipeline, prepared.shared.model
     return {
         "run": run_name,
         "backbone": model.spec.backbone,
@@ -38,30 +38,30 @@ def model_facts(prepared: ServerSide, run_name: str, tuned: Tuned | None = None)
         "thresholds": tuned.thresholds,
         "malignant": list(malignant_classes(pipeline.task)),
         "buffers": pipeline.training.buffers,
-        "kept_at_sites": kept_at_sites(prepared.bench.chain, pipeline.training.buffers),
+        "kept_at_sites": kept_at_sites(prepared.shared.chain, pipeline.training.buffers),
         "parameters": model.layout.size,
         "fingerprint": model.fingerprint(),
         "versions": folder.versions(),
     }
 
 
-def kept_at_sites(chain: Chain, buffers: str) -> list[str]:
+def kept_at_sites(chain: MethodChain, buffers: str) -> list[str]:
     """What each training site keeps for itself, so that the global model is not all of what was trained."""
     kept = ["its normalisation layers"] if chain.local_norms else []
     if buffers == "local" and not kept:
         kept = ["its normalisation statistics"]
-    return kept + [f"a model of its own ({link.name})" for link in chain.acting("variants")]
+    return kept + [f"a model of its own ({link.name})" for link in chain.acting("personal_models")]
 
 
 def summarise(
-    prepared: ServerSide,
+    prepared: RunSetup,
     folder: RunFolder,
     selected_round: int,
-    tuned: Tuned,
+    tuned: Calibration,
     measured: Measured,
 ) -> dict[str, Any]:
     """summary.json without its timings."""
-    pipeline, chain, sites = prepared.pipeline, prepared.bench.chain, measured.sites
+    pipeline, chain, sites = prepared.pipeline, prepared.shared.chain, measured.sites
     stability = Stability(k=pipeline.evaluation.window, target=pipeline.evaluation.target)
     lost = []
     virtual = None
@@ -76,7 +76,7 @@ def summarise(
         "method": str(chain),
         "chain": chain.describe(),
         "seed": pipeline.seed,
-        "leaky": prepared.leaky,
+        "leaky": prepared.groups_unknown,
         "source": pipeline.data.source,
         "mode": pipeline.data.mode,
         "rounds": pipeline.training.rounds,

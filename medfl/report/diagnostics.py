@@ -11,7 +11,7 @@ from medfl.metrics import format_interval
 from medfl.report import charts
 from medfl.report.chart_style import class_token
 from medfl.report.html_blocks import Figure, figures, folded, heading, join, legend, table, text
-from medfl.report.html_page import Section
+from medfl.report.html_page import PageSection
 from medfl.report.run_results import Evidence, arrow, figure, interval, role_word
 
 TILTED = 0.02
@@ -20,7 +20,7 @@ LOW_FPR = 0.1
 BOUNDS = {"lower": "every one of them is classified right", "upper": "the model is no better than chance on them"}
 
 
-def calibration(evidence: Evidence) -> Section | None:
+def calibration(evidence: Evidence) -> PageSection | None:
     """Reliability diagrams, before and after calibration, and the temperature."""
     shown = {name: entry for name, entry in evidence.measured.items() if entry.get("reliability") and entry["n"]}
     if not shown:
@@ -42,7 +42,7 @@ def calibration(evidence: Evidence) -> Section | None:
         "How often the model is right when it says it is so sure. Above the diagonal it is right more often than it "
         "says, below it less often. The area of a point, and the panel below, are its patches: few make a shaky point."
     )
-    return Section("reliability", "Calibration", join(*body), lead)
+    return PageSection("reliability", "Calibration", join(*body), lead)
 
 
 def _temperature(evidence: Evidence) -> str:
@@ -97,7 +97,7 @@ def _means(bins: Mapping[str, Sequence[Any]]) -> tuple[float, float]:
     return sum(n * c for n, c, _ in held) / total, sum(n * a for n, _, a in held) / total
 
 
-def discrimination(evidence: Evidence) -> Section | None:
+def discrimination(evidence: Evidence) -> PageSection | None:
     """ROC curves with bands, class by class, and the operating points; of held-out sites, or of the page's one site."""
     chosen = [evidence.site] if evidence.site else evidence.of_role("held_out") or evidence.of_role("train")
     drawn = [name for name in chosen if name in evidence.curves]
@@ -124,7 +124,7 @@ def discrimination(evidence: Evidence) -> Section | None:
         "Sensitivity (up) by false positive rate (across), one class against the rest, with its AUROC. Bands are "
         "pointwise 95\u00a0%, over source groups; the dotted diagonal is chance."
     )
-    return Section("roc", "ROC curves and operating points", join(*blocks), lead)
+    return PageSection("roc", "ROC curves and operating points", join(*blocks), lead)
 
 
 def _roc_curves(evidence: Evidence, name: str) -> Markup:
@@ -186,7 +186,7 @@ def _points(evidence: Evidence, name: str) -> list[list[str]]:
     ]
 
 
-def confusions(evidence: Evidence) -> Section | None:
+def confusions(evidence: Evidence) -> PageSection | None:
     """Confusion matrices: those of held-out sites, then those of training sites, folded."""
     shown = {name: entry for name, entry in evidence.measured.items() if entry["n"]}
     if not shown:
@@ -205,7 +205,7 @@ def confusions(evidence: Evidence) -> Section | None:
         if by_role["train"]:
             blocks.append(folded(f"Training sites ({len(by_role['train'])})", figures(by_role["train"])))
     lead = "Rows are what a patch is, columns what it was taken for; colour is the share of the row."
-    return Section("confusion", "Confusion matrices", join(*blocks), lead)
+    return PageSection("confusion", "Confusion matrices", join(*blocks), lead)
 
 
 def _confusion(evidence: Evidence, name: str, matrix: Sequence[Sequence[int]], key: str = "") -> Figure:

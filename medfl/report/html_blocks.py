@@ -47,7 +47,7 @@ class Tint:
 
 
 @dataclass(frozen=True)
-class Patch:
+class PatchPicture:
     """A picture from a site, as a `data:` address."""
 
     source: str
@@ -134,7 +134,7 @@ def links(found: Sequence[tuple[str, str]]) -> Markup:
     return _block("links", found)
 
 
-def patches(found: Sequence[Patch]) -> Markup:
+def patches(found: Sequence[PatchPicture]) -> Markup:
     """Pictures from a site."""
     return _block("patches", found)
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 
 @dataclass(frozen=True)
-class Section:
+class PageSection:
     """One section of a page.
 
     Attributes:
@@ -40,7 +40,7 @@ def templates() -> jinja2.Environment:
 
 def render_page(
     title: str,
-    sections: Sequence[Section],
+    sections: Sequence[PageSection],
     *,
     kicker: str = "medfl report",
     subtitle: str = "",

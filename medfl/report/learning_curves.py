@@ -13,7 +13,7 @@ from medfl.report import charts
 from medfl.report.chart_style import class_token
 from medfl.report.charts import Line
 from medfl.report.html_blocks import Figure, figures, heading, join, legend, table, text, wide
-from medfl.report.html_page import Section
+from medfl.report.html_page import PageSection
 from medfl.report.run_results import Evidence, figure, role_word
 
 MEASURES = (
@@ -36,7 +36,7 @@ BY_ROUND = (
 )
 
 
-def class_mix(evidence: Evidence) -> Section | None:
+def class_mix(evidence: Evidence) -> PageSection | None:
     """Patches by class of every site and split."""
     found = []
     for name in evidence.roles:
@@ -51,14 +51,14 @@ def class_mix(evidence: Evidence) -> Section | None:
         return None
     key = [("box", class_token(index), name) for index, name in enumerate(evidence.classes)]
     lead = "Patches of each split by class; the total stands at the bar's end, and the scale is each site's own."
-    return Section("class-mix", "Class mix", join(legend(key), figures(found)), lead)
+    return PageSection("class-mix", "Class mix", join(legend(key), figures(found)), lead)
 
 
 def _counts(classes: Sequence[str], counts: Sequence[int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in zip(classes, counts, strict=True) if count) or "none"
 
 
-def learning_curves(evidence: Evidence) -> Section | None:
+def learning_curves(evidence: Evidence) -> PageSection | None:
     """Validation AUROC by round, a chart a site against the range of all training sites."""
     evaluated = [record for record in evidence.run.rounds if record["evaluated"]]
     curves = {name: _curve(evaluated, name) for name in evidence.roles}
@@ -100,7 +100,7 @@ def learning_curves(evidence: Evidence) -> Section | None:
     lead = "Figures at round t are of the model that enters round t; the last is the final model."
     if blind:
         lead += " Held-out sites were measured once, after the round was chosen, so they have no curve."
-    return Section("curves", "Learning curves", join(legend(key), figures(found)), lead)
+    return PageSection("curves", "Learning curves", join(legend(key), figures(found)), lead)
 
 
 def _curve(records: Iterable[Mapping[str, Any]], name: str) -> tuple[str, list[tuple[int, float | None]]]:
@@ -118,7 +118,7 @@ def _range(curves: Sequence[Sequence[tuple[int, float | None]]]) -> Line:
     return Line(rounds, low, "quiet", "", low, high)
 
 
-def stability(evidence: Evidence) -> Section | None:
+def stability(evidence: Evidence) -> PageSection | None:
     """How steadily the federation learned. Its measures are over all sites, so one site's page has none."""
     if evidence.site:
         return None
@@ -146,7 +146,7 @@ def stability(evidence: Evidence) -> Section | None:
     if not blocks:
         return None
     lead = "From validation data of the training sites and from the lengths of their updates; no test data is involved."
-    return Section("stability", "Stability over the rounds", join(*blocks), lead)
+    return PageSection("stability", "Stability over the rounds", join(*blocks), lead)
 
 
 def _by_round(evidence: Evidence) -> dict[str, dict[int, float]]:

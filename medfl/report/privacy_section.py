@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from medfl.report.html_blocks import heading, join, table, text
-from medfl.report.html_page import Section
+from medfl.report.html_page import PageSection
 from medfl.report.run_results import Evidence, interval
 from medfl.runs.privacy_ledger import best_guess
 
@@ -22,11 +22,11 @@ NOT_COVERED = (
 )
 
 
-def privacy(evidence: Evidence) -> Section | None:
+def privacy(evidence: Evidence) -> PageSection | None:
     """What the run guarantees, and the membership check; absent where the run has neither."""
     spent = evidence.summary.get("privacy")
     blocks = (_guarantee(evidence, spent) if spent else []) + _members(evidence)
-    return Section("privacy", "Privacy", join(*blocks)) if blocks else None
+    return PageSection("privacy", "Privacy", join(*blocks)) if blocks else None
 
 
 def _guarantee(evidence: Evidence, spent: Mapping[str, Any]) -> list[Markup]:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from medfl.report.html_blocks import folded, heading, join, links, listing, table, text
-from medfl.report.html_page import Section
+from medfl.report.html_page import PageSection
 from medfl.report.run_results import Evidence, role_word
 from medfl.tracking.model_card import GROUPS, LC25000, PAPERS
 
@@ -19,7 +19,7 @@ SHOWN_FAILURES = 60
 PHASES = ("prepare", "train", "evaluate", "aggregate", "track", "total")
 
 
-def conduct(evidence: Evidence) -> Section:
+def conduct(evidence: Evidence) -> PageSection:
     """What went wrong, what was sent, how long it took."""
     blocks = []
     failures = evidence.failures()
@@ -46,7 +46,7 @@ def conduct(evidence: Evidence) -> Section:
         order = [*(k for k in PHASES if k in seconds), *(k for k in sorted(seconds) if k not in PHASES)]
         rows = [[phase, f"{seconds[phase]:,.1f}"] for phase in order]
         blocks += [heading("Time"), table(["phase", "seconds"], rows, stack=False)]
-    return Section("conduct", "Failures, bytes and time", join(*blocks))
+    return PageSection("conduct", "Failures, bytes and time", join(*blocks))
 
 
 def _bytes(evidence: Evidence) -> dict[str, tuple[int, int]]:
@@ -69,7 +69,7 @@ def size(count: float) -> str:
     return f"{count:,.1f} GB"
 
 
-def configuration(evidence: Evidence) -> Section:
+def configuration(evidence: Evidence) -> PageSection:
     """What to repeat the run with, and whom to cite."""
     summary, pipeline = evidence.summary, evidence.pipeline
     model, versions = summary.get("model") or {}, summary.get("versions") or {}
@@ -98,7 +98,7 @@ def configuration(evidence: Evidence) -> Section:
     blocks += [heading("Cite"), links(list(_citations(evidence)))]
     shown = yaml.safe_dump(_own(evidence), sort_keys=False, allow_unicode=True, width=100, default_flow_style=None)
     blocks.append(folded("Pipeline as it was run, without local paths", listing(shown)))
-    return Section("configuration", "Configuration and citations", join(*blocks))
+    return PageSection("configuration", "Configuration and citations", join(*blocks))
 
 
 def chain(evidence: Evidence) -> str:

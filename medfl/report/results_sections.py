@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from medfl.report.html_blocks import Tile, Tint, heading, heat_map, join, notes, table, text, tiles
-from medfl.report.html_page import Section
+from medfl.report.html_page import PageSection
 from medfl.report.limitations import limits
 from medfl.report.run_results import Evidence, arrow, figure, interval, role_word
 
@@ -17,11 +17,11 @@ WORST_ECE = 0.25
 """Calibration error at which a heat map's colour is full; the other columns are full where a guess would be."""
 
 
-def headline(evidence: Evidence) -> Section:
+def headline(evidence: Evidence) -> PageSection:
     """The answer in four figures, and what it does not show."""
     found = _own_tiles(evidence) if evidence.site else _group_tiles(evidence)
     body = join(tiles(found), notes("What this run does not show", limits(evidence)))
-    return Section("result", "Result", body)
+    return PageSection("result", "Result", body)
 
 
 def _own_tiles(evidence: Evidence) -> list[Tile]:
@@ -76,7 +76,7 @@ def _calibration(entry: Mapping[str, Any], before: str, after: str) -> str:
     return shown if entry.get(before) is None else arrow(figure(entry[before]), shown)
 
 
-def site_table(evidence: Evidence) -> Section:
+def site_table(evidence: Evidence) -> PageSection:
     """A row a site, the figures as the console prints them."""
     columns = ["site", "role", "patches", "groups", "classes", "AUROC [95 %]", "bal. acc."]
     columns += ["ECE before", "ECE after [95 %]"] if evidence.calibrated else ["ECE [95 %]"]
@@ -89,7 +89,7 @@ def site_table(evidence: Evidence) -> Section:
         body = join(body, text(f"Measured through the sites' models only: {', '.join(lost)}."))
     elif lost:
         body = join(body, text(f"Without figures, because the measurement failed there: {', '.join(lost)}."))
-    return Section(
+    return PageSection(
         "sites",
         "This site" if evidence.site else "Every site",
         join(body, *_other_models(evidence)),
@@ -155,7 +155,7 @@ def _other_models(evidence: Evidence) -> list[Markup]:
     return blocks
 
 
-def heat_maps(evidence: Evidence) -> Section | None:
+def heat_maps(evidence: Evidence) -> PageSection | None:
     """Site x metric, and site x class; not on the page of one site, whose row stands in its table."""
     if evidence.site or not evidence.measured:
         return None
@@ -185,7 +185,7 @@ def heat_maps(evidence: Evidence) -> Section | None:
         "The deeper the colour, the worse. No colour is perfect; full colour is what guessing would give"
         f" (for ECE, {WORST_ECE:g} or more). n/a: the site has no patches of that class, or no others."
     )
-    return Section("heat-map", "Heat map: where it is weak", body, lead)
+    return PageSection("heat-map", "Heat map: where it is weak", body, lead)
 
 
 def _per_class(evidence: Evidence, entry: Mapping[str, Any]) -> list[float | None]:
@@ -196,7 +196,7 @@ def _depth(value: float | None, best: float, worst: float) -> float | None:
     return None if value is None else min(1.0, max(0.0, (value - best) / (worst - best)))
 
 
-def pooled(evidence: Evidence) -> Section | None:
+def pooled(evidence: Evidence) -> PageSection | None:
     """Figures of all patches of a role together; absent where the run has none."""
     given = evidence.summary.get("pooled") or {}
     parts = {role: given[role] for role in ("held_out", "train") if given.get(role)}
@@ -216,7 +216,7 @@ def pooled(evidence: Evidence) -> Section | None:
         "All patches of a group of sites as one set, merged from counts: no score left a site. Large sites weigh more "
         "here than in the means above. There is no interval, since the counts do not say which patches belong together."
     )
-    return Section("pooled", "Pooled figures", table(columns, rows), lead)
+    return PageSection("pooled", "Pooled figures", table(columns, rows), lead)
 
 
 def _binned(part: Mapping[str, Any]) -> str:

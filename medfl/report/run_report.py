@@ -6,7 +6,7 @@ from pathlib import Path
 
 from medfl.errors import MedflError
 from medfl.report import diagnostics, learning_curves, privacy_section, provenance, results_sections
-from medfl.report.html_page import Section, render_page
+from medfl.report.html_page import PageSection, render_page
 from medfl.report.run_results import IN_PROCESS, Evidence, read_evidence
 
 PATCHES = "This page shows patches: it belongs to the machine that holds them. The page without them can be passed on."
@@ -57,7 +57,7 @@ def write_report(folder: Path, out: Path | None = None, site: str | None = None,
     return target
 
 
-def _page(evidence: Evidence, patches: Section | None) -> str:
+def _page(evidence: Evidence, patches: PageSection | None) -> str:
     sections = (
         results_sections.headline(evidence),
         results_sections.site_table(evidence),

@@ -19,7 +19,7 @@ from torch import Tensor
 from medfl.errors import MedflError
 from medfl.model.flat_model import FlatModel
 from medfl.messages import Reply
-from medfl.federation.server_state import Flight, ServerState
+from medfl.federation.server_state import InFlightReply, ServerState
 from medfl.site.site import Site, SiteMemory
 
 AT_THE_END = ("at the end of the run", "all rounds")
@@ -131,10 +131,10 @@ class RunFolder:
         if state.previous is not None:
             tensors["previous"] = state.previous
         facts: dict[str, Any] = {"round": state.round, "accepted": state.accepted, "lost": state.lost}
-        facts |= {"seconds": dict(seconds), "facts": state.facts, "clock": state.clock}
+        facts |= {"seconds": dict(seconds), "facts": state.json_state, "clock": state.clock}
         tensors |= {f"link.{name}": tensor for name, tensor in state.tensors.items()}
-        facts["flights"] = {name: flight_facts(flight) for name, flight in state.flights.items()}
-        for name, flight in state.flights.items():
+        facts["flights"] = {name: flight_facts(flight) for name, flight in state.in_flight.items()}
+        for name, flight in state.in_flight.items():
             tensors |= {f"flight.{name}.{part}": tensor for part, tensor in flight_tensors(flight).items()}
             # Sites dispatched in one round share the model they received, so it is stored once.
             tensors[f"received.{flight.reply.round}"] = flight.received.clone()
@@ -200,9 +200,9 @@ class RunFolder:
                 best=best,
                 lost=facts["lost"],
                 tensors={name[5:]: tensor for name, tensor in tensors.items() if name.startswith("link.")},
-                facts=facts["facts"],
+                json_state=facts["facts"],
                 clock=facts["clock"],
-                flights={name: load_flight(name, held, tensors) for name, held in facts["flights"].items()},
+                in_flight={name: load_flight(name, held, tensors) for name, held in facts["flights"].items()},
             )
             return state, facts["seconds"]
         if folders:
@@ -237,14 +237,14 @@ class RunFolder:
         return summary
 
 
-def flight_facts(flight: Flight) -> dict[str, Any]:
+def flight_facts(flight: InFlightReply) -> dict[str, Any]:
     """The numbers of a reply on its way."""
     reply = flight.reply
     numbers = {"round": reply.round, "samples": reply.samples, "steps": reply.steps, "train_loss": reply.train_loss}
     return numbers | {"arrival": flight.arrival, "bytes_up": flight.bytes_up}
 
 
-def flight_tensors(flight: Flight) -> dict[str, Tensor]:
+def flight_tensors(flight: InFlightReply) -> dict[str, Tensor]:
     """The vectors of a reply on its way, but for the model it started from."""
     assert flight.reply.update is not None
     assert flight.reply.buffers is not None
@@ -252,7 +252,7 @@ def flight_tensors(flight: Flight) -> dict[str, Tensor]:
     return {"update": flight.reply.update, "buffers": flight.reply.buffers, **extra}
 
 
-def load_flight(site: str, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Flight:
+def load_flight(site: str, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> InFlightReply:
     """A reply on its way from its numbers and the tensors of a checkpoint."""
     prefix = f"flight.{site}."
     parts = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
@@ -260,7 +260,7 @@ def load_flight(site: str, facts: Mapping[str, Any], tensors: Mapping[str, Tenso
     arrival, bytes_up = numbers.pop("arrival"), numbers.pop("bytes_up")
     extra = {name.removeprefix("extra."): tensor for name, tensor in parts.items() if name.startswith("extra.")}
     reply = Reply(site, update=parts["update"], buffers=parts["buffers"], extra=extra, **numbers)
-    return Flight(reply, tensors[f"received.{reply.round}"], arrival, bytes_up)
+    return InFlightReply(reply, tensors[f"received.{reply.round}"], arrival, bytes_up)
 
 
 def write_text(path: Path, text: str) -> None:

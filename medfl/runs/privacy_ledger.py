@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from medfl.errors import MedflError
-from medfl.methods.core.chain import Chain
+from medfl.methods.core.chain import MethodChain
 from medfl.methods.differential_privacy import Dp, private_link
 from medfl.runs.folder import json_lines, write_text
 
@@ -51,7 +51,7 @@ class Ledger:
     releases: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def open(cls, chain: Chain, path: Path) -> Ledger | None:
+    def open(cls, chain: MethodChain, path: Path) -> Ledger | None:
         """The ledger of a run, with what was released before it was resumed; None without `dp` in the chain.
 
         Raises:

@@ -1,4 +1,4 @@
-"""The local steps of one site's round: batches, gradients, the links that act on them, and one optimiser."""
+"""The local steps of one site's round: batches, gradients, the methods that act on them, and one optimiser."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medfl.data.batches import Batches, epoch_order
-from medfl.methods.core.context import LocalRound
-from medfl.site.shared_model import LocalWork, Workbench
+from medfl.methods.core.context import SiteContext
+from medfl.site.shared_model import LocalTrainingConfig, SharedModel
 
 
 def take_steps(
-    local: LocalRound, bench: Workbench, work: LocalWork, batches: Batches, rows: NDArray[np.int64]
+    local: SiteContext, bench: SharedModel, work: LocalTrainingConfig, batches: Batches, rows: NDArray[np.int64]
 ) -> Tensor:
     """Take `local.steps` steps on the training patches `rows`; the network ends at e. Returns the mean loss, f32[].
 
-    Gradients are gathered into a flat vector only where a link asks for them. Nothing here waits for the device: the
+    Gradients are gathered into a flat vector only where a method asks for them. Nothing here waits for the device: the
     losses are summed there, and the host has queued the last step when this returns.
     """
     chain, model = bench.chain, bench.model
-    optimizer = None if chain.acts("step") else _optimizer(model.parameters, work, local.lr)
+    optimizer = None if chain.acts("optimizer_step") else _optimizer(model.parameters, work, local.lr)
     weights = class_weights(batches.store.labels[rows], len(model.spec.classes)) if work.weighted_loss else None
     criterion = nn.CrossEntropyLoss(weights).to(model.device)
-    observes, edits, records = chain.acts("observe"), chain.acts("gradient"), chain.acts("record")
+    observes, edits, records = chain.acts("on_gradient"), chain.acts("modify_gradient"), chain.acts("after_step")
     total = torch.zeros((), device=model.device)
     bench.net.train()
     for parameter in model.parameters:
@@ -34,14 +34,14 @@ def take_steps(
         with bench.autocast():
             loss = criterion(bench.net(images), labels)
         loss.backward()
-        last = local.step + 1 == local.steps and chain.acts("last_gradient")
+        last = local.step + 1 == local.steps and chain.acts("on_last_gradient")
         if observes or edits or last or optimizer is None:
             local.gradient = model.gather_gradient(local.vector("gradient"))
-            chain.call("observe", local)
+            chain.call("on_gradient", local)
             if last:
-                chain.call("last_gradient", local)
-            chain.call("gradient", local)
-            chain.call("step", local)
+                chain.call("on_last_gradient", local)
+            chain.call("modify_gradient", local)
+            chain.call("optimizer_step", local)
             if edits and optimizer is not None:
                 model.scatter_gradient(local.gradient)
         if optimizer is not None:
@@ -50,12 +50,12 @@ def take_steps(
             parameter.grad = None
         local.step += 1
         if records:
-            chain.call("record", local)
+            chain.call("after_step", local)
         total += loss.detach()
     return total / local.steps
 
 
-def _optimizer(parameters: list[nn.Parameter], work: LocalWork, lr: float) -> torch.optim.Optimizer:
+def _optimizer(parameters: list[nn.Parameter], work: LocalTrainingConfig, lr: float) -> torch.optim.Optimizer:
     """A fresh optimiser: its state starts at zero every round. Fused, one call steps all parameters."""
     if work.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=lr, weight_decay=work.weight_decay, fused=True)

@@ -14,7 +14,7 @@ from medfl.metrics.membership import losses, membership
 from medfl.seeds import seed_for
 
 
-def members_told(
+def attack_members(
     store: PatchStore, logits: Callable[[NDArray[np.int64]], Tensor], others: Tensor, cap: int, seed: int
 ) -> dict[str, Any]:
     """The figures of `membership` for at most `cap` training patches, drawn, against the site's test patches.

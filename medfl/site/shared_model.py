@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from medfl.data.batches import AugmentSpec
-from medfl.methods.core.chain import Chain
+from medfl.methods.core.chain import MethodChain
 from medfl.model.flat_model import FlatModel
 
 
 @dataclass(frozen=True)
-class LocalWork:
+class LocalTrainingConfig:
     """What a site does in a round. `local_steps`, where given, replaces `local_epochs`."""
 
     batch_size: int = 32
@@ -38,7 +38,7 @@ class LocalWork:
 
 
 @dataclass
-class Workbench:
+class SharedModel:
     """What the sites of one process share.
 
     Attributes:
@@ -50,7 +50,7 @@ class Workbench:
     """
 
     model: FlatModel
-    chain: Chain
+    chain: MethodChain
     precision: str = "float32"
     scratch: dict[str, Tensor] = field(default_factory=dict)
     compiled: bool = False

@@ -22,17 +22,17 @@ from torch import Tensor
 from medfl.data.batches import Batches, Jitter
 from medfl.data.patch_store import PatchStore
 from medfl.messages import Metrics, Reply, Request
-from medfl.methods.core.context import LocalRound
+from medfl.methods.core.context import SiteContext
 from medfl.metrics.histograms import score_histograms
 from medfl.metrics.measure import measure
-from medfl.metrics.site_figures import Evidence, evidence
+from medfl.metrics.site_figures import SiteFigures, site_figures
 from medfl.metrics.targets import target_scores, target_truth
 from medfl.metrics.temperature import temperature_sums
 from medfl.model.memory_limits import explained
 from medfl.seeds import seed_for
 from medfl.site.local_training import take_steps
-from medfl.site.membership_attack import members_told
-from medfl.site.shared_model import LocalWork, Workbench
+from medfl.site.membership_attack import attack_members
+from medfl.site.shared_model import LocalTrainingConfig, SharedModel
 
 
 class SiteDiverged(Exception):
@@ -65,16 +65,16 @@ class Site:
         name: str,
         role: str,
         store: PatchStore,
-        work: LocalWork,
-        bench: Workbench,
+        work: LocalTrainingConfig,
+        bench: SharedModel,
         jitter: Jitter | None = None,
         buffers: str = "average",
     ) -> None:
         self.name = name
         self.role = role
         self.store = store
-        self.work = work
-        self.bench = bench
+        self.training = work
+        self.shared = bench
         self.local_norms = bench.chain.local_norms and role == "train"
         self.local_buffers = (buffers == "local" or bench.chain.local_norms) and role == "train"
         self.norm_slots = bench.model.norm_slots() if self.local_norms else []
@@ -88,10 +88,10 @@ class Site:
     def batches(self) -> Batches:
         """The patches on the device, placed there at first use."""
         if self._batches is None:
-            model = self.bench.model
+            model = self.shared.model
             channels_last = model.spec.channels_last
             self._batches = Batches(
-                self.store, model.device, model.mean, model.std, self.work.augment, self.jitter, channels_last
+                self.store, model.device, model.mean, model.std, self.training.augment, self.jitter, channels_last
             )
         return self._batches
 
@@ -102,7 +102,7 @@ class Site:
     def handle(self, request: Request) -> Reply:
         """Evaluate the incoming model on the splits asked for, then train if asked.
 
-        Where a link names further models (`variants`), each is measured too, as `<split>_<name>`.
+        Where a method names further models (`variants`), each is measured too, as `<split>_<name>`.
 
         Raises:
             SiteDiverged: the training loss or the update is not finite.
@@ -111,15 +111,15 @@ class Site:
         """
         if request.train and self.role != "train":
             raise ValueError(f"{self.name} is held out and does not train")
-        self._settle(request)
+        self._promote(request)
         answer = Reply(self.name, request.round)
         if request.evaluate:
-            with self._explained("measuring", self.work.eval_batch_size, "evaluation.batch_size"):
+            with self._explained("measuring", self.training.eval_batch_size, "evaluation.batch_size"):
                 answer = self._evaluate(request)
         if not request.train:
             return answer
         began = time.perf_counter()
-        with self._explained("training", self.work.batch_size, "training.batch_size"):
+        with self._explained("training", self.training.batch_size, "training.batch_size"):
             local, loss = self._train(request)
         update = self._update(local, request.round)
         reply = dataclasses.replace(
@@ -127,10 +127,10 @@ class Site:
             samples=len(self.store.splits["train"]),
             steps=local.steps,
             update=update,
-            buffers=self.bench.model.buffers(),
+            buffers=self.shared.model.buffers(),
             train_loss=loss,
-            fingerprint=self.bench.model.fingerprint(),
-            extra=local.sent,
+            fingerprint=self.shared.model.fingerprint(),
+            extra=local.extra_up,
             seconds={**answer.seconds, "train": time.perf_counter() - began},
         )
         if not math.isfinite(reply.square):
@@ -141,21 +141,21 @@ class Site:
     def _explained(self, doing: str, batch: int, key: str) -> contextlib.AbstractContextManager[None]:
         """What is said where memory runs out."""
         what = f"{doing} with batches of {batch} patches of {self.store.images.shape[1]} px"
-        return explained(what, self.bench.model.device, f"lower `{key}`")
+        return explained(what, self.shared.model.device, f"lower `{key}`")
 
     def logits(self, rows: NDArray[np.int64]) -> Tensor:
         """Logits f64[n, C], on the CPU, of the network as it is now, in the order of `rows` of the store."""
-        bench = self.bench
+        bench = self.shared
         bench.net.eval()
         scores = []
         with torch.inference_mode(), bench.autocast():
-            for images in self.batches.evaluation(rows, self.work.eval_batch_size, full=bench.compiled):
+            for images in self.batches.evaluation(rows, self.training.eval_batch_size, full=bench.compiled):
                 scores.append(bench.net(images).float())
         if not scores:
             return torch.empty(0, len(bench.model.spec.classes), dtype=torch.float64)
         return torch.cat(scores)[: len(rows)].cpu().double()
 
-    def _settle(self, request: Request) -> None:
+    def _promote(self, request: Request) -> None:
         """Promote the pending state once the federation has accepted that round's reply; else discard it when the site
         trains again. Being measured in between leaves it: the reply may still be on its way."""
         if self.pending is not None and self.pending[0] <= request.last_accepted_round:
@@ -165,11 +165,11 @@ class Site:
             self.pending = None
 
     def _load(self, request: Request) -> None:
-        self.bench.model.load(request.weights, request.buffers)
+        self.shared.model.load(request.weights, request.buffers)
 
     def _own_norms(self) -> None:
         """Put this site's own normalisation layers into the network, where the method keeps them local."""
-        model = self.bench.model
+        model = self.shared.model
         if self.local_buffers and "buffers" in self.state:
             model.buffer_layout.unpack(self.state["buffers"], model.buffer_vector)
         if self.local_norms and "norms" in self.state:
@@ -179,7 +179,7 @@ class Site:
 
     def _keep_norms(self, kept: dict[str, Tensor]) -> None:
         """Remember this site's own normalisation layers after local training."""
-        model = self.bench.model
+        model = self.shared.model
         if self.local_buffers:
             kept["buffers"] = model.buffers()
         if self.local_norms:
@@ -205,17 +205,17 @@ class Site:
             )
         return dataclasses.replace(answer, seconds={"evaluate": time.perf_counter() - began})
 
-    def _measure_variants(self, request: Request) -> dict[str, Evidence]:
-        """Measure the further models that links name."""
-        found: dict[str, Evidence] = {}
-        links = self.bench.chain.acting("variants")
-        for link in links:
-            for name, variant in link.variants(self.state, request.weights).items():
+    def _measure_variants(self, request: Request) -> dict[str, SiteFigures]:
+        """Measure the further models that methods name."""
+        found: dict[str, SiteFigures] = {}
+        methods = self.shared.chain.acting("personal_models")
+        for method in methods:
+            for name, variant in method.personal_models(self.state, request.weights).items():
                 weights, buffers = (variant, request.buffers) if isinstance(variant, Tensor) else variant
-                self.bench.model.load(weights, buffers)
+                self.shared.model.load(weights, buffers)
                 self._own_norms()
                 found |= {f"{split}_{name}": self._measure(split, request) for split in request.evaluate}
-        if links:
+        if methods:
             self._load(request)
             self._own_norms()
         return found
@@ -233,38 +233,38 @@ class Site:
     def _sum(self, split: str, request: Request) -> Metrics:
         """What temperature and thresholds are chosen by: sums over a split's patches."""
         rows, logits = self._split(split, request)
-        labels, classes = self.store.labels[rows], self.bench.model.spec.classes
+        labels, classes = self.store.labels[rows], self.shared.model.spec.classes
         if request.temperatures:
             return {"temperatures": temperature_sums(logits.numpy(), labels, request.temperatures).to_lists()}
         scores = target_scores(probabilities(logits, request.temperature), classes, request.malignant)
         return {"histograms": score_histograms(scores, target_truth(labels, classes, request.malignant)).to_lists()}
 
-    def _measure(self, split: str, request: Request) -> Evidence:
+    def _measure(self, split: str, request: Request) -> SiteFigures:
         """The figures of a round, at temperature 1, or all that is asked for in the end."""
         rows, logits = self._split(split, request)
         data: dict[str, Any] = {
             "labels": self.store.labels[rows],
             "groups": self.store.groups[rows],
-            "classes": self.bench.model.spec.classes,
+            "classes": self.shared.model.spec.classes,
             "resamples": request.resamples,
-            "seed": seed_for(self.work.seed, "bootstrap", self.name, split),
-            "bins": self.work.bins,
+            "seed": seed_for(self.training.seed, "bootstrap", self.name, split),
+            "bins": self.training.bins,
         }
         plain = probabilities(logits)
         if request.temperature is None:
-            return Evidence(measure(plain, **data), {}, {})
+            return SiteFigures(measure(plain, **data), {}, {})
         calibrated = probabilities(logits, request.temperature)
-        found = evidence(calibrated, plain, **data, malignant=request.malignant, thresholds=request.thresholds)
+        found = site_figures(calibrated, plain, **data, malignant=request.malignant, thresholds=request.thresholds)
         if request.members and split == "test" and self.role == "train":
-            told = members_told(self.store, self.logits, logits, request.members, self.work.seed)
+            told = attack_members(self.store, self.logits, logits, request.members, self.training.seed)
             found.figures["membership"] = told
         return found
 
-    def begin(self, request: Request) -> LocalRound:
-        """Start a round: the received model loaded, and moved to where the links want training to start."""
-        bench, work, model = self.bench, self.work, self.bench.model
+    def begin(self, request: Request) -> SiteContext:
+        """Start a round: the received model loaded, and moved to where the methods want training to start."""
+        bench, work, model = self.shared, self.training, self.shared.model
         self._load(request)
-        local = LocalRound(
+        local = SiteContext(
             model=model,
             received=_copy_into(bench.scratch, "received", model.vector),
             start=model.vector,
@@ -278,26 +278,26 @@ class Site:
             scratch=bench.scratch,
         )
         self._own_norms()
-        bench.chain.call("receive", local)
-        moved = bench.chain.acts("receive") or (self.local_norms and "norms" in self.state)
+        bench.chain.call("before_training", local)
+        moved = bench.chain.acts("before_training") or (self.local_norms and "norms" in self.state)
         local.start = _copy_into(bench.scratch, "start", model.vector) if moved else local.received
         return local
 
-    def _train(self, request: Request) -> tuple[LocalRound, float]:
+    def _train(self, request: Request) -> tuple[SiteContext, float]:
         """Local steps from the received model; the network ends at e. Returns the round and the mean loss."""
         local = self.begin(request)
-        mean_loss = float(take_steps(local, self.bench, self.work, self.batches, self.store.splits["train"]))
+        mean_loss = float(take_steps(local, self.shared, self.training, self.batches, self.store.splits["train"]))
         if not math.isfinite(mean_loss):
             raise SiteDiverged(f"the training loss is not finite in round {request.round}")
         return local, mean_loss
 
-    def _update(self, local: LocalRound, round_: int) -> Tensor:
+    def _update(self, local: SiteContext, round_: int) -> Tensor:
         """w - endpoint in wire order, with endpoint = s - u."""
-        bench = self.bench
-        bench.chain.call("reply", local)
-        self._keep_norms(local.kept)
-        if local.kept:
-            self.pending = (round_, {**self.state, **local.kept})
+        bench = self.shared
+        bench.chain.call("make_update", local)
+        self._keep_norms(local.new_state)
+        if local.new_state:
+            self.pending = (round_, {**self.state, **local.new_state})
         displacement = local.displacement
         if displacement is None:
             displacement = torch.sub(local.start, bench.model.vector, out=local.vector("displacement"))
@@ -321,4 +321,4 @@ def _copy_into(scratch: dict[str, Tensor], name: str, vector: Tensor) -> Tensor:
 
 def steps_by_site(sites: Iterable[Site]) -> dict[str, int]:
     """Local steps of every training site."""
-    return {s.name: s.work.steps(len(s.store.splits["train"])) for s in sites if s.role == "train"}
+    return {s.name: s.training.steps(len(s.store.splits["train"])) for s in sites if s.role == "train"}

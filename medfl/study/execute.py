@@ -101,10 +101,10 @@ def _data_of(run: Planned, known: dict[str, str]) -> str:
         default=str,
     )
     if deal not in known:
-        from medfl.data.partition import allocate
+        from medfl.data.partition import make_partition
 
         try:
-            known[deal] = _digest(allocate(pipeline).summary())
+            known[deal] = _digest(make_partition(pipeline).summary())
         except MedflError as error:
             raise MedflError(f"{run.title}: {error}") from None
     return known[deal]

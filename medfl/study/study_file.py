@@ -31,14 +31,14 @@ NOT_FIGURES = (
 )
 
 
-class Arm(config.Section):
+class Arm(config.ConfigSection):
     """A method of a study: its chain, and keys of the pipeline that go with it (a tuned learning rate, say)."""
 
     method: list[str | dict[str, Any]] = Field(default=[])
     set: dict[str, Any] = Field(default={})
 
 
-class StudyFile(config.Section):
+class StudyFile(config.ConfigSection):
     """Many runs of one pipeline: every method on every partition with every seed."""
 
     name: config.Name

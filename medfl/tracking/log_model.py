@@ -20,7 +20,7 @@ from medfl.errors import MedflError
 from medfl.runs.records import CARD, MODEL, WEIGHTS, RunRecords, read_json
 from medfl.runs.redact import LOCAL, scrub
 from medfl.tracking.model_card import model_card
-from medfl.tracking.sync_state import Server, State
+from medfl.tracking.sync_state import State, TrackingServer
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -30,7 +30,7 @@ EXAMPLE_SIZE = 64
 UUID_TAG = "medfl.run_uuid"
 
 
-def log_model(client: MlflowClient, run: RunRecords, state: State, server: Server) -> None:
+def log_model(client: MlflowClient, run: RunRecords, state: State, server: TrackingServer) -> None:
     """Log the model of a finished run and link it to the federation's run; fills `server.model_id`.
 
     Raises:
@@ -66,13 +66,13 @@ def portable(facts: Mapping[str, Any], source: Path) -> dict[str, Any]:
     return settings
 
 
-def _begun(client: MlflowClient, server: Server, state: State) -> str | None:
+def _begun(client: MlflowClient, server: TrackingServer, state: State) -> str | None:
     """The model of this run that an earlier attempt began, if any."""
     models = client.search_logged_models([server.experiment_id], f"tags.`{UUID_TAG}` = '{state.run_uuid}'")
     return next((m.model_id for m in models if m.source_run_id == server.federation.run_id), None)
 
 
-def _begin(client: MlflowClient, run: RunRecords, server: Server, state: State) -> str:
+def _begin(client: MlflowClient, run: RunRecords, server: TrackingServer, state: State) -> str:
     tags = {UUID_TAG: state.run_uuid, "medfl.run": run.name, "method": run.method}
     model = client.create_logged_model(
         server.experiment_id, name="model", source_run_id=server.federation.run_id, tags=tags

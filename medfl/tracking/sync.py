@@ -21,7 +21,7 @@ from medfl.runs.records import MODEL, REPORT, WEIGHTS, RunRecords, read_run
 from medfl.tracking import metric_names, run_metadata
 from medfl.tracking.connect import artifact_location, brief, client_for, mlflow_errors, resolve_uri, shown
 from medfl.tracking.log_model import log_model
-from medfl.tracking.sync_state import Mark, Server, State, locked
+from medfl.tracking.sync_state import Mark, State, TrackingServer, locked
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
@@ -83,7 +83,7 @@ def sync(folder: Path, tracking: config.Tracking, *, finished: bool = False, rep
         run = read_run(folder)
         state = State.load(folder)
         uri = state.current = resolve_uri(tracking, state.current)
-        server = state.servers.setdefault(uri, Server())
+        server = state.servers.setdefault(uri, TrackingServer())
         state.save()
         try:
             current = _Pass(client_for(uri), run, state, server, report)
@@ -112,7 +112,7 @@ class _Pass:
     client: MlflowClient
     run: RunRecords
     state: State
-    server: Server
+    server: TrackingServer
     report: str = ""
 
     def bring_up_to_date(self, experiment: str, location: str | None, finished: bool) -> None:

@@ -39,7 +39,7 @@ class Mark:
 
 
 @dataclass
-class Server:
+class TrackingServer:
     """One tracking server's copy of the run."""
 
     experiment_id: str = ""
@@ -73,7 +73,7 @@ class State:
     folder: Path
     run_uuid: str
     current: str | None = None
-    servers: dict[str, Server] = field(default_factory=dict)
+    servers: dict[str, TrackingServer] = field(default_factory=dict)
 
     @staticmethod
     def load(folder: Path) -> State:
@@ -126,6 +126,6 @@ def locked(folder: Path, wait: bool = True) -> Iterator[None]:
         os.close(handle)
 
 
-def _server(raw: dict[str, Any]) -> Server:
+def _server(raw: dict[str, Any]) -> TrackingServer:
     sites = {name: Mark(**mark) for name, mark in raw.pop("sites").items()}
-    return Server(federation=Mark(**raw.pop("federation")), sites=sites, **raw)
+    return TrackingServer(federation=Mark(**raw.pop("federation")), sites=sites, **raw)

@@ -47,8 +47,8 @@ def test_flipped_labels():
 @pytest.mark.parametrize("method", results.METHODS)
 def test_every_method_of_the_table_stands_the_malicious_sites_it_is_told(method, sites, malicious):
     chain = build_chain(attacks.chain_of(method, sites, malicious))
-    assert chain.wait(sites) is None
-    for link in chain.links:
+    assert chain.async_schedule(sites) is None
+    for link in chain.methods:
         if link.name == "trimmed_mean":
             assert link.cut(sites) == malicious
 
@@ -58,7 +58,7 @@ def test_the_transport_of_an_attack_leaves_failures_alone():
     federation = game.federation
     wrapped = attacks.Corrupting(federation.transport, {"b"}, -1.0)
     records = []
-    Federation(federation.plan, wrapped, federation.state, lambda record, _: records.append(record)).run()
+    Federation(federation.config, wrapped, federation.state, lambda record, _: records.append(record)).run()
     assert [failure["site"] for failure in records[0]["failures"]] == ["b"]
     assert torch.isfinite(federation.state.weights).all()
 

@@ -54,7 +54,7 @@ def test_lc25000_reads_the_same_in_its_three_layouts(tmp_path: Path) -> None:
     assert facts(first)[0] == ("colon_aca/colonaca1.png", "colon_aca", "colon_aca-0000")
     assert np.bincount(first.labels).tolist() == [6] * 5
     assert len(first.group_names) == 10
-    assert not first.leaky
+    assert not first.groups_unknown
     assert first.classes == CLASSES
 
 
@@ -115,7 +115,7 @@ def test_lc25000_without_source_groups_is_refused_and_says_why(tmp_path: Path) -
     assert "source_groups: ignore" in message
     assert "does not hold for lc25000" in refused(root, source_groups="filename")
     leaky = read(root, source_groups="ignore")
-    assert leaky.leaky
+    assert leaky.groups_unknown
     assert len(leaky.group_names) == len(leaky.paths)
 
 
@@ -159,8 +159,8 @@ def test_folder_groups_are_subfolders_a_csv_or_what_the_user_says(tmp_path: Path
     assert re.search(r"<class>/<patient>/.*filename.*ignore", refused(root, source="folder"))
     each = read(root, source="folder", source_groups="filename")
     assert len(each.group_names) == 7
-    assert not each.leaky
-    assert read(root, source="folder", source_groups="ignore").leaky
+    assert not each.groups_unknown
+    assert read(root, source="folder", source_groups="ignore").groups_unknown
     rows = [(f"lung_aca/lung_aca-p{n // 2:02d}/{n:03d}.png", "ann") for n in range(4)]
     rows += [("lung_n\\lung_n-p00\\000.png", "bob"), ("lung_n/lung_n-p00/001.png", "bob"), ("lung_n/loose.png", "ann")]
     write_csv(root / "source_groups.csv", ("path", "source_group"), rows)
@@ -245,8 +245,8 @@ def test_csv_errors(tmp_path: Path) -> None:
     assert re.search(r'the label "lung_nn".*"lung_n"', refused(table, source="csv"))
     table_of(tmp_path, [("1.png", "lung_n", "ann"), ("2.png", "lung_n", "")])
     assert "1 of 2 rows of" in refused(table, source="csv")
-    assert not read(table, source="csv", source_groups="filename").leaky
-    assert read(table, source="csv", source_groups="ignore").leaky
+    assert not read(table, source="csv", source_groups="filename").groups_unknown
+    assert read(table, source="csv", source_groups="ignore").groups_unknown
     table_of(tmp_path, [("1.png", "lung_n")], ("path", "labl"))
     assert re.search(r'no column label.*path,label.*"labl"', refused(table, source="csv"))
 
@@ -267,7 +267,7 @@ def test_generated_tissue_is_written_once_and_read_as_lc25000(tmp_path: Path) ->
 @needs_lc25000
 def test_the_real_lc25000() -> None:
     catalog = read(real_lc25000())
-    assert not catalog.leaky
+    assert not catalog.groups_unknown
     assert (np.bincount(catalog.labels, minlength=5) > 0).all()
     assert 5 < len(catalog.group_names) < len(catalog.paths)
     labels_of = {}

@@ -6,27 +6,27 @@ import numpy as np
 import pytest
 import yaml
 
-from medfl.config import Site
+from medfl.config import SiteConfig
 from medfl.data.inspect_folder import inspect_folder, site_yaml
-from medfl.data.partition import allocate
+from medfl.data.partition import make_partition
 from medfl.errors import MedflError
 from medfl.pipeline.load_pipeline import load_site
 from tests.datafiles import CLASSES, pipeline, pixels, write_csv, write_folders, write_image, write_lc25000
 
 
-def written(root: Path, tmp_path: Path, name: str | None = None) -> tuple[Site, str]:
+def written(root: Path, tmp_path: Path, name: str | None = None) -> tuple[SiteConfig, str]:
     """The site as read back from the written file, and the file's text."""
     mapping, notes = inspect_folder(root, name)
     path = tmp_path / "site.yaml"
     path.write_text(site_yaml(mapping, notes), encoding="utf-8")
-    assert Site.model_validate(mapping) == load_site(path)
+    assert SiteConfig.model_validate(mapping) == load_site(path)
     return load_site(path), path.read_text(encoding="utf-8")
 
 
-def used(site: Site, classes: tuple[str, ...] = CLASSES) -> list[int]:
+def used(site: SiteConfig, classes: tuple[str, ...] = CLASSES) -> list[int]:
     """Patches per class when the written site file is used as it is."""
     made = pipeline([{**site.model_dump(exclude_none=True), "role": "train"}], classes=classes, mode="own")
-    (share,) = allocate(made).shares
+    (share,) = make_partition(made).sites
     return np.bincount(share.labels, minlength=len(classes)).tolist()
 
 
@@ -68,7 +68,7 @@ def test_a_folder_without_patients_says_what_is_missing(tmp_path: Path) -> None:
     loaded = yaml.safe_load(text.replace("  # source_groups: groups.csv", "  source_groups: filename"))
     loaded["data"]["source_groups"] = "filename"
     (tmp_path / "flat" / "adeno" / "broken.png").unlink()
-    assert used(Site.model_validate(loaded), ("adeno", "normal")) == [4, 0]
+    assert used(SiteConfig.model_validate(loaded), ("adeno", "normal")) == [4, 0]
 
 
 def test_a_csv_or_the_folder_around_it(tmp_path: Path) -> None:

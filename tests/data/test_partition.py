@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from medfl import config
-from medfl.data.partition import Allocation, allocate, apportion
+from medfl.data.partition import Partition, apportion, make_partition
 from medfl.data.splits import split_by_group
 from medfl.data.synthetic.sites import generate_sites
 from medfl.errors import MedflError
@@ -40,14 +40,14 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_lc25000(tmp_path_factory.mktemp("tiles"), tiles=20, copies=2, classes=TWO, size=2)
 
 
-def counts(allocation: Allocation) -> dict[str, list[int]]:
+def counts(allocation: Partition) -> dict[str, list[int]]:
     return {
         share.site: np.bincount(share.labels, minlength=len(share.catalog.classes)).tolist()
-        for share in allocation.shares
+        for share in allocation.sites
     }
 
 
-def table(allocation: Allocation, path: Path) -> list[dict[str, str]]:
+def table(allocation: Partition, path: Path) -> list[dict[str, str]]:
     allocation.write(path)
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
@@ -63,7 +63,7 @@ def test_demand_is_met_by_whole_groups(tiles: Path) -> None:
         site("b", patches=20, class_mix={"lung_aca": 0.4, "lung_n": 0.6}),
         site("c", patches=30, class_mix={"lung_aca": 0.3, "lung_n": 0.7}),
     ]
-    made = counts(allocate(pipeline(sites, classes=TWO, root=tiles)))
+    made = counts(make_partition(pipeline(sites, classes=TWO, root=tiles)))
     assert made["a"] == [20, 0]
     assert made["b"] == [8, 12]
     assert [abs(have - want) for have, want in zip(made["c"], (9, 21), strict=True)] == [1, 1]
@@ -72,13 +72,13 @@ def test_demand_is_met_by_whole_groups(tiles: Path) -> None:
 def test_all_there_is_can_be_dealt_to_the_last_group(tiles: Path) -> None:
     """Demand equals supply, 16 + 24 of each class: with even demands nothing may be left over or short."""
     sites = [site("a", patches=32), site("b", patches=48)]
-    assert counts(allocate(pipeline(sites, classes=TWO, root=tiles))) == {"a": [16, 16], "b": [24, 24]}
+    assert counts(make_partition(pipeline(sites, classes=TWO, root=tiles))) == {"a": [16, 16], "b": [24, 24]}
 
 
 def test_no_group_or_file_is_in_two_sites_or_splits(tiles: Path, tmp_path: Path) -> None:
     """Read back from the written table, as anyone would check it."""
     made = pipeline([site("a", patches=24), site("b", patches=24)], [site("c", patches=20)], classes=TWO, root=tiles)
-    rows = table(allocate(made), tmp_path / "allocation.csv")
+    rows = table(make_partition(made), tmp_path / "allocation.csv")
     places: dict[str, set[tuple[str, str]]] = {}
     for row in rows:
         places.setdefault(row["group"], set()).add((row["site"], row["split"]))
@@ -94,8 +94,8 @@ def test_permuting_site_files_changes_only_the_order_of_rows(tiles: Path, tmp_pa
     held = [site("y"), site("x", patches=6)]
     written = []
     for order in itertools.islice(itertools.permutations(sites), 0, 24, 5):
-        made = allocate(pipeline(order, held[:: len(written) % 2 * 2 - 1], classes=TWO, root=tiles))
-        assert [share.site for share in made.shares][:4] == [entry["name"] for entry in order]
+        made = make_partition(pipeline(order, held[:: len(written) % 2 * 2 - 1], classes=TWO, root=tiles))
+        assert [share.site for share in made.sites][:4] == [entry["name"] for entry in order]
         written.append(sorted(tuple(row.values()) for row in table(made, tmp_path / "a.csv")))
     assert all(rows == written[0] for rows in written)
 
@@ -103,8 +103,8 @@ def test_permuting_site_files_changes_only_the_order_of_rows(tiles: Path, tmp_pa
 def test_the_seed_decides_who_gets_what(tiles: Path) -> None:
     def of_a(seed: int) -> list[int]:
         return (
-            allocate(pipeline([site("a", patches=20), site("b", patches=20)], seed=seed, classes=TWO, root=tiles))
-            .shares[0]
+            make_partition(pipeline([site("a", patches=20), site("b", patches=20)], seed=seed, classes=TWO, root=tiles))
+            .sites[0]
             .rows.tolist()
         )
 
@@ -115,7 +115,7 @@ def test_the_seed_decides_who_gets_what(tiles: Path) -> None:
 def test_demand_above_supply_shows_both(tiles: Path) -> None:
     sites = [site("a", patches=50, class_mix={"lung_aca": 0.9, "lung_n": 0.1}), site("b", patches=10)]
     with pytest.raises(MedflError) as error:
-        allocate(pipeline(sites, classes=TWO, root=tiles))
+        make_partition(pipeline(sites, classes=TWO, root=tiles))
     first, _, aca, n = str(error.value).splitlines()
     assert "lower `patches` or change `class_mix`" in first
     assert aca.split() == ["lung_aca", "50", "40", "too", "few"]
@@ -126,7 +126,7 @@ def test_unstated_patches_are_an_equal_share_of_what_the_mixes_allow(tiles: Path
     """a states 12 (6 + 6), so 34 + 34 are left. b (all lung_n) and c (half and half) have P each: P + P/2 <= 34 gives
     P = 22.67, less 2 % is 22."""
     sites = [site("a", patches=12), site("b", class_mix={"lung_n": 1.0}), site("c")]
-    made = counts(allocate(pipeline(sites, classes=TWO, root=tiles)))
+    made = counts(make_partition(pipeline(sites, classes=TWO, root=tiles)))
     assert made["a"] == [6, 6]
     assert made["b"] == [0, 22]
     assert all(count in (10, 12) for count in made["c"])  # 11 each, in groups of two
@@ -135,7 +135,7 @@ def test_unstated_patches_are_an_equal_share_of_what_the_mixes_allow(tiles: Path
 def test_unstated_shares_of_a_very_small_supply_are_not_refused(tmp_path: Path) -> None:
     root = write_lc25000(tmp_path, tiles=4, copies=1, size=2)
     mix = dict.fromkeys(CLASSES, 0.2)
-    made = allocate(
+    made = make_partition(
         pipeline([site("a", class_mix=mix)], [site("b", class_mix=mix), site("c", class_mix=mix)], root=root)
     )
     assert all(sum(have) == 5 for have in counts(made).values())  # 6 would round to two of the first class at each
@@ -144,7 +144,7 @@ def test_unstated_shares_of_a_very_small_supply_are_not_refused(tmp_path: Path) 
 def test_a_demand_far_below_one_group_is_an_error(tmp_path: Path) -> None:
     root = write_lc25000(tmp_path, tiles=4, copies=6, classes=TWO, size=2)
     with pytest.raises(MedflError, match=r"site b: its demand of 2 patches is nearer to none.*raise its `patches`"):
-        allocate(pipeline([site("a", patches=24)], [site("b", patches=2)], classes=TWO, root=root))
+        make_partition(pipeline([site("a", patches=24)], [site("b", patches=2)], classes=TWO, root=root))
 
 
 def test_patients_with_several_classes_stay_whole(tmp_path: Path) -> None:
@@ -154,9 +154,9 @@ def test_patients_with_several_classes_stay_whole(tmp_path: Path) -> None:
             label = TWO[(patient + (index == 0)) % 2]
             write_image(tmp_path / "p" / label / f"ann{patient}" / f"{index}.png", pixels(patient * 4 + index, 2))
     sites = [site("a", patches=40), site("b", patches=40)]
-    made = allocate(pipeline(sites, [site("c", patches=20)], classes=TWO, source="folder", root=tmp_path / "p"))
+    made = make_partition(pipeline(sites, [site("c", patches=20)], classes=TWO, source="folder", root=tmp_path / "p"))
     assert all(count % 4 == 0 for count in map(sum, counts(made).values()))
-    for share, want in zip(made.shares, (40, 40, 20), strict=True):
+    for share, want in zip(made.sites, (40, 40, 20), strict=True):
         assert abs(len(share.rows) - want) <= 4
         for rows in share.splits.values():
             assert len(rows) % 4 == 0  # whole patients
@@ -171,7 +171,7 @@ def test_apportion_rounds_by_largest_remainder() -> None:
 def test_unknown_class_in_a_mix(tiles: Path) -> None:
     sites = [site("a", class_mix={"lung_ac": 1.0})]
     with pytest.raises(MedflError, match=r'site a: `class_mix` names the class lung_ac.*"lung_aca"'):
-        allocate(pipeline(sites, classes=TWO, root=tiles))
+        make_partition(pipeline(sites, classes=TWO, root=tiles))
 
 
 # --- splitting
@@ -226,13 +226,13 @@ def test_splits_do_not_depend_on_the_order_of_rows() -> None:
 def test_a_training_site_needs_three_groups(tmp_path: Path) -> None:
     root = write_folders(tmp_path / "a", {"lung_aca": 4}, per_group=2)
     with pytest.raises(MedflError, match=r"site a: 4 patches of 2 source groups.*at least 3.*held-out"):
-        allocate(pipeline([site("a", root, "folder")], mode="own"))
-    made = allocate(
+        make_partition(pipeline([site("a", root, "folder")], mode="own"))
+    made = make_partition(
         pipeline(
             [site("b", write_folders(tmp_path / "b", {"lung_n": 6}), "folder")], [site("a", root, "folder")], mode="own"
         )
     )
-    assert {name: len(rows) for name, rows in made.shares[1].splits.items()} == {"test": 4}
+    assert {name: len(rows) for name, rows in made.sites[1].splits.items()} == {"test": 4}
 
 
 # --- own data
@@ -254,9 +254,9 @@ def test_three_hospitals_with_their_own_folders(tmp_path: Path) -> None:
         site("south", south, "folder", labels=names),
         site("west", west, "csv", labels={"kolon": "colon_aca", "normal": "colon_n"}),
     ]
-    made = allocate(pipeline(sites, mode="own"))
+    made = make_partition(pipeline(sites, mode="own"))
     assert counts(made) == {"north": [12, 8, 0, 0, 0], "south": [6, 6, 6, 0, 0], "west": [0, 0, 0, 5, 4]}
-    assert all(set(share.splits) == {"train", "val", "test"} for share in made.shares)
+    assert all(set(share.splits) == {"train", "val", "test"} for share in made.sites)
     rows = made.summary()
     assert len(rows) == 3 * 3 * 5
     assert sum(int(row["patches"]) for row in rows) == 20 + 18 + 9
@@ -265,10 +265,10 @@ def test_three_hospitals_with_their_own_folders(tmp_path: Path) -> None:
 
 def test_a_site_may_bring_its_own_data_into_a_dealt_federation(tiles: Path, tmp_path: Path) -> None:
     own = write_folders(tmp_path, {"lung_aca": 3}, per_group=1)
-    made = allocate(pipeline([site("a", patches=20)], [site("mine", own, "folder")], classes=TWO, root=tiles))
+    made = make_partition(pipeline([site("a", patches=20)], [site("mine", own, "folder")], classes=TWO, root=tiles))
     assert counts(made)["mine"] == [3, 0]
     with pytest.raises(MedflError, match="site mine: `patches` is for dealt data"):
-        allocate(pipeline([site("a")], [site("mine", own, "folder", patches=2)], classes=TWO, root=tiles))
+        make_partition(pipeline([site("a")], [site("mine", own, "folder", patches=2)], classes=TWO, root=tiles))
 
 
 def test_two_sites_on_one_folder_are_refused(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_two_sites_on_one_folder_are_refused(tmp_path: Path) -> None:
     (tmp_path / "alias").symlink_to(root)
     for other in (root, tmp_path / "alias"):
         with pytest.raises(MedflError, match=r"source group .* is in two places, site a .* and site b .*`data.root`"):
-            allocate(pipeline([site("a", root, "folder"), site("b", other, "folder")], mode="own"))
+            make_partition(pipeline([site("a", root, "folder"), site("b", other, "folder")], mode="own"))
 
 
 def test_one_file_at_two_sites_is_refused_also_through_links(tmp_path: Path) -> None:
@@ -287,11 +287,11 @@ def test_one_file_at_two_sites_is_refused_also_through_links(tmp_path: Path) -> 
     inside.symlink_to(first / "lung_aca" / "lung_aca-p00" / "000.png")
     made = pipeline([site("a", first, "folder"), site("b", second, "folder")], mode="own")
     with pytest.raises(MedflError, match=r"site b: .*x.png is a link that leads out of"):
-        allocate(made)
+        make_partition(made)
     inside.unlink()
     inside.hardlink_to(first / "lung_aca" / "lung_aca-p00" / "000.png")
     with pytest.raises(MedflError, match="is in two places"):
-        allocate(made)
+        make_partition(made)
 
 
 def test_lc25000_copied_to_two_hospitals_is_seen_by_its_published_groups(tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_lc25000_copied_to_two_hospitals_is_seen_by_its_published_groups(tmp_pat
     table = (first / "source_groups.csv").rename(tmp_path / "groups.csv")
     second = Path(shutil.copytree(first, tmp_path / "two" / "lc"))
     with pytest.raises(MedflError, match=r"source group .* is in two places"):
-        allocate(pipeline([site("a", first), site("b", second)], mode="own", source_groups=table))
+        make_partition(pipeline([site("a", first), site("b", second)], mode="own", source_groups=table))
 
 
 # --- proof
@@ -313,23 +313,23 @@ def planted(share, split: str, row: int):
 
 
 def test_check_fails_where_a_group_is_planted_in_two_sites(tiles: Path) -> None:
-    made = allocate(pipeline([site("a", patches=20)], [site("b", patches=20)], classes=TWO, root=tiles))
-    first, second = made.shares
+    made = make_partition(pipeline([site("a", patches=20)], [site("b", patches=20)], classes=TWO, root=tiles))
+    first, second = made.sites
     twin = np.flatnonzero(first.catalog.groups == first.groups[first.splits["val"][0]])
-    bad = Allocation((first, planted(second, "test", int(twin[0]))))
+    bad = Partition((first, planted(second, "test", int(twin[0]))))
     group = first.catalog.group_names[first.catalog.groups[twin[0]]]
     with pytest.raises(MedflError, match=re.escape(f"group {group} is in two places, site a (val) and site b (test)")):
         bad.check()
 
 
 def test_check_fails_where_a_group_is_torn_between_splits(tiles: Path) -> None:
-    (share,) = allocate(pipeline([site("a", patches=20)], classes=TWO, root=tiles)).shares
+    (share,) = make_partition(pipeline([site("a", patches=20)], classes=TWO, root=tiles)).sites
     moved = {**share.splits, "test": np.append(share.splits["test"], share.splits["train"][0])}
     moved["train"] = share.splits["train"][1:]
     with pytest.raises(MedflError, match=r"in two places, site a \(train\) and site a \(test\)"):
-        Allocation((dataclasses.replace(share, splits=moved),)).check()
+        Partition((dataclasses.replace(share, splits=moved),)).check()
     with pytest.raises(MedflError, match="in no split or in two"):
-        Allocation((dataclasses.replace(share, splits={**share.splits, "train": moved["train"]}),)).check()
+        Partition((dataclasses.replace(share, splits={**share.splits, "train": moved["train"]}),)).check()
 
 
 def test_check_fails_where_one_file_has_two_groups_in_two_splits(tmp_path: Path) -> None:
@@ -338,24 +338,24 @@ def test_check_fails_where_one_file_has_two_groups_in_two_splits(tmp_path: Path)
         (path := next((root / "lung_aca" / f"lung_aca-p{index:02d}").iterdir())).unlink()
         path.symlink_to(root / "lung_aca" / "lung_aca-p00" / "000.png")
     with pytest.raises(MedflError, match=r"the file .* is in two places, site a \(\w+\) and site a"):
-        allocate(pipeline([site("a", root, "folder")], mode="own"))
+        make_partition(pipeline([site("a", root, "folder")], mode="own"))
 
 
 def test_leaky_is_carried(tiles: Path) -> None:
     sites = [site("a", patches=20)]
-    assert allocate(pipeline(sites, classes=TWO, root=tiles, source_groups="ignore")).leaky
-    assert not allocate(pipeline(sites, classes=TWO, root=tiles)).leaky
+    assert make_partition(pipeline(sites, classes=TWO, root=tiles, source_groups="ignore")).groups_unknown
+    assert not make_partition(pipeline(sites, classes=TWO, root=tiles)).groups_unknown
 
 
 def test_digests_know_the_content_and_not_the_place(tiles: Path, tmp_path: Path) -> None:
     sites = [site("a", patches=20), site("b", patches=20)]
-    here = allocate(pipeline(sites, classes=TWO, root=tiles)).summary()
+    here = make_partition(pipeline(sites, classes=TWO, root=tiles)).summary()
     moved = Path(shutil.copytree(tiles, tmp_path / "elsewhere"))
-    assert allocate(pipeline(sites, classes=TWO, root=moved)).summary() == here
+    assert make_partition(pipeline(sites, classes=TWO, root=moved)).summary() == here
     assert set(here[0]) == {"site", "role", "split", "class", "groups", "patches", "digest"}
     assert len({row["digest"] for row in here}) == len(here)
-    made = allocate(pipeline(sites, classes=TWO, root=moved))
-    changed = made.shares[0].paths[int(made.shares[0].splits["val"][0])]
+    made = make_partition(pipeline(sites, classes=TWO, root=moved))
+    changed = made.sites[0].paths[int(made.sites[0].splits["val"][0])]
     changed.write_bytes(changed.read_bytes() + b"x")
     differing = [row for row, old in zip(made.summary(), here, strict=True) if row != old]
     assert [(row["site"], row["split"]) for row in differing] == [("a", "val")]
@@ -408,12 +408,12 @@ def test_real_data_in_equal_shares() -> None:
     train, held_out = generate_sites(config.Generate(count=5, held_out=2, dirichlet_alpha=1000), CLASSES, seed=0)
     made = pipeline([site("x")], root=real_lc25000())
     made = made.model_copy(update={"sites": config.Sites(train=train, held_out=held_out)})
-    allocation = allocate(made)
-    sizes = [len(share.rows) for share in allocation.shares]
-    total = len(allocation.shares[0].catalog.paths)
+    allocation = make_partition(made)
+    sizes = [len(share.rows) for share in allocation.sites]
+    total = len(allocation.sites[0].catalog.paths)
     assert min(sizes) > 0.8 * total / 7
     assert max(sizes) - min(sizes) < 0.1 * total / 7
-    for share in allocation.shares:
+    for share in allocation.sites:
         for positions in share.splits.values():
             assert len(np.unique(share.labels[positions])) == 5
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from medfl.data import decode as decoding
 from medfl.data.duplicates.keypoints import describe_files
-from medfl.data.partition import allocate, own_share
+from medfl.data.partition import make_partition, own_partition
 from medfl.data.patch_store import PatchStore
 from medfl.data.preview import preview
 from medfl.data.render import read_patches, render
@@ -38,7 +38,7 @@ from tests.datafiles import (
 
 def decoded(path: Path, size: int = 16, field: int | None = None) -> np.ndarray:
     (result,) = decoding.decode([path], size, field)
-    assert isinstance(result, decoding.Patch), str(result)
+    assert isinstance(result, decoding.DecodedPatch), str(result)
     return result.image
 
 
@@ -52,7 +52,7 @@ def reason(path: Path) -> str:
 
 def render_all(made, **options) -> dict[str, PatchStore]:
     by_name = {entry.name: entry for entry in made.all_sites}
-    return {share.site: render(made, by_name[share.site], share, **options) for share in allocate(made).shares}
+    return {share.site: render(made, by_name[share.site], share, **options) for share in make_partition(made).sites}
 
 
 def own(root: Path, **keys):
@@ -160,7 +160,7 @@ def test_unreadable_files_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_more_files_than_are_decoded_ahead_keep_their_order(tmp_path: Path) -> None:
     paths = [write_image(tmp_path / f"{n}.png", pixels(n)) for n in range(decoding.AHEAD * 2 + 5)]
     for number, patch in enumerate(decoding.decode(paths, 16)):
-        assert isinstance(patch, decoding.Patch)
+        assert isinstance(patch, decoding.DecodedPatch)
         assert np.array_equal(patch.image, pixels(number))
 
 
@@ -177,7 +177,7 @@ def test_monai_metadata_tracking_is_left_as_it_was(tmp_path: Path) -> None:
 
 def test_a_store_holds_the_share_row_by_row(root: Path) -> None:
     made = pipeline([site("here", root, "folder")], mode="own")
-    (share,) = allocate(made).shares
+    (share,) = make_partition(made).sites
     seen: list[int] = []
     store = render(made, made.train_sites[0], share, progress=seen.append)
     assert store.images.shape == (12, 16, 16, 3)
@@ -253,7 +253,7 @@ def test_a_cache_that_cannot_be_written(root: Path, tmp_path: Path) -> None:
 def test_a_store_found_again_imports_neither_monai_nor_a_decoder(root: Path) -> None:
     made = pipeline([site("here", root, "folder")], mode="own", render=["HorizontalFlip"])
     here = made.train_sites[0]
-    digest = render(made, here, own_share(made, here, "held_out")).digest
+    digest = render(made, here, own_partition(made, here, "held_out")).digest
     script = (
         "import sys, json\nfrom medfl import config\nfrom medfl.data.partition import own_share\n"
         "from medfl.data.render import render\nmade = config.Pipeline.model_validate(json.loads(sys.stdin.read()))\n"
@@ -308,7 +308,7 @@ def test_bad_images_are_skipped_with_a_count(spoilt: Path, caplog: pytest.LogCap
 
 def test_skipped_images_leave_the_splits_right(spoilt: Path) -> None:
     made = pipeline([site("here", spoilt, "folder")], mode="own", on_bad_image="skip")
-    (share,) = allocate(made).shares
+    (share,) = make_partition(made).sites
     store = render(made, made.train_sites[0], share)
     for split, rows in store.splits.items():
         wanted = [share.names[position] for position in share.splits[split]]
@@ -336,7 +336,8 @@ def test_dealt_patches_are_stained_once_and_own_patches_never(tmp_path: Path, ca
     made = pipeline(sites, root=root, stain_strength=0.5)
     stores = render_all(made)
     plain = {
-        share.site: np.stack([np.asarray(Image.open(path)) for path in share.paths]) for share in allocate(made).shares
+        share.site: np.stack([np.asarray(Image.open(path)) for path in share.paths])
+        for share in make_partition(made).sites
     }
     expected = {
         "named": apply(plain["named"], profile("faded"), 0.5),
@@ -405,7 +406,7 @@ def test_rendering_transforms_are_named_seeded_and_in_order(root: Path) -> None:
     assert np.array_equal(render_all(made)["here"].images, first)
     shutil.rmtree(made.cache_dir)
     assert not np.array_equal(render_all(made.model_copy(update={"seed": 1}))["here"].images, first)
-    plain = np.stack([np.asarray(Image.open(path)) for path in allocate(made).shares[0].paths])
+    plain = np.stack([np.asarray(Image.open(path)) for path in make_partition(made).sites[0].paths])
     assert 10 < np.abs(first.astype(int) - plain[:, :, ::-1]).mean() < 60  # flipped, then noisy
     differences = first.astype(int) - plain[:, :, ::-1]
     assert not np.array_equal(differences[0], differences[1])  # every patch has noise of its own
@@ -498,7 +499,7 @@ def test_preview_shows_a_row_of_patches_per_site(tmp_path: Path) -> None:
 def test_real_patches_are_decoded_as_pillow_reads_them() -> None:
     paths = sorted(real_lc25000().rglob("*.jpeg"))[::200]
     for path, patch in zip(paths, decoding.decode(paths, 224), strict=True):
-        assert isinstance(patch, decoding.Patch)
+        assert isinstance(patch, decoding.DecodedPatch)
         with Image.open(path) as image:
             if image.size == (224, 224):
                 assert np.array_equal(patch.image, np.asarray(image.convert("RGB")))

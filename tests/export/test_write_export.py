@@ -21,7 +21,7 @@ from medfl.data.synthetic.tissue import draw_copies
 from medfl.errors import MedflError
 from medfl.export import onnx_file
 from medfl.export.bundle_metadata import metadata
-from medfl.export.exported_model import Source
+from medfl.export.exported_model import ExportedModel
 from medfl.export.monai_bundle import inference, refuse_expressions
 from medfl.export.write_export import export
 from medfl.methods.core.chain import build_chain
@@ -148,7 +148,7 @@ def test_what_is_in_a_bundle(run: Path, tmp_path: Path) -> None:
 
 def test_metadata_has_what_the_schema_requires(run: Path) -> None:
     """The required fields of MONAI's meta_schema_20240725.json, and the types it gives them."""
-    found = metadata(Source.of(find_model(str(run))))
+    found = metadata(ExportedModel.of(find_model(str(run))))
     texts = {"schema", "version", "monai_version", "pytorch_version", "numpy_version", "task", "description"}
     texts |= {"authors", "copyright", "image_classes", "pred_classes", "intended_use"}
     assert all(isinstance(found[name], str) and found[name] for name in texts)
@@ -166,7 +166,7 @@ def test_metadata_has_what_the_schema_requires(run: Path) -> None:
     assert tensors["inputs"]["image"]["value_range"] == pytest.approx([-2.5, 2.5])
     assert (
         found["eval_metrics"]["held_out_mean_auroc"]
-        == Source.of(find_model(str(run))).summary["held_out"]["mean_auroc"]
+        == ExportedModel.of(find_model(str(run))).summary["held_out"]["mean_auroc"]
     )
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
@@ -176,8 +176,8 @@ def test_names_that_would_be_code_are_refused(run: Path, tmp_path: Path) -> None
         with pytest.raises(MedflError, match=r"would be an expression.*--format onnx"):
             refuse_expressions(value, "model.json: `args`")
     refuse_expressions({"act": "relu", "depth": 3, "cost": ["5$", None]}, "here")
-    source = Source.of(find_model(str(run)))
-    spoilt = Source(source.model, source.facts | {"classes": ["a", "$b"]}, source.summary, source.card)
+    source = ExportedModel.of(find_model(str(run)))
+    spoilt = ExportedModel(source.model, source.facts | {"classes": ["a", "$b"]}, source.summary, source.card)
     with pytest.raises(MedflError, match="`classes` would be"):
         inference(spoilt)
 
@@ -227,9 +227,9 @@ def test_an_onnx_file_that_disagrees_is_not_kept(run: Path, tmp_path: Path, monk
 
     monkeypatch.setattr("onnxruntime.InferenceSession", Session)
     with pytest.raises(MedflError, match=r"other probabilities than medfl.*not kept"):
-        onnx_file.compare(Source.of(find_model(str(run))), tmp_path / "x.onnx")
+        onnx_file.compare(ExportedModel.of(find_model(str(run))), tmp_path / "x.onnx")
 
-    def disagrees(source: Source, path: Path) -> str:
+    def disagrees(source: ExportedModel, path: Path) -> str:
         path.write_bytes(b"half")
         return onnx_file.compare(source, path)
 
@@ -244,7 +244,7 @@ def test_a_missing_package_is_named(run: Path, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(onnx_file.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MedflError, match=r"needs onnx and onnxscript, which are not installed; .*medfl\[onnx\]"):
         export(str(run), "onnx", tmp_path / "x")
-    told = onnx_file.compare(Source.of(find_model(str(run))), tmp_path / "x.onnx")
+    told = onnx_file.compare(ExportedModel.of(find_model(str(run))), tmp_path / "x.onnx")
     assert told.startswith("Not compared with medfl, since onnxruntime is not installed")
 
 
@@ -258,7 +258,7 @@ def test_what_onnx_cannot_hold_is_refused(run: Path, tmp_path: Path, monkeypatch
     with pytest.raises(
         MedflError, match=r"cannot be written as ONNX \(no operator for aten::x\); export it with"
     ) as told:
-        onnx_file._graph(Source.of(find_model(str(run))))
+        onnx_file._graph(ExportedModel.of(find_model(str(run))))
     assert "\n" not in str(told.value)
     monkeypatch.setattr(onnx_file, "require_packages", lambda: None)
     monkeypatch.setattr(onnx_file, "MAX_BYTES", 1000)

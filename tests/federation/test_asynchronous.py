@@ -13,8 +13,8 @@ import yaml
 from medfl.engines.remote.codec import Bounds, pack, unpack_request
 from medfl.engines.remote.remote_transport import NoAnswer, Remote
 from medfl.errors import MedflError, RunFailed
-from medfl.federation.asynchronous import Virtual, Wall
-from medfl.federation.virtual_time import Pace, closing_time, jitter_seed
+from medfl.federation.asynchronous import SimulatedAsync, WallClockAsync
+from medfl.federation.virtual_time import SiteSpeed, closing_time, jitter_seed
 from medfl.methods.core.chain import build_chain
 from medfl.methods.fedgmr import maskable_slots
 from medfl.pipeline.load_pipeline import load_pipeline, load_site
@@ -25,17 +25,17 @@ from tests.hand import PAIR, Absent, Hand, Lossy, play
 
 # The three weights are 12 bytes: at 96e-6 Mbit/s a second, at 48e-6 two. Two steps: near 1 + 1 + 2 = 4 s in all,
 # far 1 + 5 + 2 = 8 s.
-NEAR, FAR = Pace(96e-6, 48e-6, 0.5), Pace(96e-6, 48e-6, 2.5)
+NEAR, FAR = SiteSpeed(96e-6, 48e-6, 0.5), SiteSpeed(96e-6, 48e-6, 2.5)
 PACES = {"near": NEAR, "far": FAR}
 START = torch.tensor([4.0, 2.0, -3.0])
 
 
-def asynchronous(method, paces=PACES, evaluate_every=100, **kwargs):
+def asynchronous(method, site_speeds=PACES, evaluate_every=100, **kwargs):
     """The hand-made federation under the asynchronous schedule."""
-    p = play(method, paces=paces, evaluate_every=evaluate_every, **kwargs)
-    model = next(iter(p.sites.values())).bench.model
-    plan = p.federation.plan.__class__(**(vars(p.federation.plan) | {"maskable": maskable_slots(model)}))
-    p.federation = Virtual(plan, p.federation.transport, p.state, chain=p.federation.chain)
+    p = play(method, site_speeds=site_speeds, evaluate_every=evaluate_every, **kwargs)
+    model = next(iter(p.sites.values())).shared.model
+    plan = p.federation.config.__class__(**(vars(p.federation.config) | {"maskable": maskable_slots(model)}))
+    p.federation = SimulatedAsync(plan, p.federation.transport, p.state, chain=p.federation.chain)
     return p
 
 
@@ -56,12 +56,12 @@ def far_end(w):
 
 def test_seconds_by_hand():
     # 2.5 MB down at 20 Mbit/s is 1 s, 5 MB up at 5 Mbit/s is 8 s, 30 steps of .1 s are 3 s.
-    assert Pace(20, 5, 0.1).seconds(2_500_000, 5_000_000, 30) == pytest.approx(12.0)
+    assert SiteSpeed(20, 5, 0.1).seconds(2_500_000, 5_000_000, 30) == pytest.approx(12.0)
     assert (NEAR.seconds(12, 12, 2), FAR.seconds(12, 12, 2)) == pytest.approx((4.0, 8.0))
 
 
 def test_jitter_is_lognormal_and_drawn_by_run_round_and_site():
-    pace = Pace(1.0, 1.0, 1.0, jitter=0.3)
+    pace = SiteSpeed(1.0, 1.0, 1.0, jitter=0.3)
     draws = [math.log(pace.seconds(0, 0, 1, jitter_seed(0, t, "a"))) for t in range(2000)]
     assert statistics.mean(draws) == pytest.approx(0.0, abs=0.03)
     assert statistics.stdev(draws) == pytest.approx(0.3, abs=0.02)
@@ -77,7 +77,7 @@ def test_closing_time():
 def test_sites_per_round_bounds_the_sites_at_work_and_is_seeded():
     drawn = []
     for _ in range(2):
-        p = play(["fedasync"], paces=PACES, sites_per_round=1, rounds=8)
+        p = play(["fedasync"], site_speeds=PACES, sites_per_round=1, rounds=8)
         p.rounds(8)
         drawn.append([r["participants"] for r in p.records])
     assert drawn[0] == drawn[1]
@@ -86,18 +86,18 @@ def test_sites_per_round_bounds_the_sites_at_work_and_is_seeded():
 
 
 def test_virtual_seconds_of_synchronous_rounds_are_those_of_the_slowest():
-    p = play(paces=PACES)
+    p = play(site_speeds=PACES)
     p.rounds(2)
     assert [r["virtual_seconds"] for r in p.records] == pytest.approx([8.0, 16.0])
     assert federation_round(p.records[1])["virtual_seconds"] == pytest.approx(16.0)
-    one = play(paces=PACES, sites_per_round=1, rounds=6)
+    one = play(site_speeds=PACES, sites_per_round=1, rounds=6)
     one.rounds(6)
     spent = [4.0 if r["participants"] == ["near"] else 8.0 for r in one.records]
     assert [r["virtual_seconds"] for r in one.records] == pytest.approx([sum(spent[: k + 1]) for k in range(6)])
-    lost = play(paces=PACES, transport=Lossy, lost={(0, "far")})
+    lost = play(site_speeds=PACES, transport=Lossy, lost={(0, "far")})
     lost.rounds(1)
     assert lost.records[0]["virtual_seconds"] == pytest.approx(4.0)
-    untimed = play(paces={"near": NEAR})
+    untimed = play(site_speeds={"near": NEAR})
     untimed.rounds(1)
     assert "virtual_seconds" not in untimed.records[0]
     assert "virtual_seconds" not in federation_round(untimed.records[0])
@@ -110,7 +110,7 @@ def test_fedasync_by_hand():
     # near arrives at 4, the window closes at 4.5: merged alone. far arrives at 1 + 5.2 + 2 = 8.2, its window closes at
     # 8.7, and near, sent again at 4.5, is in at 8.5. near's model is fresh, far's one merge old: a = .6 and
     # .6 / sqrt 2. 2 and 6 patches: p = 1/4, 3/4.
-    p = asynchronous(["fedasync"], paces={"near": NEAR, "far": Pace(96e-6, 48e-6, 2.6)})
+    p = asynchronous(["fedasync"], site_speeds={"near": NEAR, "far": SiteSpeed(96e-6, 48e-6, 2.6)})
     w1 = 0.4 * START + 0.6 * near_end(START)
     w2 = w1 + 0.25 * 0.6 * (near_end(w1) - w1) + 0.75 * 0.6 / math.sqrt(2) * (far_end(START) - w1)
     assert p.rounds(2) == [pytest.approx(w1.tolist(), abs=1e-5), pytest.approx(w2.tolist(), abs=1e-5)]
@@ -129,7 +129,7 @@ def test_fedbuff_by_hand():
     # With a buffer of one and no window near, at 4 s, is merged alone; far, at 7, comes next, one merge old; near's
     # second round ends at 8.
     p = asynchronous(
-        [{"name": "fedbuff", "buffer": 1, "lr": 0.5}], paces={"near": NEAR, "far": Pace(96e-6, 48e-6, 2.0)}
+        [{"name": "fedbuff", "buffer": 1, "lr": 0.5}], site_speeds={"near": NEAR, "far": SiteSpeed(96e-6, 48e-6, 2.0)}
     )
     w1 = START - 0.5 * (START - near_end(START))
     w2 = w1 - 0.5 / math.sqrt(2) * (START - far_end(START))
@@ -159,9 +159,9 @@ EQUAL = {
 )
 @pytest.mark.parametrize("beside", [[], ["ecgr"], [{"name": "fedprox", "mu": 0.3}]])
 def test_sites_of_one_speed_are_fedavg(method, beside):
-    paces = {"near": NEAR, "far": NEAR}
+    site_speeds = {"near": NEAR, "far": NEAR}
     plain = play(beside, people=EQUAL).rounds(3)
-    assert asynchronous(method + beside, people=EQUAL, paces=paces).rounds(3) == [
+    assert asynchronous(method + beside, people=EQUAL, site_speeds=site_speeds).rounds(3) == [
         pytest.approx(w, abs=1e-6) for w in plain
     ]
 
@@ -173,7 +173,7 @@ def test_buffers_are_mixed_like_weights():
     server.buffers = torch.tensor([1.0, 2.0])
     server.samples, server.ages = {"near": 2, "far": 6}, {"near": 0, "far": 4}
     # a = .25 * .5 + .75 * .1 = .2
-    assert chain.links[0].settle(server, torch.tensor([2.0, 4.0])).tolist() == pytest.approx([1.2, 2.4])
+    assert chain.methods[0].aggregate_buffers(server, torch.tensor([2.0, 4.0])).tolist() == pytest.approx([1.2, 2.4])
 
 
 # ------------------------------------------------------------------------------------------------------------- FedGMR
@@ -181,7 +181,9 @@ def test_buffers_are_mixed_like_weights():
 
 def test_fedgmr_merges_what_has_arrived_with_the_last_of_all():
     # No masks, exponent 1. Round 0: near alone, so W = e_near. Round 1: near anew, far's model of round 0 with age 1.
-    p = asynchronous([{"name": "fedgmr", "exponent": 1.0}], paces={"near": NEAR, "far": Pace(96e-6, 48e-6, 2.6)})
+    p = asynchronous(
+        [{"name": "fedgmr", "exponent": 1.0}], site_speeds={"near": NEAR, "far": SiteSpeed(96e-6, 48e-6, 2.6)}
+    )
     w1 = near_end(START)
     w2 = (2 * near_end(w1) + 0.5 * 6 * far_end(START)) / 5
     assert p.rounds(2) == [pytest.approx(w1.tolist(), abs=1e-5), pytest.approx(w2.tolist(), abs=1e-5)]
@@ -192,7 +194,7 @@ def test_fedgmr_merges_what_has_arrived_with_the_last_of_all():
 
 def test_a_smaller_message_arrives_sooner():
     # near keeps two of three weights: 9 bytes down with the mask's bits, 8 up: .75 + 1 + 4/3 s.
-    p = asynchronous(["fedgmr"], density={"near": 0.4})
+    p = asynchronous(["fedgmr"], densities={"near": 0.4})
     p.rounds(1)
     assert p.records[0]["virtual_seconds"] == pytest.approx(0.75 + 1 + 8 / 6 + 0.5)
 
@@ -200,7 +202,11 @@ def test_a_smaller_message_arrives_sooner():
 # ---------------------------------------------------------------------------------------- state, losses, evaluation
 
 TRIO = {name: Hand(2 + 2 * k, (k / 5, 1 - k / 5, 0.4), (1.0, 0.4, 0.2 + k / 5)) for k, name in enumerate("abc")}
-SPEEDS = {"a": Pace(96e-6, 48e-6, 0.5, 0.2), "b": Pace(96e-6, 48e-6, 1.0, 0.2), "c": Pace(96e-6, 48e-6, 4.0, 0.2)}
+SPEEDS = {
+    "a": SiteSpeed(96e-6, 48e-6, 0.5, 0.2),
+    "b": SiteSpeed(96e-6, 48e-6, 1.0, 0.2),
+    "c": SiteSpeed(96e-6, 48e-6, 4.0, 0.2),
+}
 METHODS = [
     ["fedasync", "scaffold", "ecgr"],
     [{"name": "fedbuff", "buffer": 2}, "scaffold", "fedprox"],
@@ -210,7 +216,7 @@ METHODS = [
 
 def trio(method, **kwargs):
     density = {"a": 1.0, "b": 0.7, "c": 0.4}
-    return asynchronous(method, people=TRIO, paces=SPEEDS, density=density, momentum=0.5, lr=0.1, **kwargs)
+    return asynchronous(method, people=TRIO, site_speeds=SPEEDS, densities=densities, momentum=0.5, lr=0.1, **kwargs)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=str)
@@ -219,16 +225,16 @@ def test_stopping_with_work_in_flight_and_going_on_is_the_same_run(method, tmp_p
     after = whole.rounds(8)
     first = trio(method, rounds=8, evaluate_every=2)
     begun = first.rounds(4)
-    assert first.state.flights
+    assert first.state.in_flight
     folder = RunFolder(tmp_path)
     folder.save_checkpoint(first.state, first.sites.values(), {})
     second = trio(method, rounds=8, evaluate_every=2)
     second.federation.state, _ = folder.load_checkpoint(second.sites)
-    second.federation._fold = type(second.federation._fold)(second.state)
+    second.federation._mean = type(second.federation._mean)(second.state)
     assert begun + second.rounds(4) == after
     assert first.records + second.records == whole.records
     assert second.state.clock == whole.state.clock
-    assert second.state.flights.keys() == whole.state.flights.keys()
+    assert second.state.in_flight.keys() == whole.state.in_flight.keys()
 
 
 @pytest.mark.parametrize("method", METHODS, ids=str)
@@ -364,7 +370,7 @@ class Line:
 
     def __init__(self, people, method, rounds=4, evaluate_every=100, **plan):
         self.p = play(method, people, rounds=rounds, evaluate_every=evaluate_every, **plan)
-        self.bounds = Bounds.of(next(iter(self.p.sites.values())).bench.model)
+        self.bounds = Bounds.of(next(iter(self.p.sites.values())).shared.model)
         self.go = {name: threading.Semaphore(0) for name in people}
         self.bench = threading.Lock()
         self.silent = set()
@@ -374,7 +380,7 @@ class Line:
 
     def wall(self, state):
         before = self.p.federation
-        return Wall(before.plan, self.remote, state, chain=before.chain)
+        return WallClockAsync(before.config, self.remote, state, chain=before.chain)
 
     def ask(self, site, message):
         request = unpack_request(message, self.bounds)

@@ -8,15 +8,15 @@ import torch
 
 from medfl.cli.terminal import Terminal
 from medfl.errors import MedflError
-from medfl.federation.baselines import POOL, Centralised, LocalOnly, own_model, pool, pooled_site
+from medfl.federation.baselines import POOL, CentralisedRounds, LocalOnlyRounds, own_model, pool, pooled_site
 from medfl.federation.rounds import Federation
 from medfl.federation.transport import InProcess
-from medfl.federation.virtual_time import Pace
+from medfl.federation.virtual_time import SiteSpeed
 from medfl.methods.core.chain import build_chain
-from medfl.methods.core.method_table import listing
+from medfl.methods.core.method_table import method_table
 from medfl.pipeline.evaluate_model import find_model
 from medfl.pipeline.load_pipeline import load_pipeline
-from medfl.pipeline.prepare import Watcher
+from medfl.pipeline.prepare import ProgressCallbacks
 from medfl.pipeline.register_run import register_run
 from medfl.pipeline.run import resume, run
 from medfl.pipeline.summary import held_out_figures
@@ -30,7 +30,7 @@ def as_arm(kind, federation, extra=None):
     """The same plan, sites and state under an arm's round loop."""
     records = []
     transport = InProcess(federation.transport.sites | (extra or {}))
-    return kind(federation.plan, transport, federation.state, lambda r, _: records.append(r)), records
+    return kind(federation.config, transport, federation.state, lambda r, _: records.append(r)), records
 
 
 # ----------------------------------------------------------------------------------------------------------- local_only
@@ -40,7 +40,7 @@ def test_each_site_alone_is_plain_training():
     bench = toy_bench(backbone="test_resnet")
     sites = toy_sites(bench, sizes=(16, 8))
     start = bench.model.weights()
-    alone, records = as_arm(LocalOnly, toy_federation(bench, sites, rounds=3)[0])
+    alone, records = as_arm(LocalOnlyRounds, toy_federation(bench, sites, rounds=3)[0])
     state = alone.run()
     for name in sites:
         solo = toy_federation(bench, {name: sites[name]}, rounds=3)
@@ -57,12 +57,12 @@ def test_each_site_alone_is_plain_training():
 
 
 def test_a_site_that_fails_alone_stays_where_it_was():
-    p = play(lost={(1, "far")}, transport=Lossy, paces={n: Pace(1.0, 1.0, 0.5) for n in ("near", "far")})
-    alone, records = as_arm(LocalOnly, p.federation)
+    p = play(lost={(1, "far")}, transport=Lossy, site_speeds={n: SiteSpeed(1.0, 1.0, 0.5) for n in ("near", "far")})
+    alone, records = as_arm(LocalOnlyRounds, p.federation)
     alone.transport = p.federation.transport
     after = []
     for _ in range(3):
-        records.append(alone.play())
+        records.append(alone.run_round())
         after.append([own_model(alone.state, name)[0].tolist() for name in ("near", "far")])
     assert after[1][1] == after[0][1] != after[2][1]
     assert after[1][0] != after[0][0]
@@ -78,8 +78,8 @@ def test_pooled_data_is_trained_on_like_one_sites():
     bench = toy_bench()
     sites = toy_sites(bench, sizes=sizes)
     pooled = pooled_site(sites)
-    assert pooled.work.steps(len(pooled.store.splits["train"])) == 2 + 1
-    central, records = as_arm(Centralised, toy_federation(bench, sites, rounds=3)[0], {POOL: pooled})
+    assert pooled.training.steps(len(pooled.store.splits["train"])) == 2 + 1
+    central, records = as_arm(CentralisedRounds, toy_federation(bench, sites, rounds=3)[0], {POOL: pooled})
     start = central.state.weights
     end = central.run().weights
     stores = [toy_store(f"site-{i}", i, train=n) for i, n in enumerate(sizes)]
@@ -122,12 +122,12 @@ def test_an_arm_stands_alone(arm):
 
 
 def test_the_listing_says_what_goes_with_what():
-    goes = {row[0]: row[3] for row in listing()}
+    goes = {row[0]: row[3] for row in method_table()}
     assert goes["local_only"] == goes["centralised"] == "nothing"
     assert goes["ecgr"] == "all"
     assert goes["fedasync"] == "ecgr, fedbn, fedprox, norm_clip, norm_guard, scaffold"
     assert goes["fedgmr"] == "ecgr, fedadagrad, fedadam, fedavgm, fedbn, fedprox, fedyogi"
-    parameters = {row[0]: row[1] for row in listing()}
+    parameters = {row[0]: row[1] for row in method_table()}
     assert "patience=5" in parameters["fedgmr"]
 
 
@@ -203,7 +203,7 @@ def test_interrupted_and_resumed_is_the_same_run(small, tmp_path, method):
     pipeline = load_pipeline(small, [f"method=[{method}]"])
     whole = run(pipeline, tmp_path / "whole")
     with pytest.raises(Stop):
-        run(pipeline, tmp_path / "part", Watcher(round=watch))
+        run(pipeline, tmp_path / "part", ProgressCallbacks(round=watch))
     facts = json.loads((tmp_path / "part" / "checkpoint" / "state.json").read_text())
     assert bool(facts["flights"]) == ("fedgmr" in method)
     again = resume(tmp_path / "part")
@@ -233,4 +233,4 @@ def test_refusals_at_load(small, overrides, said):
 
 
 def test_a_federation_is_neither():
-    assert not issubclass(Federation, LocalOnly | Centralised)
+    assert not issubclass(Federation, LocalOnlyRounds | CentralisedRounds)

@@ -7,24 +7,24 @@ import pytest
 import torch
 
 from medfl.errors import MedflError
-from medfl.federation.reply_checks import refusal
-from medfl.federation.server_state import Plan
+from medfl.federation.reply_checks import reason_to_reject
+from medfl.federation.server_state import FederationConfig
 from medfl.federation.transport import InProcess
 from medfl.messages import Reply
 from medfl.methods.core.chain import build_chain
-from medfl.methods.core.context import Server
+from medfl.methods.core.context import ServerContext
 from tests.hand import Hand, play
 from tests.toys import toy_bench, toy_federation, toy_sites
 
-PLAN = Plan(("a", "b"), (), rounds=3, seed=0, stages={}, fingerprint="f00d")
+PLAN = FederationConfig(("a", "b"), (), rounds=3, seed=0, stages={}, fingerprint="f00d")
 GOOD = Reply(
     "a", 1, samples=4, steps=2, update=torch.ones(3), buffers=torch.ones(2), train_loss=0.5, fingerprint="f00d"
 )
 
 
 def judged(method=(), **changes):
-    server = Server(torch.zeros(3), ("a", "b"), round=1, buffers=torch.zeros(2))
-    return refusal(dataclasses.replace(GOOD, **changes), server, PLAN, build_chain(method), {"a": 1})
+    server = ServerContext(torch.zeros(3), ("a", "b"), round=1, buffers=torch.zeros(2))
+    return reason_to_reject(dataclasses.replace(GOOD, **changes), server, PLAN, build_chain(method), {"a": 1})
 
 
 def test_a_whole_reply_is_taken():
@@ -70,7 +70,7 @@ def test_a_site_with_another_backbone_is_a_named_failure():
     bench, other = toy_bench(), toy_bench(seed=1)
     other.model._fingerprint = "another"
     sites = toy_sites(bench)
-    sites["site-1"].bench = other
+    sites["site-1"].shared = other
     federation, records = toy_federation(bench, sites, rounds=1, fingerprint=bench.model.fingerprint())
     federation.run()
     (failure,) = records[0]["failures"]
@@ -142,9 +142,9 @@ def test_the_guard_refuses_by_name_with_both_figures():
 def test_the_limit_by_hand(update, change, said):
     # lengths 1, 1, 9 and changes .1, .1, .3: medians 1 and .1, times 5.
     facts = {"norm_guard": [[[1.0, 0.1], [9.0, 0.1]], [[1.0, 0.3]]]}
-    server = Server(torch.zeros(1), ("a",), round=1, buffers=torch.tensor([7.0]), facts=facts)
+    server = ServerContext(torch.zeros(1), ("a",), round=1, buffers=torch.tensor([7.0]), json_state=facts)
     reply = dataclasses.replace(GOOD, update=torch.tensor([-update]), buffers=torch.tensor([7.0 - change]))
-    reason = refusal(reply, server, PLAN, build_chain(["norm_guard"]), {"a": 1})
+    reason = reason_to_reject(reply, server, PLAN, build_chain(["norm_guard"]), {"a": 1})
     assert reason is None if said is None else reason.startswith(said)
 
 
@@ -157,7 +157,7 @@ def test_the_guard_has_no_median_in_the_first_round():
 def test_what_was_refused_does_not_move_the_median_and_old_rounds_are_forgotten():
     game = play(["norm_guard"], PULL, rounds=9, transport=Scaled, lost={(t, "b"): 1e6 for t in range(1, 9)}.items())
     game.rounds(6)
-    remembered = game.state.facts["norm_guard"]
+    remembered = game.state.json_state["norm_guard"]
     assert [len(lengths) for lengths in remembered] == [2, 2, 2]
     assert max(pair[0] for lengths in remembered for pair in lengths) < 1
     assert all(len(record["failures"]) == 1 for record in game.records[1:])
@@ -170,10 +170,10 @@ def test_a_guard_that_never_refuses_changes_nothing():
 def test_a_round_that_does_not_count_leaves_the_median():
     game = play(["norm_guard"], PULL, quorum=1.0, transport=Scaled, lost={(1, "b"): 100.0}.items())
     game.rounds(1)
-    before = game.state.facts["norm_guard"]
+    before = game.state.json_state["norm_guard"]
     game.rounds(1)
     assert not game.records[1]["counted"]
-    assert game.state.facts["norm_guard"] == before
+    assert game.state.json_state["norm_guard"] == before
 
 
 @pytest.mark.parametrize("name", ["norm_guard", "norm_clip"])

@@ -8,7 +8,7 @@ import torch
 from medfl.data.patch_store import PatchStore
 from medfl.errors import RunFailed
 from medfl.federation.rounds import Federation, selection_value
-from medfl.federation.server_state import CHUNK, TOGETHER, Fold, Plan, ServerState
+from medfl.federation.server_state import CHUNK, TOGETHER, FederationConfig, ServerState, WeightedMean
 from medfl.messages import Failure, Reply
 from medfl.site.site import Site
 from tests.toys import toy_bench, toy_federation, toy_run, toy_sites, toy_store, toy_work
@@ -49,7 +49,11 @@ def scripted(answers, rounds=1, **plan):
     state = ServerState(0, torch.tensor([1.0, 2.0, 3.0]), torch.zeros(0))
     records = []
     transport = Script(answers)
-    return Federation(Plan(**settings), transport, state, lambda r, s: records.append(r)), records, transport
+    return (
+        Federation(FederationConfig(**settings), transport, state, lambda r, s: records.append(r)),
+        records,
+        transport,
+    )
 
 
 def test_weighted_mean_and_drift_by_hand():
@@ -108,7 +112,7 @@ def test_stopping_and_going_on_is_the_same_run():
     sites = toy_sites(bench)
     federation, first = toy_federation(bench, sites, rounds=4)
     for _ in range(2):
-        first.append(federation.play())
+        first.append(federation.run_round())
     rest, second = toy_federation(bench, sites, state=federation.state, rounds=4)
     assert torch.equal(rest.run().weights, whole.weights)
     assert first + second == records
@@ -248,7 +252,7 @@ def test_updates_added_together_are_those_added_one_by_one():
     generator = torch.Generator().manual_seed(1)
     size = CHUNK + 1000
     state = ServerState(0, torch.zeros(size), torch.zeros(3))
-    fold, expected, square = Fold(state), torch.zeros(size), 0.0
+    fold, expected, square = WeightedMean(state), torch.zeros(size), 0.0
     for turn in range(2):
         fold.reset()
         expected.zero_()

@@ -12,7 +12,7 @@ from scipy.stats import norm
 
 from medfl.errors import MedflError
 from medfl.methods.core.chain import build_chain
-from medfl.methods.core.method_table import agree, known_methods, method_class
+from medfl.methods.core.method_table import compatible, known_methods, method_class
 from medfl.methods.differential_privacy import Dp, entropy_normal
 from medfl.runs.privacy_ledger import Ledger, best_guess, epsilon
 from tests.hand import Absent, play
@@ -43,7 +43,7 @@ def test_what_leaves_a_site_is_never_longer_than_the_bound():
     seen = []
     receive = federation._receive
     federation._receive = lambda server, reply, entry: (seen.append(reply), receive(server, reply, entry))
-    federation.play()
+    federation.run_round()
     lengths = [float(torch.linalg.vector_norm(reply.update, dtype=torch.float64)) for reply in seen]
     assert len(lengths) == 3
     assert all(0.01 * (1 - 2e-6) < length <= 0.01 for length in lengths)
@@ -82,7 +82,7 @@ def test_the_noise_of_a_round_has_the_stated_deviation():
     for name, link in (("with", noisy), ("without", noisy | {"noise": 1e-12})):
         bench = toy_bench([link], backbone=NO_BUFFERS)
         federation, _ = toy_federation(bench, toy_sites(bench), sites_per_round=2)
-        federation.play()
+        federation.run_round()
         ends[name] = federation.state.weights
     normal(ends["with"] - ends["without"], 3.0 * 0.02 / 2, errors=3)
     link, server = Dp(seeded=True), play([STILL]).federation.server(1.0, ("near", "far"))
@@ -120,7 +120,7 @@ def test_server_optimisers_come_after_the_noise():
 
 def test_what_goes_with_dp():
     link = Dp()
-    meets = {n for n in known_methods() if n != "dp" and agree(link, method_class(n)())}
+    meets = {n for n in known_methods() if n != "dp" and compatible(link, method_class(n)())}
     assert meets == {"ecgr", "fedprox", "finetune", "fedavgm", "fedadagrad", "fedadam", "fedyogi"}
 
 
@@ -146,7 +146,7 @@ def test_parameters_out_of_range(key, value):
 
 def test_nothing_else_may_be_sent():
     with pytest.raises(ValueError, match="its clipped update alone, not more"):
-        Dp().reply(SimpleNamespace(sent={"more": torch.zeros(3)}))
+        Dp().make_update(SimpleNamespace(extra_up={"more": torch.zeros(3)}))
 
 
 # ------------------------------------------------------------------------------------------------------- accounting

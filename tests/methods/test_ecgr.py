@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from medfl.errors import RunFailed
-from medfl.methods.core.context import LocalRound
+from medfl.methods.core.context import SiteContext
 from medfl.methods.core.local_steps import Steps
 from medfl.methods.ecgr import Ecgr, choose, reaggregate
 from tests.paths import VECTORS
@@ -95,7 +95,7 @@ def test_zero_gives_zero():
 def recorded(steps: torch.Tensor, storage: str) -> Steps:
     """Steps of a round that walked from a point of ordinary weights by `steps`."""
     start = torch.randn(steps.shape[1], generator=torch.Generator().manual_seed(3)) * 0.05
-    local = LocalRound(SimpleNamespace(vector=start.clone()), start, start, steps=len(steps), lr=0.1, seed=0)
+    local = SiteContext(SimpleNamespace(vector=start.clone()), start, start, steps=len(steps), lr=0.1, seed=0)
     for local.step, step in enumerate(steps, start=1):
         local.model.vector -= step
         Steps(local, storage).record()

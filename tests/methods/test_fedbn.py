@@ -9,7 +9,7 @@ import torch
 
 from medfl.errors import MedflError
 from medfl.messages import Failure, Request
-from medfl.methods.core.chain import Chain, Link
+from medfl.methods.core.chain import Method, MethodChain
 from medfl.site.site import Site
 from tests.toys import toy_bench, toy_federation, toy_sites, toy_store, toy_work
 
@@ -31,7 +31,7 @@ def parts(bench, wire):
 
 def test_each_site_starts_from_its_own_norms_and_the_shared_rest():
     game, _, bench, sites = federation()
-    game.play()
+    game.run_round()
     model, seen = bench.model, {}
     for name, site in sites.items():
         message = Request(1, game.state.weights, game.state.buffers, train=False, evaluate=("val",),
@@ -52,26 +52,26 @@ def test_each_site_starts_from_its_own_norms_and_the_shared_rest():
 
 def test_a_held_out_site_is_measured_with_the_mean_norms():
     game, _, bench, _ = federation()
-    game.play()
+    game.run_round()
     far = Site("far", "held_out", toy_store("far", 9, train=0), toy_work(), bench)
     far.handle(Request(1, game.state.weights, game.state.buffers, train=False, evaluate=("test",)))
     assert torch.equal(bench.model.weights(), game.state.weights)
 
 
 @dataclass(frozen=True)
-class Twin(Link):
+class Twin(Method):
     """Names the received model itself as a further one."""
 
     name: ClassVar[str] = "twin"
 
-    def variants(self, state, received):
+    def personal_models(self, state, received):
         return {"twin": received}
 
 
 def test_further_models_are_measured_with_the_sites_own_norms_too():
     game, records, bench, sites = federation()
-    bench.chain = Chain((*bench.chain.links, Twin()))
-    game.plan = dataclasses.replace(game.plan, evaluate_every=1)
+    bench.chain = MethodChain((*bench.chain.methods, Twin()))
+    game.config = dataclasses.replace(game.config, evaluate_every=1)
     game.run()
     for record in records:
         for name in sites:
@@ -94,7 +94,7 @@ def test_a_lost_reply_leaves_the_norms_as_they_were():
 
         game.transport.call = transport
         for _ in range(3):
-            game.play()
+            game.run_round()
         return game.state, sites["site-0"].pending[1]["norms"]
 
     (one, kept), (other, same) = run(True), run(False)

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from medfl.errors import MedflError
-from medfl.methods.core.chain import Link, build_chain
+from medfl.methods.core.chain import Method, build_chain
 from medfl.methods.fedgmr import FedGMR, Restoration, aggregate, maskable_slots, nested_masks
-from medfl.site.shared_model import Workbench
+from medfl.site.shared_model import SharedModel
 from tests.hand import Lossy, play
 from tests.paths import VECTORS
 from tests.toys import toy_bench, toy_federation, toy_sites, toy_work
@@ -162,10 +162,10 @@ def test_a_step_of_the_floor_makes_everything_rest():
 # ------------------------------------------------------------------------------------------------- in the federation
 
 
-def cut(chain, people=None, density=None, **plan):
+def cut(chain, people=None, densities=None, **plan):
     """The hand-made federation with its three weights maskable and the sites' densities stated."""
-    model = play(chain, people).sites.popitem()[1].bench.model
-    return play(chain, people, maskable=maskable_slots(model), density=density or {}, **plan)
+    model = play(chain, people).sites.popitem()[1].shared.model
+    return play(chain, people, maskable=maskable_slots(model), densities=density or {}, **plan)
 
 
 def test_a_round_of_two_sites_by_hand():
@@ -174,7 +174,7 @@ def test_a_round_of_two_sites_by_hand():
     # near: steps (2, 0, -.4), (1, 0, -.36); far: (.3, 1, -.6), (.27, .5, -.48). ECGR keeps the shorter second one
     # and .2 of the first: near u = (1.4, 0, -.44), far u = (.33, .7, -.6), each to the length of its plain sum,
     # (3, 0, -.76) and (.57, 1.5, -1.08).
-    p = cut([SYNC, "ecgr"], density={"near": 0.4, "far": 1.0})
+    p = cut([SYNC, "ecgr"], densities={"near": 0.4, "far": 1.0})
     ((first, second, third),) = p.rounds(1)
     near, far = math.sqrt(9.5776 / 2.1536), math.sqrt(3.7413 / 0.9589)
     # 2 and 6 patches: merged (near + 3 far) / 4 where both hold the weight, far alone for the second.
@@ -219,7 +219,7 @@ def mapped(folder: Path) -> set[int]:
 def test_bytes_by_hand():
     # Three weights: the whole model is 12 bytes. near keeps 2 of 3: 8 bytes, and 3 bits of mask, 1 byte,
     # when it is new.
-    p = cut([SYNC], density={"near": 0.4}, evaluate_every=10)
+    p = cut([SYNC], densities={"near": 0.4}, evaluate_every=10)
     p.rounds(4)
     down = [[r["sites"][site]["bytes_down"] for site in ("near", "far")] for r in p.records]
     up = [[r["sites"][site]["bytes_up"] for site in ("near", "far")] for r in p.records]
@@ -241,13 +241,13 @@ def test_neutral_settings_are_fedavg():
 
 
 @dataclass(frozen=True)
-class Watch(Link):
+class Watch(Method):
     """Looks at every step: are the masked weights zero, and do the others move?"""
 
     name: ClassVar[str] = "watch"
     seen: ClassVar[list] = []
 
-    def record(self, local):
+    def after_step(self, local):
         mask = local.extra.get("fedgmr.mask")
         if mask is not None:
             weights = local.model.weights()
@@ -258,8 +258,8 @@ class Watch(Link):
 def test_masked_weights_never_move_and_masks_are_nested(optimizer):
     Watch.seen.clear()
     chain = build_chain([SYNC, {"name": "fedprox", "mu": 1.0}, "ecgr"])
-    chain = type(chain)((*chain.links, Watch()))
-    bench = Workbench(toy_bench().model, chain)
+    chain = type(chain)((*chain.methods, Watch()))
+    bench = SharedModel(toy_bench().model, chain)
     density = {"site-0": 0.1, "site-1": 0.4, "site-2": 1.0}
     work = toy_work(optimizer=optimizer, lr=0.01, weight_decay=0.1)
     plan = {"maskable": maskable_slots(bench.model), "density": density}
@@ -290,7 +290,7 @@ def test_importance_by_hand(importance, second):
     # far at (1 + .81, .25 * 2.1, ...), so W = (1.81, (2 * 1.344 + 6 * .525) / 8 = .73, ...): |W| now favours the first,
     # and |dW * W| = (.19 * 1.81, 1.37 * .73, ...) = (.34, 1.0, ...) still the second.
     chain = SYNC | {"floor": 0.0, "restoration": "none", "importance": importance}
-    p = cut([chain], density={"near": 0.34}, start=(2.0, 2.1, 0.1), evaluate_every=1)
+    p = cut([chain], densities={"near": 0.34}, start=(2.0, 2.1, 0.1), evaluate_every=1)
     p.rounds(1)
     assert p.state.tensors["fedgmr.sent.near"].tolist() == [False, True, False]
     p.rounds(1)
@@ -298,39 +298,39 @@ def test_importance_by_hand(importance, second):
 
 
 def test_restoration_reads_validation_of_the_training_sites():
-    p = cut([SYNC | {"patience": 1}], density={"near": 0.4, "far": 0.8})
-    link, server = p.federation.chain.links[0], p.federation.server(1.0)
+    p = cut([SYNC | {"patience": 1}], densities={"near": 0.4, "far": 0.8})
+    link, server = p.federation.chain.methods[0], p.federation.server(1.0)
     link.send(server, "near")
 
     def evaluated(near, far, own):
         sites = {"near": {"val": {"n": 1, "accuracy": near}}, "far": {"val": {"n": 3, "accuracy": far}}}
         sites["near"]["val_submodel"] = {"accuracy": own}
         sites["near"]["test"] = sites["far"]["test"] = {"n": 9, "accuracy": 0.9}
-        link.validated(server, sites)
-        return server.facts["fedgmr"]["trigger"]
+        link.on_validation(server, sites)
+        return server.json_state["fedgmr"]["trigger"]
 
     facts = evaluated(0.4, 0.8, 0.5)  # sites in the order far, near
     assert facts["best"] == pytest.approx([0.7, -1.0, 0.5])
     assert facts["density"] == [0.8, 0.4]
     assert evaluated(0.5, 0.8, 0.5)["density"] == [1.0, 0.8]
-    assert server.facts["fedgmr"]["cut"] is None
+    assert server.json_state["fedgmr"]["cut"] is None
 
 
 def test_restoration_by_time_and_none():
-    timed = cut([SYNC | {"restoration": "time"}], density={"near": 0.05, "far": 0.3}, rounds=10, evaluate_every=1)
+    timed = cut([SYNC | {"restoration": "time"}], densities={"near": 0.05, "far": 0.3}, rounds=10, evaluate_every=1)
     timed.rounds(10)
-    told = timed.state.facts["fedgmr"]["trigger"]
+    told = timed.state.json_state["fedgmr"]["trigger"]
     assert told["density"] == [1.0, 1.0]
-    fixed = cut([SYNC | {"restoration": "none", "patience": 1}], density={"near": 0.05}, rounds=10, evaluate_every=1)
+    fixed = cut([SYNC | {"restoration": "none", "patience": 1}], densities={"near": 0.05}, rounds=10, evaluate_every=1)
     fixed.rounds(10)
-    assert fixed.state.facts["fedgmr"]["trigger"]["density"] == [1.0, 0.05]
+    assert fixed.state.json_state["fedgmr"]["trigger"]["density"] == [1.0, 0.05]
 
 
 def test_a_plateau_restores_the_whole_model():
     # The hand-made network scores nothing, so accuracy is flat: with patience 1 near climbs .4, .8, 1.
-    p = cut([SYNC | {"patience": 1}], density={"near": 0.4, "far": 0.8}, rounds=12, evaluate_every=1)
+    p = cut([SYNC | {"patience": 1}], densities={"near": 0.4, "far": 0.8}, rounds=12, evaluate_every=1)
     p.rounds(12)
-    assert p.state.facts["fedgmr"]["trigger"]["density"] == [1.0, 1.0]
+    assert p.state.json_state["fedgmr"]["trigger"]["density"] == [1.0, 1.0]
     assert "fedgmr.sent.near" not in p.state.tensors
     assert p.records[-1]["sites"]["near"]["bytes_down"] == 12
 
@@ -338,12 +338,12 @@ def test_a_plateau_restores_the_whole_model():
 def test_sites_per_round_works_and_is_seeded():
     drawn = []
     for _ in range(2):
-        p = cut([SYNC], density={"near": 0.4}, sites_per_round=1, rounds=6)
+        p = cut([SYNC], densities={"near": 0.4}, sites_per_round=1, rounds=6)
         after = p.rounds(6)
         drawn.append(([r["participants"] for r in p.records], after))
     assert drawn[0] == drawn[1]
     assert {tuple(d) for d in drawn[0][0]} == {("near",), ("far",)}
-    assert set(p.state.facts["fedgmr"]["held"]) == {"near", "far"}
+    assert set(p.state.json_state["fedgmr"]["held"]) == {"near", "far"}
 
 
 @pytest.mark.parametrize(
@@ -369,5 +369,5 @@ def test_refusals(stated, said):
 def test_chains_that_contradict_it(other):
     with pytest.raises(MedflError, match=r"does not go with|both decide"):
         build_chain(["fedgmr", other])
-    assert build_chain(["fedgmr", "ecgr", "fedprox"]).wait(25) == (2, 0.5)
-    assert FedGMR(schedule="sync").wait(25) is None
+    assert build_chain(["fedgmr", "ecgr", "fedprox"]).async_schedule(25) == (2, 0.5)
+    assert FedGMR(schedule="sync").async_schedule(25) is None

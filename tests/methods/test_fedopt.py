@@ -7,15 +7,15 @@ import torch
 
 from medfl.errors import MedflError
 from medfl.methods.core.chain import build_chain
-from medfl.methods.core.context import Server
+from medfl.methods.core.context import ServerContext
 from tests.hand import play
 
 
 def served(entry, updates):
     """What each round subtracts from the weights, given its mean update."""
-    link = build_chain([entry]).links[0]
-    server = Server(torch.zeros(len(updates[0])), ("a",))
-    return [link.serve(server, torch.tensor(u)).tolist() for u in updates], server
+    link = build_chain([entry]).methods[0]
+    server = ServerContext(torch.zeros(len(updates[0])), ("a",))
+    return [link.server_step(server, torch.tensor(u)).tolist() for u in updates], server
 
 
 def test_fedavgm_by_hand():

@@ -129,8 +129,8 @@ class Spy(Lips):
 
     starts: dict = {}  # noqa: RUF012
 
-    def receive(self, local):
-        super().receive(local)
+    def before_training(self, local):
+        super().before_training(local)
         self.starts.setdefault(local.round, []).append(local.model.weights())
 
 
@@ -145,7 +145,7 @@ def watched(rounds=4, **parameters):
     before = {}
     for t in range(rounds):
         before[t] = federation.state.weights.clone()
-        federation.play()
+        federation.run_round()
     return bench, spy.starts, before
 
 

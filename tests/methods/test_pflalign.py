@@ -199,7 +199,7 @@ def test_three_models_are_measured_under_their_own_names():
     assert len(set(losses)) == 3
     # Each of them again, through a chain that knows no personal models: the vectors by hand.
     kept = sites["site-0"].state
-    bare = Site("site-0", "train", sites["site-0"].store, sites["site-0"].work, toy_bench(backbone="test_resnet"))
+    bare = Site("site-0", "train", sites["site-0"].store, sites["site-0"].training, toy_bench(backbone="test_resnet"))
     models = [
         (state.weights, state.buffers),
         (state.weights + kept["pflalign.offset"], state.buffers),
@@ -222,7 +222,7 @@ def test_measuring_personal_models_leaves_training_alone():
 
 def test_a_site_that_waits_keeps_its_state():
     solo = Site("solo", "train", toy_store("solo", 1), toy_work(momentum=0.0, local_steps=1), toy_bench(["pflalign"]))
-    model = solo.bench.model
+    model = solo.shared.model
     weights, buffers = model.weights(), model.buffers()
     solo.handle(Request(0, weights, buffers, train=True))
     kept = solo.pending[1]["pflalign.offset"].clone()

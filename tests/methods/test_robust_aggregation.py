@@ -14,8 +14,8 @@ from medfl.messages import Reply
 from medfl.methods.coordinate_wise import TrimmedMean
 from medfl.methods.core import update_matrix as rows_module
 from medfl.methods.core.chain import build_chain
-from medfl.methods.core.context import Server
-from medfl.methods.core.update_matrix import Rows
+from medfl.methods.core.context import ServerContext
+from medfl.methods.core.update_matrix import UpdateMatrix
 from medfl.methods.krum import chosen, distances
 from medfl.runs.folder import RunFolder
 from tests.hand import Hand, play
@@ -34,15 +34,18 @@ def drawn(sites, values=11, buffers=4, seed=0):
 
 def combined(rule, updates, buffers, names=None, samples=None):
     """(update, buffers) of one rule as the round loop would call it."""
-    link = build_chain([rule]).links[0]
+    link = build_chain([rule]).methods[0]
     names = names or [f"site-{k:02d}" for k in range(len(updates))]
-    server = Server(torch.zeros(updates.shape[1]), tuple(sorted(names)), buffers=torch.zeros(buffers.shape[1]))
-    server.rows = Rows(len(updates), updates.shape[1])
+    server = ServerContext(torch.zeros(updates.shape[1]), tuple(sorted(names)), buffers=torch.zeros(buffers.shape[1]))
+    server.updates = UpdateMatrix(len(updates), updates.shape[1])
     for k, name in enumerate(names):
         update, statistics = torch.from_numpy(updates[k].copy()), torch.from_numpy(buffers[k].copy())
-        server.rows.add(Reply(name, 0, samples=(samples or [1] * len(names))[k], update=update, buffers=statistics))
-    found = link.combine(server, torch.full_like(server.weights, 77.0)), link.settle(server, server.buffers)
-    server.rows.close()
+        server.updates.add(Reply(name, 0, samples=(samples or [1] * len(names))[k], update=update, buffers=statistics))
+    found = (
+        link.aggregate(server, torch.full_like(server.weights, 77.0)),
+        link.aggregate_buffers(server, server.buffers),
+    )
+    server.updates.close()
     return [vector.numpy() for vector in found]
 
 
@@ -65,7 +68,7 @@ def test_trimmed_mean_is_scipys(sites, share):
 def test_a_share_is_what_it_says_whatever_its_last_digit():
     assert 0.29 * 100 < 29
     assert TrimmedMean(share=0.29).cut(100) == 29
-    assert [TrimmedMean(share=share).least for share in (0.2, 0.3, 0.1, 0)] == [5, 4, 10, 1]
+    assert [TrimmedMean(share=share).min_replies for share in (0.2, 0.3, 0.1, 0)] == [5, 4, 10, 1]
 
 
 def brute_krum(updates, byzantine, keep):
@@ -110,7 +113,7 @@ def test_krum_by_hand():
 def test_distances_keep_their_digits_far_from_zero():
     """Updates share a long common part; what tells them apart is small."""
     updates, buffers = drawn(5)
-    rows = Rows(5, updates.shape[1])
+    rows = UpdateMatrix(5, updates.shape[1])
     far = (updates * 1e-3 + 1000).astype(np.float32)
     for k in range(5):
         rows.add(Reply(f"{k}", 0, samples=1, update=torch.from_numpy(far[k]), buffers=torch.from_numpy(buffers[k])))
@@ -228,8 +231,8 @@ def test_a_round_with_too_few_replies_does_not_count():
 def test_too_few_sites_are_an_error_at_load(rule, sites, said):
     chain = build_chain([rule])
     with pytest.raises(MedflError, match=said):
-        chain.wait(sites)
-    assert chain.wait(10) is None
+        chain.async_schedule(sites)
+    assert chain.async_schedule(10) is None
 
 
 @pytest.mark.parametrize(
@@ -271,9 +274,9 @@ def test_two_rounds_and_two_after_resuming_are_four(rule, tmp_path):
     files.save_checkpoint(first.state, first.sites.values(), {})
     state, _ = files.load_checkpoint(second.sites)
     second.federation.state = state
-    second.federation._fold = type(second.federation._fold)(state)
+    second.federation._mean = type(second.federation._mean)(state)
     assert second.rounds(2) == expected[2:]
-    assert second.state.facts == whole.state.facts
+    assert second.state.json_state == whole.state.json_state
 
 
 # ----------------------------------------------------------------------------------------------------------- clipping
@@ -281,9 +284,9 @@ def test_two_rounds_and_two_after_resuming_are_four(rule, tmp_path):
 
 def clipped(update, buffers, facts=None, bound=None, **link):
     chain = build_chain([{"name": "norm_clip", "bound": bound, **link}])
-    server = Server(torch.zeros(2), ("a",), buffers=torch.tensor([1.0]), facts=facts or {})
+    server = ServerContext(torch.zeros(2), ("a",), buffers=torch.tensor([1.0]), json_state=facts or {})
     reply = Reply("a", 0, samples=1, update=torch.tensor(update), buffers=torch.tensor(buffers))
-    return chain.links[0].amend(server, reply), server
+    return chain.methods[0].transform_reply(server, reply), server
 
 
 def test_clipping_by_hand():
@@ -301,7 +304,7 @@ def test_the_adaptive_bound_is_the_median_of_the_last_rounds_times_a_factor():
     reply, server = clipped([3.0, 4.0], [9.0], facts=facts, factor=2.0)
     assert reply.update.tolist() == pytest.approx([2.4, 3.2])
     assert reply.buffers.tolist() == pytest.approx([2.0])
-    assert server.gathered["norm_clip"].tolist() == [[5.0, 8.0]]  # what came in, not what was made of it
+    assert server.round_sums["norm_clip"].tolist() == [[5.0, 8.0]]  # what came in, not what was made of it
 
 
 def test_a_bound_that_nothing_reaches_is_fedavg():

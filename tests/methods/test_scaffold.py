@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from medfl.errors import MedflError
-from medfl.methods.core.chain import Chain, build_chain
+from medfl.methods.core.chain import MethodChain, build_chain
 from medfl.methods.scaffold import CHANGE, GLOBAL, OWN, Scaffold
 from tests.hand import Hand, play
 from tests.toys import toy_run, toy_work
@@ -84,12 +84,12 @@ def test_a_round_without_quorum_changes_no_variate():
 class OptionII(Scaffold):
     """The paper's own variates, c_i - c + (w - e) / (T lr)."""
 
-    def reply(self, local):
-        super().reply(local)
+    def make_update(self, local):
+        super().make_update(local)
         moved = local.model.layout.pack(local.received - local.model.vector) / (local.steps * local.lr)
         before = local.state.get(OWN, torch.zeros_like(moved))
-        local.kept[OWN] = before - local.extra[GLOBAL] + moved
-        local.sent[CHANGE] = local.kept[OWN] - before
+        local.new_state[OWN] = before - local.extra[GLOBAL] + moved
+        local.extra_up[CHANGE] = local.new_state[OWN] - before
 
 
 def test_under_momentum_it_converges_where_option_two_diverges():
@@ -101,7 +101,7 @@ def test_under_momentum_it_converges_where_option_two_diverges():
     best = torch.tensor([0.2 / 1.2, 0.4 / 1.4, 0.2 / 0.6])
 
     def end(link, momentum, rounds):
-        chain = Chain((link,) if link else ())
+        chain = MethodChain((link,) if link else ())
         game = play(chain, pair, rounds=rounds, lr=0.05, momentum=momentum, evaluate_every=99)
         return torch.tensor(game.rounds(rounds)[-1])
 

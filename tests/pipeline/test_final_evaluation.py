@@ -18,7 +18,14 @@ from medfl.messages import Failure, Request
 from medfl.metrics import EDGES, temperature_sums
 from medfl.pipeline import run as carrying_out
 from medfl.pipeline.evaluate_model import evaluate, find_model, predict
-from medfl.pipeline.final_evaluation import Chosen, Tuned, calibrate, malignant_classes, measure_sites, tune
+from medfl.pipeline.final_evaluation import (
+    Calibration,
+    SelectedModel,
+    calibrate,
+    malignant_classes,
+    measure_sites,
+    tune,
+)
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.prepare import prepare
 from medfl.pipeline.run import resume, run
@@ -53,14 +60,14 @@ def finished(small, tmp_path_factory):
 def made(small):
     """The pipeline made ready, with its untrained model: (prepared, weights, buffers)."""
     prepared = prepare(load_pipeline(small))
-    return prepared, prepared.bench.model.weights(), prepared.bench.model.buffers()
+    return prepared, prepared.shared.model.weights(), prepared.shared.model.buffers()
 
 
 @pytest.fixture
 def prepared(made):
     """The pipeline ready to train; what a test does to its data, model and transport is undone."""
     prepared, weights, buffers = made
-    prepared.bench.model.load(weights, buffers)
+    prepared.shared.model.load(weights, buffers)
     stores = {name: site.store for name, site in prepared.sites.items()}
     yield prepared
     prepared.__dict__.pop("transport", None)
@@ -70,18 +77,18 @@ def prepared(made):
 
 def chosen_of(prepared, folder=None):
     """The untrained model, or that of a run folder."""
-    model = prepared.bench.model
+    model = prepared.shared.model
     weights, buffers = model.weights(), model.buffers()
     if folder is not None:
         from medfl.runs.folder import load_weights
 
         weights, buffers = model.from_state_dict(load_weights(folder.model))
-    return Chosen(2, weights, buffers)
+    return SelectedModel(2, weights, buffers)
 
 
 def scores(prepared, chosen, split, sites):
     """(logits, labels) of these sites' patches one after another."""
-    prepared.bench.model.load(chosen.weights, chosen.buffers)
+    prepared.shared.model.load(chosen.weights, chosen.buffers)
     parts = [(s.logits(s.store.splits[split]).numpy(), s.store.labels[s.store.splits[split]]) for s in sites]
     return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
 
@@ -445,7 +452,7 @@ def test_no_validation_patches_anywhere(prepared, finished, capsys):
         prepared.sites[name].store = replace(store, splits=store.splits | {"val": np.empty(0, dtype=np.int64)})
     chosen = chosen_of(prepared)
     tuned = tune(prepared, chosen)
-    assert tuned == Tuned(thresholds={})
+    assert tuned == Calibration(thresholds={})
     measured = measure_sites(prepared, chosen, tuned, prepared.sites)
     summary = summarise(prepared, finished, 2, tuned, measured)
     assert summary["temperature"] is summary["calibration"] is summary["operating"] is None
@@ -512,7 +519,7 @@ def test_no_held_out_site(prepared, finished, capsys):
 def test_an_all_wrong_model_is_measured_and_said_to_be_no_better_than_chance(prepared, finished, capsys):
     for site in prepared.sites.values():
         rows = np.arange(len(site.store.labels))
-        prepared.bench.model.load(chosen_of(prepared).weights, chosen_of(prepared).buffers)
+        prepared.shared.model.load(chosen_of(prepared).weights, chosen_of(prepared).buffers)
         site.store = replace(site.store, labels=site.logits(rows).numpy().argmin(axis=1))
     chosen = chosen_of(prepared)
     tuned = tune(prepared, chosen)

@@ -18,7 +18,7 @@ from medfl.cli.dry_run import print_plan
 from medfl.cli.terminal import Terminal
 from medfl.errors import MedflError, RunFailed
 from medfl.pipeline.load_pipeline import load_pipeline
-from medfl.pipeline.prepare import Watcher, lr_scale, prepare
+from medfl.pipeline.prepare import ProgressCallbacks, lr_scale, prepare
 from medfl.pipeline.run import resume, run
 from medfl.runs.folder import RunFolder
 from tests.datafiles import OWN, own_folder
@@ -136,7 +136,7 @@ def test_interrupted_anywhere_and_resumed_is_the_same_run(small, finished, tmp_p
 
         out = tmp_path / f"stopped-{stop}"
         with pytest.raises(Stop):
-            run(load_pipeline(small), out, Watcher(round=watch))
+            run(load_pipeline(small), out, ProgressCallbacks(round=watch))
         with (out / "rounds.jsonl").open("a") as stream:
             stream.write('{"round": 99, "torn')
         same_result(finished, resume(out).folder)
@@ -246,10 +246,10 @@ def test_the_plan_of_a_dry_run(small, capsys):
     prepared = prepare(load_pipeline(small))
     print_plan(prepared, Terminal())
     shown = capsys.readouterr().out
-    bytes_each_way = 4 * (prepared.bench.model.layout.size + prepared.bench.model.buffer_layout.size)
+    bytes_each_way = 4 * (prepared.shared.model.layout.size + prepared.shared.model.buffer_layout.size)
     assert f"{bytes_each_way / 1e6:.1f} MB" in shown
     assert "site-01" in shown
-    assert f"{prepared.bench.model.layout.size:,} trainable" in shown
+    assert f"{prepared.shared.model.layout.size:,} trainable" in shown
 
 
 @pytest.mark.parametrize(

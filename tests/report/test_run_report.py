@@ -18,13 +18,13 @@ from PIL import Image
 from medfl.cli.commands.report import report
 from medfl.errors import MedflError
 from medfl.metrics import format_interval
-from medfl.metrics.site_figures import evidence, pooled
+from medfl.metrics.site_figures import pooled, site_figures
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.run import run
 from medfl.pipeline.summary import group_figures
 from medfl.report import charts, html_blocks
 from medfl.report.chart_style import TOKENS
-from medfl.report.html_page import Section, render_page
+from medfl.report.html_page import PageSection, render_page
 from medfl.report.limitations import limits, several
 from medfl.report.run_report import report_html, write_report
 from medfl.report.run_results import read_evidence
@@ -50,7 +50,7 @@ class Run(FakeRun):
         after, before = (np.exp(z) / np.exp(z).sum(1, keepdims=True) for z in (logits / 1.5, logits))
         thresholds = dict.fromkeys([*CLASSES, "malignant"], 0.25)
         groups = np.arange(self.patches) // 5
-        return evidence(
+        return site_figures(
             after, before, labels, groups, CLASSES, malignant=MALIGNANT, thresholds=thresholds, resamples=100
         )
 
@@ -532,7 +532,7 @@ def test_patches_of_another_engine_or_of_changed_data_are_refused(real, tmp_path
 
 
 def test_a_page_of_ones_own():
-    section = Section("one", "A & B", html_blocks.table(["", "x"], [["<i>", "1"]]), "read < this")
+    section = PageSection("one", "A & B", html_blocks.table(["", "x"], [["<i>", "1"]]), "read < this")
     page = Page(render_page("T <1>", [section], facts=["f"], notice="n"))
     assert "i" not in {tag for tag, _ in page.tags}
     assert page.rows("one") == {"<i>": ["1"]}

@@ -66,9 +66,9 @@ def test_a_snapshot_stays_what_it_was_while_rounds_go_on(method):
     bench = toy_bench(method)
     work = toy_work(momentum=0.0) if method == [{"name": "pflalign"}] else None
     sites = toy_sites(bench, work=work)
-    federation, _ = toy_federation(bench, sites, rounds=4, maskable=maskable_slots(bench.model), density=HALF)
-    federation.play()
-    federation.play()
+    federation, _ = toy_federation(bench, sites, rounds=4, maskable=maskable_slots(bench.model), densities=HALF)
+    federation.run_round()
+    federation.run_round()
     state, memories = federation.state.snapshot(), [site.memory() for site in sites.values()]
 
     def tensors():
@@ -80,13 +80,13 @@ def test_a_snapshot_stays_what_it_was_while_rounds_go_on(method):
             yield from memory.state.values()
             yield from (memory.pending or (0, {}))[1].values()
 
-    before, facts, accepted = [t.clone() for t in tensors()], repr(state.facts), dict(state.accepted)
-    federation.play()
-    federation.play()
+    before, facts, accepted = [t.clone() for t in tensors()], repr(state.json_state), dict(state.accepted)
+    federation.run_round()
+    federation.run_round()
     assert federation.state.round == 4
     assert state.round == 2
     assert all(torch.equal(a, b) for a, b in zip(before, tensors(), strict=True))
-    assert (repr(state.facts), state.accepted) == (facts, accepted)
+    assert (repr(state.json_state), state.accepted) == (facts, accepted)
 
 
 def test_a_full_disk_is_one_sentence_and_the_round_before_stays(tmp_path, monkeypatch):
@@ -98,13 +98,13 @@ def test_a_full_disk_is_one_sentence_and_the_round_before_stays(tmp_path, monkey
     def save(record):
         folder.save_round(record, {}, federation.state.snapshot(), [s.memory() for s in sites.values()], {})
 
-    save(federation.play())
+    save(federation.run_round())
     kept = federation.state.weights
 
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    record = federation.play()
+    record = federation.run_round()
     with monkeypatch.context() as patch:
         patch.setattr("medfl.runs.folder.save_file", full)
         with pytest.raises(MedflError, match=r"after round 1 \(No space left on device\).*medfl resume"):

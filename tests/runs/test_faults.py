@@ -58,7 +58,7 @@ class Toy:
         self.weights = [self.federation.state.weights.clone()]
 
     def play(self) -> None:
-        record = self.federation.play()
+        record = self.federation.run_round()
         self.weights.append(self.federation.state.weights.clone())
         memories = [site.memory() for site in self.sites.values()]
         self.folder.save_round(record, {}, self.federation.state.snapshot(), memories, {})

@@ -9,7 +9,7 @@ from medfl.cli.terminal import Terminal
 from medfl.errors import MedflError
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.run import resume, run
-from medfl.pipeline.prepare import Watcher
+from medfl.pipeline.prepare import ProgressCallbacks
 from medfl.runs.privacy_ledger import best_guess, epsilon
 from medfl.report.run_report import report_html
 from medfl.tracking import metric_names
@@ -45,7 +45,7 @@ def finished(small, tmp_path_factory):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(load_pipeline(small), folder, Watcher(round=stop))
+        run(load_pipeline(small), folder, ProgressCallbacks(round=stop))
     facts = json.loads((folder / "checkpoint" / "state.json").read_text())
     assert facts["round"] == 2
     return resume(folder).folder

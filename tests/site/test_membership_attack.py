@@ -10,7 +10,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from medfl.data.batches import AugmentSpec
 from medfl.messages import Request
 from medfl.metrics import clustered_delong, losses, membership
-from medfl.site.membership_attack import members_told
+from medfl.site.membership_attack import attack_members
 from tests.toys import toy_bench, toy_sites, toy_work
 
 
@@ -116,7 +116,7 @@ def test_the_cap_draws_patches_and_the_draw_is_the_sites_own():
         ("site-1", 10, 1),
         ("site-0", 99, 1),
     ):
-        found = members_told(sites[name].store, logits, others, cap, seed)
+        found = attack_members(sites[name].store, logits, others, cap, seed)
         assert found["n_members"] == len(asked[-1]) == min(cap, 24)
         assert found["auroc"] == 0.5  # all losses are log 3
     assert all(set(rows) <= set(range(24)) and len(set(rows)) == len(rows) for rows in asked)

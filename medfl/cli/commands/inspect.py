@@ -31,26 +31,26 @@ init_app = typer.Typer(help="Write a starting file.", no_args_is_help=True, rich
 
 def methods() -> None:
     """List the methods, with their parameters and what each may share a chain with."""
-    from medfl.methods.core.method_table import listing
+    from medfl.methods.core.method_table import method_table
 
     with open_terminal() as terminal:
         columns = ["name", "parameters", "what it does", "goes with"]
-        terminal.table("Methods; an empty chain is FedAvg", columns, listing())
+        terminal.table("Methods; an empty chain is FedAvg", columns, method_table())
 
 
 @data_app.command("check")
 def data_check(pipeline: PipelineFile, set_: Set = None) -> None:
     """Prove that no source group is in two places; print class mix, patches and groups per site and split."""
-    from medfl.data.partition import allocate
+    from medfl.data.partition import make_partition
     from medfl.pipeline.load_pipeline import load_pipeline
 
     with open_terminal() as terminal, about(pipeline):
         loaded = load_pipeline(pipeline, set_ or [])
-        allocation = allocate(loaded)  # it proves disjointness, or raises
+        allocation = make_partition(loaded)  # it proves disjointness, or raises
         terminal.allocation(allocation.summary(), loaded.task.classes)
         terminal.say(
             "Disjoint: every source group is in one site and one split only."
-            if not allocation.leaky
+            if not allocation.groups_unknown
             else "LEAKY: source groups are ignored, so near-copies of test patches may be in training."
         )
 
@@ -102,13 +102,13 @@ def data_leak(
     groups are not looked at, only pixels.
     """
     from medfl.data.duplicates.leakage import CopiesLeak, find_leaks
-    from medfl.data.partition import allocate
+    from medfl.data.partition import make_partition
     from medfl.pipeline.load_pipeline import load_pipeline
 
     target = _new_file(out) if out else None
     with open_terminal() as terminal, about(pipeline):
         loaded = load_pipeline(pipeline, set_ or [])
-        allocation = allocate(loaded)
+        allocation = make_partition(loaded)
         with _progress(terminal) as progress:
             found = find_leaks(allocation, overlap, loaded.data.on_bad_image == "skip", progress)
         for path, reason in found.unreadable.items():
@@ -184,7 +184,7 @@ def sites_preview(
     out: Annotated[str, typer.Option(help="Picture to write.")] = "sites.png",
 ) -> None:
     """Write one picture: a row of patches per site, as the model will see them."""
-    from medfl.data.partition import allocate
+    from medfl.data.partition import make_partition
     from medfl.data.preview import preview
     from medfl.data.render import render
     from medfl.pipeline.load_pipeline import load_pipeline
@@ -192,7 +192,7 @@ def sites_preview(
     with about(pipeline):
         loaded = load_pipeline(pipeline, set_ or [])
         by_name = {site.name: site for site in loaded.all_sites}
-        stores = [render(loaded, by_name[share.site], share) for share in allocate(loaded).shares]
+        stores = [render(loaded, by_name[share.site], share) for share in make_partition(loaded).sites]
         preview(stores, Path(out), loaded)
     print(f"Picture: {out}")
 

@@ -47,16 +47,16 @@ def run(
 
     loaded = load_pipeline(pipeline, set_ or [])
     with open_terminal(RESUME) as terminal, about(pipeline):
-        from medfl.pipeline.prepare import Watcher, prepare
+        from medfl.pipeline.prepare import ProgressCallbacks, prepare
         from medfl.pipeline.run import run as carry_out
 
         if dry_run:
             from medfl.cli.dry_run import print_plan
 
-            print_plan(prepare(loaded, Watcher(terminal.say)), terminal)
+            print_plan(prepare(loaded, ProgressCallbacks(terminal.say)), terminal)
             return
         terminal.say(f"{loaded.name}: {len(loaded.train_sites)} training sites, {len(loaded.held_out_sites)} held out")
-        watcher = Watcher(terminal.say, terminal.round)
+        watcher = ProgressCallbacks(terminal.say, terminal.round)
         if engine is Engine.nvflare:
             outcome = launcher().run(loaded, "simulator", out, watcher)
         else:
@@ -69,12 +69,12 @@ def resume(run: RunPath) -> None:
     from medfl.pipeline.load_pipeline import load_pipeline
 
     with open_terminal(RESUME) as terminal:
-        from medfl.pipeline.prepare import Watcher
+        from medfl.pipeline.prepare import ProgressCallbacks
         from medfl.pipeline.run import resume as carry_on
         from medfl.runs.folder import RunFolder
 
         again = launcher().resume if RunFolder.open(run).engine.is_file() else carry_on
-        outcome = again(run, Watcher(terminal.say, terminal.round))
+        outcome = again(run, ProgressCallbacks(terminal.say, terminal.round))
         finish(outcome, load_pipeline(outcome.folder.pipeline), terminal)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from medfl.data.duplicates.group_folder import listed, readable
 from medfl.data.duplicates.keypoints import Progress, describe_files
 from medfl.data.duplicates.near_duplicates import Pair, find_pairs
-from medfl.data.partition import Allocation
+from medfl.data.partition import Partition
 from medfl.data.patch_store import I64
 from medfl.data.rgb import Unreadable
 from medfl.errors import MedflError
@@ -148,7 +148,7 @@ class Search:
             yield [*row, *figures, "yes" if pair.mirrored else "no"]
 
 
-def find_leaks(allocation: Allocation, overlap: float, skip_unreadable: bool, progress: Progress) -> Search:
+def find_leaks(allocation: Partition, overlap: float, skip_unreadable: bool, progress: Progress) -> Search:
     """Compare the patches of different sites and splits.
 
     Args:
@@ -163,7 +163,7 @@ def find_leaks(allocation: Allocation, overlap: float, skip_unreadable: bool, pr
     places: list[Place] = []
     paths: list[Path] = []
     place: list[int] = []
-    for share in allocation.shares:
+    for share in allocation.sites:
         files = share.paths
         for split, positions in share.splits.items():
             paths += [files[position] for position in positions]

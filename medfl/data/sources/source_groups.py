@@ -31,7 +31,7 @@ LEAK = (
 
 
 @dataclass(frozen=True)
-class Source:
+class GroupSource:
     """What a pipeline or site file says about its data; `where` names that file's subject in messages."""
 
     where: str
@@ -76,7 +76,7 @@ class Groups:
     scope: str
 
 
-def find_groups(source: Source, found: Sequence[Found]) -> Groups:
+def find_groups(source: GroupSource, found: Sequence[Found]) -> Groups:
     """The source group of every image.
 
     Raises:
@@ -104,7 +104,7 @@ def find_groups(source: Source, found: Sequence[Found]) -> Groups:
     raise MedflError(f"{source.where}: {_missing(source, found)}")
 
 
-def groups_file(source: Source) -> Path | None:
+def groups_file(source: GroupSource) -> Path | None:
     """The CSV of source groups: the one that is named, or one in a usual place, or None."""
     if source.groups is not None:
         table = Path(source.groups).expanduser().absolute()
@@ -120,7 +120,7 @@ def groups_file(source: Source) -> Path | None:
     return next((path for path in usual if path.is_file()), None)
 
 
-def _looked_up(source: Source, found: Sequence[Found], table: Path) -> list[str]:
+def _looked_up(source: GroupSource, found: Sequence[Found], table: Path) -> list[str]:
     group_of: dict[tuple[str, ...], str] = {}
     for row in read_rows(table, source.where, [("label", "filename", "source_group"), ("path", "source_group")]):
         at = (row["label"], row["filename"]) if "label" in row.cells else (row["path"].replace("\\", "/"),)
@@ -144,7 +144,7 @@ def _looked_up(source: Source, found: Sequence[Found], table: Path) -> list[str]
     return names
 
 
-def _missing(source: Source, found: Sequence[Found]) -> str:
+def _missing(source: GroupSource, found: Sequence[Found]) -> str:
     columns = "a CSV with the columns label,filename,source_group under `data.source_groups`"
     if source.augmented:
         return (

@@ -42,7 +42,7 @@ def tile_side(size: int) -> int:
     return math.ceil(size * SPAN) + 2
 
 
-class Section:
+class Canvas:
     """One tile in the making: dye amounts h and e f32[W, W], and the tools to draw them."""
 
     def __init__(self, rng: np.random.Generator, size: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from medfl.data.synthetic.canvas import SPAN, Field, Nucleus, Points, Range, Section, Values
+from medfl.data.synthetic.canvas import SPAN, Canvas, Field, Nucleus, Points, Range, Values
 
 LYMPHOCYTE = Nucleus(0.037, (0.85, 0.95), dark=(1.5, 2.1), rough=0.03)
 FIBROBLAST = Nucleus(0.066, (0.24, 0.32), spread=0.2, dark=(1.0, 1.8), pale=(0, 0.3))
@@ -20,7 +20,7 @@ SQUAMOUS = Nucleus(0.076, (0.6, 0.85), spread=0.2, dark=(1.0, 1.9), pale=(0.1, 0
 DEBRIS = Nucleus(0.022, (0.7, 0.9), spread=0.3, dark=(1.2, 2.2))
 
 
-def _stroma(s: Section) -> float:
+def _stroma(s: Canvas) -> float:
     """Collagen over the whole tile: pink wavy fibres, pale gaps, some blood. Returns the fibres' direction."""
     rng = s.rng
     angle = rng.uniform(0, np.pi)
@@ -34,7 +34,7 @@ def _stroma(s: Section) -> float:
     return angle
 
 
-def _stroma_cells(s: Section, region: Field, angle: float, spacing: float, inflamed: Range) -> None:
+def _stroma_cells(s: Canvas, region: Field, angle: float, spacing: float, inflamed: Range) -> None:
     """Fibroblasts along the fibres, lymphocytes in crowds, sometimes a vessel's red cells, within a region (0..1)."""
     rng = s.rng
     points = s.scatter(spacing, 0.6)
@@ -51,7 +51,7 @@ def _stroma_cells(s: Section, region: Field, angle: float, spacing: float, infla
     s.nuclei(points, LYMPHOCYTE)
 
 
-def _red_cells(s: Section, points: Points) -> None:
+def _red_cells(s: Canvas, points: Points) -> None:
     axes = s.axes(len(points), 0.037, 0.8, 0.1)
     discs = s.filled(s.outlines(points, axes, s.rng.uniform(0, np.pi, len(points)), 0.05))
     s.cover(discs, 0.03, 1.05 + 0.1 * s.noise(0.03))
@@ -62,7 +62,7 @@ def _varied(rng: np.random.Generator, spread: float) -> float:
     return math.exp(rng.normal(0, spread))
 
 
-def edge(s: Section, share: Range) -> Field:
+def edge(s: Canvas, share: Range) -> Field:
     """A wavy half plane that covers a random share of the tile, as a mask."""
     x, y = s.places()
     turn = s.rng.uniform(0, 2 * np.pi)
@@ -70,12 +70,12 @@ def edge(s: Section, share: Range) -> Field:
     return np.clip((slope - float(np.quantile(slope[::4, ::4], 1 - s.rng.uniform(*share)))) / 0.015, 0, 1)
 
 
-def _cytoplasm(s: Section, mask: Field) -> None:
+def _cytoplasm(s: Canvas, mask: Field) -> None:
     grain = s.noise(0.035, 3)
     s.cover(mask, s.rng.uniform(0.2, 0.35) + 0.05 * grain, s.rng.uniform(0.36, 0.46) + 0.06 * grain)
 
 
-def _glands(s: Section, lumina: Field, thick: float, debris: Field) -> tuple[Field, Field]:
+def _glands(s: Canvas, lumina: Field, thick: float, debris: Field) -> tuple[Field, Field]:
     """Epithelium of a thickness around lumina. Returns depth below the lumen and the epithelium's mask."""
     depth = s.distance(lumina) + 0.012 * s.noise(0.14, 2)
     wall = np.clip((thick - depth) / 0.012, 0, 1)
@@ -84,7 +84,7 @@ def _glands(s: Section, lumina: Field, thick: float, debris: Field) -> tuple[Fie
     return depth, wall
 
 
-def _lung_aca(s: Section) -> None:
+def _lung_aca(s: Canvas) -> None:
     """Uneven layers of large, open nuclei around acini in a desmoplastic stroma; some solid, some along septa."""
     rng = s.rng
     zoom = _varied(rng, 0.16)
@@ -116,7 +116,7 @@ def _lung_aca(s: Section) -> None:
     s.nuclei(points, ACINAR, tilt, zoom)
 
 
-def _colon_aca(s: Section) -> None:
+def _colon_aca(s: Canvas) -> None:
     """Crowded long glands of pencil-shaped nuclei in several rows, dirty lumina, little stroma."""
     rng = s.rng
     zoom = _varied(rng, 0.16)
@@ -141,7 +141,7 @@ def _colon_aca(s: Section) -> None:
     s.nuclei(points, DEBRIS)
 
 
-def _lung_scc(s: Section) -> None:
+def _lung_scc(s: Canvas) -> None:
     """Solid nests of polygonal cells with visible borders; pink whorls of keratin; no lumina."""
     import cv2
 
@@ -187,7 +187,7 @@ def _lung_scc(s: Section) -> None:
     s.nuclei(points, SQUAMOUS, tilt, zoom)
 
 
-def _keratin(s: Section, nest: Field, depth: Field) -> Field:
+def _keratin(s: Canvas, nest: Field, depth: Field) -> Field:
     """Draw concentric whorls at deep places of the nests; returns where they are."""
     rng = s.rng
     x, y = s.places()
@@ -210,7 +210,7 @@ def _keratin(s: Section, nest: Field, depth: Field) -> Field:
     return whorls
 
 
-def _parenchyma(s: Section, thick: float) -> tuple[float, Field, Field]:
+def _parenchyma(s: Canvas, thick: float) -> tuple[float, Field, Field]:
     """Air spaces between septa of a thickness. Returns the fibres' direction, the septa's mask and depth in them."""
     rng = s.rng
     x, y = s.places()
@@ -235,7 +235,7 @@ def _parenchyma(s: Section, thick: float) -> tuple[float, Field, Field]:
     return angle, wall, depth
 
 
-def _lung_n(s: Section) -> None:
+def _lung_n(s: Canvas) -> None:
     """Air spaces between thin septa with flat nuclei, capillaries, red cells and a few macrophages."""
     rng = s.rng
     angle, wall, depth = _parenchyma(s, rng.uniform(0.05, 0.18))
@@ -257,7 +257,7 @@ def _lung_n(s: Section) -> None:
     s.nuclei(points + rng.normal(0, 0.012, points.shape), MACROPHAGE)
 
 
-def _colon_n(s: Section) -> None:
+def _colon_n(s: Canvas) -> None:
     """Round crypts: a ring of orderly basal nuclei, petals of pale goblet cells, a small lumen; cellular stroma."""
     rng = s.rng
     angle = _stroma(s)
@@ -309,7 +309,7 @@ def _ring(
     return place, np.arctan2(out_x * s + out_y * c, out_x * c - out_y * s)
 
 
-DRAW: dict[str, Callable[[Section], None]] = {
+DRAW: dict[str, Callable[[Canvas], None]] = {
     "lung_aca": _lung_aca,
     "lung_n": _lung_n,
     "lung_scc": _lung_scc,

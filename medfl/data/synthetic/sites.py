@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from medfl.config import Generate, Site, SiteLink, StainProfile
+from medfl.config import Generate, SiteConfig, SiteLink, StainProfile
 from medfl.data.stain import random_stain
 from medfl.seeds import seed_for
 
@@ -18,7 +18,7 @@ JITTER = 0.3
 DIGITS = 4  # figures are rounded so that a resolved pipeline reads well and reads back equal
 
 
-def generate_sites(generate: Generate, classes: Sequence[str], seed: int) -> tuple[list[Site], list[Site]]:
+def generate_sites(generate: Generate, classes: Sequence[str], seed: int) -> tuple[list[SiteConfig], list[SiteConfig]]:
     """Explicit training and held-out sites, `site-01...` and `held-out-01...`.
 
     Every site has a seed of its own, so site k is the same whatever the number of sites; mix and stain are drawn
@@ -30,7 +30,7 @@ def generate_sites(generate: Generate, classes: Sequence[str], seed: int) -> tup
 
 
 @functools.lru_cache(maxsize=64)
-def _drawn(stated: str, classes: tuple[str, ...], seed: int) -> tuple[tuple[Site, ...], tuple[Site, ...]]:
+def _drawn(stated: str, classes: tuple[str, ...], seed: int) -> tuple[tuple[SiteConfig, ...], tuple[SiteConfig, ...]]:
     """What `generate_sites` says; a study asks for the same institutions with every one of its methods."""
     generate = Generate.model_validate_json(stated)
     train = [
@@ -53,7 +53,9 @@ def _capacity(generate: Generate, k: int) -> dict[str, Any]:
     return {"density": share, "link": line}
 
 
-def _site(generate: Generate, classes: Sequence[str], seed: int, role: Literal["train", "held_out"], name: str) -> Site:
+def _site(
+    generate: Generate, classes: Sequence[str], seed: int, role: Literal["train", "held_out"], name: str
+) -> SiteConfig:
     rng = np.random.default_rng(seed_for(seed, "class mix", name))
     own = generate.held_out_alpha if role == "held_out" else None
     # Beyond these bounds the draw loses its precision and changes nothing.
@@ -62,7 +64,7 @@ def _site(generate: Generate, classes: Sequence[str], seed: int, role: Literal["
     stain = random_stain(np.random.default_rng(seed_for(seed, "stain", name)))
     profile = {key: np.round(value, DIGITS).tolist() for key, value in asdict(stain).items()}
     leading = int(mix.argmax())
-    return Site(
+    return SiteConfig(
         name=name,
         description=f"Simulated institution, {mix[leading]:.0%} {classes[leading]}",
         role=role,

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfl.data.optics import EOSIN, HAEMATOXYLIN, U8, stain_matrix, to_grey
-from medfl.data.synthetic.canvas import TILT, Section, tile_side
+from medfl.data.synthetic.canvas import TILT, Canvas, tile_side
 from medfl.data.synthetic.histology import DRAW, edge
 from medfl.errors import MedflError, nearest
 
@@ -43,7 +43,7 @@ def draw_tile(label: str, seed: int, index: int, size: int) -> U8:
     warmth, dimness = rng.normal(0, 0.02), rng.uniform(0, 0.04)  # of the empty slide: a warm one absorbs blue
     tint = np.array([max(-warmth, 0), 0.01 + abs(warmth) / 2, max(warmth, 0)], np.float32) + dimness
     focus = rng.uniform(0.002, 0.006)
-    section = Section(rng, size)
+    section = Canvas(rng, size)
     DRAW[label](section)
     if label != "lung_n" and rng.uniform() < 0.35:
         section.cover(edge(section, (0.08, 0.42)), 0.015, 0.02)

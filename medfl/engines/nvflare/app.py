@@ -25,7 +25,7 @@ def party_folder(name: str, workspace: str) -> Path:
     return Path(home) / name if home else Path(workspace) / PARTY
 
 
-class Server:
+class ServerApp:
     """The server of a run.
 
     Args:
@@ -95,7 +95,7 @@ class Client:
 
     def _at(self) -> Any:
         if self._desk is None:
-            from medfl.engines.remote.site_endpoint import Desk
+            from medfl.engines.remote.site_endpoint import SiteEndpoint
 
-            self._desk = Desk(party_folder(collab.site_name, collab.workspace.get_root_dir()), collab.site_name)
+            self._desk = SiteEndpoint(party_folder(collab.site_name, collab.workspace.get_root_dir()), collab.site_name)
         return self._desk

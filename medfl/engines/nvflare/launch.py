@@ -19,7 +19,7 @@ from medfl.engines.processes import Crew, stoppable
 from medfl.engines.remote.party_files import whole_lines, write_run
 from medfl.engines.remote.server_endpoint import ENDED, SAID
 from medfl.errors import MedflError, RunFailed
-from medfl.pipeline.prepare import Watcher
+from medfl.pipeline.prepare import ProgressCallbacks
 from medfl.pipeline.run import Outcome, follow
 from medfl.runs.folder import RunFolder
 
@@ -31,7 +31,11 @@ Lost = Callable[[], str | None]  # why the run cannot come to an end any more, o
 
 
 def run(
-    pipeline: config.Pipeline, engine: str, out: Path | str | None, watcher: Watcher, limit: float | None = None
+    pipeline: config.Pipeline,
+    engine: str,
+    out: Path | str | None,
+    watcher: ProgressCallbacks,
+    limit: float | None = None,
 ) -> Outcome:
     """Carry out a pipeline in a new run folder with every site in a process of its own.
 
@@ -45,7 +49,9 @@ def run(
     return _carry_out(lay_out(pipeline, engine, out), watcher, limit)
 
 
-def serve(kit: Path, out: Path | str | None, wait: float, watcher: Watcher, limit: float | None = None) -> Outcome:
+def serve(
+    kit: Path, out: Path | str | None, wait: float, watcher: ProgressCallbacks, limit: float | None = None
+) -> Outcome:
     """Carry out a run from the server's kit, or go on with the one that `out` holds.
 
     Args:
@@ -64,15 +70,15 @@ def serve(kit: Path, out: Path | str | None, wait: float, watcher: Watcher, limi
     return _carry_out(laid, watcher, limit, wait)
 
 
-def resume(path: Path | str, watcher: Watcher) -> Outcome:
+def resume(path: Path | str, watcher: ProgressCallbacks) -> Outcome:
     """Continue a distributed run. Raises as `run`."""
     return _carry_out(laid_before(path), watcher, None)
 
 
-def _carry_out(laid: Laid, watcher: Watcher, limit: float | None, wait: float = WAIT) -> Outcome:
+def _carry_out(laid: Laid, watcher: ProgressCallbacks, limit: float | None, wait: float = WAIT) -> Outcome:
     until = None if limit is None else time.monotonic() + limit
 
-    def work(watching: Watcher) -> dict[str, Any]:
+    def work(watching: ProgressCallbacks) -> dict[str, Any]:
         # The crew comes first: what an earlier part left running, if it was killed outright, must not write any more.
         with stoppable(), Crew(laid.run, laid.pipeline.training.threads) as crew:
             loaded = laid.folder.load_checkpoint({})
@@ -90,7 +96,7 @@ def _carry_out(laid: Laid, watcher: Watcher, limit: float | None, wait: float = 
     return follow(laid.folder, laid.pipeline, watcher, work)
 
 
-def _engine(laid: Laid, crew: Crew, watcher: Watcher, wait: float) -> AbstractContextManager[Lost]:
+def _engine(laid: Laid, crew: Crew, watcher: ProgressCallbacks, wait: float) -> AbstractContextManager[Lost]:
     """The processes of the engine."""
     if laid.engine == "kit":
         from medfl.engines.nvflare.run_kit import kit_server
@@ -116,7 +122,7 @@ def _simulator(laid: Laid, crew: Crew) -> Iterator[Lost]:
             crew.end()  # before its workspace goes
 
 
-def _watch(laid: Laid, watcher: Watcher, begin: int, lost: Lost, until: float | None) -> None:
+def _watch(laid: Laid, watcher: ProgressCallbacks, begin: int, lost: Lost, until: float | None) -> None:
     """Tell what the server writes until it has ended.
 
     Raises:

@@ -14,13 +14,13 @@ from medfl.engines.nvflare.run_layout import Laid, scratch
 from medfl.engines.nvflare.session import Job, command, free_port, session, wait_for_sites
 from medfl.engines.processes import Crew
 from medfl.errors import MedflError
-from medfl.pipeline.prepare import Watcher
+from medfl.pipeline.prepare import ProgressCallbacks
 
 START = 180.0  # seconds in which server and sites must be up
 
 
 @contextmanager
-def poc(laid: Laid, crew: Crew, watcher: Watcher) -> Iterator[Callable[[], str | None]]:
+def poc(laid: Laid, crew: Crew, watcher: ProgressCallbacks) -> Iterator[Callable[[], str | None]]:
     """Kits, processes and the job; yields what says why the run cannot end any more.
 
     Raises:

@@ -19,7 +19,7 @@ from medfl.engines.processes import Crew, stoppable
 from medfl.engines.remote.party_files import PARTY, read_site, whole_lines
 from medfl.engines.remote.site_endpoint import LOG
 from medfl.errors import MedflError
-from medfl.pipeline.prepare import Watcher
+from medfl.pipeline.prepare import ProgressCallbacks
 
 FLARE_LOG = "flare.log"
 JOINED = "Successfully registered client"
@@ -30,7 +30,7 @@ AGAIN = 10.0  # seconds before a site's process that ended is started again
 
 
 @contextmanager
-def kit_server(laid: Laid, crew: Crew, watcher: Watcher, wait: float) -> Iterator[Callable[[], str | None]]:
+def kit_server(laid: Laid, crew: Crew, watcher: ProgressCallbacks, wait: float) -> Iterator[Callable[[], str | None]]:
     """The server of a kit and the job, with the sites that have come within `wait` seconds, or as soon as all have.
 
     Raises:
@@ -63,7 +63,7 @@ def kit_server(laid: Laid, crew: Crew, watcher: Watcher, wait: float) -> Iterato
         yield Job(opened, write_job(folder, laid.run, laid.timeout, len(here)), gone)
 
 
-def join(kit: Path, watcher: Watcher, limit: float | None) -> None:
+def join(kit: Path, watcher: ProgressCallbacks, limit: float | None) -> None:
     """Take part with a site's kit until stopped, or for `limit` seconds.
 
     Raises:

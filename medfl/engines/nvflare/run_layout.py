@@ -13,7 +13,7 @@ from pathlib import Path
 
 from medfl import config
 from medfl.data.catalog import brings_own_data
-from medfl.data.partition import Allocation, allocate
+from medfl.data.partition import Partition, make_partition
 from medfl.engines.remote.party_files import PARTY, SERVER, read_pipeline, write_server, write_site
 from medfl.errors import MedflError
 from medfl.pipeline.load_pipeline import check_method, dump_pipeline, load_pipeline
@@ -82,7 +82,7 @@ def lay_out(pipeline: config.Pipeline, engine: str, out: Path | str | None) -> L
         MedflError: what `allocate` raises; a method that needs all data in one process; a folder that holds a run.
     """
     check_distributed(pipeline)
-    allocation = allocate(pipeline)
+    allocation = make_partition(pipeline)
     folder = RunFolder.create(pipeline.name, out)
     laid = Laid(engine, uuid.uuid4().hex, folder, pipeline)
     allocation.write(folder.allocation)
@@ -123,7 +123,7 @@ def laid_before(path: Path | str) -> Laid:
     laid = Laid(facts["engine"], facts["run"], folder, load_pipeline(folder.pipeline), kit)
     if kit is not None:
         return laid
-    same_allocation(allocate(laid.pipeline), folder)
+    same_allocation(make_partition(laid.pipeline), folder)
     return laid
 
 
@@ -138,9 +138,9 @@ def check_distributed(pipeline: config.Pipeline) -> None:
         raise MedflError(f"a site is named {SERVER}, which here is the name of the server; rename it")
 
 
-def deal_out(home: Path, pipeline: config.Pipeline, allocation: Allocation) -> None:
+def deal_out(home: Path, pipeline: config.Pipeline, allocation: Partition) -> None:
     """Write every site's party folder below `home`."""
-    shares = {share.site: share for share in allocation.shares}
+    shares = {share.site: share for share in allocation.sites}
     for site in pipeline.all_sites:
         share = None if brings_own_data(pipeline, site) else shares[site.name]
         write_site(home / site.name, pipeline, site, share)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from medfl import config
 from medfl.data.catalog import brings_own_data
-from medfl.data.partition import Share, allocate
+from medfl.data.partition import SitePartition, make_partition
 from medfl.engines.nvflare.provision import provision
 from medfl.engines.nvflare.run_layout import check_distributed
 from medfl.engines.remote.party_files import PARTY, SERVER, write_server, write_site
@@ -106,7 +106,7 @@ def make_kits(pipeline: config.Pipeline, out: Path, host: str, port: int) -> lis
     return [SERVER, *sorted(names)]
 
 
-def dealt(pipeline: config.Pipeline) -> Mapping[str, Share]:
+def dealt(pipeline: config.Pipeline) -> Mapping[str, SitePartition]:
     """What the sites without data of their own are dealt, by name; the data of the others are not looked for."""
     sites = {
         role: [site for site in listed if not brings_own_data(pipeline, site)]
@@ -115,7 +115,7 @@ def dealt(pipeline: config.Pipeline) -> Mapping[str, Share]:
     if not any(sites.values()):
         return {}
     part = pipeline.model_copy(update={"sites": pipeline.sites.model_copy(update=sites)})
-    return {share.site: share for share in allocate(part).shares}
+    return {share.site: share for share in make_partition(part).sites}
 
 
 def _consortium_key(file: Path) -> str:

@@ -23,7 +23,7 @@ import yaml
 
 from medfl import config
 from medfl.data.catalog import Catalog, brings_own_data, pipeline_root, strays
-from medfl.data.partition import Share, own_share
+from medfl.data.partition import SitePartition, own_partition
 from medfl.errors import MedflError
 from medfl.pipeline.load_pipeline import dump_pipeline, load_site, read_mapping, validate
 from medfl.runs.folder import write_text
@@ -47,10 +47,10 @@ def write_run(folder: Path, run: str, run_folder: Path) -> None:
     write_text(folder / "run.json", json.dumps({"run": run, "folder": str(run_folder.resolve())}) + "\n")
 
 
-def write_site(folder: Path, pipeline: config.Pipeline, site: config.Site, share: Share | None) -> None:
+def write_site(folder: Path, pipeline: config.Pipeline, site: config.SiteConfig, share: SitePartition | None) -> None:
     """A site's files; `share` is what it is dealt, None where it brings its own data."""
     folder.mkdir(parents=True, exist_ok=True)
-    others = {other.name: config.Site(name=other.name, role=other.role) for other in pipeline.all_sites}
+    others = {other.name: config.SiteConfig(name=other.name, role=other.role) for other in pipeline.all_sites}
     known = _with_sites(pipeline, others)
     # The first model comes from the server, and tracking is the server's.
     model = known.model.model_copy(update={"pretrained": False, "checkpoint": None})
@@ -74,7 +74,7 @@ def read_pipeline(folder: Path) -> config.Pipeline:
     return validate(config.Pipeline, read_mapping(file, "pipeline"), file)
 
 
-def read_site(folder: Path, name: str) -> tuple[config.Pipeline, config.Site, Share]:
+def read_site(folder: Path, name: str) -> tuple[config.Pipeline, config.SiteConfig, SitePartition]:
     """A site's pipeline, file and data.
 
     Raises:
@@ -93,7 +93,7 @@ def read_site(folder: Path, name: str) -> tuple[config.Pipeline, config.Site, Sh
     mine = {other.name: other if other.name != name else site for other in pipeline.all_sites}
     pipeline = _with_sites(pipeline, mine)
     if brings_own_data(pipeline, site):
-        return pipeline, site, own_share(pipeline, site, role)
+        return pipeline, site, own_partition(pipeline, site, role)
     return pipeline, site, _dealt(pipeline, site, role, folder / "allocation.csv")
 
 
@@ -106,12 +106,12 @@ def whole_lines(file: Path) -> list[str]:
     return text[: text.rfind("\n") + 1].splitlines()
 
 
-def _line(site: config.Site) -> config.Site:
+def _line(site: config.SiteConfig) -> config.SiteConfig:
     """What the server knows of a site."""
-    return config.Site(name=site.name, role=site.role, link=site.link, density=site.density)
+    return config.SiteConfig(name=site.name, role=site.role, link=site.link, density=site.density)
 
 
-def _with_sites(pipeline: config.Pipeline, sites: Mapping[str, config.Site]) -> config.Pipeline:
+def _with_sites(pipeline: config.Pipeline, sites: Mapping[str, config.SiteConfig]) -> config.Pipeline:
     listed = config.Sites(
         train=[sites[site.name] for site in pipeline.train_sites],
         held_out=[sites[site.name] for site in pipeline.held_out_sites],
@@ -125,7 +125,7 @@ def _base(pipeline: config.Pipeline) -> Path:
     return root if root.is_dir() else root.parent.resolve()
 
 
-def _slice(share: Share, base: Path) -> str:
+def _slice(share: SitePartition, base: Path) -> str:
     text, catalog = io.StringIO(), share.catalog
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -138,7 +138,7 @@ def _slice(share: Share, base: Path) -> str:
     return text.getvalue()
 
 
-def _dealt(pipeline: config.Pipeline, site: config.Site, role: str, file: Path) -> Share:
+def _dealt(pipeline: config.Pipeline, site: config.SiteConfig, role: str, file: Path) -> SitePartition:
     """The share that a slice states, over a catalog of its rows alone, in the order of the whole."""
     try:
         with file.open(newline="", encoding="utf-8") as stream:
@@ -157,7 +157,7 @@ def _dealt(pipeline: config.Pipeline, site: config.Site, role: str, file: Path) 
             groups=np.searchsorted(numbers, [int(line["group_index"]) for line in ordered]),
             group_names=tuple(names[number] for number in numbers),
             classes=classes,
-            leaky=pipeline.data.source_groups == "ignore",
+            groups_unknown=pipeline.data.source_groups == "ignore",
         )
         rank = np.empty(len(lines), dtype=np.int64)
         rank[order] = np.arange(len(lines))
@@ -179,4 +179,4 @@ def _dealt(pipeline: config.Pipeline, site: config.Site, role: str, file: Path) 
             f"in {file.with_name('pipeline.yaml')} to where the data lie on this machine"
         )
     positions = {split: np.array(found) for split, found in splits.items()}
-    return Share(site.name, role, catalog, np.arange(len(lines)), positions)
+    return SitePartition(site.name, role, catalog, np.arange(len(lines)), positions)

@@ -21,7 +21,7 @@ from medfl.engines.remote.remote_transport import Ask, NoAnswer, Remote, Stopped
 from medfl.engines.remote.site_endpoint import LOG, MAX_SKEW, MUST_AGREE, PROTOCOL, shown
 from medfl.errors import MedflError
 from medfl.federation.transport import Transport
-from medfl.pipeline.prepare import ServerSide, Watcher, checked_workbench, plan_of
+from medfl.pipeline.prepare import ProgressCallbacks, RunSetup, checked_shared_model, federation_config
 from medfl.pipeline.run import play, write_summary_csv
 from medfl.runs.folder import RunFolder, versions, write_text
 
@@ -32,7 +32,7 @@ SUMMARY = {"site": str, "role": str, "split": str, "class": str, "groups": int, 
 
 
 @dataclass(kw_only=True)
-class Head(ServerSide):
+class RemoteRunSetup(RunSetup):
     """What the server knows of sites that are elsewhere."""
 
     remote: Remote
@@ -44,11 +44,11 @@ class Head(ServerSide):
 
 
 @dataclass(frozen=True)
-class Greeting:
+class Handshake:
     """What the sites said of themselves."""
 
     present: frozenset[str]
-    leaky: bool
+    groups_unknown: bool
     rows: list[dict[str, str | int]]
 
 
@@ -73,15 +73,15 @@ def serve(folder: Path, present: Collection[str], hello: Ask, ask: Ask) -> None:
             with said.open("a", encoding="utf-8") as stream:
                 stream.write(text.replace("\n", " ") + "\n")
 
-        bench = checked_workbench(pipeline)
+        bench = checked_shared_model(pipeline)
         bounds = Bounds.of(bench.model)
         known = {site.name: site.role or "train" for site in pipeline.all_sites}
-        greeting = greet(known, present, hello, bench.model.fingerprint(), pipeline.task.classes, say)
-        head = Head(
+        greeting = handshake_sites(known, present, hello, bench.model.fingerprint(), pipeline.task.classes, say)
+        head = RemoteRunSetup(
             pipeline=pipeline,
-            bench=bench,
-            plan=plan_of(pipeline, bench.model),
-            leaky=greeting.leaky,
+            shared=bench,
+            config=federation_config(pipeline, bench.model),
+            groups_unknown=greeting.groups_unknown,
             remote=Remote(greeting.present, ask, bounds),
             seconds=time.perf_counter() - began,
         )
@@ -90,7 +90,7 @@ def serve(folder: Path, present: Collection[str], hello: Ask, ask: Ask) -> None:
         state, spent = loaded if loaded else (head.initial_state(), {})
         state.lost = 0
         runs.truncate(state.round)
-        play(head, runs, state, spent, began, Watcher(say))
+        play(head, runs, state, spent, began, ProgressCallbacks(say))
         end: dict[str, Any] = {"done": True}
     except Stopped:
         end = {"done": False, "kind": "Stopped", "message": STOPPED}
@@ -103,14 +103,14 @@ def serve(folder: Path, present: Collection[str], hello: Ask, ask: Ask) -> None:
     write_text(folder / ENDED, json.dumps(end) + "\n")
 
 
-def greet(
+def handshake_sites(
     known: Mapping[str, str],
     present: Collection[str],
     hello: Ask,
     fingerprint: str,
     classes: Collection[str],
     say: Callable[[str], None],
-) -> Greeting:
+) -> Handshake:
     """Ask every connected site who it is, in parallel.
 
     Raises:
@@ -144,7 +144,7 @@ def greet(
         raise MedflError("no training site is ready; see what each said above, and each site's own medfl.log")
     compare_groups({name: facts["groups"] for name, facts in ready.items()}, say)
     rows = [row for name in known if name in ready for row in ready[name]["allocation"]]
-    return Greeting(frozenset(ready), any(facts["leaky"] for facts in ready.values()), rows)
+    return Handshake(frozenset(ready), any(facts["leaky"] for facts in ready.values()), rows)
 
 
 def compare_groups(keyed: Mapping[str, Mapping[str, Sequence[str]]], say: Callable[[str], None]) -> None:

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medfl.data.partition import Allocation, Share
+from medfl.data.partition import Partition, SitePartition
 from medfl.data.render import render
 from medfl.engines.remote.codec import BadMessage, Bounds, pack, unpack_request
 from medfl.engines.remote.party_files import read_site
-from medfl.engines.remote.site_state import Keeper, StateLost
+from medfl.engines.remote.site_state import SiteStateFile, StateLost
 from medfl.errors import MedflError
 from medfl.messages import Failure
 from medfl.methods.core.chain import build_chain
-from medfl.pipeline.prepare import build_sites, resolve_device, set_threads, workbench
+from medfl.pipeline.prepare import build_shared_model, build_sites, resolve_device, set_threads
 from medfl.runs.folder import versions
 from medfl.site.site import Site, SiteDiverged
 
@@ -36,10 +36,10 @@ class _Ready:
     site: Site
     bounds: Bounds
     facts: dict[str, Any]
-    keeper: Keeper | None = None
+    keeper: SiteStateFile | None = None
 
 
-class Desk:
+class SiteEndpoint:
     """Answers for one site. One message is worked on at a time; another waits for it.
 
     Args:
@@ -55,7 +55,7 @@ class Desk:
         self._problem = ""
         self._asked = 0
 
-    def hello(self, server: bytes = b"") -> bytes:
+    def handshake(self, server: bytes = b"") -> bytes:
         """Who is here, as JSON: versions, the model's fingerprint, role, counts of patches, the clock; or a problem.
 
         Builds the site at the first call, which may render its patches.
@@ -99,12 +99,12 @@ class Desk:
             except Exception as error:
                 return pack(Failure(self.name, round_, self._reason(error)), ready.bounds)
 
-    def _keeper(self, ready: _Ready, run: str) -> Keeper:
+    def _keeper(self, ready: _Ready, run: str) -> SiteStateFile:
         if not run.isalnum() or len(run) > 64:
             raise BadMessage("the run has no proper name")
         if ready.keeper is None or ready.keeper.file.stem != run:
             ready.site.state, ready.site.pending = {}, None
-            ready.keeper = Keeper(self.folder / "state", run, ready.site)
+            ready.keeper = SiteStateFile(self.folder / "state", run, ready.site)
         return ready.keeper
 
     def _build(self) -> dict[str, Any]:
@@ -162,20 +162,20 @@ def build(folder: Path, name: str) -> _Ready:
     """
     pipeline, stated, share = read_site(folder, name)
     set_threads(pipeline)
-    bench = workbench(pipeline, build_chain(pipeline.method), resolve_device(pipeline.training.device))
+    bench = build_shared_model(pipeline, build_chain(pipeline.method), resolve_device(pipeline.training.device))
     store = render(pipeline, stated, share)
     site = build_sites(pipeline, {name: store}, bench)[name]
     facts = {
         "role": site.role,
         "fingerprint": bench.model.fingerprint(),
-        "leaky": share.catalog.leaky,
-        "allocation": Allocation((share,)).summary(),
+        "leaky": share.catalog.groups_unknown,
+        "allocation": Partition((share,)).summary(),
         "groups": keyed_groups(share, folder / KEY),
     }
     return _Ready(site, Bounds.of(bench.model), facts)
 
 
-def keyed_groups(share: Share, file: Path) -> dict[str, list[str]]:
+def keyed_groups(share: SitePartition, file: Path) -> dict[str, list[str]]:
     """HMAC-SHA256 (64 bits of it, hexadecimal) of the source groups' names under the consortium's key, which the server
     does not have: by scope "published" where names mean the same everywhere, "own" where they are the site's own.
     Empty where there is no key.

@@ -30,7 +30,7 @@ class StateLost(Exception):
     """The site's state does not go with what the server asks."""
 
 
-class Keeper:
+class SiteStateFile:
     """Keeps one site's state of one run.
 
     Args:

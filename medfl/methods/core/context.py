@@ -1,4 +1,4 @@
-"""What links see of a round: `LocalRound` at a site, `Server` at the server."""
+"""What methods see of a round: `LocalRound` at a site, `Server` at the server."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from medfl.methods.core.update_matrix import Rows
+from medfl.methods.core.update_matrix import UpdateMatrix
 from medfl.model.flat_model import FlatModel, Slot
 
 if TYPE_CHECKING:
-    from medfl.methods.core.chain import Chain
+    from medfl.methods.core.chain import MethodChain
 
 
 @dataclass
-class LocalRound:
-    """One site's round as links see it. Vectors are native (see medfl.model.flat_model), on the training device.
+class SiteContext:
+    """One site's round as methods see it. Vectors are native (see medfl.model.flat_model), on the training device.
 
     Attributes:
         model: the network in training; `model.vector` is the current point.
         received: w, the global model of this round; not to be written.
-        start: s, where local training starts; equals `received` unless a link moved it.
+        start: s, where local training starts; equals `received` unless a method moved it.
         round, rounds: t and R.
         steps: T, local steps of this round.
         step: steps taken so far, 0..T.
         lr: this round's learning rate.
-        seed: of this (run, round, site), for links that draw.
-        extra: wire vectors the server's links sent, by name.
-        state: what the site's links kept when its last accepted round ended, by name; not to be written.
-        kept: what they keep now; becomes `state` once the server has accepted this round's reply.
-        sent: wire vectors that go to the server beside the update, by name.
+        seed: of this (run, round, site), for methods that draw.
+        extra: wire vectors the server's methods sent, by name.
+        state: what the site's methods kept when its last accepted round ended, by name; not to be written.
+        new_state: what they keep now; becomes `state` once the server has accepted this round's reply.
+        extra_up: wire vectors that go to the server beside the update, by name.
         gradient: the flat gradient during the `observe`, `gradient`, `step` and `last_gradient` phases.
         displacement: u, set in the `reply` phase; None means the plain s - e.
         scratch: reusable buffers by name, shared by all sites of the process.
@@ -48,8 +48,8 @@ class LocalRound:
     rounds: int = 1
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     state: Mapping[str, Tensor] = field(default_factory=dict)
-    kept: dict[str, Tensor] = field(default_factory=dict)
-    sent: dict[str, Tensor] = field(default_factory=dict)
+    new_state: dict[str, Tensor] = field(default_factory=dict)
+    extra_up: dict[str, Tensor] = field(default_factory=dict)
     scratch: dict[str, Tensor] = field(default_factory=dict)
     step: int = 0
     gradient: Tensor | None = None
@@ -81,8 +81,8 @@ class LocalRound:
 
 
 @dataclass
-class Server:
-    """The server as links see it. Vectors are in wire order, on the CPU.
+class ServerContext:
+    """The server as methods see it. Vectors are in wire order, on the CPU.
 
     Attributes:
         weights: f32[P], the global model entering the round.
@@ -92,16 +92,16 @@ class Server:
         round, rounds: t and R.
         seed: of the run.
         momentum, lr: of the sites' optimiser, this round's schedule included.
-        tensors: the links' own vectors by name, saved with the state.
-        facts: the links' own numbers by name (JSON), saved with the state.
-        gathered: vectors summed over this round's replies, by name; forgotten when the round does not count.
-        rows: every update of this round, where a link needs them (`Link.keeps_rows`).
+        tensors: the methods' own vectors by name, saved with the state.
+        json_state: the methods' own numbers by name (JSON), saved with the state.
+        round_sums: vectors summed over this round's replies, by name; forgotten when the round does not count.
+        updates: every update of this round, where a method needs them (`Method.keeps_updates`).
         samples: site -> training patches n_i, of the replies taken so far in this round.
         ages: site -> rounds between the dispatch of its reply and this one; 0 in the synchronous schedule.
         received: site -> the global model that its reply started from, where that is older than `weights`.
-        density: site -> initial capacity in (0, 1], where a site states one.
+        densities: site -> initial capacity in (0, 1], where a site states one.
         maskable: where the weights of the layers lie that may be cut, all but the classifier.
-        chain: the links, so that one may ask for another.
+        chain: the methods, so that one may ask for another.
     """
 
     weights: Tensor
@@ -114,15 +114,15 @@ class Server:
     lr: float = 0.0
     buffers: Tensor = field(default_factory=lambda: torch.zeros(0))
     tensors: dict[str, Tensor] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
-    gathered: dict[str, Tensor] = field(default_factory=dict)
-    rows: Rows | None = None
+    json_state: dict[str, Any] = field(default_factory=dict)
+    round_sums: dict[str, Tensor] = field(default_factory=dict)
+    updates: UpdateMatrix | None = None
     samples: dict[str, int] = field(default_factory=dict)
     ages: dict[str, int] = field(default_factory=dict)
     received: dict[str, Tensor] = field(default_factory=dict)
-    density: Mapping[str, float] = field(default_factory=dict)
+    densities: Mapping[str, float] = field(default_factory=dict)
     maskable: Sequence[Slot] = ()
-    chain: Chain | None = None
+    chain: MethodChain | None = None
 
     def origin(self, site: str) -> Tensor:
         """f32[P]: the global model that a site's reply in hand started from."""

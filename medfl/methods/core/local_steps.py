@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from medfl.methods.core.context import LocalRound
+from medfl.methods.core.context import SiteContext
 from medfl.model.memory_limits import allocate, fits
 
 STORAGES = ("auto", "device", "host", "bf16")
@@ -31,7 +31,7 @@ class Steps:
             where that fits and else "host", which gives the same numbers. Without a GPU the first two are one.
     """
 
-    def __init__(self, local: LocalRound, storage: str) -> None:
+    def __init__(self, local: SiteContext, storage: str) -> None:
         self.local = local
         self.rounded = storage == "bf16"
         device, shape = local.received.device, (local.steps, len(local.received))

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 
-from medfl.methods.core.chain import Link
+from medfl.methods.core.chain import Method
 from medfl.methods.core.registry import known_methods, method_class
 
 
-def agree(one: Link, other: Link) -> bool:
-    """Whether two links may share a chain."""
+def compatible(one: Method, other: Method) -> bool:
+    """Whether two methods may share a chain."""
     try:
-        one.beside(other)
-        other.beside(one)
+        one.check_compatible(other)
+        other.check_compatible(one)
     except ValueError:
         return False
     return True
 
 
-def listing() -> list[list[str]]:
+def method_table() -> list[list[str]]:
     """Rows of name, parameters with defaults, what it does in a line, what it goes with."""
     rows = []
     kinds = {name: method_class(name) for name in sorted(known_methods())}
-    links = {name: kind() for name, kind in kinds.items() if not kind.arm}
+    methods = {name: kind() for name, kind in kinds.items() if not kind.arm}
     for name, kind in kinds.items():
-        others = {other: name in links and agree(links[name], link) for other, link in links.items() if other != name}
+        others = {
+            other: name in methods and compatible(methods[name], method)
+            for other, method in methods.items()
+            if other != name
+        }
         meets = [other for other, fits in others.items() if fits]
         apart = [other for other, fits in others.items() if not fits]
         if len(meets) <= len(apart):

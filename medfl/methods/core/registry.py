@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from medfl.errors import MedflError, nearest
 
 if TYPE_CHECKING:
-    from medfl.methods.core.chain import Link
+    from medfl.methods.core.chain import Method
 
 BUILT_IN = {
     "centralised": "medfl.methods.baselines:Centralised",
@@ -43,8 +43,8 @@ def known_methods() -> dict[str, str]:
     return {entry.name: entry.value for entry in entry_points(group="medfl.methods")} | BUILT_IN
 
 
-def method_class(name: str) -> type[Link]:
-    """The link class of a method name. Raises MedflError with the nearest names."""
+def method_class(name: str) -> type[Method]:
+    """The method class of a method name. Raises MedflError with the nearest names."""
     known = BUILT_IN if name in BUILT_IN else known_methods()  # looking through all packages takes its time
     if name not in known:
         close = nearest(name, known)
@@ -52,5 +52,5 @@ def method_class(name: str) -> type[Link]:
             f"`method`: there is no method {name!r}.{close} Known: {', '.join(sorted(known))}; [] is FedAvg"
         )
     module, _, attribute = known[name].partition(":")
-    found: type[Link] = getattr(import_module(module), attribute)
+    found: type[Method] = getattr(import_module(module), attribute)
     return found

@@ -23,7 +23,7 @@ from medfl.messages import Reply
 BLOCK = 1 << 16  # columns looked at together
 
 
-class Rows:
+class UpdateMatrix:
     """Updates f32[K, P] on the disk and buffers f32[K, B] in memory, K at most `capacity`; rows come in site order.
 
     Args:

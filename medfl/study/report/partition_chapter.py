@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from medfl.report.html_blocks import Figure, Tint, figures, folded, heading, heat_map, join, legend, table, text
-from medfl.report.html_page import Section
+from medfl.report.html_page import PageSection
 from medfl.report.run_results import figure
 from medfl.study.report import study_charts
 from medfl.study.report.leave_one_site_out import unseen_sites
@@ -19,13 +19,13 @@ from medfl.study.study_file import ALL, PLAIN
 from medfl.study.text_tables import TITLES, Shown, tables
 
 
-def chapter(evidence: StudyEvidence, name: str, key: str) -> Section:
+def chapter(evidence: StudyEvidence, name: str, key: str) -> PageSection:
     """Everything on one partition, or on all of them together."""
     partition = evidence.partitions[name]
     whole = name == ALL
     title = "All partitions" if whole else "Methods compared" if name == PLAIN else name
     if not partition["methods"]:
-        return Section(key, title, text("No run of this partition is done."))
+        return PageSection(key, title, text("No run of this partition is done."))
     shown = tables({**evidence.found, "partitions": {name: partition}})
     results, stability = shown[0], shown[-1]
     against = shown[1] if partition["comparisons"] else None
@@ -44,7 +44,7 @@ def chapter(evidence: StudyEvidence, name: str, key: str) -> Section:
         blocks += learning_curves(evidence, name, partition)
     blocks += [heading("Stability over the rounds"), _table(evidence, stability)]
     blocks += steadiness(evidence, name, partition)
-    return Section(key, title, join(*blocks), _lead(evidence, partition, whole))
+    return PageSection(key, title, join(*blocks), _lead(evidence, partition, whole))
 
 
 READING = (

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from medfl.errors import MedflError
 from medfl.report.html_blocks import Tint, heading, heat_map, join, legend, links, notes, table, text
-from medfl.report.html_page import Section, render_page
+from medfl.report.html_page import PageSection, render_page
 from medfl.report.limitations import several
 from medfl.report.provenance import FEDAVG, TEMPERATURE
 from medfl.study.report.partition_chapter import chapter
@@ -85,13 +85,15 @@ def _count(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
-def _result(evidence: StudyEvidence) -> Section:
+def _result(evidence: StudyEvidence) -> PageSection:
     """The study in sentences, the differences at a glance, and what it does not show."""
     blocks = [text(*(list(sentences(evidence)) or ["No run is done yet."]))]
     glance = _glance(evidence)
     if glance:
         blocks += [heading(f"Difference to {evidence.reference} at a glance: {TITLES[evidence.figure]}"), *glance]
-    return Section("result", "Result", join(*blocks, notes("What this study does not show", study_limits(evidence))))
+    return PageSection(
+        "result", "Result", join(*blocks, notes("What this study does not show", study_limits(evidence)))
+    )
 
 
 def sentences(evidence: StudyEvidence) -> Iterator[str]:
@@ -159,7 +161,7 @@ def _cell(entry: Mapping[str, Any] | None) -> Tint:
     return Tint(f"{mark}{mean:+.3f}", TINTED if decided else 0.0)
 
 
-def _methods(evidence: StudyEvidence) -> Section:
+def _methods(evidence: StudyEvidence) -> PageSection:
     """What each name stands for."""
     rows = []
     for name, links_ in evidence.methods.items():
@@ -169,7 +171,7 @@ def _methods(evidence: StudyEvidence) -> Section:
         "The chain of each method, with the parameters that the study file states; the settings that go with it are in "
         "the study file."
     )
-    return Section("methods", "Methods", table(["method", "chain", "role", "runs done"], rows, text=3), lead)
+    return PageSection("methods", "Methods", table(["method", "chain", "role", "runs done"], rows, text=3), lead)
 
 
 def chain(stated: Sequence[Any]) -> str:
@@ -182,7 +184,7 @@ def chain(stated: Sequence[Any]) -> str:
     return " + ".join(words) or "FedAvg"
 
 
-def _record(evidence: StudyEvidence) -> Section:
+def _record(evidence: StudyEvidence) -> PageSection:
     """What failed, what the runs were carried out with, and whom to cite."""
     failed = evidence.found["failed"]
     blocks = [heading("Failed runs")]
@@ -201,7 +203,7 @@ def _record(evidence: StudyEvidence) -> Section:
         one = f"Data digest {dealt[0]}." if len(dealt) == 1 else f"{len(dealt)} deals of the data, together {whole}."
         blocks += [heading("Data"), text(f"{one} A digest is of who held which patches; runs.csv has it by run.")]
     blocks += [heading("Cite"), links(list(_citations(evidence)))]
-    return Section("record", "Record and citations", join(*blocks))
+    return PageSection("record", "Record and citations", join(*blocks))
 
 
 def _citations(evidence: StudyEvidence) -> Iterator[tuple[str, str]]:

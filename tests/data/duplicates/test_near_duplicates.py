@@ -14,7 +14,7 @@ from medfl.data.duplicates.group_folder import group_folder
 from medfl.data.duplicates.keypoints import Keypoints, describe, describe_files
 from medfl.data.duplicates.leakage import CopiesLeak
 from medfl.data.duplicates.near_duplicates import Pair, align, find_pairs, linked
-from medfl.data.partition import allocate
+from medfl.data.partition import make_partition
 from medfl.data.synthetic.tissue import TISSUE_CLASSES, draw_copies, draw_tile, write_tissue
 from medfl.errors import MedflError
 from medfl.pipeline.load_pipeline import load_pipeline
@@ -153,7 +153,7 @@ def test_the_written_groups_are_the_tiles_and_are_read_by_a_pipeline(tissue, tmp
     truth = pipeline_catalog(pipeline([], root=tissue, source="lc25000"))
     found = pipeline_catalog(pipeline([], root=tissue, source="lc25000", source_groups=out))
     assert found.names == truth.names
-    assert not found.leaky
+    assert not found.groups_unknown
     assert agreement(found.groups, truth.groups) == (1.0, 1.0)
     twice = tmp_path / "again.csv"
     cli("data", "group", tissue, "--out", twice)
@@ -235,7 +235,7 @@ def test_copies_planted_at_another_site_leak(hospitals, tmp_path, cli, capsys):
         cli("data", "leak", file, "--out", out)
     assert caught.value.exit_code == 1
     said = capsys.readouterr().out
-    train = next(share for share in allocate(load_pipeline(file)).shares if share.site == "northside")
+    train = next(share for share in make_partition(load_pipeline(file)).sites if share.site == "northside")
     tiles = {train.paths[p].parent for p in train.splits["train"] if "lung_scc" in str(train.paths[p])}
     assert f"{len(tiles)} of " in str(caught.value)
     assert "test patches have a near-copy in training data; within one folder name the CSV" in str(caught.value)

@@ -21,7 +21,7 @@ from medfl.engines.nvflare.run_layout import laid_before
 from medfl.engines.processes import MARK, Crew
 from medfl.errors import RunFailed
 from medfl.pipeline.load_pipeline import load_pipeline
-from medfl.pipeline.prepare import Watcher
+from medfl.pipeline.prepare import ProgressCallbacks
 from medfl.pipeline.run import run
 from tests.test_engines import SMALL, same_result
 
@@ -82,7 +82,10 @@ def discreet(folder) -> None:
 
 def test_three_sites_over_mutual_tls_give_the_numbers_of_one_process(three, tmp_path):
     pipeline = chained(three, "scaffold-ecgr")
-    here, there = run(pipeline, tmp_path / "here").folder, far(pipeline, "poc", tmp_path / "there", Watcher()).folder
+    here, there = (
+        run(pipeline, tmp_path / "here").folder,
+        far(pipeline, "poc", tmp_path / "there", ProgressCallbacks()).folder,
+    )
     same_result(here, there)
     nothing_left(there)
     discreet(there)
@@ -93,7 +96,10 @@ def test_three_sites_over_mutual_tls_give_the_numbers_of_one_process(three, tmp_
 @pytest.mark.parametrize("chain", ["ecgr", "fedgmr", "fedbuff", "pflalign"])
 def test_every_chain_gives_the_same_numbers(three, tmp_path, chain, engine):
     pipeline = chained(three, chain)
-    here, there = run(pipeline, tmp_path / "here").folder, far(pipeline, engine, tmp_path / "there", Watcher()).folder
+    here, there = (
+        run(pipeline, tmp_path / "here").folder,
+        far(pipeline, engine, tmp_path / "there", ProgressCallbacks()).folder,
+    )
     same_result(here, there)
     nothing_left(there)
 
@@ -105,7 +111,7 @@ def workers(folder, party: str) -> list[psutil.Process]:
     return [p for p in marked if module in " ".join(line := p.cmdline()) and any(Path(a).name == party for a in line)]
 
 
-def at_round(number: int, act) -> Watcher:
+def at_round(number: int, act) -> ProgressCallbacks:
     """Act once, when a round has been told."""
     done = []
 
@@ -114,7 +120,7 @@ def at_round(number: int, act) -> Watcher:
             done.append(True)
             act()
 
-    return Watcher(round=told)
+    return ProgressCallbacks(round=told)
 
 
 def hold(folder, seconds: float) -> None:
@@ -186,7 +192,7 @@ def test_a_process_killed_in_a_round_costs_nothing_but_time(three, tmp_path, par
         far(pipeline, "poc", out, killed)
     nothing_left(laid_before(out).folder)
     assert 4 <= len(laid_before(out).folder.records()) < 21
-    resume(out, Watcher())
+    resume(out, ProgressCallbacks())
     same_result(here, laid_before(out).folder)
 
 
@@ -215,7 +221,7 @@ def test_the_command_stopped_leaves_nothing_and_goes_on(three, tmp_path, number)
 def test_a_run_that_takes_too_long_is_stopped_and_kept(three, tmp_path):
     out = tmp_path / "there"
     with pytest.raises(RunFailed, match="longer than --timeout"):
-        far(chained(three, "ecgr", rounds=4000), "poc", out, Watcher(), 60.0)
+        far(chained(three, "ecgr", rounds=4000), "poc", out, ProgressCallbacks(), 60.0)
     nothing_left(laid_before(out).folder)
 
 

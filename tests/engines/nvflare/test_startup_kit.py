@@ -30,7 +30,7 @@ from medfl.engines.nvflare.startup_kit import make_kits
 from medfl.engines.processes import Crew
 from medfl.engines.remote.party_files import read_site
 from medfl.engines.remote.server_endpoint import compare_groups
-from medfl.engines.remote.site_endpoint import Desk
+from medfl.engines.remote.site_endpoint import SiteEndpoint
 from medfl.errors import MedflError
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.run import run
@@ -222,7 +222,7 @@ def test_source_groups_are_compared_by_keyed_hashes_without_a_name(tmp_path):
     key = (out / "a" / "medfl" / "consortium.key").read_text()
     assert key == (out / "b" / "medfl" / "consortium.key").read_text()
     assert key not in "".join(p.read_text(errors="ignore") for p in (out / "server").rglob("*") if p.is_file())
-    hello = {name: Desk(out / name / "medfl", name).hello() for name in ("a", "b")}
+    hello = {name: SiteEndpoint(out / name / "medfl", name).handshake() for name in ("a", "b")}
     assert b"patient" not in hello["a"] + hello["b"]
     groups = {name: json.loads(text)["groups"] for name, text in hello.items()}
     assert len(groups["a"]["own"]) == 8

@@ -19,8 +19,8 @@ from medfl.engines.nvflare.run_layout import lay_out
 from medfl.engines.remote.codec import HEADER, BadMessage, Bounds, pack, unpack_answer, unpack_request
 from medfl.engines.remote.remote_transport import NoAnswer, Remote
 from medfl.engines.remote.server_endpoint import serve
-from medfl.engines.remote.site_endpoint import PROTOCOL, Desk
-from medfl.engines.remote.site_state import Keeper, StateLost
+from medfl.engines.remote.site_endpoint import PROTOCOL, SiteEndpoint
+from medfl.engines.remote.site_state import SiteStateFile, StateLost
 from medfl.errors import MedflError
 from medfl.messages import Failure, Reply, Request
 from medfl.pipeline.load_pipeline import load_pipeline
@@ -189,7 +189,7 @@ def test_sites_that_are_sent_the_same_share_one_message():
 def ask_site(site, keeper, round_, accepted, weights, c):
     """One training request through a keeper; the update."""
     extra = {"scaffold.c": c} if c is not None else {}
-    request = Request(round_, weights, site.bench.model.buffers(), True, last_accepted_round=accepted, extra=extra)
+    request = Request(round_, weights, site.shared.model.buffers(), True, last_accepted_round=accepted, extra=extra)
     keeper.settle(request)
     state, pending = site.state, site.pending
     reply = site.handle(request)
@@ -209,7 +209,7 @@ def test_a_repeated_round_gives_the_same_reply_also_from_a_new_process(tmp_path)
         for round_, accepted, c, new in steps:
             if site is None or new:
                 site = toy_sites(toy_bench(["scaffold"]))[name]
-                keeper = Keeper(tmp, "run1", site)
+                keeper = SiteStateFile(tmp, "run1", site)
             found.append(ask_site(site, keeper, round_, accepted, weights, c))
         return found
 
@@ -226,9 +226,9 @@ def test_a_repeated_round_gives_the_same_reply_also_from_a_new_process(tmp_path)
 
 def test_state_that_is_gone_or_too_old_is_said_and_not_made_up(tmp_path):
     site = next(iter(toy_sites(toy_bench(["scaffold"])).values()))
-    weights = site.bench.model.weights()
-    keeper = Keeper(tmp_path, "run1", site)
-    request = Request(3, weights, site.bench.model.buffers(), True, last_accepted_round=2)
+    weights = site.shared.model.weights()
+    keeper = SiteStateFile(tmp_path, "run1", site)
+    request = Request(3, weights, site.shared.model.buffers(), True, last_accepted_round=2)
     with pytest.raises(StateLost, match="is gone"):
         keeper.settle(request)
     for round_ in range(3):
@@ -237,16 +237,16 @@ def test_state_that_is_gone_or_too_old_is_said_and_not_made_up(tmp_path):
         keeper.settle(dataclasses.replace(request, last_accepted_round=-1))
     keeper.file.write_bytes(b"torn")
     with pytest.raises(StateLost, match="damaged"):
-        Keeper(tmp_path, "run1", site)
+        SiteStateFile(tmp_path, "run1", site)
 
 
 def test_a_process_left_behind_does_not_write_the_state_of_its_successor(tmp_path):
     site = next(iter(toy_sites(toy_bench(["scaffold"])).values()))
-    weights = site.bench.model.weights()
-    left, zero = Keeper(tmp_path, "run1", site), torch.zeros_like(weights)
+    weights = site.shared.model.weights()
+    left, zero = SiteStateFile(tmp_path, "run1", site), torch.zeros_like(weights)
     ask_site(site, left, 0, -1, weights, zero)
     again = next(iter(toy_sites(toy_bench(["scaffold"])).values()))
-    ask_site(again, Keeper(tmp_path, "run1", again), 1, 0, weights, zero)
+    ask_site(again, SiteStateFile(tmp_path, "run1", again), 1, 0, weights, zero)
     written = left.file.read_bytes()
     with pytest.raises(StateLost, match="taken over"):
         ask_site(site, left, 1, 0, weights, zero)
@@ -294,13 +294,13 @@ def same_result(one, two) -> None:
 
 def spoken(laid, ask=None, present=None):
     """Carry out a laid-out run over desks of this process; how it ended."""
-    desks = {name: Desk(laid.home / name, name) for name in laid.sites}
+    desks = {name: SiteEndpoint(laid.home / name, name) for name in laid.sites}
 
     def plain(site: str, message: bytes) -> bytes:
         return desks[site].handle(laid.run, message)
 
     asked = (lambda s, m: ask(s, m, plain)) if ask else plain
-    serve(laid.server, present or laid.sites, lambda s, m: desks[s].hello(), asked)
+    serve(laid.server, present or laid.sites, lambda s, m: desks[s].handshake(), asked)
     return json.loads((laid.server / "ended.json").read_text())
 
 
@@ -389,10 +389,10 @@ def test_a_site_that_cannot_start_says_so_without_a_path(small, tmp_path):
 )
 def test_parties_that_do_not_agree_are_told_before_the_first_round(small, tmp_path, change, says):
     laid = lay_out(load_pipeline(small), "simulator", tmp_path / "far")
-    desk = Desk(laid.home / "site-01", "site-01")
+    desk = SiteEndpoint(laid.home / "site-01", "site-01")
 
     def hello(site: str, message: bytes) -> bytes:
-        return json.dumps(json.loads(desk.hello(message)) | change).encode()
+        return json.dumps(json.loads(desk.handshake(message)) | change).encode()
 
     serve(laid.server, ["site-01"], hello, lambda s, m: pytest.fail("asked"))
     end = json.loads((laid.server / "ended.json").read_text())
@@ -402,15 +402,15 @@ def test_parties_that_do_not_agree_are_told_before_the_first_round(small, tmp_pa
 
 def test_a_site_is_told_what_it_has_to_change(small, tmp_path):
     laid = lay_out(load_pipeline(small), "simulator", tmp_path / "far")
-    desk, log = Desk(laid.home / "site-01", "site-01"), laid.home / "site-01" / "medfl.log"
+    desk, log = SiteEndpoint(laid.home / "site-01", "site-01"), laid.home / "site-01" / "medfl.log"
 
     def told(here=0.0, **changes) -> bytes:
         return json.dumps({"versions": versions() | changes, "time": time.time() + here}).encode()
 
     for odd in (told(), told(here=200), told(python="4"), b"[1]", b"{", b"{}", b'{"versions": 1, "time": []}'):
-        desk.hello(odd)
+        desk.handshake(odd)
     assert not log.exists()
-    desk.hello(told(here=-1000, timm="9.9\x1b[2J"))
+    desk.handshake(told(here=-1000, timm="9.9\x1b[2J"))
     one, two = log.read_text().splitlines()
     assert f"the server has timm 9.9?[2J and this site {versions()['timm']}; install timm==9.9" in one
     assert re.search(r"this clock is \+(999|100\d) s off the server's", two)
@@ -419,8 +419,8 @@ def test_a_site_is_told_what_it_has_to_change(small, tmp_path):
 
 def test_a_message_that_the_server_has_given_up_is_not_worked_on(small, tmp_path):
     laid = lay_out(load_pipeline(small), "simulator", tmp_path / "far")
-    desk = Desk(laid.home / "site-01", "site-01")
-    desk.hello()
+    desk = SiteEndpoint(laid.home / "site-01", "site-01")
+    desk.handshake()
     bounds = desk._ready.bounds
     model = toy_bench().model
     request = Request(0, torch.zeros(bounds.weights), torch.zeros(bounds.buffers), False)
@@ -444,8 +444,8 @@ def test_a_message_that_the_server_has_given_up_is_not_worked_on(small, tmp_path
 @pytest.mark.parametrize("error", [RuntimeError, ValueError, MedflError, OSError])
 def test_an_error_at_a_site_is_told_by_its_kind_only(small, tmp_path, monkeypatch, error):
     laid = lay_out(load_pipeline(small), "simulator", tmp_path / "far")
-    desk = Desk(laid.home / "site-01", "site-01")
-    desk.hello()
+    desk = SiteEndpoint(laid.home / "site-01", "site-01")
+    desk.handshake()
     bounds = desk._ready.bounds
 
     def fail(request):

@@ -10,7 +10,7 @@ import torch
 
 from medfl.errors import MedflError
 from medfl.methods.core import chain, registry
-from medfl.methods.core.chain import Link, build_chain
+from medfl.methods.core.chain import Method, build_chain
 from tests.toys import toy_run
 
 
@@ -39,8 +39,8 @@ def test_names_order_and_description():
     assert str(chain) == "ecgr+fedprox"
     assert str(build_chain([])) == "fedavg"
     assert chain.describe()[1] == {"name": "fedprox", "mu": 0.1}
-    assert chain.acts("gradient")
-    assert not build_chain(["ecgr"]).acts("gradient")
+    assert chain.acts("modify_gradient")
+    assert not build_chain(["ecgr"]).acts("modify_gradient")
 
 
 def test_the_order_of_links_does_not_matter():
@@ -64,9 +64,9 @@ def test_fedprox_gradient_by_hand():
     class At:
         vector = torch.tensor([3.0, 0.0])
 
-    local = chain.LocalRound(At, torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.0]), steps=1, lr=1.0, seed=0)
+    local = chain.SiteContext(At, torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.0]), steps=1, lr=1.0, seed=0)
     local.gradient = torch.ones(2)
-    build_chain([{"name": "fedprox", "mu": 0.5}]).call("gradient", local)
+    build_chain([{"name": "fedprox", "mu": 0.5}]).call("modify_gradient", local)
     assert local.gradient.tolist() == [2.0, 0.0]
 
 
@@ -89,12 +89,12 @@ def test_the_fine_tuned_model_of_a_single_site_is_the_federations():
 
 
 @dataclass(frozen=True)
-class HalfStep(Link):
+class HalfStep(Method):
     """A third party's link: report half of the way."""
 
     name: ClassVar[str] = "halfstep"
 
-    def reply(self, local):
+    def make_update(self, local):
         local.displacement = 0.5 * (local.start - local.model.vector)
 
 

@@ -173,7 +173,7 @@ def saved_and_resumed(first, second, folder):
     files.save_checkpoint(first.federation.state, first.sites.values(), {})
     state, _ = files.load_checkpoint(second.sites)
     second.federation = type(second.federation)(
-        second.federation.plan, second.federation.transport, state, chain=second.federation.chain
+        second.federation.config, second.federation.transport, state, chain=second.federation.chain
     )
 
 
@@ -206,13 +206,13 @@ def test_a_real_network_resumes_bit_for_bit(method, tmp_path):
     first, _, sites = fresh()
     for federation, rounds in ((whole, 4), (first, 2)):
         for _ in range(rounds):
-            federation.play()
+            federation.run_round()
     files = RunFolder(tmp_path)
     files.save_checkpoint(first.state, sites.values(), {})
     second, _, others = fresh()
     second.state, _ = files.load_checkpoint(others)
     for _ in range(2):
-        second.play()
+        second.run_round()
     assert torch.equal(second.state.weights, whole.state.weights)
     assert torch.equal(second.state.buffers, whole.state.buffers)
 
