@@ -34,7 +34,10 @@ from medfl.seeds import seed_for
 
 BLOCK = 1 << 18  # values of noise drawn at a time
 SHORTER = 1 - 1e-6  # a clipped update is this much shorter than the bound, so that rounding never takes it above
-UNPROTECTED = ("wait", "receive", "refuse", "amend", "weigh", "accept", "combine", "settle", "validated")
+UNPROTECTED = (
+    *("async_schedule", "before_training", "reject", "transform_reply", "aggregation_weight", "on_reply"),
+    *("aggregate", "aggregate_buffers", "on_validation"),
+)
 """What another link may not do: move the start, act on what single sites sent, or on figures without noise."""
 
 
@@ -70,7 +73,7 @@ class Dp(Method):
             not other.local_norms,
             f"under {other.name} sites send normalisation layers that dp does not cover; leave one of them out",
         )
-        acts = [p for p in UNPROTECTED if getattr(type(other), p, None) is not getattr(Method, p, None)]
+        acts = [p for p in UNPROTECTED if getattr(type(other), p) is not getattr(Method, p)]
         require(
             not acts and not getattr(other, "sends", ()),
             f"{other.name} starts from another point, sends or weighs more than the one update that dp clips, or acts "

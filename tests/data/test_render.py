@@ -255,9 +255,9 @@ def test_a_store_found_again_imports_neither_monai_nor_a_decoder(root: Path) -> 
     here = made.train_sites[0]
     digest = render(made, here, own_partition(made, here, "held_out")).digest
     script = (
-        "import sys, json\nfrom medfl import config\nfrom medfl.data.partition import own_share\n"
+        "import sys, json\nfrom medfl import config\nfrom medfl.data.partition import own_partition\n"
         "from medfl.data.render import render\nmade = config.Pipeline.model_validate(json.loads(sys.stdin.read()))\n"
-        "here = made.train_sites[0]\nstore = render(made, here, own_share(made, here, 'held_out'))\n"
+        "here = made.train_sites[0]\nstore = render(made, here, own_partition(made, here, 'held_out'))\n"
         "heavy = ('monai', 'torch', 'PIL', 'albumentations', 'medfl.data.decode')\n"
         "print(store.digest, store.images.shape[0], [name for name in heavy if name in sys.modules])"
     )

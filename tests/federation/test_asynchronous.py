@@ -215,7 +215,7 @@ METHODS = [
 
 
 def trio(method, **kwargs):
-    density = {"a": 1.0, "b": 0.7, "c": 0.4}
+    densities = {"a": 1.0, "b": 0.7, "c": 0.4}
     return asynchronous(method, people=TRIO, site_speeds=SPEEDS, densities=densities, momentum=0.5, lr=0.1, **kwargs)
 
 
@@ -394,13 +394,13 @@ class Line:
 
     def play(self, *sites):
         """A round in which these sites come to an end of their work, one after another."""
-        errands = self.p.federation._errands
+        pending = self.p.federation._pending
 
         def release():
             for name in sites:
-                while name not in errands:
+                while name not in pending:
                     time.sleep(0.001)
-                answer = errands[name].answer
+                answer = pending[name].answer
                 self.go[name].release()
                 wait([answer])
 
@@ -478,7 +478,7 @@ def test_a_run_on_the_wall_clock_goes_on_from_its_checkpoint(tmp_path):
     folder.save_checkpoint(line.p.state, line.p.sites.values(), {})
     state, _ = folder.load_checkpoint(line.p.sites)
     line.go["far"].release()  # its reply reaches a server that is gone
-    wait([errand.answer for errand in line.p.federation._errands.values()])
+    wait([errand.answer for errand in line.p.federation._pending.values()])
     line.p.federation = line.wall(state)
     record = line.play("near", "far")
     assert record["participants"] == ["far", "near"]

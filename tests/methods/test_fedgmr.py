@@ -165,7 +165,7 @@ def test_a_step_of_the_floor_makes_everything_rest():
 def cut(chain, people=None, densities=None, **plan):
     """The hand-made federation with its three weights maskable and the sites' densities stated."""
     model = play(chain, people).sites.popitem()[1].shared.model
-    return play(chain, people, maskable=maskable_slots(model), densities=density or {}, **plan)
+    return play(chain, people, maskable=maskable_slots(model), densities=densities or {}, **plan)
 
 
 def test_a_round_of_two_sites_by_hand():
@@ -262,7 +262,7 @@ def test_masked_weights_never_move_and_masks_are_nested(optimizer):
     bench = SharedModel(toy_bench().model, chain)
     density = {"site-0": 0.1, "site-1": 0.4, "site-2": 1.0}
     work = toy_work(optimizer=optimizer, lr=0.01, weight_decay=0.1)
-    plan = {"maskable": maskable_slots(bench.model), "density": density}
+    plan = {"maskable": maskable_slots(bench.model), "densities": density}
     federation, records = toy_federation(bench, toy_sites(bench, work=work), rounds=2, **plan)
     federation.run()
     assert len(Watch.seen) == 2 * (3 + 2)

@@ -25,8 +25,8 @@ from medfl.site.site import Site
 from medfl.tracking.background_sync import Mirror
 from medfl.tracking.sync import sync
 from tests.runfolders import FakeRun, tracking
-from tests.test_run import same_result
-from tests.test_tracking import assert_complete
+from tests.pipeline.test_run import same_result
+from tests.tracking.test_sync import assert_complete
 from tests.tiny import write_tiny
 from tests.toys import toy_bench, toy_federation, toy_sites
 
@@ -171,7 +171,7 @@ def strike(patch, what: str) -> None:
         write = folder.write_text
         patch.setattr(folder, "write_text", lambda path, t: full() if path.name == "summary.json" else write(path, t))
         return
-    target = os if what == "fsync" else runs
+    target = os if what == "fsync" else folder
     real, save_round, rounds = getattr(target, what), RunFolder.save_round, []
 
     def counted(self, *args):

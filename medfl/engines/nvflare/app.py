@@ -75,7 +75,7 @@ class ServerApp:
         serve(party_folder("server", collab.workspace.get_root_dir()), sorted(proxies), hello, ask)
 
 
-class Client:
+class SiteApp:
     """One site. It is built when it is first spoken to, so that the runtime's own short timeouts do not matter."""
 
     def __init__(self) -> None:

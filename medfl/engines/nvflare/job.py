@@ -31,7 +31,7 @@ def write_job(folder: Path, run: str, timeout: float, sites: int) -> Path:
     server = {
         "format_version": 2,
         "workflows": [_part("controller", "nvflare.collab.runtime.controller.CollabController", _controller(sites))],
-        "components": [_part("_server", "medfl.engines.nvflare.app.Server", _numbers(run, timeout))],
+        "components": [_part("_server", "medfl.engines.nvflare.app.ServerApp", _numbers(run, timeout))],
     }
     executor = {
         "path": "nvflare.collab.runtime.executor.CollabExecutor",
@@ -40,7 +40,7 @@ def write_job(folder: Path, run: str, timeout: float, sites: int) -> Path:
     client = {
         "format_version": 2,
         "executors": [{"tasks": ["*"], "executor": executor}],
-        "components": [_part("_client", "medfl.engines.nvflare.app.Client", {})],
+        "components": [_part("_client", "medfl.engines.nvflare.app.SiteApp", {})],
     }
     _write(job / "meta.json", meta)
     _write(job / "app" / "config" / "config_fed_server.json", server)

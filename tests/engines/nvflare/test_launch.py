@@ -23,7 +23,7 @@ from medfl.errors import RunFailed
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.prepare import ProgressCallbacks
 from medfl.pipeline.run import run
-from tests.test_engines import SMALL, same_result
+from tests.engines.remote.test_endpoints import SMALL, same_result
 
 LINK = {"down": 50, "up": 10, "seconds_per_step": 0.1, "jitter": 0.3}
 SITES = ("site-01", "site-02", "site-03")

@@ -36,8 +36,8 @@ from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.run import run
 from medfl.runs.folder import RunFolder
 from medfl.tracking.connect import client_for
-from tests.test_engines import SMALL, same_result
-from tests.test_run import own_folder
+from tests.engines.remote.test_endpoints import SMALL, same_result
+from tests.pipeline.test_run import own_folder
 
 SITES = ("held-out-01", "site-01", "site-02")
 

@@ -468,9 +468,9 @@ def test_what_a_site_says_cannot_command_a_terminal(small, tmp_path):
 def test_without_the_extra_one_sentence_says_what_to_install(monkeypatch):
     import medfl.engines.nvflare.launch  # noqa: F401
 
-    for name in ("launch", "flare"):
-        monkeypatch.delitem(sys.modules, f"medfl.engines.{name}")
-        monkeypatch.delattr(f"medfl.engines.{name}")
+    for name in ("launch", "app"):
+        monkeypatch.delitem(sys.modules, f"medfl.engines.nvflare.{name}")
+        monkeypatch.delattr(f"medfl.engines.nvflare.{name}")
     monkeypatch.setitem(sys.modules, "nvflare.collab", None)
     with pytest.raises(MedflError, match=r"install it with `pip install \"medfl\[nvflare\]\"`"):
         launcher()

@@ -101,7 +101,7 @@ class HalfStep(Method):
 def test_a_third_party_link_through_the_entry_point(monkeypatch):
     entry = EntryPoint("halfstep", f"{__name__}:HalfStep", "medfl.methods")
     monkeypatch.setattr(registry, "entry_points", lambda group: [entry])
-    assert "tests.test_methods" in sys.modules
+    assert "tests.methods.core.test_chain" in sys.modules
     start, _ = toy_run(rounds=0)
     plain, _ = toy_run(rounds=1)
     half, _ = toy_run(["halfstep"], rounds=1)
