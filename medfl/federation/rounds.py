@@ -228,7 +228,7 @@ class Federation:
             json_state=state.json_state,
             densities=plan.densities,
             maskable=plan.maskable,
-            chain=self.chain,
+            methods=self.chain.methods,
             updates=UpdateMatrix(len(plan.train_sites), state.weights.numel()) if self.chain.keeps_updates else None,
         )
 

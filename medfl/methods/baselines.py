@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from medfl.methods.core.chain import Method
+from medfl.methods.core.method import Method
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from medfl.methods.core.chain import Method, number, require
 from medfl.methods.core.context import SiteContext
+from medfl.methods.core.method import Method, number, require
 from medfl.model.flat_model import FlatModel, Slot
 
 CRITERIA = ("sensitivity", "magnitude", "random")
@@ -91,6 +91,7 @@ class Lips(Method):
     """Periodic, transient sparsity of the middle convolutions."""
 
     name: ClassVar[str] = "lips"
+    paper: ClassVar[str] = "arXiv:2506.00932"
     period: int = 5
     density: float = 0.5
     criterion: str = "sensitivity"

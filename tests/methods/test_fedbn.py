@@ -9,7 +9,8 @@ import torch
 
 from medfl.errors import MedflError
 from medfl.messages import Failure, Request
-from medfl.methods.core.chain import Method, MethodChain
+from medfl.methods.core.chain import MethodChain
+from medfl.methods.core.method import Method
 from medfl.site.site import Site
 from tests.toys import toy_bench, toy_federation, toy_sites, toy_store, toy_work
 
