@@ -27,7 +27,8 @@ from medfl.engines.remote.codec import HEADER, BadMessage, Bounds, unpack_answer
 from medfl.engines.remote.site_state import SiteStateFile, StateLost
 from medfl.errors import MedflError
 from medfl.federation.transport import InProcess
-from medfl.model.flat_model import FlatModel, ModelSpec, create, load_checkpoint
+from medfl.model.backbone import ModelSpec, create, load_checkpoint
+from medfl.model.flat_model import FlatModel
 from medfl.pipeline.evaluate_model import TrainedModel, find_model
 from medfl.pipeline.load_pipeline import load_pipeline, read_mapping
 from medfl.pipeline.run import run

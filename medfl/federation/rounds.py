@@ -21,7 +21,7 @@ from medfl.methods.core.chain import MethodChain
 from medfl.methods.core.context import ServerContext
 from medfl.methods.core.update_matrix import UpdateMatrix
 from medfl.metrics.measure import mean_supported
-from medfl.model.flat_model import Slot
+from medfl.model.layout import Slot
 from medfl.seeds import seed_for
 
 MAX_LOST_ROUNDS = 3  # consecutive rounds without a quorum after which a run stops

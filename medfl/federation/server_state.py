@@ -13,7 +13,7 @@ from torch import Tensor
 from medfl.federation.virtual_time import SiteSpeed
 from medfl.messages import Reply
 from medfl.methods.core.context import ServerContext
-from medfl.model.flat_model import Slot
+from medfl.model.layout import Slot
 
 TOGETHER = 4  # updates folded in one pass
 CHUNK = 1 << 18  # values of the accumulator that stay in cache meanwhile
@@ -92,7 +92,7 @@ class ServerState:
         accepted: site -> last round whose reply was aggregated.
         best: round, value, weights and buffers of the best model so far, when selection is by a metric.
         lost: consecutive rounds that did not count.
-        tensors, json_state: what the chain's methods keep at the server, by name; a tensor is replaced, never written to.
+        tensors, json_state: what the methods keep at the server, by name; a tensor is replaced, never written to.
         clock: virtual seconds since the start; stays 0 where sites state no pace.
         in_flight: site -> its reply on the way, in the asynchronous schedule.
     """

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from medfl.methods.core.context import SiteContext
 from medfl.methods.core.method import Method, number, require
-from medfl.model.flat_model import FlatModel, Slot
+from medfl.model.flat_model import FlatModel
+from medfl.model.layout import Slot
 
 CRITERIA = ("sensitivity", "magnitude", "random")
 STEMS = ("stem", "conv1", "patch_embed")  # timm's names for a stem that is a module of its own

@@ -36,7 +36,7 @@ from medfl.methods.robust_aggregation import unguarded
 
 @dataclass(frozen=True)
 class _Lengths(Method):
-    """What both share: the lengths of earlier rounds, in `server.json_state`, and of this one, in `server.round_sums`."""
+    """What both share: lengths of earlier rounds, in `server.json_state`, and of this one, in `server.round_sums`."""
 
     factor: float = 1.0
     window: int = 3

@@ -20,7 +20,8 @@ from medfl.data.render import read_patches, render
 from medfl.errors import MedflError
 from medfl.messages import Request
 from medfl.methods.core.chain import MethodChain
-from medfl.model.flat_model import FlatModel, ModelSpec
+from medfl.model.backbone import ModelSpec
+from medfl.model.flat_model import FlatModel
 from medfl.pipeline.final_evaluation import Measured
 from medfl.pipeline.load_pipeline import load_pipeline, load_site
 from medfl.pipeline.prepare import local_training_config, resolve_device

@@ -26,7 +26,8 @@ from medfl.federation.transport import InProcess, Transport
 from medfl.federation.virtual_time import SiteSpeed
 from medfl.methods.core.chain import MethodChain
 from medfl.methods.fedgmr_rules import maskable_slots
-from medfl.model.flat_model import FlatModel, ModelSpec
+from medfl.model.backbone import ModelSpec
+from medfl.model.flat_model import FlatModel
 from medfl.pipeline.load_pipeline import check_method
 from medfl.seeds import seed_for
 from medfl.site.shared_model import LocalTrainingConfig, SharedModel

@@ -276,6 +276,8 @@ class Site:
             extra=request.extra,
             state=self.state,
             scratch=bench.scratch,
+            labels=self.store.labels[self.store.splits["train"]],
+            patches=lambda: self.store.images[self.store.splits["train"]],
         )
         self._own_norms()
         bench.chain.call("before_training", local)

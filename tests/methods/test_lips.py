@@ -9,7 +9,8 @@ from medfl.errors import MedflError
 from medfl.messages import Request
 from medfl.methods.core.chain import build_chain
 from medfl.methods.lips import GRADIENT, Lips, _half, middle_convolutions, transient_mask
-from medfl.model.flat_model import FlatModel, ModelSpec
+from medfl.model.backbone import ModelSpec
+from medfl.model.flat_model import FlatModel
 from medfl.site.site import Site
 from tests.paths import VECTORS
 from tests.toys import CLASSES, toy_bench, toy_federation, toy_run, toy_sites, toy_store, toy_work

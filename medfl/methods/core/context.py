@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medfl.methods.core.update_matrix import UpdateMatrix
-from medfl.model.flat_model import FlatModel, Slot
+from medfl.model.flat_model import FlatModel
+from medfl.model.layout import Slot
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ At the server (`ServerContext`):
     transform_reply    change a reply before it is taken
     aggregation_weight the factor of a reply's update in the sum (default: its samples)
     on_reply           look at an accepted reply; what it sums goes into `server.round_sums`
-    aggregate          finish the mean of the round's updates; only here and in `server_step` may `server.tensors` change
+    aggregate          finish the mean of the round's updates; here and in `server_step` may `server.tensors` change
     server_step        what the server makes of the mean update
     aggregate_buffers  what the server makes of the mean buffers (BatchNorm statistics)
     on_validation      look at the training sites' validation figures, where the round measured them
