@@ -169,6 +169,21 @@ class RemembersInTheObject(Method):
         return sum(memory) / len(memory)
 
 
+MEMORY: dict[str, torch.Tensor] = {}
+
+
+@dataclass(frozen=True)
+class RemembersInTheModule(Method):
+    """Keeps a vector in a variable of the module, and begins anew in round 0."""
+
+    name: ClassVar[str] = "broken"
+
+    def server_step(self, server, update):
+        last = torch.zeros_like(update) if server.round == 0 else MEMORY["last"]
+        MEMORY["last"] = update.clone()
+        return update + 0.1 * last
+
+
 @dataclass(frozen=True)
 class SendsDoubles(Method):
     """Sends numbers that the codec does not know."""
@@ -218,6 +233,16 @@ class CommitsAtTheSite(Method):
 
 
 @dataclass(frozen=True)
+class WritesAtTheSite(Method):
+    """Writes into a tensor of a state that is not its own yet."""
+
+    name: ClassVar[str] = "broken"
+
+    def make_update(self, local):
+        local.new_state["broken.share"] = local.state.get("broken.share", torch.ones(1)).mul_(0.5)
+
+
+@dataclass(frozen=True)
 class CommitsAtOnce(Method):
     """Changes the server's state before the round counts."""
 
@@ -263,11 +288,14 @@ BROKEN = [
     (checks.check_neutral, NotNeutral, "with {'share': 1.0} it should be FedAvg"),
     (checks.check_resume, Unseeded, "two runs from one seed are not the same"),
     (checks.check_resume, RemembersInTheObject, "2 [+] 2 rounds are not 4.*the global model differs|records"),
+    (checks.check_resume, RemembersInTheModule, "2 [+] 2 rounds are not 4"),
     (checks.check_codec, SendsDoubles, "cannot travel between processes.*broken.vector"),
     (checks.check_bytes, SaysNothing, "a reply carries {'broken.vector': 3} beside the update, `sends` says {}"),
     (checks.check_bytes, SendsNothing, "`broken.vector` has not been sent"),
     (checks.check_bytes, ForFree, "the records count 0 bytes up at site-0, and"),
     (checks.check_lost_reply, CommitsAtTheSite, "a lost reply leaves a trace: .*`broken.rounds` at site-"),
+    (checks.check_lost_reply, WritesAtTheSite, "a lost reply leaves a trace: .*"),
+    (checks.check_resume, WritesAtTheSite, "`broken.share` at site-0 was written to in round 1"),
     (checks.check_lost_round, CommitsAtOnce, "a round that does not count leaves a trace: json_state at the server"),
     (checks.check_partial_participation, ChangesWhenMeasured, "changed in a round in which it did not train"),
 ]

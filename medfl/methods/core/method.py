@@ -76,7 +76,7 @@ class Method:
     Attributes of the class:
         name: what a pipeline calls it.
         paper, title: where it is from: "arXiv:..." or "doi:...", and the title; shown in the model card and the report.
-        neutral: parameters with which it is FedAvg, bit for bit; None where there are none.
+        neutral: parameters with which it is FedAvg, up to rounding; None where there are none.
         runs_last: it acts after the other methods in every phase, because it must have the last word on a gradient.
         arm: it is no federation but one of the two arms beside it, `local_only` or `centralised`.
         replaces_optimiser: it takes the optimiser's steps itself; momentum, AdamW and weight decay are refused.
