@@ -275,7 +275,12 @@ def write_text(path: Path, text: str) -> None:
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write a safetensors file and flush it to disk."""
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    first: dict[int, str] = {}  # what a site's method keeps unchanged is one tensor in its state and in the pending one
+    for name, tensor in whole.items():
+        if first.setdefault(tensor.data_ptr(), name) != name:
+            whole[name] = tensor.clone()
+    save_file(whole, path)
     flush(path)
 
 

@@ -1,9 +1,10 @@
-"""A federation of five small sites on drawn patches: seconds to train, and every part of it real."""
+"""A federation of toy sites over the real sites, round loop, checkpoint and codec, for checks of methods."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Collection, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,176 +19,219 @@ from medfl.errors import MedflError
 from medfl.federation.asynchronous import SimulatedAsync
 from medfl.federation.rounds import Federation
 from medfl.federation.server_state import FederationConfig, ServerState
-from medfl.federation.transport import InProcess
 from medfl.federation.virtual_time import SiteSpeed
 from medfl.messages import Failure, Reply, Request
 from medfl.methods.core.chain import MethodChain
-from medfl.methods.core.method import Method
 from medfl.methods.fedgmr_rules import maskable_slots
 from medfl.model.backbone import ModelSpec
 from medfl.model.flat_model import FlatModel
 from medfl.runs.folder import RunFolder
 from medfl.site.shared_model import LocalTrainingConfig, SharedModel
 from medfl.site.site import Site
+from medfl.testing.toy_network import BACKBONES
 
-CLASSES = ("a", "b", "c")
-NETWORKS = (
-    ModelSpec("resnet18", CLASSES, {"layers": [1, 1, 1, 1], "channels": [4, 4, 8, 8]}),
-    ModelSpec("test_efficientnet_ln", CLASSES),  # without BatchNorm, for methods that refuse it
-)
-SIZES = {"site-1": 4, "site-2": 6, "site-3": 8, "site-4": 4, "site-5": 10}  # training patches
-SIDE = 16  # px
-SEED = 3
+CLASSES = ("benign", "normal", "malignant")
+MOST_SITES = 12
+ROUNDS = 4
+SIZE = 8  # pixels
+LR = 0.05
 
 
-class ToyTransport(InProcess):
-    """Sites of this process, some of whose messages are lost.
-
-    Args:
-        sites: by name.
-        lost: (round, site) whose reply is lost on the way: the site has done its work and nobody hears of it.
-        absent: (round, site) that is not reached at all.
-        bounds: where given, messages travel as bytes, through the codec of sites in processes of their own.
-    """
-
-    def __init__(
-        self,
-        sites: dict[str, Site],
-        lost: Collection[tuple[int, str]] = (),
-        absent: Collection[tuple[int, str]] = (),
-        bounds: Bounds | None = None,
-    ) -> None:
-        super().__init__(sites)
-        self.lost, self.absent, self.bounds = set(lost), set(absent), bounds
-        self.replies: list[Reply] = []
-
-    def call(self, sites: Sequence[str], request: Callable[[str], Request]) -> Iterator[Reply | Failure]:
-        """See `medfl.federation.transport.Transport.call`."""
-        for name in sites:
-            message = request(name)
-            where = (message.round, name)
-            if where in self.absent:
-                yield Failure(name, message.round, "the site was not reached")
-                continue
-            if self.bounds is not None:
-                message = unpack_request(pack(message, self.bounds), self.bounds)
-            for answer in super().call([name], lambda _, message=message: message):  # type: ignore[misc]
-                if self.bounds is not None:
-                    answer = unpack_answer(pack(answer, self.bounds), name, message.round, self.bounds)
-                if where in self.lost:
-                    answer = Failure(name, message.round, "the reply was lost")
-                elif isinstance(answer, Reply):
-                    self.replies.append(answer)
-                yield answer
+def toy_store(name: str, seed: int, train: int = 8, val: int = 6, test: int = 6, size: int = SIZE) -> PatchStore:
+    """Patches of three classes, each of which shows as a bright colour; two patches a source group."""
+    rng = np.random.default_rng(seed)
+    total = train + val + test
+    labels = rng.integers(0, len(CLASSES), total)
+    labels[:3] = labels[train : train + 3] = labels[train + val : train + val + 3] = (0, 1, 2)
+    images = rng.integers(0, 120, (total, size, size, 3), dtype=np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[:, :, label] += 90
+    rows = np.arange(total)
+    splits = {"train": rows[:train], "val": rows[train : train + val], "test": rows[train + val :]}
+    if train == 0:
+        splits = {"test": rows}
+    return PatchStore(
+        site=name, images=images, labels=labels.astype(np.int64), groups=rows // 2, splits=splits, digest=f"toy-{seed}"
+    )
 
 
-class ToyFederation:
-    """Five sites, one method, up to `rounds` rounds; the same draw every time.
+@dataclass
+class ToyTransport:
+    """Reaches toy sites in this process and notes what passes. An error at a site is raised, not told.
 
     Attributes:
-        records: of the rounds so far.
-        sites, transport, federation: the parts.
+        sites: by name.
+        bounds: where given, every message goes through the engines' codec and back.
+        lost: (round, site) of replies that never arrive: a message that is lost on its way back.
+        absent: whether a lost message is one that the site was never asked.
+        down, up: site -> bytes of the vectors of all messages that were answered, and of all trained replies.
+        replies: the trained replies.
     """
 
-    def __init__(
-        self,
-        methods: Sequence[Method] = (),
-        rounds: int = 4,
-        lost: Collection[tuple[int, str]] = (),
-        absent: Collection[tuple[int, str]] = (),
-        through_bytes: bool = False,
-        **settings: Any,
-    ) -> None:
-        chain = MethodChain(methods)
-        model = network_for(chain)
-        shared = SharedModel(model, chain)
-        training = LocalTrainingConfig(
-            batch_size=4, local_steps=2, lr=0.05, momentum=0.0, augment=AugmentSpec(), seed=SEED, rounds=rounds
-        )
-        self.sites = {
-            name: Site(name, "train", toy_store(name, count, seed), training, shared)
-            for seed, (name, count) in enumerate(SIZES.items())
-        }
-        asynchronous = chain.async_schedule(len(SIZES)) is not None
-        speeds = {name: SiteSpeed(10.0, 5.0, 0.1 * (place + 1)) for place, name in enumerate(SIZES)}
-        config = FederationConfig(
-            tuple(SIZES),
-            (),
-            rounds,
-            SEED,
-            model.stages(),
-            lr=training.lr,
-            evaluate_every=2,
-            site_speeds=speeds if asynchronous else {},
-            densities={"site-1": 0.5},
-            maskable=maskable_slots(model),
-            fingerprint=model.fingerprint(),
-            **settings,
-        )
-        self.records: list[dict[str, Any]] = []
-        self.transport = ToyTransport(self.sites, lost, absent, Bounds.of(model) if through_bytes else None)
-        state = ServerState(0, *initial(model.spec.backbone))
-        kind = SimulatedAsync if asynchronous else Federation
-        self.federation = kind(config, self.transport, state, lambda record, _: None, chain)
+    sites: Mapping[str, Site]
+    bounds: Bounds | None = None
+    lost: frozenset[tuple[int, str]] = frozenset()
+    absent: bool = False
+    down: dict[str, int] = field(default_factory=dict)
+    up: dict[str, int] = field(default_factory=dict)
+    replies: list[Reply] = field(default_factory=list)
+
+    def call(self, sites: Sequence[str], request: Callable[[str], Request]) -> Iterator[Reply | Failure]:
+        """See medfl.federation.transport.Transport."""
+        for name in sites:
+            message = request(name)
+            lost = (message.round, name) in self.lost
+            if not (lost and self.absent):
+                reply = self._handle(name, message)
+            yield Failure(name, message.round, "the reply was lost") if lost else self._note(name, message, reply)
+
+    def _handle(self, name: str, message: Request) -> Reply:
+        if self.bounds is None:
+            return self.sites[name].handle(message)
+        reply = self.sites[name].handle(unpack_request(pack(message, self.bounds), self.bounds))
+        answer = unpack_answer(pack(reply, self.bounds), name, message.round, self.bounds)
+        assert isinstance(answer, Reply)
+        return answer
+
+    def _note(self, name: str, message: Request, reply: Reply) -> Reply:
+        vectors = [message.weights, message.buffers]
+        if reply.update is not None:
+            assert reply.buffers is not None
+            vectors += message.extra.values()
+            self.up[name] = self.up.get(name, 0) + _bytes([reply.update, reply.buffers, *reply.extra.values()])
+            self.replies.append(reply)
+        self.down[name] = self.down.get(name, 0) + _bytes(vectors)
+        return reply
+
+
+@dataclass
+class ToyRun:
+    """A federation of toy sites, run round by round.
+
+    Attributes:
+        chain: the method.
+        federation, sites, transport: what runs.
+        records: of the rounds so far.
+    """
+
+    chain: MethodChain
+    federation: Federation
+    sites: dict[str, Site]
+    transport: ToyTransport
+    records: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def state(self) -> ServerState:
         """The server's."""
         return self.federation.state
 
-    def run(self, rounds: int) -> ServerState:
-        """Carry out so many more rounds."""
-        for _ in range(rounds):
+    def rounds(self, count: int) -> ToyRun:
+        """Run so many rounds more."""
+        for _ in range(count):
             self.records.append(self.federation.run_round())
-        return self.state
+        return self
+
+    def site_state(self, name: str) -> Mapping[str, Tensor]:
+        """What a site knows as its next request would find it."""
+        memory = self.sites[name].memory()
+        if memory.pending is not None and memory.pending[0] <= self.state.accepted.get(name, -1):
+            return memory.pending[1]
+        return memory.state
 
     def save(self, folder: Path) -> None:
-        """Write the checkpoint of a run folder."""
+        """Write a checkpoint, as a run does."""
         RunFolder(folder).save_checkpoint(self.state, [site.memory() for site in self.sites.values()], {})
 
-    def load(self, folder: Path) -> None:
-        """Go on from the checkpoint of a run folder."""
-        loaded = RunFolder(folder).load_checkpoint(self.sites)
-        assert loaded is not None
-        self.federation.resume_from(loaded[0])
+
+def toy_run(
+    chain: MethodChain,
+    *,
+    plain: bool = False,
+    through_codec: bool = False,
+    resume: Path | None = None,
+    sites_per_round: int | None = None,
+    lost: Iterable[tuple[int, str]] = (),
+    absent: bool = False,
+) -> ToyRun:
+    """A run that has not begun, or that goes on from a checkpoint.
+
+    Args:
+        chain: the method.
+        plain: FedAvg in the method's place, with the network and the optimiser that the method would have.
+        through_codec: let every message become bytes and back.
+        resume: folder of the checkpoint.
+        sites_per_round: participants drawn per round; None is all.
+        lost, absent: see `ToyTransport`.
+
+    Raises:
+        MedflError: the chain refuses every toy network.
+    """
+    momentum = 0.0 if any(method.replaces_optimiser for method in chain.methods) else 0.9
+    model = _model(chain, momentum)
+    training = LocalTrainingConfig(
+        batch_size=4, local_steps=2, lr=LR, momentum=momentum, augment=AugmentSpec(), rounds=ROUNDS, seed=3
+    )
+    shared = SharedModel(model, MethodChain() if plain else chain)
+    names = [f"site-{i}" for i in range(sites_needed(chain))]
+    sites = {
+        name: Site(name, "train", toy_store(name, i, train=8 + 2 * (i % 3)), training, shared)
+        for i, name in enumerate(names)
+    }
+    bounds = Bounds.of(model) if through_codec else None
+    transport = ToyTransport(sites, bounds, frozenset(lost), absent)
+    config = FederationConfig(
+        tuple(names),
+        (),
+        rounds=ROUNDS,
+        seed=3,
+        stages=model.stages(),
+        sites_per_round=sites_per_round,
+        evaluate_every=2,
+        momentum=momentum,
+        lr=LR,
+        site_speeds={name: SiteSpeed(50.0, 10.0, 0.1 * (1 + i)) for i, name in enumerate(names)},
+        densities={name: (0.6, 0.3, 1.0)[i % 3] for i, name in enumerate(names)},
+        maskable=maskable_slots(model),
+        fingerprint=model.fingerprint(),
+    )
+    state = ServerState(0, model.weights(), model.buffers())
+    if resume is not None:
+        checkpoint = RunFolder(resume).load_checkpoint(sites)
+        assert checkpoint is not None
+        state = checkpoint[0]
+    asynchronous = shared.chain.async_schedule(sites_per_round or len(names)) is not None
+    federation = (SimulatedAsync if asynchronous else Federation)(config, transport, state, chain=shared.chain)
+    return ToyRun(shared.chain, federation, sites, transport)
 
 
-@functools.cache
-def network(number: int) -> FlatModel:
-    """One of `NETWORKS`, built once."""
-    return FlatModel(NETWORKS[number], torch.device("cpu"), seed=SEED)
+def sites_needed(chain: MethodChain) -> int:
+    """How many sites make a round count when one of them is not heard, at least three.
+
+    Raises:
+        MedflError: more than `MOST_SITES`.
+    """
+    for sites in range(3, MOST_SITES):
+        with contextlib.suppress(MedflError):
+            chain.async_schedule(sites - 1)
+            if sites > chain.min_replies:
+                return sites
+    chain.async_schedule(MOST_SITES - 1)  # it says why
+    raise MedflError(f"`method`: {chain} needs more than {MOST_SITES} sites; check it with smaller parameters")
 
 
-@functools.cache
-def initial(backbone: str) -> tuple[Tensor, Tensor]:
-    """The weights f32[P] and buffers f32[B] that a network of `NETWORKS` was built with."""
-    number = next(place for place, spec in enumerate(NETWORKS) if spec.backbone == backbone)
-    return network(number).weights(), network(number).buffers()
-
-
-def network_for(chain: MethodChain) -> FlatModel:
-    """The first of `NETWORKS` that the methods can work with. Raises MedflError as the last one is refused."""
-    for number in range(len(NETWORKS)):
-        model = network(number)
-        initial(model.spec.backbone)  # taken before anybody trains
+def _model(chain: MethodChain, momentum: float) -> FlatModel:
+    """The first toy network that no method of the chain refuses, always with the same weights."""
+    refusals = []
+    for backbone in BACKBONES:
+        model = FlatModel(ModelSpec(backbone, CLASSES), torch.device("cpu"), seed=1)
         try:
-            chain.check(model, "sgd", 0.0, 0.0)
-        except MedflError:
-            if number + 1 == len(NETWORKS):
-                raise
+            chain.check(model, "sgd", momentum, 0.0)
+        except MedflError as error:
+            refusals.append(str(error))
         else:
             return model
-    raise AssertionError("unreachable")
+    raise MedflError("; ".join(refusals))
 
 
-def toy_store(name: str, train: int, seed: int) -> PatchStore:
-    """Patches u8 whose class shows as a bright channel; four further ones each for validation and test."""
-    rng = np.random.default_rng(seed)
-    total = train + 8
-    labels = rng.integers(0, len(CLASSES), total)
-    images = rng.integers(0, 120, (total, SIDE, SIDE, 3), dtype=np.uint8)
-    for image, label in zip(images, labels, strict=True):
-        image[..., label] += 90
-    rows = np.arange(total)
-    splits = {"train": rows[:train], "val": rows[train : train + 4], "test": rows[train + 4 :]}
-    return PatchStore(name, images, labels.astype(np.int64), rows // 2, splits, digest=f"toy-{seed}")
+def _bytes(vectors: Sequence[Tensor]) -> int:
+    return sum(vector.numel() * vector.element_size() for vector in vectors)
