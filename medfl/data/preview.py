@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from medfl import config
-from medfl.data.partition import apportion
+from medfl.data.partition_by_class_mix import apportion
 from medfl.data.patch_store import I64, PatchStore
 from medfl.errors import MedflError
 from medfl.seeds import seed_for

@@ -70,7 +70,7 @@ def test_order_does_not_depend_on_the_file_system(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(os, "walk", backwards)
     monkeypatch.setattr(Path, "iterdir", lambda self: iter(sorted(iterdir(self), reverse=True)))
     after = read(root)
-    assert before.paths == after.paths
+    assert before.references == after.references
     assert facts(before) == facts(after)
 
 
@@ -78,10 +78,10 @@ def test_root_comes_from_site_then_pipeline_then_environment(tmp_path, monkeypat
     roots = [write_lc25000(tmp_path / str(n), tiles=n, copies=1) for n in (1, 2, 3)]
     monkeypatch.setenv("MEDFL_LC25000", str(roots[2]))
     from_environment = pipeline([site("here")])
-    assert len(pipeline_catalog(from_environment).paths) == 15
+    assert len(pipeline_catalog(from_environment).references) == 15
     from_pipeline = pipeline([site("here"), site("there", roots[0])], mode="own", root=roots[1])
-    assert len(site_catalog(from_pipeline, from_pipeline.train_sites[0]).paths) == 10
-    assert len(site_catalog(from_pipeline, from_pipeline.train_sites[1]).paths) == 5
+    assert len(site_catalog(from_pipeline, from_pipeline.train_sites[0]).references) == 10
+    assert len(site_catalog(from_pipeline, from_pipeline.train_sites[1]).references) == 5
 
 
 def test_missing_roots_name_the_key_and_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +116,7 @@ def test_lc25000_without_source_groups_is_refused_and_says_why(tmp_path: Path) -
     assert "does not hold for lc25000" in refused(root, source_groups="filename")
     leaky = read(root, source_groups="ignore")
     assert leaky.groups_unknown
-    assert len(leaky.group_names) == len(leaky.paths)
+    assert len(leaky.group_names) == len(leaky.references)
 
 
 @pytest.mark.parametrize("place", ["inside", "beside", "stated"])
@@ -206,7 +206,7 @@ def test_hidden_and_other_files_are_ignored_and_case_is_not(tmp_path: Path) -> N
 def test_a_link_to_a_parent_folder_does_not_walk_for_ever(tmp_path: Path) -> None:
     root = write_folders(tmp_path, {"lung_aca": 2})
     (root / "lung_aca" / "lung_aca-p00" / "loop").symlink_to(root / "lung_aca")
-    assert len(read(root, source="folder").paths) == 2
+    assert len(read(root, source="folder").references) == 2
 
 
 def table_of(root: Path, rows: list[tuple[object, ...]], header=("path", "label", "source_group")) -> Path:
@@ -219,7 +219,7 @@ def test_csv_reads_paths_labels_and_groups(tmp_path: Path) -> None:
     (tmp_path / "patches.csv").write_text(text, encoding="utf-8")  # as a spreadsheet writes it
     catalog = read(tmp_path / "patches.csv", {"adeno": "lung_aca"}, source="csv")
     assert facts(catalog) == [("adeno/2.png", "lung_aca", "bob"), ("lung_n/a/1.png", "lung_n", "ann")]
-    assert catalog.paths == (second, first)
+    assert [catalog.source.describe(reference) for reference in catalog.references] == [str(second), str(first)]
 
 
 @pytest.mark.parametrize("escape", ["../outside.png", "{absolute}", "link.png", "folder/outside.png"])
@@ -260,7 +260,9 @@ def test_generated_tissue_is_written_once_and_read_as_lc25000(tmp_path: Path) ->
     assert len(catalog.group_names) == 10
     (folder,) = tmp_path.glob("tissue-*")
     written = {path: path.stat().st_mtime_ns for path in folder.rglob("*.jpeg")}
-    assert pipeline_catalog(made).paths == catalog.paths
+    again = pipeline_catalog(made)
+    assert again.references == catalog.references
+    assert again.source.place == catalog.source.place == str(folder)
     assert written == {path: path.stat().st_mtime_ns for path in folder.rglob("*.jpeg")}
 
 
@@ -269,7 +271,7 @@ def test_the_real_lc25000() -> None:
     catalog = read(real_lc25000())
     assert not catalog.groups_unknown
     assert (np.bincount(catalog.labels, minlength=5) > 0).all()
-    assert 5 < len(catalog.group_names) < len(catalog.paths)
+    assert 5 < len(catalog.group_names) < len(catalog.references)
     labels_of = {}
     for label, group in zip(catalog.labels, catalog.groups, strict=True):
         assert labels_of.setdefault(group, label) == label  # a tile shows one class

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from medfl import config
-from medfl.data.partition import Partition, apportion, make_partition
+from medfl.data.partition import Partition, make_partition
+from medfl.data.partition_by_class_mix import apportion
 from medfl.data.splits import split_by_group
 from medfl.data.synthetic.sites import generate_sites
 from medfl.errors import MedflError
@@ -355,7 +356,7 @@ def test_digests_know_the_content_and_not_the_place(tiles: Path, tmp_path: Path)
     assert set(here[0]) == {"site", "role", "split", "class", "groups", "patches", "digest"}
     assert len({row["digest"] for row in here}) == len(here)
     made = make_partition(pipeline(sites, classes=TWO, root=moved))
-    changed = made.sites[0].paths[int(made.sites[0].splits["val"][0])]
+    changed = Path(made.sites[0].locations[int(made.sites[0].splits["val"][0])])
     changed.write_bytes(changed.read_bytes() + b"x")
     differing = [row for row, old in zip(made.summary(), here, strict=True) if row != old]
     assert [(row["site"], row["split"]) for row in differing] == [("a", "val")]
@@ -410,7 +411,7 @@ def test_real_data_in_equal_shares() -> None:
     made = made.model_copy(update={"sites": config.Sites(train=train, held_out=held_out)})
     allocation = make_partition(made)
     sizes = [len(share.rows) for share in allocation.sites]
-    total = len(allocation.sites[0].catalog.paths)
+    total = len(allocation.sites[0].catalog.references)
     assert min(sizes) > 0.8 * total / 7
     assert max(sizes) - min(sizes) < 0.1 * total / 7
     for share in allocation.sites:

@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 from medfl.data import decode as decoding
-from medfl.data.duplicates.keypoints import describe_files
+from medfl.data.duplicates.keypoints import describe_patches
+from medfl.data.image_file import image_readers
 from medfl.data.partition import make_partition, own_partition
 from medfl.data.patch_store import PatchStore
 from medfl.data.preview import preview
@@ -37,14 +38,14 @@ from tests.datafiles import (
 
 
 def decoded(path: Path, size: int = 16, field: int | None = None) -> np.ndarray:
-    (result,) = decoding.decode([path], size, field)
+    (result,) = decoding.decode(image_readers([path]), size, field)
     assert isinstance(result, decoding.DecodedPatch), str(result)
     return result.image
 
 
 def reason(path: Path) -> str:
-    (result,) = decoding.decode([path], 16)
-    (searched,) = describe_files([path], lambda *_: None)
+    (result,) = decoding.decode(image_readers([path]), 16)
+    (searched,) = describe_patches(image_readers([path]), lambda *_: None)
     assert isinstance(result, decoding.Unreadable)
     assert str(searched) == str(result)  # the search for near-copies says the same
     return str(result)
@@ -159,7 +160,7 @@ def test_unreadable_files_say_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_more_files_than_are_decoded_ahead_keep_their_order(tmp_path: Path) -> None:
     paths = [write_image(tmp_path / f"{n}.png", pixels(n)) for n in range(decoding.AHEAD * 2 + 5)]
-    for number, patch in enumerate(decoding.decode(paths, 16)):
+    for number, patch in enumerate(decoding.decode(image_readers(paths), 16)):
         assert isinstance(patch, decoding.DecodedPatch)
         assert np.array_equal(patch.image, pixels(number))
 
@@ -184,7 +185,7 @@ def test_a_store_holds_the_share_row_by_row(root: Path) -> None:
     assert store.images.dtype == np.uint8
     assert not store.images.flags.writeable
     assert isinstance(store.images, np.memmap)
-    for row, path in enumerate(share.paths):
+    for row, path in enumerate(map(Path, share.locations)):
         assert np.array_equal(store.images[row], np.asarray(Image.open(path)))
         assert store.names[row] == path.relative_to(root).as_posix()
         assert store.group_names[store.groups[row]] == path.parent.name
@@ -336,7 +337,7 @@ def test_dealt_patches_are_stained_once_and_own_patches_never(tmp_path: Path, ca
     made = pipeline(sites, root=root, stain_strength=0.5)
     stores = render_all(made)
     plain = {
-        share.site: np.stack([np.asarray(Image.open(path)) for path in share.paths])
+        share.site: np.stack([np.asarray(Image.open(path)) for path in share.locations])
         for share in make_partition(made).sites
     }
     expected = {
@@ -406,7 +407,7 @@ def test_rendering_transforms_are_named_seeded_and_in_order(root: Path) -> None:
     assert np.array_equal(render_all(made)["here"].images, first)
     shutil.rmtree(made.cache_dir)
     assert not np.array_equal(render_all(made.model_copy(update={"seed": 1}))["here"].images, first)
-    plain = np.stack([np.asarray(Image.open(path)) for path in make_partition(made).sites[0].paths])
+    plain = np.stack([np.asarray(Image.open(path)) for path in make_partition(made).sites[0].locations])
     assert 10 < np.abs(first.astype(int) - plain[:, :, ::-1]).mean() < 60  # flipped, then noisy
     differences = first.astype(int) - plain[:, :, ::-1]
     assert not np.array_equal(differences[0], differences[1])  # every patch has noise of its own
@@ -498,7 +499,7 @@ def test_preview_shows_a_row_of_patches_per_site(tmp_path: Path) -> None:
 @needs_lc25000
 def test_real_patches_are_decoded_as_pillow_reads_them() -> None:
     paths = sorted(real_lc25000().rglob("*.jpeg"))[::200]
-    for path, patch in zip(paths, decoding.decode(paths, 224), strict=True):
+    for path, patch in zip(paths, decoding.decode(image_readers(paths), 224), strict=True):
         assert isinstance(patch, decoding.DecodedPatch)
         with Image.open(path) as image:
             if image.size == (224, 224):

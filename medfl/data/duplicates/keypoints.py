@@ -12,16 +12,16 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from medfl.data.decode import WORKERS, reason
+from medfl.data.decode import WORKERS
+from medfl.data.image_file import PatchReader, failure_reason
 from medfl.data.patch_store import U8
-from medfl.data.rgb import Unreadable, to_rgb
+from medfl.data.rgb import Unreadable
 
 SIDE = 224  # pixels of the longer side; larger images are reduced to it
 POINTS = 300  # the strongest keypoints of an image that are kept
@@ -73,22 +73,21 @@ def describe(grey: U8) -> Keypoints:
     return Keypoints(places, np.minimum(SCALE * np.sqrt(shares), 255).astype(np.uint8), width, height)
 
 
-def describe_files(paths: Sequence[Path], progress: Progress) -> list[Keypoints | Unreadable]:
-    """The keypoints of image files in their order, or why there are none."""
+def describe_patches(readers: Sequence[PatchReader], progress: Progress) -> list[Keypoints | Unreadable]:
+    """The keypoints of patches in their order, or why there are none."""
 
-    def one(path: Path) -> Keypoints | Unreadable:
+    def describe_one(read: PatchReader) -> Keypoints | Unreadable:
         try:
-            with Image.open(path) as image:
-                return describe(np.asarray(to_rgb(image).convert("L")))
-        except Exception as error:  # a damaged file may raise anything
-            return Unreadable(reason(error, path))
+            return describe(np.asarray(Image.fromarray(read()).convert("L")))
+        except Exception as error:  # a damaged patch may raise anything
+            return Unreadable(failure_reason(error))
 
-    described: list[Keypoints | Unreadable] = []
+    keypoints: list[Keypoints | Unreadable] = []
     with one_thread_each(), ThreadPoolExecutor(WORKERS) as pool:
-        for result in pool.map(one, paths):
-            described.append(result)
-            progress("images read", len(described), len(paths))
-    return described
+        for result in pool.map(describe_one, readers):
+            keypoints.append(result)
+            progress("images read", len(keypoints), len(readers))
+    return keypoints
 
 
 @contextlib.contextmanager

@@ -61,7 +61,7 @@ def find_pairs(images: Sequence[Keypoints], progress: Progress, places: I64 | No
 
     Args:
         images: the N images' keypoints.
-        progress: told about finished steps.
+        progress: called with every step, how much of it is done, and of how much.
         places: i64[N]; only images of different places are compared.
     """
     apart = np.arange(len(images)) if places is None else places

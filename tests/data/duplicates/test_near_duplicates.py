@@ -1,5 +1,6 @@
 """Near-copies: found with the transformation that made them, linked into groups, caught where they leak."""
 
+import functools
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import yaml
 from medfl.cli.app import app
 from medfl.data.catalog import pipeline_catalog
 from medfl.data.duplicates.group_folder import group_folder
-from medfl.data.duplicates.keypoints import Keypoints, describe, describe_files
+from medfl.data.duplicates.keypoints import Keypoints, describe, describe_patches
 from medfl.data.duplicates.leakage import CopiesLeak
 from medfl.data.duplicates.near_duplicates import Pair, align, find_pairs, linked
 from medfl.data.partition import make_partition
@@ -236,7 +237,8 @@ def test_copies_planted_at_another_site_leak(hospitals, tmp_path, cli, capsys):
     assert caught.value.exit_code == 1
     said = capsys.readouterr().out
     train = next(share for share in make_partition(load_pipeline(file)).sites if share.site == "northside")
-    tiles = {train.paths[p].parent for p in train.splits["train"] if "lung_scc" in str(train.paths[p])}
+    paths = [Path(train.locations[p]) for p in train.splits["train"]]
+    tiles = {path.parent for path in paths if "lung_scc" in str(path)}
     assert f"{len(tiles)} of " in str(caught.value)
     assert "test patches have a near-copy in training data; within one folder name the CSV" in str(caught.value)
     (row,) = [line for line in said.splitlines() if "northside/train - valley/test" in line]
@@ -274,7 +276,8 @@ def cli(capsys):
 def test_real_patches_are_grouped_as_published():
     catalog = pipeline_catalog(pipeline([], root=real_lc25000(), source="lc25000"))
     kept = np.flatnonzero(catalog.groups % 40 == 3)
-    pairs = find_pairs(describe_files([catalog.paths[row] for row in kept], silent), silent)
+    readers = [functools.partial(catalog.source.read, catalog.references[row]) for row in kept]
+    pairs = find_pairs(describe_patches(readers, silent), silent)
     precision, recall = agreement(linked(len(kept), pairs, 0.75), catalog.groups[kept])
     assert len(kept) > 80
     assert precision >= 0.99
