@@ -109,7 +109,7 @@ class Partition:
                     name = share.catalog.group_names[group]
                     _claim(groups, (share.catalog.scope, name), place, f"the source group {name}")
                 for reference in (references[position] for position in positions):
-                    what = f"the {source.patch_word} {source.describe(reference)}"
+                    what = f"the {source.patch_words[0]} {source.describe(reference)}"
                     _claim(patches, source.identity(reference), place, what)
 
     def write(self, path: Path) -> None:

@@ -32,7 +32,7 @@ BLOCK = 1 << 14
 class FileSource(Source):
     """Image files below a folder; a reference is a path relative to it, with slashes."""
 
-    patch_word = "file"
+    patch_words = "file", "files"
     root_variable: ClassVar[str] = ""
     """Environment variable that names the root where no file does."""
     augmentation: ClassVar[str] = ""

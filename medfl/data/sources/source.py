@@ -91,8 +91,9 @@ class Source(ABC):
     dealt_only: ClassVar[bool] = False
     """No site can bring data of this kind; they are dealt to simulated institutions."""
     class_word: ClassVar[str] = "label"
-    patch_word: ClassVar[str] = "patch"
-    """What messages call that which names a class, and a patch."""
+    """What messages call that which names a class."""
+    patch_words: ClassVar[tuple[str, str]] = "patch", "patches"
+    """What messages call a patch, and several."""
 
     def __init__(self, spec: SourceSpec) -> None:
         self.spec = spec

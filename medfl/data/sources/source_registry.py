@@ -29,14 +29,14 @@ def register(source: S) -> S:
 def source_class(kind: str) -> type[Source]:
     """The source behind a word under `data.source`. Raises MedflError with the nearest words where there is none."""
     _import_built_in()
-    if kind not in SOURCES:
-        for entry in entry_points(group="medfl.sources"):
-            SOURCES.setdefault(entry.name, entry.load())
-    if kind not in SOURCES:
-        raise MedflError(
-            f"`data.source`: there is no source {kind!r}.{nearest(kind, SOURCES)} Known: {', '.join(sorted(SOURCES))}"
-        )
-    return SOURCES[kind]
+    if kind in SOURCES:
+        return SOURCES[kind]
+    packages = {entry.name: entry for entry in entry_points(group="medfl.sources")}
+    if kind not in packages:
+        words = sorted({*SOURCES, *packages})
+        raise MedflError(f"`data.source`: there is no source {kind!r}.{nearest(kind, words)} Known: {', '.join(words)}")
+    source: type[Source] = packages[kind].load()
+    return source
 
 
 def check_sources(pipeline: config.Pipeline, where: str) -> None:

@@ -173,7 +173,7 @@ def _dealt(pipeline: config.Pipeline, site: config.SiteConfig, role: str, file: 
     absent = source.absent(catalog.references)
     if absent:
         raise MedflError(
-            f"{len(absent)} of {len(lines)} {source.patch_word}s of {file} are not there, the first is "
+            f"{len(absent)} of {len(lines)} {source.patch_words[1]} of {file} are not there, the first is "
             f"{source.describe(absent[0])}; set `data.root` in {file.with_name('pipeline.yaml')} to where the data lie "
             f"on this machine"
         )
