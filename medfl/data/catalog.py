@@ -93,13 +93,13 @@ def site_catalog(pipeline: config.Pipeline, site: config.SiteConfig) -> Catalog:
             f"{where}: `data.source` is {absent}{kind}, which is generated and dealt; state "
             f"`data: {{source: folder, root: ...}}` in the site file, or set `data.mode: dealt` in the pipeline"
         )
-    inherited = pipeline.data if kind == pipeline.data.source else None
+    shared_data = pipeline.data if kind == pipeline.data.source else None
     return read_catalog(
         source(
             SourceSpec(
                 where=where,
-                root=own.root or (inherited.root if inherited else None),
-                source_groups=own.source_groups or (inherited.source_groups if inherited else None),
+                root=own.root or (shared_data.root if shared_data else None),
+                source_groups=own.source_groups or (shared_data.source_groups if shared_data else None),
                 classes=tuple(pipeline.task.classes),
                 labels=dict(site.labels),
                 data=pipeline.data,

@@ -68,8 +68,8 @@ def decode(readers: Sequence[PatchReader], size: int, field: int | None = None) 
 
 def to_bytes(image: torch.Tensor) -> U8:
     """Grey levels f32[3, H, W] to u8[H, W, 3], rounded half up and clipped."""
-    rounded: U8 = (image.float() + 0.5).floor().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-    return rounded
+    result: U8 = (image.float() + 0.5).floor().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    return result
 
 
 def _check_field(width: int, height: int, field: int | None) -> None:

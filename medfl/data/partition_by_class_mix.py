@@ -31,8 +31,8 @@ def partition_by_class_mix(
     Raises:
         MedflError: more patches of a class are asked for than there are, or a site asks for less than one group.
     """
-    ordered = sorted(sites, key=lambda site: site.name)
-    demand = _demand(pipeline, catalog, ordered)
+    by_name = sorted(sites, key=lambda site: site.name)
+    demand = _demand(pipeline, catalog, by_name)
     counts = np.zeros((len(catalog.group_names), len(catalog.classes)), dtype=np.int64)
     np.add.at(counts, (catalog.groups, catalog.labels), 1)
     lacking, holder = demand.copy(), np.full(len(counts), -1)
@@ -41,13 +41,13 @@ def partition_by_class_mix(
         able = (counts[group] <= lacking).all(axis=1)
         if able.any():
             _give(group, np.where(able, lacking @ (counts[group] > 0), -1), lacking, counts, holder)
-    left = order[holder[order] < 0]
-    for group in left[np.argsort(-counts[left].sum(axis=1), kind="stable")]:
+    rest = order[holder[order] < 0]
+    for group in rest[np.argsort(-counts[rest].sum(axis=1), kind="stable")]:
         nearer = (np.abs(lacking) - np.abs(lacking - counts[group])).sum(axis=1)
         if nearer.max() > 0:
             _give(group, nearer, lacking, counts, holder)
     rows_of = {}
-    for index, site in enumerate(ordered):
+    for index, site in enumerate(by_name):
         rows = np.flatnonzero(holder[catalog.groups] == index)
         if not len(rows):
             raise MedflError(
@@ -81,11 +81,11 @@ def _demand(pipeline: config.Pipeline, catalog: Catalog, sites: Sequence[config.
         else:
             demand[index] = apportion(site.patches, mixes[index])
     if open_sites:
-        left, mix = np.maximum(supply - demand.sum(axis=0), 0), mixes[open_sites].sum(axis=0)
-        each = int((left[mix > 0] / mix[mix > 0]).min() * (1 - SLACK))
+        rest, mix = np.maximum(supply - demand.sum(axis=0), 0), mixes[open_sites].sum(axis=0)
+        each = int((rest[mix > 0] / mix[mix > 0]).min() * (1 - SLACK))
         for patches in range(max(each, 1), 0, -1):  # rounding to whole patches may ask for one too many
             demand[open_sites] = [apportion(patches, mixes[index]) for index in open_sites]
-            if (demand[open_sites].sum(axis=0) <= left).all():
+            if (demand[open_sites].sum(axis=0) <= rest).all():
                 break
     _check_supply(pipeline, catalog.classes, demand.sum(axis=0), supply)
     return demand

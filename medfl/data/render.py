@@ -28,7 +28,7 @@ from medfl.errors import MedflError
 from medfl.seeds import seed_for
 
 CHUNK = 256  # patches stained at a time
-MENTIONED = 10  # unreadable patches named in a message
+LISTING = 10  # unreadable patches named in a message
 PatchProgress = Callable[[int], None]
 """Called with the number of patches each time some are done."""
 log = logging.getLogger(__name__)
@@ -120,8 +120,8 @@ def read_patches(directory: Path, size: int) -> tuple[list[str], U8]:
     results = list(decode(image_readers(paths), size))
     problems = {index: str(result) for index, result in enumerate(results) if isinstance(result, Unreadable)}
     if problems:
-        shown = _list_problems([str(path) for path in paths], problems)
-        raise MedflError(f"{directory}: {shown}; replace or remove them")
+        problem_list = _list_problems([str(path) for path in paths], problems)
+        raise MedflError(f"{directory}: {problem_list}; replace or remove them")
     names = [path.relative_to(directory).as_posix() for path in paths]
     return names, np.stack([result.image for result in results if not isinstance(result, Unreadable)])
 
@@ -207,6 +207,6 @@ def _fill(
 
 
 def _list_problems(locations: Sequence[str], problems: Problems) -> str:
-    first = [f"{locations[position]} ({reason})" for position, reason in list(problems.items())[:MENTIONED]]
-    more = f" and {len(problems) - MENTIONED} more" if len(problems) > MENTIONED else ""
+    first = [f"{locations[position]} ({reason})" for position, reason in list(problems.items())[:LISTING]]
+    more = f" and {len(problems) - LISTING} more" if len(problems) > LISTING else ""
     return f"{len(problems)} of {len(locations)} images cannot be read: {', '.join(first)}{more}"

@@ -64,10 +64,10 @@ def describe(grey: U8) -> Keypoints:
         width, height = (max(1, round(length * SIDE / max(grey.shape))) for length in (width, height))
         grey = np.asarray(cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
     dark, bright = np.percentile(grey, (1, 99))
-    stretched = (grey - dark) * (255 / max(bright - dark, FAINT))
+    levels = (grey - dark) * (255 / max(bright - dark, FAINT))
     sift = cv2.SIFT.create(nfeatures=POINTS, contrastThreshold=CONTRAST, enable_precise_upscale=True)
-    found, raw = sift.detectAndCompute(stretched.clip(0, 255).astype(np.uint8), None)
-    places = np.array([point.pt for point in found[:POINTS]], np.float32).reshape(-1, 2)
+    points, raw = sift.detectAndCompute(levels.clip(0, 255).astype(np.uint8), None)
+    places = np.array([point.pt for point in points[:POINTS]], np.float32).reshape(-1, 2)
     histograms = np.zeros((0, 128), np.float32) if raw is None else np.asarray(raw, np.float32)[:POINTS]
     shares = histograms / np.maximum(histograms.sum(axis=1, keepdims=True), 1)
     return Keypoints(places, np.minimum(SCALE * np.sqrt(shares), 255).astype(np.uint8), width, height)

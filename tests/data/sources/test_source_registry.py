@@ -1,4 +1,4 @@
-"""A source is one class: patches that are no files go through catalog, partition, store, batches, search and parties."""
+"""A source is one class: patches that are no files go through catalog, partition, store, batches and parties."""
 
 import csv
 import hashlib
@@ -79,7 +79,7 @@ def test_a_catalog_lists_what_the_source_lists(memory):
     assert not catalog.groups_unknown
     assert pipeline_catalog(dealt(source_groups="ignore")).groups_unknown
     memory["worse|p0|0"] = pixels(0)
-    with pytest.raises(MedflError, match='pipeline toy: the label "worse" of memory is no class of `task.classes`'):
+    with pytest.raises(MedflError, match=r'pipeline toy: the label "worse" of memory is no class of `task.classes`'):
         pipeline_catalog(dealt())
     del memory["worse|p0|0"]
     memory["benign||0"] = pixels(0)
@@ -133,7 +133,9 @@ def test_one_patch_at_two_sites_is_refused():
     made = pipeline([{"name": "a", **own}], [{"name": "b", **own}], classes=CLASSES)
     with pytest.raises(MedflError, match="the source group p0 is in two places, site a"):
         make_partition(made)
-    made = made.model_copy(update={"data": made.data.model_copy(update={"source": "memory", "source_groups": "ignore"})})
+    made = made.model_copy(
+        update={"data": made.data.model_copy(update={"source": "memory", "source_groups": "ignore"})}
+    )
     with pytest.raises(MedflError, match=r"source group benign/0 is in two places, site a"):
         make_partition(made)
 
