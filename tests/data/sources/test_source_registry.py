@@ -3,7 +3,6 @@
 import csv
 import hashlib
 from importlib.metadata import EntryPoint
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -56,13 +55,11 @@ class Memory(Source):
 
 
 @pytest.fixture(autouse=True)
-def memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, U8]:
+def memory(monkeypatch: pytest.MonkeyPatch) -> dict[str, U8]:
     """The patches `class|patient|number`, of a source that is registered for one test."""
     keys = [f"{word}|p{patient}|{number}" for word in CLASSES for patient in range(8) for number in range(2)]
     monkeypatch.setattr(Memory, "arrays", {key: pixels(seed, 40) for seed, key in enumerate(keys)})
     monkeypatch.setitem(source_registry.SOURCES, "memory", Memory)
-    monkeypatch.setenv("MEDFL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
     return Memory.arrays
 
 
