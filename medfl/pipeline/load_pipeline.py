@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from medfl.config import Pipeline, SiteConfig
+from medfl.data.sources.source_registry import check_sources
 from medfl.errors import MedflError, nearest
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def load_pipeline(path: Path | str, overrides: Sequence[str] = ()) -> Pipeline:
         pipeline = pipeline.model_copy(
             update={"sites": pipeline.sites.model_copy(update={"train": train, "held_out": held_out, "generate": None})}
         )
+    check_sources(pipeline, str(file))
     _check_sites(pipeline, file)
     if pipeline.method or pipeline.training.clock == "wall":
         check_method(pipeline, str(file))

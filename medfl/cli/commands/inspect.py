@@ -140,7 +140,7 @@ def data_leak(
         partial = sum(c.partial for c in crossings if (c.one.split, c.other.split) == ("train", "test"))
         rest = f"; {partial:,} pairs of training and test patches share less than {overlap:g}" if partial else ""
         terminal.say(
-            f"None of {tested:,} test patches has a near-copy in training data ({len(found.paths):,} images "
+            f"None of {tested:,} test patches has a near-copy in training data ({len(found.locations):,} images "
             f"searched){rest}"
         )
 
