@@ -42,7 +42,7 @@ class FedGMR(Method):
 
     name: ClassVar[str] = "fedgmr"
     paper: ClassVar[str] = "arXiv:2512.05372"
-    merges_itself: ClassVar[str] = "submodels"
+    merges_itself: ClassVar[str] = "sub-models"
     runs_last: ClassVar[bool] = True  # what other methods add to a gradient must not move a masked weight
     patience: int = 5
     exponent: float = 0.6

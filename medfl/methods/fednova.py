@@ -59,18 +59,6 @@ class FedNova(Method):
             f"not {optimizer}",
         )
 
-    def check_compatible(self, other: Method) -> None:
-        """Only steps from the received model may be rescaled."""
-        require(
-            not other.replaces_optimiser,
-            f"fednova counts steps of SGD, which {other.name} replaces; leave one of them out",
-        )
-        require(
-            not other.local_norms and type(other).before_training is Method.before_training,
-            f"fednova rescales w - e as steps taken, but under {other.name} sites do not start from w, the model they "
-            f"received; leave one of them out",
-        )
-
     def aggregation_weight(self, server: ServerContext, reply: Reply) -> float:
         """n_i / a_i."""
         return reply.samples / self._normaliser(server, reply.steps)

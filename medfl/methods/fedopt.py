@@ -36,13 +36,6 @@ def _decay(value: Any, key: str) -> None:
 class ServerOptimiser(Method):
     """What the four share: one of them a chain, and a learning rate."""
 
-    def check_compatible(self, other: Method) -> None:
-        """Refuse a second one."""
-        require(
-            not isinstance(other, ServerOptimiser),
-            f"{self.name} and {other.name} are both optimisers of the server; keep one of them",
-        )
-
     def _vector(self, server: ServerContext, name: str, start: float = 0.0) -> Tensor:
         """The server's own vector of this method, replaced by a copy that may be written to; `start` at first."""
         key, like = f"{self.name}.{name}", server.weights

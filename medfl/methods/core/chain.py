@@ -8,8 +8,9 @@ from itertools import permutations
 from typing import Any
 
 from medfl.errors import MedflError, nearest
+from medfl.methods.core.compatibility import check_pair
 from medfl.methods.core.context import SiteContext
-from medfl.methods.core.method import Method, require
+from medfl.methods.core.method import Method
 from medfl.methods.core.registry import method_class
 from medfl.model.flat_model import FlatModel
 
@@ -27,10 +28,7 @@ class MethodChain:
     def __init__(self, methods: Sequence[Method] = ()) -> None:
         self.methods = tuple(methods)
         ordered = sorted(self.methods, key=lambda method: method.runs_last)
-        self._by_phase = {
-            phase: tuple(method for method in ordered if getattr(type(method), phase) is not getattr(Method, phase))
-            for phase in PHASES
-        }
+        self._by_phase = {phase: tuple(method for method in ordered if method.acts_in(phase)) for phase in PHASES}
 
     def acts(self, phase: str) -> bool:
         """Whether any method acts in a phase."""
@@ -96,8 +94,6 @@ class MethodChain:
             MedflError: one sentence naming the method and the remedy.
         """
         replacing = [method.name for method in self.methods if method.replaces_optimiser]
-        if len(replacing) > 1:
-            raise MedflError(f"`method`: {' and '.join(replacing)} both replace the optimiser; keep one of them")
         if replacing and (optimizer != "sgd" or momentum or weight_decay):
             raise MedflError(
                 f"`method`: {replacing[0]} replaces the optimiser, so `training.optimizer` must be sgd with momentum 0 "
@@ -152,14 +148,3 @@ def build_chain(entries: Iterable[str | Mapping[str, Any]]) -> MethodChain:
         except ValueError as error:
             raise MedflError(f"`method`: {error}") from None
     return MethodChain(sorted(methods, key=lambda method: method.name))
-
-
-def check_pair(method: Method, other: Method) -> None:
-    """Raise ValueError with one sentence if `method` cannot share a chain with `other`, by what both declare."""
-    safe = {"": True, "submodels": other.submodel_safe, "late replies": other.async_safe}[method.merges_itself]
-    require(
-        safe,
-        f"{method.name} merges {method.merges_itself} by rules of its own, and {other.name} is not known to hold under "
-        f"them; leave one of them out",
-    )
-    method.check_compatible(other)
