@@ -73,11 +73,6 @@ class Federation:
                 )
         return self.state
 
-    def resume_from(self, state: ServerState) -> None:
-        """Go on from another state of the same model."""
-        self.state = state
-        self._mean = WeightedMean(state)
-
     def participants(self, round_: int) -> tuple[str, ...]:
         """The sites that train in a round, sorted by name."""
         return self._draw(sorted(self.config.train_sites), self.config.sites_per_round, round_)
