@@ -74,7 +74,7 @@ class FedGMR(Method):
 
     def check_compatible(self, other: Method) -> None:
         """Links that keep vectors of the whole model, start elsewhere or merge by themselves do not fit."""
-        built_in = other.__module__.startswith("medfl.methods.") and not other.arm
+        built_in = other.__module__.startswith("medfl.methods.")
         require(
             not built_in or other.name in MEETS,
             f"fedgmr cuts, merges and times sub-models by itself and does not go with {other.name}; it goes with "

@@ -15,6 +15,6 @@ def staleness(age: int, exponent: float) -> float:
 def stands_asynchronously(link: Method, other: Method) -> None:
     """Raise ValueError with one sentence for a built-in link that merges by itself or counts synchronous rounds."""
     require(
-        not other.__module__.startswith("medfl.methods.") or bool(other.arm) or other.name in MEETS,
+        not other.__module__.startswith("medfl.methods.") or other.name in MEETS,
         f"{link.name} merges asynchronously and does not go with {other.name}; it goes with {', '.join(MEETS)}",
     )

@@ -20,7 +20,8 @@ from medfl.data.patch_store import PatchStore
 from medfl.data.render import render
 from medfl.errors import MedflError
 from medfl.messages import Request
-from medfl.pipeline.load_pipeline import check_method, load_pipeline
+from medfl.methods.core.chain import build_chain
+from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.prepare import build_shared_model, local_training_config, resolve_device
 from medfl.report.html_blocks import PatchPicture, heading, join, patches, text
 from medfl.report.html_page import PageSection
@@ -86,9 +87,7 @@ def _scores(
     """Site -> calibrated probabilities [n, C] of its test patches; empty where the run has no global model."""
     if not folder.model.is_file():
         return {}
-    bench = build_shared_model(
-        pipeline, check_method(pipeline, pipeline.name), resolve_device(pipeline.training.device)
-    )
+    bench = build_shared_model(pipeline, build_chain(pipeline.method), resolve_device(pipeline.training.device))
     by_name = {site.name: site for site in pipeline.all_sites}
     sites = {
         name: Site(
@@ -97,7 +96,7 @@ def _scores(
             store,
             local_training_config(pipeline, by_name[name]),
             bench,
-            buffers="average" if bench.chain.arm else pipeline.training.buffers,
+            buffers="average" if pipeline.baseline else pipeline.training.buffers,
         )
         for name, store in stores.items()
     }

@@ -24,10 +24,9 @@ from medfl.federation.rounds import Federation
 from medfl.federation.server_state import FederationConfig, ServerState
 from medfl.federation.transport import InProcess, Transport
 from medfl.federation.virtual_time import SiteSpeed
-from medfl.methods.core.chain import MethodChain
+from medfl.methods.core.chain import MethodChain, build_chain
 from medfl.methods.fedgmr_rules import maskable_slots
 from medfl.model.flat_model import FlatModel, ModelSpec
-from medfl.pipeline.load_pipeline import check_method
 from medfl.seeds import seed_for
 from medfl.site.shared_model import LocalTrainingConfig, SharedModel
 from medfl.site.site import Site
@@ -73,7 +72,9 @@ class RunSetup:
     def federation(self, state: ServerState, after_round: Callable[[dict[str, Any], ServerState], None]) -> Federation:
         """The round loop that the method asks for."""
         chain = self.shared.chain
-        asks = chain.arm or ("sync" if chain.async_schedule(len(self.config.train_sites)) is None else "async")
+        asks = self.pipeline.baseline or (
+            "sync" if chain.async_schedule(len(self.config.train_sites)) is None else "async"
+        )
         unsynchronised = WallClockAsync if self.pipeline.training.clock == "wall" else SimulatedAsync
         kinds = {
             "sync": Federation,
@@ -97,7 +98,7 @@ class LocalRunSetup(RunSetup):
     @cached_property
     def transport(self) -> Transport:
         """The in-process engine over these sites, and over their pooled data where the method asks for it."""
-        pooled = {POOL: pooled_site(self.sites)} if self.shared.chain.arm == "centralised" else {}
+        pooled = {POOL: pooled_site(self.sites)} if self.pipeline.baseline == "centralised" else {}
         return InProcess(self.sites | pooled)
 
 
@@ -108,6 +109,8 @@ def prepare(pipeline: config.Pipeline, watcher: ProgressCallbacks | None = None)
         MedflError: anything wrong with data, model or method, by name.
     """
     watcher = watcher or ProgressCallbacks()
+    for notice in pipeline.notices:
+        watcher.say(notice)
     began = time.perf_counter()
     bench = checked_shared_model(pipeline)
     if pipeline.data.source == "tissue" and pipeline.data.root is None:
@@ -130,11 +133,9 @@ def checked_shared_model(pipeline: config.Pipeline) -> SharedModel:
     """The pipeline's method and model together, this process's threads set.
 
     Raises:
-        MedflError: a method that contradicts the pipeline or the model, a device that is not there.
+        MedflError: a wrong chain, a method that contradicts the model, a device that is not there.
     """
-    chain = check_method(pipeline, pipeline.name)
-    if (pipeline.training.buffers == "local" or chain.local_norms) and pipeline.select != "last":
-        raise MedflError("`select` must be last where normalisation is local: sites keep only their latest statistics")
+    chain = build_chain(pipeline.method)
     device = resolve_device(pipeline.training.device)
     set_threads(pipeline)
     bench = build_shared_model(pipeline, chain, device)
@@ -214,7 +215,7 @@ def build_sites(pipeline: config.Pipeline, stores: Mapping[str, PatchStore], ben
         from medfl.data.transforms import albumentations_jitter
 
         jitter = albumentations_jitter(pipeline.training.augment.jitter, f"{pipeline.name}: training.augment.jitter")
-    buffers = "average" if bench.chain.arm else pipeline.training.buffers
+    buffers = "average" if pipeline.baseline else pipeline.training.buffers
     return {
         site.name: Site(
             site.name,

@@ -156,7 +156,7 @@ def play(
     with Background() as writer:
         state = federation.run()
     clock = time.perf_counter()
-    if server.shared.chain.arm == "local_only":
+    if server.pipeline.baseline == "local_only":
         watcher.say("Calibrating each site's own model, then measuring it on the test data of every site, once")
         summary, curves = conclude_alone(server, folder, state)
     else:
@@ -240,7 +240,7 @@ def conclude(prepared: RunSetup, folder: RunFolder, chosen: SelectedModel) -> tu
 
 
 def conclude_alone(prepared: RunSetup, folder: RunFolder, state: ServerState) -> tuple[dict[str, Any], Curves]:
-    """The same in the `local_only` arm: each site's own model, calibrated on that site's validation data, measured at
+    """The same of the baseline `local_only`: each site's own model, calibrated on that site's validation data, measured at
     home with all that belongs to it and elsewhere without intervals."""
     rounds, names = prepared.config.rounds, sorted(prepared.config.train_sites)
     rows: dict[str, dict[str, dict[str, Any]]] = {}

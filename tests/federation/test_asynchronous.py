@@ -348,6 +348,7 @@ def test_links_and_densities_out_of_range(write, tmp_path, north, said):
         ([{"name": "fedbuff", "buffer": 3}], {}, ["fedbuff", "`buffer` is 3", "2 training sites"]),
         ([{"name": "fedbuff", "buffer": 2}], {"training": {"rounds": 2, "sites_per_round": 1}}, ["`buffer` is 2"]),
         (["centralised"], {"training": {"rounds": 2, "sites_per_round": 1}}, ["sites_per_round", "centralised"]),
+        ([], {"baseline": "centralised", "training": {"rounds": 2, "sites_per_round": 1}}, ["sites_per_round"]),
         (["fedasync", {"name": "fedbuff", "buffer": 2}], {}, ["fedasync", "does not go with fedbuff"]),
         (["fedasync", "fednova"], {}, ["fedasync", "fednova"]),
         ([{"name": "fedasync", "a0": 0}], {}, ["`a0`", "above 0"]),

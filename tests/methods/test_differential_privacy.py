@@ -124,7 +124,7 @@ def test_what_goes_with_dp():
     assert meets == {"ecgr", "fedprox", "finetune", "fedavgm", "fedadagrad", "fedadam", "fedyogi"}
 
 
-@pytest.mark.parametrize("other", ["scaffold", "fednova", "fedbn", "lips", "fedgmr", "pflalign", "local_only"])
+@pytest.mark.parametrize("other", ["scaffold", "fednova", "fedbn", "lips", "fedgmr", "pflalign"])
 def test_what_does_not_is_refused_with_the_reason(other):
     with pytest.raises(MedflError, match=other):
         build_chain(["dp", other])

@@ -389,7 +389,7 @@ def test_calibrate_none_leaves_the_networks_own_probabilities(small, prepared, f
 
 
 def test_each_sites_own_model_has_its_own_temperature(small, tmp_path, capsys):
-    changes = ["method=[local_only]", "training.rounds=1"]
+    changes = ["baseline=local_only", "training.rounds=1"]
     outcome = run(load_pipeline(small, changes), tmp_path / "alone")
     summary = outcome.summary
     assert summary["temperature"] is summary["calibration"] is summary["operating"] is summary["pooled"] is None

@@ -58,7 +58,7 @@ def test_leaving_the_block_waits_and_an_error_of_the_body_goes_first():
 
 
 HALF = {f"site-{k}": 0.5 for k in range(3)}  # for the method that cuts sub-models
-METHODS = [["fedavgm"], ["fedyogi", "ecgr"], ["scaffold", "ecgr"], ["fedgmr"], ["lips"], ["fedbn"], ["local_only"]]
+METHODS = [["fedavgm"], ["fedyogi", "ecgr"], ["scaffold", "ecgr"], ["fedgmr"], ["lips"], ["fedbn"]]
 
 
 @pytest.mark.parametrize("method", [*METHODS, [{"name": "pflalign"}], ["finetune"]], ids=str)

@@ -46,6 +46,8 @@ def run(
     Raises:
         MedflError, RunFailed: as `medfl.pipeline.run.run`; and a process that ended, by name.
     """
+    for notice in pipeline.notices:
+        watcher.say(notice)
     return _carry_out(lay_out(pipeline, engine, out), watcher, limit)
 
 

@@ -56,7 +56,6 @@ class Method:
     Attributes of the class:
         name: what a pipeline calls it.
         late: it acts after the other methods in every phase, because it must have the last word on a gradient.
-        arm: it is no federation but one of the two arms beside it, `local_only` or `centralised`.
         replaces_optimiser: it takes the optimiser's steps itself; momentum, AdamW and weight decay are refused.
         local_norms: normalisation layers (affine parameters and statistics) stay at each site.
         sends: names of the f32[P] vectors that every trained reply carries beside the update (`local.extra_up`).
@@ -65,7 +64,6 @@ class Method:
 
     name: ClassVar[str]
     runs_last: ClassVar[bool] = False
-    arm: ClassVar[str] = ""
     replaces_optimiser: ClassVar[bool] = False
     sends: ClassVar[tuple[str, ...]] = ()
     keeps_updates: ClassVar[bool] = False
@@ -225,11 +223,6 @@ class MethodChain:
             except ValueError as error:
                 raise MedflError(f"`method.{method.name}`: {error}") from None
         return None
-
-    @property
-    def arm(self) -> str:
-        """`local_only`, `centralised`, or "" for a federation."""
-        return self.methods[0].arm if self.methods else ""
 
     @property
     def sends(self) -> tuple[str, ...]:

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from medfl.methods.core.chain import Method
 
 BUILT_IN = {
-    "centralised": "medfl.methods.baselines:Centralised",
     "dp": "medfl.methods.differential_privacy:Dp",
     "ecgr": "medfl.methods.ecgr:Ecgr",
     "fedadagrad": "medfl.methods.fedopt:FedAdagrad",
@@ -28,7 +27,6 @@ BUILT_IN = {
     "finetune": "medfl.methods.finetune:FineTune",
     "krum": "medfl.methods.krum:Krum",
     "lips": "medfl.methods.lips:Lips",
-    "local_only": "medfl.methods.baselines:LocalOnly",
     "median": "medfl.methods.coordinate_wise:Median",
     "norm_clip": "medfl.methods.norm_bounds:NormClip",
     "norm_guard": "medfl.methods.norm_bounds:NormGuard",
