@@ -85,7 +85,7 @@ class FedNova(Method):
 
     @staticmethod
     def _normaliser(server: ServerContext, steps: int) -> float:
-        methods = server.chain.methods if server.chain else ()
+        methods = server.methods
         mu = next((link.mu for link in methods if isinstance(link, FedProx)), 0.0)
         found = normaliser(steps, server.momentum, mu, server.lr)
         if not (math.isfinite(found) and found > 0):

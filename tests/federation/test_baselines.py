@@ -8,30 +8,31 @@ import torch
 
 from medfl.cli.terminal import Terminal
 from medfl.errors import MedflError
-from medfl.federation.baselines import POOL, CentralisedRounds, LocalOnlyRounds, own_model, pool, pooled_site
+from medfl.federation.baselines import POOL, Centralised, LocalOnly, own_model
 from medfl.federation.rounds import Federation
 from medfl.federation.transport import InProcess
 from medfl.federation.virtual_time import SiteSpeed
 from medfl.methods.core.chain import build_chain
 from medfl.methods.core.method_table import method_table
+from medfl.pipeline.build_site import pool, pooled_site
 from medfl.pipeline.evaluate_model import find_model
 from medfl.pipeline.load_pipeline import dump_pipeline, load_pipeline
-from medfl.pipeline.prepare import ProgressCallbacks
 from medfl.pipeline.register_run import register_run
 from medfl.pipeline.run import resume, run
 from medfl.pipeline.summary import held_out_figures
+from medfl.runs.progress import ProgressCallbacks
 from medfl.runs.records import read_run
 from medfl.site.site import Site
 from tests.hand import Lossy, play
 from tests.tiny import write_tiny
-from tests.toys import toy_bench, toy_federation, toy_sites, toy_store, toy_work
+from tests.toys import Recorder, toy_bench, toy_federation, toy_sites, toy_store, toy_work
 
 
-def as_arm(kind, federation, extra=None):
-    """The same plan, sites and state under an arm's round loop."""
+def as_baseline(kind, federation, extra=None):
+    """The same plan, sites and state under the schedule of a baseline."""
     records = []
     transport = InProcess(federation.transport.sites | (extra or {}))
-    return kind(federation.config, transport, federation.state, lambda r, _: records.append(r)), records
+    return Federation(federation.config, transport, federation.state, [Recorder(records)], schedule=kind()), records
 
 
 # ----------------------------------------------------------------------------------------------------------- local_only
@@ -41,7 +42,7 @@ def test_each_site_alone_is_plain_training():
     bench = toy_bench(backbone="test_resnet")
     sites = toy_sites(bench, sizes=(16, 8))
     start = bench.model.weights()
-    alone, records = as_arm(LocalOnlyRounds, toy_federation(bench, sites, rounds=3)[0])
+    alone, records = as_baseline(LocalOnly, toy_federation(bench, sites, rounds=3)[0])
     state = alone.run()
     for name in sites:
         solo = toy_federation(bench, {name: sites[name]}, rounds=3)
@@ -59,7 +60,7 @@ def test_each_site_alone_is_plain_training():
 
 def test_a_site_that_fails_alone_stays_where_it_was():
     p = play(lost={(1, "far")}, transport=Lossy, site_speeds={n: SiteSpeed(1.0, 1.0, 0.5) for n in ("near", "far")})
-    alone, records = as_arm(LocalOnlyRounds, p.federation)
+    alone, records = as_baseline(LocalOnly, p.federation)
     alone.transport = p.federation.transport
     after = []
     for _ in range(3):
@@ -80,7 +81,7 @@ def test_pooled_data_is_trained_on_like_one_sites():
     sites = toy_sites(bench, sizes=sizes)
     pooled = pooled_site(sites)
     assert pooled.training.steps(len(pooled.store.splits["train"])) == 2 + 1
-    central, records = as_arm(CentralisedRounds, toy_federation(bench, sites, rounds=3)[0], {POOL: pooled})
+    central, records = as_baseline(Centralised, toy_federation(bench, sites, rounds=3)[0], {POOL: pooled})
     start = central.state.weights
     end = central.run().weights
     stores = [toy_store(f"site-{i}", i, train=n) for i, n in enumerate(sizes)]
@@ -258,7 +259,3 @@ def test_refusals_at_load(small, overrides, said):
         load_pipeline(small, overrides)
     assert all(part in str(caught.value) for part in ["tiny.yaml", *said]), caught.value
     assert "\n" not in str(caught.value)
-
-
-def test_a_federation_is_neither():
-    assert not issubclass(Federation, LocalOnlyRounds | CentralisedRounds)

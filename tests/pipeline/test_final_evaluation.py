@@ -161,8 +161,8 @@ def test_no_reply_holds_a_number_for_each_patch(prepared):
 
 
 def test_permuted_test_labels_change_the_last_figures_and_nothing_else(small, finished, tmp_path, monkeypatch):
-    def permuted(pipeline, watcher=None):
-        ready = prepare(pipeline, watcher)
+    def permuted(*args):
+        ready = prepare(*args)
         for site in ready.sites.values():
             rows, labels = site.store.splits["test"], site.store.labels.copy()
             labels[rows] = np.random.default_rng(0).permutation(labels[rows])

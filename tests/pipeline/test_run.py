@@ -17,10 +17,12 @@ from safetensors.torch import load_file
 from medfl.cli.dry_run import print_plan
 from medfl.cli.terminal import Terminal
 from medfl.errors import MedflError, RunFailed
+from medfl.pipeline.build_federation import lr_scale
 from medfl.pipeline.load_pipeline import load_pipeline
-from medfl.pipeline.prepare import ProgressCallbacks, lr_scale, prepare
+from medfl.pipeline.prepare import prepare
 from medfl.pipeline.run import resume, run
 from medfl.runs.folder import RunFolder
+from medfl.runs.progress import ProgressCallbacks
 from tests.datafiles import OWN, own_folder
 from tests.tiny import write_tiny
 

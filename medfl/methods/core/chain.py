@@ -86,6 +86,9 @@ class Method:
     def check(self, model: FlatModel, optimizer: str, momentum: float, weight_decay: float) -> None:
         """Raise ValueError with one sentence if this method cannot work with the model or the local optimiser."""
 
+    def prepare(self, model: FlatModel) -> None:
+        """Take once what the method needs to know of the model, at a site and at the server alike."""
+
     def check_compatible(self, other: Method) -> None:
         """Raise ValueError with one sentence if this method cannot share a chain with another."""
 
@@ -263,6 +266,11 @@ class MethodChain:
                 method.check(model, optimizer, momentum, weight_decay)
             except ValueError as error:
                 raise MedflError(f"`method.{method.name}`: {error}") from None
+
+    def prepare(self, model: FlatModel) -> None:
+        """Let every method take what it needs to know of the model."""
+        for method in self.methods:
+            method.prepare(model)
 
     def describe(self) -> list[dict[str, Any]]:
         """The chain as a pipeline would state it, every hyper-parameter spelled out."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from medfl.methods.core.update_matrix import UpdateMatrix
-from medfl.model.flat_model import FlatModel, Slot
+from medfl.model.flat_model import FlatModel
 
 if TYPE_CHECKING:
-    from medfl.methods.core.chain import MethodChain
+    from medfl.methods.core.chain import Method
 
 
 @dataclass
@@ -100,8 +100,7 @@ class ServerContext:
         ages: site -> rounds between the dispatch of its reply and this one; 0 in the synchronous schedule.
         received: site -> the global model that its reply started from, where that is older than `weights`.
         densities: site -> initial capacity in (0, 1], where a site states one.
-        maskable: where the weights of the layers lie that may be cut, all but the classifier.
-        chain: the methods, so that one may ask for another.
+        methods: those of the chain, so that one may ask for another.
     """
 
     weights: Tensor
@@ -121,8 +120,7 @@ class ServerContext:
     ages: dict[str, int] = field(default_factory=dict)
     received: dict[str, Tensor] = field(default_factory=dict)
     densities: Mapping[str, float] = field(default_factory=dict)
-    maskable: Sequence[Slot] = ()
-    chain: MethodChain | None = None
+    methods: tuple[Method, ...] = ()
 
     def origin(self, site: str) -> Tensor:
         """f32[P]: the global model that a site's reply in hand started from."""
