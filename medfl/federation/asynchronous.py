@@ -24,7 +24,7 @@ from medfl.federation.rounds import Federation
 from medfl.federation.server_state import InFlightReply, RoundProgress
 from medfl.federation.transport import AsyncTransport
 from medfl.federation.virtual_time import closing_time
-from medfl.messages import Failure, Reply, Request, reply_bytes, request_bytes
+from medfl.messages import EvaluateRequest, Failure, Reply, Request, message_bytes
 from medfl.methods.core.context import ServerContext
 
 
@@ -64,7 +64,7 @@ class SimulatedAsync(Asynchronous):
 
     def _receive(self, server: ServerContext, reply: Reply, entry: dict[str, Any]) -> None:
         """Hold a reply until its arrival."""
-        bytes_up = self._bytes(server, reply.site, "up", reply_bytes(reply))
+        bytes_up = self._bytes(server, reply.site, "up", message_bytes(reply))
         arrival = self.state.clock + self._seconds(reply, entry["bytes_down"], bytes_up)
         held = dataclasses.replace(reply, metrics={}, seconds={})
         self.state.in_flight[reply.site] = InFlightReply(held, self.state.weights, arrival, bytes_up)
@@ -128,18 +128,18 @@ class WallClockAsync(Asynchronous):
             yield from self._drain()
         messages = {name: request(name) for name in called if name not in self._pending}
         yield from self.transport.call(
-            [name for name in messages if messages[name].evaluate],
-            lambda name: dataclasses.replace(messages[name], train=False, extra={}),
+            [name for name in messages if messages[name].splits],
+            lambda name: EvaluateRequest.of(messages[name]),
         )
         failed = {failure["site"] for failure in now.failures}
         for name in training:
             message = messages[name]
             if name not in failed:
-                if message.evaluate:  # the model travels a second time
-                    now.bytes_down[name] += request_bytes(dataclasses.replace(message, extra={}))
+                if message.splits:  # the model travels a second time
+                    now.bytes_down[name] += message_bytes(EvaluateRequest.of(message))
                 entry = now.sites.setdefault(name, {"role": "train", "bytes_up": 0})
                 entry["bytes_down"] = now.bytes_down[name]
-                due = self._post(name, dataclasses.replace(message, evaluate=()))
+                due = self._post(name, dataclasses.replace(message, splits=()))
                 self._pending[name] = PendingRequest(server.round, server.weights, due)
 
     def _merge_arrivals(self, now: RoundProgress) -> None:

@@ -17,11 +17,9 @@ from torch import Tensor
 from medfl.data.patch_store import PatchStore
 from medfl.federation.rounds import Federation
 from medfl.federation.server_state import ServerState
-from medfl.messages import Reply
+from medfl.messages import POOL, Reply
 from medfl.methods.core.context import ServerContext
 from medfl.site.site import Site, steps_by_site
-
-POOL = "all_sites"  # no site's name: those have no underscore
 
 
 class _Arm(Federation):

@@ -16,7 +16,7 @@ from medfl.federation.reply_checks import reason_to_reject
 from medfl.federation.server_state import FederationConfig, RoundProgress, ServerState, WeightedMean
 from medfl.federation.transport import Transport
 from medfl.federation.virtual_time import jitter_seed
-from medfl.messages import Failure, Reply, Request, reply_bytes, request_bytes, squared_length
+from medfl.messages import EvaluateRequest, Failure, Reply, Request, TrainRequest, message_bytes, squared_length
 from medfl.methods.core.chain import MethodChain
 from medfl.methods.core.context import ServerContext
 from medfl.methods.core.update_matrix import UpdateMatrix
@@ -98,18 +98,14 @@ class Federation:
         self._begin()
 
         def request(name: str) -> Request:
-            weights, buffers = self._model(name)
-            message = Request(
-                round=t,
-                weights=weights,
-                buffers=buffers,
-                train=name in training,
-                evaluate=self._splits(name, evaluated),
-                lr_scale=lr_scale,
-                last_accepted_round=state.accepted.get(name, -1),
-                extra=self._extra(server, name) if name in training else {},
+            model = (t, *self._model(name), self._splits(name, evaluated), state.accepted.get(name, -1))
+            trains = name in training
+            message = (
+                TrainRequest(*model, lr_scale=lr_scale, extra=self._extra(server, name))
+                if trains
+                else EvaluateRequest(*model)
             )
-            now.bytes_down[name] = self._bytes(server, name, "down", request_bytes(message), message.train)
+            now.bytes_down[name] = self._bytes(server, name, "down", message_bytes(message), trains)
             return message
 
         for answer in self._ask(now, sorted(called), request):
@@ -202,7 +198,7 @@ class Federation:
 
     def _receive(self, server: ServerContext, reply: Reply, entry: dict[str, Any]) -> None:
         """What happens to a trained reply when it is there: here it is folded at once."""
-        bytes_up = self._bytes(server, reply.site, "up", reply_bytes(reply))
+        bytes_up = self._bytes(server, reply.site, "up", message_bytes(reply))
         if self.config.timed:
             self._longest = max(self._longest, self._seconds(reply, entry["bytes_down"], bytes_up))
         self._take(server, reply, bytes_up, entry)

@@ -19,11 +19,12 @@ from medfl.data.patch_store import PatchStore
 from medfl.data.render import render
 from medfl.errors import MedflError
 from medfl.federation.asynchronous import SimulatedAsync, WallClockAsync
-from medfl.federation.baselines import POOL, CentralisedRounds, LocalOnlyRounds, pooled_site
+from medfl.federation.baselines import CentralisedRounds, LocalOnlyRounds, pooled_site
 from medfl.federation.rounds import Federation
 from medfl.federation.server_state import FederationConfig, ServerState
 from medfl.federation.transport import InProcess, Transport
 from medfl.federation.virtual_time import SiteSpeed
+from medfl.messages import POOL
 from medfl.methods.core.chain import MethodChain
 from medfl.methods.fedgmr_rules import maskable_slots
 from medfl.model.backbone import ModelSpec

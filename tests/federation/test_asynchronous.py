@@ -15,6 +15,7 @@ from medfl.engines.remote.remote_transport import NoAnswer, Remote
 from medfl.errors import MedflError, RunFailed
 from medfl.federation.asynchronous import SimulatedAsync, WallClockAsync
 from medfl.federation.virtual_time import SiteSpeed, closing_time, jitter_seed
+from medfl.messages import TrainRequest
 from medfl.methods.core.chain import build_chain
 from medfl.methods.fedgmr import maskable_slots
 from medfl.pipeline.load_pipeline import load_pipeline, load_site
@@ -384,8 +385,8 @@ class Line:
 
     def ask(self, site, message):
         request = unpack_request(message, self.bounds)
-        self.asked.append((request.round, site, "train" if request.train else "measure"))
-        if request.train:
+        self.asked.append((request.round, site, "train" if isinstance(request, TrainRequest) else "measure"))
+        if isinstance(request, TrainRequest):
             assert self.go[site].acquire(timeout=20)
             if site in self.silent:
                 raise NoAnswer("no answer within 1 s")
