@@ -35,7 +35,7 @@ from medfl.federation.callbacks import Callback
 from medfl.federation.rounds import Federation
 from medfl.federation.server_state import ServerState
 from medfl.federation.transport import InProcess, Transport
-from medfl.messages import Failure, Reply, Request
+from medfl.messages import EvaluateRequest, Failure, Reply, Request
 from medfl.methods.core.chain import build_chain
 from medfl.metrics.measure import mean_supported
 from medfl.pipeline.build_site import build_sites
@@ -147,7 +147,7 @@ def measured(prepared: LocalRunSetup, state: ServerState) -> dict[str, float | N
     """Mean and worst AUROC and mean balanced accuracy at the held-out sites; None where scores are not finite."""
 
     def request(name: str) -> Request:
-        return Request(prepared.config.rounds, state.weights, state.buffers, train=False, evaluate=("test",))
+        return EvaluateRequest(prepared.config.rounds, state.weights, state.buffers, ("test",))
 
     answers = list(InProcess(prepared.sites).call(prepared.config.held_out_sites, request))
     figures = [answer.metrics["test"] for answer in answers if isinstance(answer, Reply)]

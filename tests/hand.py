@@ -23,7 +23,8 @@ from medfl.federation.server_state import FederationConfig, ServerState
 from medfl.federation.transport import InProcess
 from medfl.messages import Failure
 from medfl.methods.core.chain import MethodChain, build_chain
-from medfl.model.flat_model import FlatModel, ModelSpec
+from medfl.model.backbone import ModelSpec
+from medfl.model.flat_model import FlatModel
 from medfl.site.shared_model import LocalTrainingConfig, SharedModel
 from medfl.site.site import Site
 

@@ -28,7 +28,9 @@ from medfl.engines.remote.codec import HEADER, BadMessage, Bounds, unpack_answer
 from medfl.engines.remote.site_state import SiteStateFile, StateLost
 from medfl.errors import MedflError
 from medfl.federation.transport import InProcess
-from medfl.model.flat_model import FlatModel, ModelSpec, create, load_checkpoint
+from medfl.messages import TrainRequest
+from medfl.model.backbone import ModelSpec, create, load_checkpoint
+from medfl.model.flat_model import FlatModel
 from medfl.pipeline.evaluate_model import TrainedModel, find_model
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.run import run
@@ -297,7 +299,7 @@ def test_no_name_of_a_sites_data_leaves_it(tmp_path, monkeypatch):
             self.site = site
 
         def handle(self, request):
-            if request.train:
+            if isinstance(request, TrainRequest):
                 raise OSError(5, "Input/output error", f"{home}/x.png")
             return self.site.handle(request)
 

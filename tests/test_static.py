@@ -1,17 +1,29 @@
-"""The package is clean under ruff and mypy --strict, and its rooms import downwards only."""
+"""The package is clean under ruff and mypy --strict; its rooms import downwards only, and a name means one thing."""
 
 import ast
 import subprocess
 import sys
+from collections import defaultdict
+
+import pytest
 
 from tests.paths import ROOT
 
-# From the ground up; a room may import itself and any room to its left.
-ROOMS = (  # noqa: SIM905
-    "errors memory seeds clock config metrics model protocol data methods loading server trust workbench training "
-    "members site transport federation asynchronous arms runs background privacy prepare closing summary tracking "
-    "report pipeline engines evaluation export registration study console planning commands cli __main__"
-).split()
+# From the ground up. A room is a package or a loose module of medfl; it imports itself and rooms of the floors below.
+FLOORS = (
+    {"errors", "seeds", "messages"},
+    {"metrics"},
+    {"config", "model"},
+    {"data", "methods"},
+    {"site", "federation"},
+    {"runs"},
+    {"tracking", "report"},
+    {"pipeline"},
+    {"engines", "study", "export"},
+    {"cli", "testing"},
+)
+ENTRY = "__main__"  # `python -m medfl`, which is cli
+FILE_LINES, FUNCTION_LINES = 330, 60
 
 
 def run(*command: str) -> subprocess.CompletedProcess:
@@ -29,32 +41,115 @@ def test_mypy_strict():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.fixture(scope="module")
+def modules() -> dict[str, ast.Module]:
+    """Dotted name -> syntax tree of every module; a package goes by its own name."""
+    trees = {}
+    for path in sorted((ROOT / "medfl").rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        trees[name] = ast.parse(path.read_text(encoding="utf-8"))
+    return trees
+
+
+@pytest.fixture(scope="module")
+def imports(modules) -> dict[str, set[str]]:
+    """Module -> modules of medfl that it imports, anywhere in it: also inside functions and for type checking only."""
+    found = {}
+    for name, tree in modules.items():
+        targets = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("medfl"):
+                inner = {f"{node.module}.{alias.name}" for alias in node.names}
+                targets |= {module for module in inner if module in modules}
+                if not inner <= modules.keys():
+                    targets.add(node.module)
+            elif isinstance(node, ast.Import):
+                targets |= {alias.name for alias in node.names if alias.name.startswith("medfl.")}
+        found[name] = targets - {name, "medfl"}
+    return found
+
+
 def room_of(module: str) -> str:
     return module.split(".")[1]
 
 
-def test_rooms_import_downwards_only():
-    found = []
-    for path in sorted((ROOT / "medfl").rglob("*.py")):
-        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        if module == "medfl":
-            continue
-        here = ROOMS.index(room_of(module))
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = []
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("medfl"):
-                names = [node.module] if node.module != "medfl" else [f"medfl.{a.name}" for a in node.names]
-            elif isinstance(node, ast.Import):
-                names = [a.name for a in node.names if a.name.startswith("medfl.")]
-            found += [f"{module} -> {n}" for n in names if ROOMS.index(room_of(n)) > here]
-    assert not found, "\n".join(found)
+def floor_of(module: str) -> int:
+    return next(number for number, rooms in enumerate(FLOORS) if room_of(module) in rooms)
 
 
-def test_only_the_engines_know_flare():
-    outside = [p for p in (ROOT / "medfl").rglob("*.py") if p.parent.name != "engines"]
-    assert not [str(p) for p in outside if "import nvflare" in p.read_text() or "from nvflare" in p.read_text()]
+def test_the_rooms_are_those_of_the_plan(modules):
+    assert {room_of(name) for name in modules if name != "medfl"} == set().union(*FLOORS) | {ENTRY}
 
 
-def test_files_stay_readable():
-    long = {str(p): n for p in (ROOT / "medfl").rglob("*.py") if (n := len(p.read_text().splitlines())) > 330}
-    assert not long, long
+def test_rooms_import_downwards_only(imports):
+    wrong = [
+        f"{module} -> {target}"
+        for module, targets in imports.items()
+        if module not in ("medfl", f"medfl.{ENTRY}")
+        for target in targets
+        if room_of(target) != room_of(module) and floor_of(target) >= floor_of(module)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_modules_import_each_other_in_a_circle(imports):
+    """What imports nothing that is left is taken away until nothing is left: what stays is in a circle or above one."""
+    left = {module: set(targets) for module, targets in imports.items()}
+    while free := {module for module, targets in left.items() if not targets & left.keys()}:
+        for module in free:
+            del left[module]
+    assert not left, {module: sorted(targets & left.keys()) for module, targets in left.items()}
+
+
+def test_the_rooms_around_the_flare_package_do_not_know_it(modules):
+    flare = "medfl.engines.nvflare"
+    for name, tree in modules.items():
+        names = {
+            name
+            for node in ast.walk(tree)
+            for name in (
+                [a.name for a in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", "")]
+            )
+        }
+        knows = any(str(other).split(".")[0] == "nvflare" for other in names if other)
+        assert not knows or name.startswith(flare), name
+
+
+def test_a_module_name_means_one_thing(modules):
+    places = defaultdict(list)
+    for name in modules:
+        if not name.startswith("medfl.cli.commands."):  # they are named after the commands
+            places[name.rpartition(".")[2]].append(name)
+    twice = {last: names for last, names in places.items() if len(names) > 1}
+    # `site` is the room and the class in it; `study.report` is the report of a study beside the room `report`.
+    allowed = {"site": {"medfl.site", "medfl.site.site"}, "report": {"medfl.report", "medfl.study.report"}}
+    assert not {last: names for last, names in twice.items() if set(names) != allowed.get(last)}, twice
+
+
+def test_a_class_name_means_one_thing(modules):
+    places = defaultdict(list)
+    for name, tree in modules.items():
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places[node.name].append(name)
+    assert not {cls: names for cls, names in places.items() if len(names) > 1}
+
+
+def test_tests_mirror_the_package(modules):
+    """`tests/<room>/` exists for rooms only; a test of one module is named after it."""
+    rooms = set().union(*FLOORS)
+    folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders - {"benchmarks", "fixtures"} <= rooms
+
+
+def test_files_and_functions_stay_readable(modules):
+    long = {}
+    for path in (ROOT / "medfl").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        if (lines := len(text.splitlines())) > FILE_LINES:
+            long[str(path)] = lines
+    for name, tree in modules.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and (length := node.end_lineno - node.lineno + 1) > FUNCTION_LINES:
+                long[f"{name}.{node.name}"] = length
+    assert not long

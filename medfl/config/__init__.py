@@ -22,4 +22,4 @@ from medfl.config.site_config import SiteConfig as SiteConfig
 from medfl.config.site_config import SiteLink as SiteLink
 from medfl.config.site_config import Sites as Sites
 from medfl.config.site_config import StainProfile as StainProfile
-from medfl.config.training_config import Schedule as Schedule
+from medfl.config.training_config import LearningRateSchedule as LearningRateSchedule

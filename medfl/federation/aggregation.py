@@ -13,14 +13,14 @@ from medfl.federation.server_state import FederationConfig, ServerState
 from medfl.messages import Reply, squared_length
 from medfl.methods.core.chain import MethodChain
 from medfl.methods.core.context import ServerContext
-from medfl.model.flat_model import Slot
+from medfl.model.layout import Slot
 
 TOGETHER = 4  # updates folded in one pass
 CHUNK = 1 << 18  # values of the accumulator that stay in cache meanwhile
 
 
 class Aggregation:
-    """Lets the methods of a chain act on the replies of a round, and on their mean; `state` gives the vectors' sizes."""
+    """Lets the methods of a chain act on the replies of a round, and on their mean; `state` gives the sizes."""
 
     def __init__(self, config: FederationConfig, state: ServerState, chain: MethodChain) -> None:
         self.config = config

@@ -16,18 +16,20 @@ import dataclasses
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from medfl.federation.schedule import Message, Synchronous, draw_sites, virtual_seconds
+from medfl.federation.schedule import (
+    CountedMessage,
+    FederationView,
+    Synchronous,
+    draw_sites,
+    virtual_seconds,
+)
 from medfl.federation.server_state import FederationConfig, InFlightReply, RoundProgress
 from medfl.federation.transport import AsyncTransport
 from medfl.federation.virtual_time import closing_time
-from medfl.messages import Failure, Reply, Request, reply_bytes, request_bytes
-
-if TYPE_CHECKING:
-    from medfl.federation.rounds import Federation
+from medfl.messages import EvaluateRequest, Failure, Reply, Request, message_bytes
 
 
 def idle_sites(config: FederationConfig, busy: Collection[str], round_: int) -> tuple[str, ...]:
@@ -38,7 +40,7 @@ def idle_sites(config: FederationConfig, busy: Collection[str], round_: int) -> 
     return draw_sites(idle, None if limit is None else max(0, limit - len(busy)), config.seed, round_)
 
 
-def patience(federation: Federation) -> tuple[int, float]:
+def patience(federation: FederationView) -> tuple[int, float]:
     """For how many arrivals a merge waits, and for how many seconds after the last of them."""
     config = federation.config
     schedule = federation.chain.async_schedule(config.sites_per_round or len(config.train_sites))
@@ -49,24 +51,25 @@ def patience(federation: Federation) -> tuple[int, float]:
 class SimulatedAsync(Synchronous):
     """On the virtual clock; every training site needs a speed in the plan."""
 
-    def participants(self, federation: Federation, round_: int) -> tuple[str, ...]:
+    def participants(self, federation: FederationView, round_: int) -> tuple[str, ...]:
         """The sites without a reply on its way."""
         return idle_sites(federation.config, federation.state.in_flight, round_)
 
-    def quorum(self, federation: Federation, training: Sequence[str]) -> int:
+    def quorum(self, federation: FederationView, training: Sequence[str]) -> int:
         """One arrival."""
         return 1
 
-    def receive(self, federation: Federation, progress: RoundProgress, reply: Reply) -> None:
+    def receive(self, federation: FederationView, progress: RoundProgress, reply: Reply) -> None:
         """Keep the reply until its arrival."""
         state = federation.state
         bytes_down = progress.sites[reply.site]["bytes_down"]
-        bytes_up = self.message_bytes(federation, Message(progress.server, reply.site, "up", reply_bytes(reply)))
+        sent = CountedMessage(progress.server, reply.site, "up", message_bytes(reply))
+        bytes_up = self.counted_bytes(federation, sent)
         arrival = state.clock + virtual_seconds(federation.config, reply, bytes_down, bytes_up)
         on_its_way = dataclasses.replace(reply, metrics={}, seconds={})
         state.in_flight[reply.site] = InFlightReply(on_its_way, state.weights, arrival, bytes_up)
 
-    def pass_time(self, federation: Federation, progress: RoundProgress) -> None:
+    def pass_time(self, federation: FederationView, progress: RoundProgress) -> None:
         """To the end of the window; what has arrived is taken in the order of the sites' names."""
         state, flights = federation.state, federation.state.in_flight
         if not flights:
@@ -102,25 +105,29 @@ class WallClockAsync(Synchronous):
         self.pending: dict[str, PendingRequest] = {}
         self._began = 0.0
 
-    def begin(self, federation: Federation) -> FederationConfig:
+    def begin(self, federation: FederationView) -> FederationConfig:
         """Set the clock going; what lines the sites state is of no matter."""
         self._began = time.monotonic() - federation.state.clock
         return dataclasses.replace(federation.config, site_speeds={})
 
-    def participants(self, federation: Federation, round_: int) -> tuple[str, ...]:
+    def participants(self, federation: FederationView, round_: int) -> tuple[str, ...]:
         """The sites that are not at work."""
         return idle_sites(federation.config, self.pending, round_)
 
-    def quorum(self, federation: Federation, training: Sequence[str]) -> int:
+    def quorum(self, federation: FederationView, training: Sequence[str]) -> int:
         """One arrival."""
         return 1
 
-    def clock(self, federation: Federation) -> dict[str, float]:
+    def clock(self, federation: FederationView) -> dict[str, float]:
         """Seconds since the run began."""
         return {"wall_seconds": federation.state.clock}
 
     def ask(
-        self, federation: Federation, progress: RoundProgress, called: Sequence[str], request: Callable[[str], Request]
+        self,
+        federation: FederationView,
+        progress: RoundProgress,
+        called: Sequence[str],
+        request: Callable[[str], Request],
     ) -> Iterator[Reply | Failure]:
         """Have the idle sites measure, and then send them the model without waiting."""
         server, training, transport = progress.server, list(progress.asked), federation.transport
@@ -130,26 +137,26 @@ class WallClockAsync(Synchronous):
             yield from self._drain()
         messages = {name: request(name) for name in called if name not in self.pending}
         yield from transport.call(
-            [name for name in messages if messages[name].evaluate],
-            lambda name: dataclasses.replace(messages[name], train=False, extra={}),
+            [name for name in messages if messages[name].splits],
+            lambda name: EvaluateRequest.of(messages[name]),
         )
         failed = {failure["site"] for failure in progress.failures}
         for name in training:
             message = messages[name]
             if name not in failed:
-                if message.evaluate:  # the model travels a second time
-                    progress.bytes_down[name] += request_bytes(dataclasses.replace(message, extra={}))
+                if message.splits:  # the model travels a second time
+                    progress.bytes_down[name] += message_bytes(EvaluateRequest.of(message))
                 entry = progress.sites.setdefault(name, {"role": "train", "bytes_up": 0})
                 entry["bytes_down"] = progress.bytes_down[name]
-                answer = transport.post(name, dataclasses.replace(message, evaluate=()))
+                answer = transport.post(name, dataclasses.replace(message, splits=()))
                 self.pending[name] = PendingRequest(server.round, server.weights, answer)
 
-    def receive(self, federation: Federation, progress: RoundProgress, reply: Reply) -> None:
+    def receive(self, federation: FederationView, progress: RoundProgress, reply: Reply) -> None:
         """Fold a reply that has arrived."""
         super().receive(federation, progress, reply)
         progress.sites[reply.site]["age"] = progress.server.ages[reply.site]
 
-    def pass_time(self, federation: Federation, progress: RoundProgress) -> None:
+    def pass_time(self, federation: FederationView, progress: RoundProgress) -> None:
         """To the end of the window; what has arrived is taken in the order of the sites' names."""
         arrived = self._wait(*patience(federation))
         for name in sorted(arrived):

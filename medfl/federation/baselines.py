@@ -8,36 +8,31 @@ they count no bytes; what pooling the data would cost is not counted either.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
-from medfl.federation.schedule import Message, Synchronous
+from medfl.federation.schedule import CountedMessage, FederationView, Synchronous
 from medfl.federation.server_state import FederationConfig, RoundProgress, ServerState
-from medfl.messages import Reply
-
-if TYPE_CHECKING:
-    from medfl.federation.rounds import Federation
-
-POOL = "all_sites"  # no site's name: those have no underscore
+from medfl.messages import POOL, Reply
 
 
 class LocalOnly(Synchronous):
     """Each site trains its own model, all from the same initial one; held-out sites are measured at the end only."""
 
-    def begin(self, federation: Federation) -> FederationConfig:
+    def begin(self, federation: FederationView) -> FederationConfig:
         """There is no one model to watch at held-out sites."""
         return dataclasses.replace(federation.config, held_out_every=None)
 
-    def model(self, federation: Federation, site: str) -> tuple[Tensor, Tensor]:
+    def model(self, federation: FederationView, site: str) -> tuple[Tensor, Tensor]:
         """The site's own."""
         return own_model(federation.state, site)
 
-    def message_bytes(self, federation: Federation, message: Message) -> int:
+    def counted_bytes(self, federation: FederationView, message: CountedMessage) -> int:
         """Nothing is sent."""
         return 0
 
-    def receive(self, federation: Federation, progress: RoundProgress, reply: Reply) -> None:
+    def receive(self, federation: FederationView, progress: RoundProgress, reply: Reply) -> None:
         """Remember where the site ended."""
         super().receive(federation, progress, reply)
         assert reply.update is not None
@@ -45,7 +40,7 @@ class LocalOnly(Synchronous):
         end = self.model(federation, reply.site)[0] - reply.update
         progress.server.round_sums |= {f"own.{reply.site}.weights": end, f"own.{reply.site}.buffers": reply.buffers}
 
-    def advance(self, federation: Federation, progress: RoundProgress) -> dict[str, Any] | None:
+    def advance(self, federation: FederationView, progress: RoundProgress) -> dict[str, Any] | None:
         """Every site goes on from where it ended; there is no global update to describe."""
         federation.state.tensors |= progress.server.round_sums
         return None
@@ -62,22 +57,22 @@ def own_model(state: ServerState, site: str) -> tuple[Tensor, Tensor]:
 class Centralised(Synchronous):
     """One place trains on the pooled training data; the sites only measure. It has no line and no virtual time."""
 
-    def begin(self, federation: Federation) -> FederationConfig:
+    def begin(self, federation: FederationView) -> FederationConfig:
         """See the class."""
         return dataclasses.replace(federation.config, site_speeds={})
 
-    def participants(self, federation: Federation, round_: int) -> tuple[str, ...]:
+    def participants(self, federation: FederationView, round_: int) -> tuple[str, ...]:
         """The pool."""
         return (POOL,)
 
-    def role(self, federation: Federation, site: str) -> str:
+    def role(self, federation: FederationView, site: str) -> str:
         """The pool is a site of role "pool"."""
         return "pool" if site == POOL else super().role(federation, site)
 
-    def splits(self, federation: Federation, site: str, evaluated: bool) -> tuple[str, ...]:
+    def splits(self, federation: FederationView, site: str, evaluated: bool) -> tuple[str, ...]:
         """The pool measures nothing: its patches are the sites'."""
         return () if site == POOL else super().splits(federation, site, evaluated)
 
-    def message_bytes(self, federation: Federation, message: Message) -> int:
+    def counted_bytes(self, federation: FederationView, message: CountedMessage) -> int:
         """Nothing is sent."""
         return 0

@@ -12,6 +12,7 @@ from medfl.federation.server_state import FederationConfig
 from medfl.messages import Reply, squared_length
 from medfl.methods.core.chain import MethodChain
 from medfl.methods.core.context import ServerContext
+from medfl.methods.core.method import WEIGHTS
 
 
 def reason_to_reject(
@@ -41,9 +42,9 @@ def reason_to_reject(
         )
     sizes = {"update": server.weights.numel(), "buffers": server.buffers.numel()}
     vectors = {"update": reply.update, "buffers": reply.buffers, **reply.extra}
-    for name in chain.sends:
+    for name, length in chain.sends.items():
         vectors.setdefault(name, None)
-        sizes[name] = server.weights.numel()
+        sizes[name] = server.weights.numel() if length == WEIGHTS else length
     for name, vector in vectors.items():
         reason = _flaw(name, vector, sizes.get(name), reply)
         if reason is not None:

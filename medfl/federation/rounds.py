@@ -11,11 +11,11 @@ from medfl.errors import RunFailed
 from medfl.federation.aggregation import Aggregation
 from medfl.federation.callbacks import Callback, PhaseTimer
 from medfl.federation.reply_checks import reason_to_reject
-from medfl.federation.schedule import Message, Schedule, Synchronous
+from medfl.federation.schedule import CountedMessage, Schedule, Synchronous
 from medfl.federation.selection import keep_best
 from medfl.federation.server_state import FederationConfig, RoundProgress, ServerState
 from medfl.federation.transport import Transport
-from medfl.messages import Failure, Reply, Request, request_bytes
+from medfl.messages import EvaluateRequest, Failure, Reply, Request, TrainRequest, message_bytes
 from medfl.methods.core.chain import MethodChain
 from medfl.methods.core.context import ServerContext
 from medfl.methods.core.update_matrix import UpdateMatrix
@@ -127,19 +127,16 @@ class Federation:
         called |= set(config.held_out_sites) if monitored else set()
 
         def request(name: str) -> Request:
-            weights, buffers = self.schedule.model(self, name)
-            message = Request(
-                round=t,
-                weights=weights,
-                buffers=buffers,
-                train=name in training,
-                evaluate=self.schedule.splits(self, name, evaluated),
-                lr_scale=lr_scale,
-                last_accepted_round=state.accepted.get(name, -1),
-                extra=self._extra(server, name) if name in training else {},
+            model = self.schedule.model(self, name)
+            common = (t, *model, self.schedule.splits(self, name, evaluated), state.accepted.get(name, -1))
+            trains = name in training
+            message: Request = (
+                TrainRequest(*common, lr_scale=lr_scale, extra=self._extra(server, name))
+                if trains
+                else EvaluateRequest(*common)
             )
-            sent = Message(server, name, "down", request_bytes(message), message.train)
-            progress.bytes_down[name] = self.schedule.message_bytes(self, sent)
+            sent = CountedMessage(server, name, "down", message_bytes(message), trains)
+            progress.bytes_down[name] = self.schedule.counted_bytes(self, sent)
             return message
 
         for answer in self.schedule.ask(self, progress, sorted(called), request):

@@ -11,22 +11,24 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
-from medfl.federation.server_state import FederationConfig, RoundProgress
+from medfl.federation.aggregation import Aggregation
+from medfl.federation.server_state import FederationConfig, RoundProgress, ServerState
+from medfl.federation.transport import Transport
 from medfl.federation.virtual_time import jitter_seed
-from medfl.messages import Failure, Reply, Request, reply_bytes
+from medfl.messages import Failure, Reply, Request, message_bytes
+from medfl.methods.core.chain import MethodChain
 from medfl.methods.core.context import ServerContext
 from medfl.seeds import seed_for
 
-if TYPE_CHECKING:
-    from medfl.federation.rounds import Federation
+MakeRequest = Callable[[str], Request]  # the message to a site, made when that site is about to be asked
 
 
 @dataclass(frozen=True)
-class Message:
+class CountedMessage:
     """A message to be counted.
 
     Attributes:
@@ -43,56 +45,78 @@ class Message:
     trains: bool = True
 
 
-class Schedule(Protocol):
-    """What a `Federation` asks in a round. A schedule belongs to one run; what is of one round is in `RoundProgress`."""
+class FederationView(Protocol):
+    """The `Federation` as a schedule sees it."""
 
-    def begin(self, federation: Federation) -> FederationConfig:
+    config: FederationConfig
+    transport: Transport
+    state: ServerState
+    chain: MethodChain
+    aggregation: Aggregation
+
+    def note_answer(self, progress: RoundProgress, answer: Reply | Failure) -> None:
+        """Note what a site answered; a trained reply that nothing speaks against goes on to `Schedule.receive`."""
+        ...
+
+    def take(self, progress: RoundProgress, reply: Reply, bytes_up: int) -> None:
+        """Fold one accepted reply and note it in its site's entry of the record."""
+        ...
+
+
+class Schedule(Protocol):
+    """What a `Federation` asks in a round. It belongs to one run; what is of one round is in `RoundProgress`."""
+
+    def begin(self, federation: FederationView) -> FederationConfig:
         """Called once, before the first round: the federation's plan without what this schedule cannot serve."""
         ...
 
-    def participants(self, federation: Federation, round_: int) -> tuple[str, ...]:
+    def participants(self, federation: FederationView, round_: int) -> tuple[str, ...]:
         """Names of those that train in a round, sorted."""
         ...
 
-    def model(self, federation: Federation, site: str) -> tuple[Tensor, Tensor]:
+    def model(self, federation: FederationView, site: str) -> tuple[Tensor, Tensor]:
         """The model (f32[P], f32[B]) that a site is sent."""
         ...
 
-    def role(self, federation: Federation, site: str) -> str:
+    def role(self, federation: FederationView, site: str) -> str:
         """What the record calls a site: "train", "held_out", "pool"."""
         ...
 
-    def splits(self, federation: Federation, site: str, evaluated: bool) -> tuple[str, ...]:
+    def splits(self, federation: FederationView, site: str, evaluated: bool) -> tuple[str, ...]:
         """What a site that is asked measures, in a round that is evaluated or not."""
         ...
 
-    def message_bytes(self, federation: Federation, message: Message) -> int:
+    def counted_bytes(self, federation: FederationView, message: CountedMessage) -> int:
         """What a message counts."""
         ...
 
     def ask(
-        self, federation: Federation, progress: RoundProgress, called: Sequence[str], request: Callable[[str], Request]
+        self,
+        federation: FederationView,
+        progress: RoundProgress,
+        called: Sequence[str],
+        request: Callable[[str], Request],
     ) -> Iterator[Reply | Failure]:
         """Ask the sites; what they answer in this round."""
         ...
 
-    def receive(self, federation: Federation, progress: RoundProgress, reply: Reply) -> None:
+    def receive(self, federation: FederationView, progress: RoundProgress, reply: Reply) -> None:
         """What becomes of a trained reply that nothing speaks against."""
         ...
 
-    def pass_time(self, federation: Federation, progress: RoundProgress) -> None:
+    def pass_time(self, federation: FederationView, progress: RoundProgress) -> None:
         """Let time pass until the round can be merged, and take in what has arrived by then."""
         ...
 
-    def quorum(self, federation: Federation, training: Sequence[str]) -> int:
+    def quorum(self, federation: FederationView, training: Sequence[str]) -> int:
         """How many replies make a round count."""
         ...
 
-    def advance(self, federation: Federation, progress: RoundProgress) -> dict[str, Any] | None:
+    def advance(self, federation: FederationView, progress: RoundProgress) -> dict[str, Any] | None:
         """Make a counted round's replies part of the state; the `update` part of the record."""
         ...
 
-    def clock(self, federation: Federation) -> dict[str, float]:
+    def clock(self, federation: FederationView) -> dict[str, float]:
         """What the record says of time."""
         ...
 
@@ -100,30 +124,30 @@ class Schedule(Protocol):
 class Synchronous:
     """Every participant is waited for; its reply is folded at once. Virtual time is the slowest participant's."""
 
-    def begin(self, federation: Federation) -> FederationConfig:
+    def begin(self, federation: FederationView) -> FederationConfig:
         """See Schedule.begin."""
         return federation.config
 
-    def participants(self, federation: Federation, round_: int) -> tuple[str, ...]:
+    def participants(self, federation: FederationView, round_: int) -> tuple[str, ...]:
         """All training sites, or `sites_per_round` of them, drawn."""
         config = federation.config
         return draw_sites(sorted(config.train_sites), config.sites_per_round, config.seed, round_)
 
-    def model(self, federation: Federation, site: str) -> tuple[Tensor, Tensor]:
+    def model(self, federation: FederationView, site: str) -> tuple[Tensor, Tensor]:
         """The global model."""
         return federation.state.weights, federation.state.buffers
 
-    def role(self, federation: Federation, site: str) -> str:
+    def role(self, federation: FederationView, site: str) -> str:
         """See Schedule.role."""
         return "train" if site in federation.config.train_sites else "held_out"
 
-    def splits(self, federation: Federation, site: str, evaluated: bool) -> tuple[str, ...]:
+    def splits(self, federation: FederationView, site: str, evaluated: bool) -> tuple[str, ...]:
         """Test data of held-out sites, validation data of training sites."""
         if self.role(federation, site) == "held_out":
             return ("test",)
         return ("val",) if evaluated else ()
 
-    def message_bytes(self, federation: Federation, message: Message) -> int:
+    def counted_bytes(self, federation: FederationView, message: CountedMessage) -> int:
         """As the methods would encode a training message."""
         count = message.dense
         for method in federation.chain.acting("wire_bytes") if message.trains else ():
@@ -131,32 +155,37 @@ class Synchronous:
         return count
 
     def ask(
-        self, federation: Federation, progress: RoundProgress, called: Sequence[str], request: Callable[[str], Request]
+        self,
+        federation: FederationView,
+        progress: RoundProgress,
+        called: Sequence[str],
+        request: Callable[[str], Request],
     ) -> Iterator[Reply | Failure]:
         """All of them, and wait for every answer."""
         return federation.transport.call(called, request)
 
-    def receive(self, federation: Federation, progress: RoundProgress, reply: Reply) -> None:
+    def receive(self, federation: FederationView, progress: RoundProgress, reply: Reply) -> None:
         """Fold the reply."""
-        bytes_up = self.message_bytes(federation, Message(progress.server, reply.site, "up", reply_bytes(reply)))
+        sent = CountedMessage(progress.server, reply.site, "up", message_bytes(reply))
+        bytes_up = self.counted_bytes(federation, sent)
         if federation.config.timed:
             bytes_down = progress.sites[reply.site]["bytes_down"]
             progress.slowest = max(progress.slowest, virtual_seconds(federation.config, reply, bytes_down, bytes_up))
         federation.take(progress, reply, bytes_up)
 
-    def pass_time(self, federation: Federation, progress: RoundProgress) -> None:
+    def pass_time(self, federation: FederationView, progress: RoundProgress) -> None:
         """Until the slowest participant has replied."""
         federation.state.clock += progress.slowest
 
-    def quorum(self, federation: Federation, training: Sequence[str]) -> int:
+    def quorum(self, federation: FederationView, training: Sequence[str]) -> int:
         """The share of the participants that the plan states, or what a method needs."""
         return max(federation.chain.min_replies, math.ceil(federation.config.quorum * len(training)))
 
-    def advance(self, federation: Federation, progress: RoundProgress) -> dict[str, Any] | None:
+    def advance(self, federation: FederationView, progress: RoundProgress) -> dict[str, Any] | None:
         """The global model moves by the mean update."""
         return federation.aggregation.advance(progress.server, federation.state)
 
-    def clock(self, federation: Federation) -> dict[str, float]:
+    def clock(self, federation: FederationView) -> dict[str, float]:
         """Virtual seconds, where sites state their speed."""
         return {"virtual_seconds": federation.state.clock} if federation.config.timed else {}
 

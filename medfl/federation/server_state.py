@@ -12,7 +12,7 @@ from torch import Tensor
 from medfl.federation.virtual_time import SiteSpeed
 from medfl.messages import Reply
 from medfl.methods.core.context import ServerContext
-from medfl.model.flat_model import Slot
+from medfl.model.layout import Slot
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""The methods: `base` holds methods and chains, every other module one paper."""
+"""Methods of federated learning: `core` holds methods and chains, every other module one paper's method."""

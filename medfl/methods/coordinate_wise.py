@@ -19,8 +19,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from medfl.methods.core.chain import number, require
 from medfl.methods.core.context import ServerContext
+from medfl.methods.core.method import number, require
 from medfl.methods.robust_aggregation import RobustRule
 
 SLACK = 1e-9  # so that 0.29 of 100 is 29, whatever the last binary digit of a share
@@ -53,6 +53,7 @@ class Median(_Sorted):
     """Coordinate-wise median of the updates, unweighted; stands while most sites are honest."""
 
     name: ClassVar[str] = "median"
+    paper: ClassVar[str] = "arXiv:1803.01498"
 
     @property
     def min_replies(self) -> int:
@@ -74,6 +75,7 @@ class TrimmedMean(_Sorted):
     """Coordinate-wise mean without the `share` largest and smallest values, unweighted."""
 
     name: ClassVar[str] = "trimmed_mean"
+    paper: ClassVar[str] = "arXiv:1803.01498"
     share: float = 0.2
 
     def __post_init__(self) -> None:

@@ -27,8 +27,9 @@ import torch
 from torch import Tensor
 
 from medfl.messages import Reply
-from medfl.methods.core.chain import Method, MethodChain, number, require
+from medfl.methods.core.chain import MethodChain
 from medfl.methods.core.context import ServerContext, SiteContext
+from medfl.methods.core.method import Method, number, require
 from medfl.model.flat_model import FlatModel
 from medfl.seeds import seed_for
 
@@ -46,6 +47,7 @@ class Dp(Method):
     """Differential privacy of whole sites: updates clipped at the site, equal weights, Gaussian noise at the server."""
 
     name: ClassVar[str] = "dp"
+    paper: ClassVar[str] = "arXiv:1710.06963"
     runs_last: ClassVar[bool] = True  # what is sent must be what was clipped
     clip: float = 1.0
     noise: float = 1.0
@@ -75,7 +77,7 @@ class Dp(Method):
         )
         acts = [p for p in UNPROTECTED if getattr(type(other), p) is not getattr(Method, p)]
         require(
-            not acts and not getattr(other, "sends", ()),
+            not acts and not other.sends,
             f"{other.name} starts from another point, sends or weighs more than the one update that dp clips, or acts "
             f"on what dp does not cover, so the guarantee would not hold; leave one of them out",
         )

@@ -14,16 +14,17 @@ are alternatives; `random` is the control that any careful choice must beat.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from medfl.methods.core.chain import Method, number, require
 from medfl.methods.core.context import SiteContext
 from medfl.methods.core.local_steps import BLOCK, STORAGES, Steps
 from medfl.methods.core.local_steps import gram as inner_products
+from medfl.methods.core.method import Method, number, require
 
 SELECTIONS = ("greedy", "norm", "random", "cosine")
 
@@ -97,6 +98,10 @@ class Ecgr(Method):
     """
 
     name: ClassVar[str] = "ecgr"
+    paper: ClassVar[str] = "arXiv:2601.03584"
+    neutral: ClassVar[Mapping[str, Any] | None] = {"beta": 1.0}
+    async_safe: ClassVar[bool] = True
+    submodel_safe: ClassVar[bool] = True
     keep: float = 0.5
     beta: float = 0.2
     select: str = "greedy"

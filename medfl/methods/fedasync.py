@@ -18,9 +18,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from medfl.messages import Reply
-from medfl.methods.core.chain import Method, number
 from medfl.methods.core.context import ServerContext
-from medfl.methods.staleness import staleness, stands_asynchronously
+from medfl.methods.core.method import Method, number
+from medfl.methods.staleness import staleness
 
 SHIFT = "fedasync"
 
@@ -30,6 +30,8 @@ class FedAsync(Method):
     """Asynchronous: mix each arriving model into the global one, the less the staler it is."""
 
     name: ClassVar[str] = "fedasync"
+    paper: ClassVar[str] = "arXiv:1903.03934"
+    merges_itself: ClassVar[str] = "late replies"
     a0: float = 0.6
     exponent: float = 0.5
     window: float = 0.5
@@ -42,10 +44,6 @@ class FedAsync(Method):
     def async_schedule(self, sites: int) -> tuple[int, float]:
         """The fastest tenth of the sites, and the window."""
         return max(1, sites // 10), self.window
-
-    def check_compatible(self, other: Method) -> None:
-        """See `stands_asynchronously`."""
-        stands_asynchronously(self, other)
 
     def aggregation_weight(self, server: ServerContext, reply: Reply) -> float:
         """a_i n_i."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from medfl.methods.core.chain import Method, require
+from medfl.methods.core.method import Method, require
 from medfl.model.flat_model import FlatModel
 
 
@@ -19,6 +19,9 @@ class FedBN(Method):
     """Normalisation layers stay at each site."""
 
     name: ClassVar[str] = "fedbn"
+    paper: ClassVar[str] = "arXiv:2102.07623"
+    async_safe: ClassVar[bool] = True
+    submodel_safe: ClassVar[bool] = True
 
     @property
     def local_norms(self) -> bool:

@@ -18,9 +18,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from medfl.messages import Reply
-from medfl.methods.core.chain import Method, number, require
 from medfl.methods.core.context import ServerContext
-from medfl.methods.staleness import staleness, stands_asynchronously
+from medfl.methods.core.method import Method, number, require
+from medfl.methods.staleness import staleness
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class FedBuff(Method):
     """Asynchronous: wait for `buffer` updates, then take one step along their mean, stale ones scaled down."""
 
     name: ClassVar[str] = "fedbuff"
+    paper: ClassVar[str] = "arXiv:2106.06639"
+    merges_itself: ClassVar[str] = "late replies"
     buffer: int = 3
     lr: float = 1.0
     exponent: float = 0.5
@@ -42,10 +44,6 @@ class FedBuff(Method):
         """K arrivals; what arrives with the last of them is merged with it."""
         require(self.buffer <= sites, f"`buffer` is {self.buffer}, above the {sites} training sites; lower it")
         return self.buffer, 0.0
-
-    def check_compatible(self, other: Method) -> None:
-        """See `stands_asynchronously`."""
-        stands_asynchronously(self, other)
 
     def aggregation_weight(self, server: ServerContext, reply: Reply) -> float:
         """(age_i + 1)^-exponent, without the samples."""

@@ -24,17 +24,17 @@ import torch
 from torch import Tensor
 
 from medfl.messages import Reply
-from medfl.methods.core.chain import Method, number, require
 from medfl.methods.core.context import ServerContext, SiteContext
+from medfl.methods.core.method import Method, number, require
 from medfl.methods.core.update_matrix import on_disk
 from medfl.methods.fedgmr_rules import RULES, Restoration, aggregate, maskable_slots, nested_masks
-from medfl.model.flat_model import FlatModel, Slot
+from medfl.model.flat_model import FlatModel
+from medfl.model.layout import Slot
 
 __all__ = ["FedGMR", "Restoration", "aggregate", "nested_masks"]
 
 MASK = "fedgmr.mask"
 TIMES = ((0.2, 0.1), (0.4, 0.2), (0.6, 0.5), (0.8, 1.0))  # `restoration: time`: share of the rounds -> floor
-MEETS = ("ecgr", "fedprox", "fedbn", "fedavgm", "fedadagrad", "fedadam", "fedyogi")
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class FedGMR(Method):
     """Sub-models of each site's `density`, restored step by step to the whole model."""
 
     name: ClassVar[str] = "fedgmr"
+    paper: ClassVar[str] = "arXiv:2512.05372"
+    merges_itself: ClassVar[str] = "submodels"
     maskable: ClassVar[tuple[Slot, ...]] = ()  # once `prepare` has seen the model, that of the instance
     runs_last: ClassVar[bool] = True  # what other methods add to a gradient must not move a masked weight
     patience: int = 5
@@ -72,15 +74,6 @@ class FedGMR(Method):
     def async_schedule(self, sites: int) -> tuple[int, float] | None:
         """The fastest tenth of the sites, and the window."""
         return None if self.schedule == "sync" else (max(1, sites // 10), self.window)
-
-    def check_compatible(self, other: Method) -> None:
-        """Links that keep vectors of the whole model, start elsewhere or merge by themselves do not fit."""
-        built_in = other.__module__.startswith("medfl.methods.")
-        require(
-            not built_in or other.name in MEETS,
-            f"fedgmr cuts, merges and times sub-models by itself and does not go with {other.name}; it goes with "
-            f"{', '.join(MEETS)}",
-        )
 
     def check(self, model: FlatModel, optimizer: str, momentum: float, weight_decay: float) -> None:
         """A model needs layers besides the classifier."""

@@ -9,7 +9,8 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
-from medfl.model.flat_model import FlatModel, Slot
+from medfl.model.flat_model import FlatModel
+from medfl.model.layout import Slot
 
 RULES = ("mask_aware", "all_sites", "zero_filled")
 LOWEST_FLOOR = 0.02  # of the density ladder, before any restoration

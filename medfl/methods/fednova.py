@@ -23,8 +23,8 @@ from torch import Tensor
 
 from medfl.errors import MedflError
 from medfl.messages import Reply
-from medfl.methods.core.chain import Method, require
 from medfl.methods.core.context import ServerContext
+from medfl.methods.core.method import Method, require
 from medfl.methods.fedprox import FedProx
 from medfl.model.flat_model import FlatModel
 
@@ -48,6 +48,8 @@ class FedNova(Method):
     """Normalised averaging for sites with unequal local steps."""
 
     name: ClassVar[str] = "fednova"
+    paper: ClassVar[str] = "arXiv:2007.07481"
+    rescales_updates: ClassVar[bool] = True
 
     def check(self, model: FlatModel, optimizer: str, momentum: float, weight_decay: float) -> None:
         """Only SGD's steps can be counted."""
@@ -85,8 +87,7 @@ class FedNova(Method):
 
     @staticmethod
     def _normaliser(server: ServerContext, steps: int) -> float:
-        methods = server.methods
-        mu = next((link.mu for link in methods if isinstance(link, FedProx)), 0.0)
+        mu = next((method.mu for method in server.methods if isinstance(method, FedProx)), 0.0)
         found = normaliser(steps, server.momentum, mu, server.lr)
         if not (math.isfinite(found) and found > 0):
             raise MedflError(

@@ -23,8 +23,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from medfl.methods.core.chain import Method, number, require
 from medfl.methods.core.context import ServerContext
+from medfl.methods.core.method import Method, number, require
 
 
 def _decay(value: Any, key: str) -> None:
@@ -56,6 +56,8 @@ class FedAvgM(ServerOptimiser):
     """Heavy-ball momentum at the server."""
 
     name: ClassVar[str] = "fedavgm"
+    paper: ClassVar[str] = "arXiv:1909.06335"
+    submodel_safe: ClassVar[bool] = True
     lr: float = 1.0
     momentum: float = 0.9
 
@@ -98,6 +100,8 @@ class FedAdagrad(_Adaptive):
     """v sums. Plain Adagrad, without a first moment, is beta1 0."""
 
     name: ClassVar[str] = "fedadagrad"
+    paper: ClassVar[str] = "arXiv:2003.00295"
+    submodel_safe: ClassVar[bool] = True
 
     def _second_moment(self, v: Tensor, square: Tensor) -> None:
         v.add_(square)
@@ -108,6 +112,8 @@ class FedAdam(_Adaptive):
     """v forgets exponentially."""
 
     name: ClassVar[str] = "fedadam"
+    paper: ClassVar[str] = "arXiv:2003.00295"
+    submodel_safe: ClassVar[bool] = True
     beta2: float = 0.99
 
     def __post_init__(self) -> None:
@@ -123,6 +129,8 @@ class FedYogi(_Adaptive):
     """v moves by D^2's own size, up or down."""
 
     name: ClassVar[str] = "fedyogi"
+    paper: ClassVar[str] = "arXiv:2003.00295"
+    submodel_safe: ClassVar[bool] = True
     beta2: float = 0.99
 
     def __post_init__(self) -> None:

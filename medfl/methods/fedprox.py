@@ -7,11 +7,12 @@ site received. mu = 0 is FedAvg.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from medfl.methods.core.chain import Method, number
 from medfl.methods.core.context import SiteContext
+from medfl.methods.core.method import Method, number
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,10 @@ class FedProx(Method):
     """Proximal term of strength `mu`."""
 
     name: ClassVar[str] = "fedprox"
+    paper: ClassVar[str] = "arXiv:1812.06127"
+    neutral: ClassVar[Mapping[str, Any] | None] = {"mu": 0.0}
+    async_safe: ClassVar[bool] = True
+    submodel_safe: ClassVar[bool] = True
     mu: float = 0.01
 
     def __post_init__(self) -> None:

@@ -14,8 +14,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from medfl.methods.core.chain import Method
 from medfl.methods.core.context import SiteContext
+from medfl.methods.core.method import Method
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class FineTune(Method):
     """Each site also measures its own model: the global one after its last round of local training."""
 
     name: ClassVar[str] = "finetune"
+    paper: ClassVar[str] = "arXiv:1910.10252"
 
     def make_update(self, local: SiteContext) -> None:
         """Keep e and the site's buffers."""

@@ -22,8 +22,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from medfl.methods.core.chain import number, require
 from medfl.methods.core.context import ServerContext
+from medfl.methods.core.method import number, require
 from medfl.methods.core.update_matrix import UpdateMatrix
 from medfl.methods.robust_aggregation import RobustRule
 
@@ -35,6 +35,7 @@ class Krum(RobustRule):
     """The update whose neighbours are closest, or the mean of the `keep` such, against `byzantine` malicious sites."""
 
     name: ClassVar[str] = "krum"
+    paper: ClassVar[str] = "arXiv:1703.02757"
     byzantine: int = 1
     keep: int = 1
 

@@ -23,9 +23,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from medfl.methods.core.chain import Method, number, require
 from medfl.methods.core.context import SiteContext
-from medfl.model.flat_model import FlatModel, Slot
+from medfl.methods.core.method import Method, number, require
+from medfl.model.flat_model import FlatModel
+from medfl.model.layout import Slot
 
 CRITERIA = ("sensitivity", "magnitude", "random")
 STEMS = ("stem", "conv1", "patch_embed")  # timm's names for a stem that is a module of its own
@@ -91,6 +92,7 @@ class Lips(Method):
     """Periodic, transient sparsity of the middle convolutions."""
 
     name: ClassVar[str] = "lips"
+    paper: ClassVar[str] = "arXiv:2506.00932"
     period: int = 5
     density: float = 0.5
     criterion: str = "sensitivity"

@@ -29,14 +29,14 @@ import torch
 from torch import Tensor
 
 from medfl.messages import Reply
-from medfl.methods.core.chain import Method, number, require
 from medfl.methods.core.context import ServerContext
+from medfl.methods.core.method import Method, number, require
 from medfl.methods.robust_aggregation import unguarded
 
 
 @dataclass(frozen=True)
 class _Lengths(Method):
-    """What both share: the lengths of earlier rounds, in `server.json_state`, and of this one, in `server.round_sums`."""
+    """What both share: lengths of earlier rounds, in `server.json_state`, and of this one, in `server.round_sums`."""
 
     factor: float = 1.0
     window: int = 3
@@ -73,6 +73,8 @@ class NormClip(_Lengths):
     """Shorten every update to `bound`, or to `factor` times the median length of the last `window` rounds."""
 
     name: ClassVar[str] = "norm_clip"
+    paper: ClassVar[str] = "arXiv:1911.07963"
+    async_safe: ClassVar[bool] = True
     bound: float | None = None
 
     def __post_init__(self) -> None:
@@ -83,9 +85,9 @@ class NormClip(_Lengths):
     def check_compatible(self, other: Method) -> None:
         """Nothing that makes an update longer again."""
         require(
-            other.name != "fednova",
-            "fednova divides an update by the steps its site says it took, so what norm_clip has shortened would not "
-            "stay so; leave one of them out",
+            not other.rescales_updates,
+            f"{other.name} divides an update by the steps its site says it took, so what norm_clip has shortened would "
+            f"not stay so; leave one of them out",
         )
         unguarded(self, other)
 
@@ -113,6 +115,7 @@ class NormGuard(_Lengths):
     """Refuse an update longer than `factor` times the median length of the last `window` rounds, by name."""
 
     name: ClassVar[str] = "norm_guard"
+    async_safe: ClassVar[bool] = True
     factor: float = 5.0
 
     def reject(self, server: ServerContext, reply: Reply) -> str | None:

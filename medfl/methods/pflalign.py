@@ -25,8 +25,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from medfl.methods.core.chain import Method, number, require
 from medfl.methods.core.context import SiteContext
+from medfl.methods.core.method import Method, number, require
 
 ABLATIONS = (
     "none",
@@ -136,6 +136,7 @@ class PFLAlign(Method):
     """Personal start, preconditioned step, gated pull back towards the received model."""
 
     name: ClassVar[str] = "pflalign"
+    paper: ClassVar[str] = "arXiv:2605.02143"
     replaces_optimiser: ClassVar[bool] = True
     beta: float = 0.9
     eps: float = 1e-12

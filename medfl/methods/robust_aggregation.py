@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from medfl.methods.core.chain import Method, require
-from medfl.methods.scaffold import Scaffold
+from medfl.methods.core.method import Method, require
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class RobustRule(Method):
 def unguarded(link: Method, other: Method) -> None:
     """Raise ValueError for a method through which a site acts on the server besides its update."""
     require(
-        not isinstance(other, Scaffold),
-        f"{other.name} sums control variates as sites send them, so {link.name} would guard updates and leave that way "
+        not other.sends,
+        f"{other.name} sums further vectors as sites send them, so {link.name} would guard updates and leave that way "
         f"open; leave one of them out",
     )

@@ -16,15 +16,16 @@ c is an unweighted mean over sites, as in the paper, so at convergence every sit
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from medfl.messages import Reply
-from medfl.methods.core.chain import Method, require
 from medfl.methods.core.context import ServerContext, SiteContext
+from medfl.methods.core.method import WEIGHTS, Method, require
 
 GLOBAL = "scaffold.c"  # the server's variate; travels down under this name
 OWN = "scaffold.own"  # a site's variate, in its state
@@ -36,7 +37,10 @@ class Scaffold(Method):
     """Control variates against client drift. `frozen` keeps them at zero: FedAvg's weights at SCAFFOLD's cost."""
 
     name: ClassVar[str] = "scaffold"
-    sends: ClassVar[tuple[str, ...]] = (CHANGE,)
+    paper: ClassVar[str] = "arXiv:1910.06378"
+    neutral: ClassVar[Mapping[str, Any] | None] = {"frozen": True}
+    async_safe: ClassVar[bool] = True
+    sends: ClassVar[Mapping[str, int]] = {CHANGE: WEIGHTS}
     frozen: bool = False
 
     def __post_init__(self) -> None:

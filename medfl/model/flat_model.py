@@ -13,89 +13,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from medfl.errors import MedflError, nearest
-
-ALIGN = 16  # float32 values in 64 bytes, one cache line
-FILES = {"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}  # timm would read a file of any kind
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """How to build a backbone: a timm name, the classes, what `timm.create_model` receives, and where it starts."""
-
-    backbone: str
-    classes: tuple[str, ...]
-    args: Mapping[str, Any] = field(default_factory=dict)
-    pretrained: bool = False
-    checkpoint: str | None = None
-    channels_last: bool = False
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Where one tensor lies: `offset` in the native vector, `start` in wire order."""
-
-    name: str
-    shape: torch.Size
-    offset: int
-    start: int
-    channels_last: bool
-
-    @property
-    def numel(self) -> int:
-        """Number of values."""
-        return self.shape.numel()
-
-    def view(self, vector: Tensor) -> Tensor:
-        """This tensor as a view of a native vector [padded]."""
-        flat = vector[self.offset : self.offset + self.numel]
-        if self.channels_last:
-            out, inner, height, width = self.shape
-            return flat.view(out, height, width, inner).permute(0, 3, 1, 2)
-        return flat.view(self.shape)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The order of tensors in a flat vector: `size` values on the wire, `padded` in the native vector."""
-
-    slots: tuple[Slot, ...]
-    size: int
-    padded: int
-
-    @staticmethod
-    def of(tensors: Mapping[str, Tensor], channels_last: bool, align: int = ALIGN) -> Layout:
-        """Lay out tensors in the given order."""
-        slots: list[Slot] = []
-        offset = start = 0
-        for name, tensor in tensors.items():
-            slots.append(Slot(name, tensor.shape, offset, start, channels_last and tensor.dim() == 4))
-            start += tensor.numel()
-            offset += -(-tensor.numel() // align) * align
-        return Layout(tuple(slots), start, offset)
-
-    def pack(self, native: Tensor) -> Tensor:
-        """Native vector [padded] -> new wire vector f32[size] on the CPU."""
-        wire = torch.empty(self.size, dtype=native.dtype)
-        for slot in self.slots:
-            wire[slot.start : slot.start + slot.numel].view(slot.shape).copy_(slot.view(native))
-        return wire
-
-    def unpack(self, wire: Tensor, native: Tensor) -> Tensor:
-        """Wire vector f32[size] -> into a native vector [padded], which is returned; its padding is left alone."""
-        if wire.numel() != self.size:
-            raise ValueError(f"a vector of {wire.numel():,} values does not fit a layout of {self.size:,}")
-        for slot in self.slots:
-            slot.view(native).copy_(wire[slot.start : slot.start + slot.numel].view(slot.shape))
-        return native
+from medfl.errors import MedflError
+from medfl.model.backbone import ModelSpec, create
+from medfl.model.layout import Layout, Slot
 
 
 class FlatModel:
@@ -163,6 +88,29 @@ class FlatModel:
     def buffers(self) -> Tensor:
         """The float buffers in wire order, f32[B], a copy on the CPU."""
         return self.buffer_vector.cpu().clone()
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the classifier receives, f32[N, F], of normalised images f32[N, 3, S, S], through timm's own
+        `forward_features` and `forward_head`."""
+        return _features(self.net, images)
+
+    def head(self, features: Tensor) -> Tensor:
+        """Logits f32[N, C] of features f32[N, F]: `head(features(x))` is `net(x)`."""
+        classifier: Any = self.net.get_classifier()  # type: ignore[operator]
+        logits: Tensor = classifier(features)
+        return logits
+
+    def features_at(self, vector: Tensor, buffers: Tensor, images: Tensor) -> Tensor:
+        """Features f32[N, F] under other weights, native vectors [padded], without gradient and in evaluation mode; the
+        network stays as it is."""
+        tensors = {f"net.{slot.name}": slot.view(vector) for slot in self.layout.slots}
+        tensors |= {f"net.{slot.name}": slot.view(buffers) for slot in self.buffer_layout.slots}
+        training = self.net.training
+        self.net.eval()
+        with torch.no_grad():
+            features: Tensor = torch.func.functional_call(_FeatureExtractor(self.net), tensors, (images,))
+        self.net.train(training)
+        return features
 
     def gather_gradient(self, out: Tensor) -> Tensor:
         """Copy the parameters' gradients into a native vector [padded]; missing ones count as zero."""
@@ -242,6 +190,23 @@ class FlatModel:
         return grouped
 
 
+class _FeatureExtractor(nn.Module):
+    """A network whose forward pass ends before the classifier."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features f32[N, F]."""
+        return _features(self.net, images)
+
+
+def _features(net: Any, images: Tensor) -> Tensor:
+    features: Tensor = net.forward_head(net.forward_features(images), pre_logits=True)
+    return features
+
+
 def persistent_buffers(net: nn.Module) -> dict[str, Tensor]:
     """Name -> buffer for the buffers that belong to the state dict."""
     kept = set(net.state_dict(keep_vars=True))
@@ -251,75 +216,3 @@ def persistent_buffers(net: nn.Module) -> dict[str, Tensor]:
 def _owner(net: nn.Module, name: str) -> tuple[nn.Module, str]:
     path, _, leaf = name.rpartition(".")
     return net.get_submodule(path), leaf
-
-
-def create(spec: ModelSpec, seed: int) -> nn.Module:
-    """Build a float32 timm network with seeded initial weights.
-
-    Raises:
-        MedflError: unknown backbone (close matches shown), bad `args`, pretrained weights out of reach, bad checkpoint.
-    """
-    import timm  # seconds, which a pipeline that is only read and checked should not cost
-
-    known = timm.list_models()
-    if spec.backbone.split(".")[0] not in known:
-        raise MedflError(
-            f"`model.backbone`: timm {timm.__version__} has no {spec.backbone!r}.{nearest(spec.backbone, known)}"
-        )
-    if refused := sorted(FILES & set(spec.args)):
-        raise MedflError(f"`model.args.{refused[0]}` names a file; remove it and use `model.checkpoint`")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
-            net: nn.Module = timm.create_model(
-                spec.backbone, pretrained=spec.pretrained, num_classes=len(spec.classes), **dict(spec.args)
-            )
-        except (TypeError, ValueError, KeyError, AssertionError) as error:
-            raise MedflError(
-                f"`model`: timm cannot build {spec.backbone} with args {dict(spec.args)}: {error}"
-            ) from None
-        except Exception as error:
-            if not spec.pretrained:
-                raise
-            raise MedflError(
-                f"`model.pretrained`: the weights of {spec.backbone} cannot be fetched ({type(error).__name__}); "
-                f"download them where there is a network and name the file in `model.checkpoint`"
-            ) from None
-    if spec.checkpoint:
-        load_checkpoint(net, Path(spec.checkpoint))
-    return net.float()
-
-
-def load_checkpoint(net: nn.Module, path: Path) -> None:
-    """Load safetensors or a timm state dict (weights only, nothing executable) into a network.
-
-    A classifier of another size is left at its initial values; any other difference is an error.
-    """
-    if not path.is_file():
-        raise MedflError(f"`model.checkpoint`: there is no file {path}")
-    try:
-        if path.suffix == ".safetensors":
-            state: dict[str, Any] = load_file(path)
-        else:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-            state = next((loaded[k] for k in ("state_dict_ema", "state_dict", "model") if k in loaded), loaded)
-        state = {
-            str(name).removeprefix("module."): tensor for name, tensor in state.items() if isinstance(tensor, Tensor)
-        }
-    except Exception as error:
-        raise MedflError(
-            f"`model.checkpoint`: {path} is neither safetensors nor a weights-only state dict ({type(error).__name__})"
-        ) from None
-    own = net.state_dict()
-    classifier: Any = getattr(net, "pretrained_cfg", {}).get("classifier") or ()
-    heads = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
-    for name in [n for n in state if n in own and state[n].shape != own[n].shape and n.startswith(heads)]:
-        del state[name]
-    wrong = sorted(n for n in state if n not in own or state[n].shape != own[n].shape)
-    absent = sorted(n for n in own if n not in state and not n.startswith(heads) and "num_batches" not in n)
-    if wrong or absent:
-        raise MedflError(
-            f"`model.checkpoint`: {path} does not fit the backbone: "
-            f"{len(absent)} tensors missing, {len(wrong)} unknown or misshapen (first: {(absent + wrong)[0]})"
-        )
-    net.load_state_dict(state, strict=False)

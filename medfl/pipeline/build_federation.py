@@ -48,7 +48,7 @@ def build_schedule(pipeline: config.Pipeline, chain: MethodChain) -> Schedule:
     return WallClockAsync() if pipeline.training.clock == "wall" else SimulatedAsync()
 
 
-def lr_scale(schedule: config.Schedule, t: int, rounds: int) -> float:
+def lr_scale(schedule: config.LearningRateSchedule, t: int, rounds: int) -> float:
     """Factor on the learning rate in round t of `rounds`."""
     warm = min(1.0, (t + 1) / (schedule.warmup + 1))
     if schedule.name == "cosine":

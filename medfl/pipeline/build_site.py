@@ -13,9 +13,10 @@ from medfl import config
 from medfl.data.batches import AugmentSpec, Jitter
 from medfl.data.patch_store import PatchStore
 from medfl.errors import MedflError
-from medfl.federation.baselines import POOL
+from medfl.messages import POOL
 from medfl.methods.core.chain import build_chain
-from medfl.model.flat_model import FlatModel, ModelSpec
+from medfl.model.backbone import ModelSpec
+from medfl.model.flat_model import FlatModel
 from medfl.seeds import seed_for
 from medfl.site.shared_model import LocalTrainingConfig, SharedModel
 from medfl.site.site import Site, steps_by_site

@@ -18,9 +18,10 @@ from medfl.data.partition import SitePartition, make_partition, own_partition
 from medfl.data.patch_store import U8, PatchStore
 from medfl.data.render import read_patches, render
 from medfl.errors import MedflError
-from medfl.messages import Request
+from medfl.messages import MeasureRequest
 from medfl.methods.core.chain import MethodChain
-from medfl.model.flat_model import FlatModel, ModelSpec
+from medfl.model.backbone import ModelSpec
+from medfl.model.flat_model import FlatModel
 from medfl.pipeline.build_site import build_site, resolve_device
 from medfl.pipeline.final_evaluation import Measured
 from medfl.pipeline.load_pipeline import load_pipeline, load_site
@@ -118,12 +119,11 @@ def measure_model(
         role = site.role or "held_out"
         here = build_site(pipeline, site.model_copy(update={"role": role}), store, bench)
         wanted = pipeline.evaluation.resamples if resamples is None else resamples
-        request = Request(
+        request = MeasureRequest(
             round=0,
             weights=weights,
             buffers=buffers,
-            train=False,
-            evaluate=("test",),
+            splits=("test",),
             resamples=wanted,
             temperature=facts.get("temperature") or 1.0,
             thresholds=facts.get("thresholds"),

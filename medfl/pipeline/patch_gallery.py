@@ -19,7 +19,7 @@ from medfl.data.partition import SitePartition, make_partition
 from medfl.data.patch_store import PatchStore
 from medfl.data.render import render
 from medfl.errors import MedflError
-from medfl.messages import Request
+from medfl.messages import EvaluateRequest
 from medfl.pipeline.build_site import build_shared_model, build_site
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.report.html_blocks import PatchPicture, heading, join, patches, text
@@ -108,7 +108,7 @@ def _scores(
     weights, buffers = shared.model.from_state_dict(load_weights(folder.model))
     found = {}
     for name, site in sites.items():
-        asked = Request(0, weights, buffers, False, evaluate=("test",), last_accepted_round=accepted.get(name, -1))
+        asked = EvaluateRequest(0, weights, buffers, ("test",), accepted.get(name, -1))
         site.handle(asked)  # leaves the network as the site measures it
         logits = site.logits(site.store.splits["test"])
         found[name] = (logits / (evidence.summary.get("temperature") or 1.0)).softmax(1).numpy()

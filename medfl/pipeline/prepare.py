@@ -10,11 +10,11 @@ from functools import cached_property
 from medfl import config
 from medfl.data.partition import Partition, make_partition
 from medfl.data.render import render
-from medfl.federation.baselines import POOL
 from medfl.federation.callbacks import Callback
 from medfl.federation.rounds import Federation
 from medfl.federation.server_state import FederationConfig, ServerState
 from medfl.federation.transport import InProcess, Transport
+from medfl.messages import POOL
 from medfl.pipeline.build_federation import build_schedule, federation_config
 from medfl.pipeline.build_site import build_sites, checked_shared_model, pooled_site
 from medfl.runs.progress import ProgressCallbacks

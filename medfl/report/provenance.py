@@ -8,10 +8,11 @@ from typing import Any
 
 import yaml
 
+from medfl.data.citations import GROUPS, LC25000
+from medfl.methods.core.registry import citations
 from medfl.report.html_blocks import folded, heading, join, links, listing, table, text
 from medfl.report.html_page import PageSection
 from medfl.report.run_results import Evidence, role_word
-from medfl.tracking.model_card import GROUPS, LC25000, PAPERS
 
 FEDAVG = "1602.05629"
 TEMPERATURE = "1706.04599"
@@ -158,9 +159,8 @@ def _citations(evidence: Evidence) -> Iterator[tuple[str, str]]:
     methods = evidence.run.methods
     if not evidence.arm:
         yield _arxiv("FedAvg", FEDAVG)
-    for name in methods:
-        if name in PAPERS:
-            yield _arxiv(name, PAPERS[name])
+    for name, paper in citations(methods).items():
+        yield _arxiv(name, paper.removeprefix("arXiv:"))
     if evidence.calibrated:
         yield _arxiv("Temperature scaling", TEMPERATURE)
     data = evidence.pipeline["data"]

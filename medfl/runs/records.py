@@ -11,8 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from medfl.errors import MedflError
 from medfl.config.resolved import read_resolved
+from medfl.errors import MedflError
 
 PIPELINE = "pipeline.yaml"
 ALLOCATION = "allocation_summary.csv"

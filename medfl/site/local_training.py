@@ -8,32 +8,30 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medfl.data.batches import Batches, epoch_order
-from medfl.methods.core.context import SiteContext
+from medfl.methods.core.context import SiteContext, TrainingBatch
 from medfl.site.shared_model import LocalTrainingConfig, SharedModel
 
 
 def take_steps(
-    local: SiteContext, bench: SharedModel, work: LocalTrainingConfig, batches: Batches, rows: NDArray[np.int64]
+    local: SiteContext, shared: SharedModel, training: LocalTrainingConfig, batches: Batches, rows: NDArray[np.int64]
 ) -> Tensor:
     """Take `local.steps` steps on the training patches `rows`; the network ends at e. Returns the mean loss, f32[].
 
     Gradients are gathered into a flat vector only where a method asks for them. Nothing here waits for the device: the
     losses are summed there, and the host has queued the last step when this returns.
     """
-    chain, model = bench.chain, bench.model
-    optimizer = None if chain.acts("optimizer_step") else _optimizer(model.parameters, work, local.lr)
-    weights = class_weights(batches.store.labels[rows], len(model.spec.classes)) if work.weighted_loss else None
-    criterion = nn.CrossEntropyLoss(weights).to(model.device)
+    chain, model = shared.chain, shared.model
+    optimizer = None if chain.acts("optimizer_step") else _optimizer(model.parameters, training, local.lr)
     observes, edits, records = chain.acts("on_gradient"), chain.acts("modify_gradient"), chain.acts("after_step")
+    moves = chain.acts("perturb") or chain.acts("ascend")
+    forward = _Forward(local, shared, training, batches.store.labels[rows])
     total = torch.zeros((), device=model.device)
-    bench.net.train()
+    shared.net.train()
     for parameter in model.parameters:
         parameter.grad = None  # a step that was cut short may have left some
-    order = epoch_order(rows, work.batch_size, local.steps, local.seed)
+    order = epoch_order(rows, training.batch_size, local.steps, local.seed)
     for images, labels in batches.training(order, local.seed):
-        with bench.autocast():
-            loss = criterion(bench.net(images), labels)
-        loss.backward()
+        loss = _at_other_points(local, shared, forward, images, labels) if moves else forward.backward(images, labels)
         last = local.step + 1 == local.steps and chain.acts("on_last_gradient")
         if observes or edits or last or optimizer is None:
             local.gradient = model.gather_gradient(local.vector("gradient"))
@@ -55,11 +53,76 @@ def take_steps(
     return total / local.steps
 
 
-def _optimizer(parameters: list[nn.Parameter], work: LocalTrainingConfig, lr: float) -> torch.optim.Optimizer:
+class _Forward:
+    """The loss of a batch and its gradient, through the phases that methods act in; plain where none does."""
+
+    def __init__(
+        self, local: SiteContext, shared: SharedModel, training: LocalTrainingConfig, labels: NDArray[np.int64]
+    ) -> None:
+        model, chain = shared.model, shared.chain
+        weights = class_weights(labels, len(model.spec.classes)) if training.weighted_loss else None
+        self.criterion = nn.CrossEntropyLoss(weights).to(model.device)
+        self.local, self.shared = local, shared
+        self.transforms, self.logit_edits, self.loss_edits = (
+            chain.acting(phase) for phase in ("transform_batch", "modify_logits", "modify_loss")
+        )
+
+    def backward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The loss f32[] of a batch; its gradient is in the parameters."""
+        with self.shared.autocast():
+            if self.transforms or self.logit_edits or self.loss_edits:
+                loss = self._edited(images, labels)
+            else:
+                loss = self.criterion(self.shared.net(images), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    def _edited(self, images: Tensor, labels: Tensor) -> Tensor:
+        local, model, features = self.local, self.shared.model, None
+        for method in self.transforms:
+            images = method.transform_batch(local, images)
+        if self.shared.chain.needs_features:
+            features = model.features(images)
+            logits = model.head(features)
+        else:
+            logits = self.shared.net(images)
+        for method in self.logit_edits:
+            logits = method.modify_logits(local, logits, labels)
+        loss: Tensor = self.criterion(logits, labels)
+        batch = TrainingBatch(images, labels, logits, features)
+        for method in self.loss_edits:
+            loss = method.modify_loss(local, batch, loss)
+        return loss
+
+
+def _at_other_points(
+    local: SiteContext, shared: SharedModel, forward: _Forward, images: Tensor, labels: Tensor
+) -> Tensor:
+    """The loss at the point of this step, or where `perturb` moves it; the gradient is that of where `ascend` moves on
+    to. The point and the statistics of the first pass are put back."""
+    chain, model = shared.chain, shared.model
+    point = local.vector("point").copy_(model.vector)
+    chain.call("perturb", local)
+    loss = forward.backward(images, labels)
+    if chain.acts("ascend"):
+        buffers = model.buffer_vector.clone()
+        local.gradient = model.gather_gradient(local.vector("gradient"))
+        chain.call("ascend", local)
+        for parameter in model.parameters:
+            parameter.grad = None
+        forward.backward(images, labels)
+        model.buffer_vector.copy_(buffers)
+    model.vector.copy_(point)
+    return loss
+
+
+def _optimizer(parameters: list[nn.Parameter], training: LocalTrainingConfig, lr: float) -> torch.optim.Optimizer:
     """A fresh optimiser: its state starts at zero every round. Fused, one call steps all parameters."""
-    if work.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=lr, weight_decay=work.weight_decay, fused=True)
-    return torch.optim.SGD(parameters, lr=lr, momentum=work.momentum, weight_decay=work.weight_decay, fused=True)
+    if training.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=lr, weight_decay=training.weight_decay, fused=True)
+    return torch.optim.SGD(
+        parameters, lr=lr, momentum=training.momentum, weight_decay=training.weight_decay, fused=True
+    )
 
 
 def class_weights(labels: NDArray[np.int64], classes: int) -> Tensor:

@@ -5,34 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from medfl.data.citations import GROUPS, LC25000
+from medfl.methods.core.registry import citations
 from medfl.metrics import format_interval
 from medfl.runs.records import SiteData
 from medfl.runs.redact import scrub
-
-LC25000 = "Borkowski et al. 2019, *Lung and Colon Cancer Histopathological Image Dataset (LC25000)*, arXiv:1912.12142"
-GROUPS = "source groups of LC25000: doi:10.1007/978-3-031-73748-0_2"
-PAPERS = {
-    "dp": "1710.06963",
-    "ecgr": "2601.03584",
-    "fedadagrad": "2003.00295",
-    "fedadam": "2003.00295",
-    "fedasync": "1903.03934",
-    "fedavgm": "1909.06335",
-    "fedbn": "2102.07623",
-    "fedbuff": "2106.06639",
-    "fedgmr": "2512.05372",
-    "fednova": "2007.07481",
-    "fedprox": "1812.06127",
-    "fedyogi": "2003.00295",
-    "finetune": "1910.10252",
-    "krum": "1703.02757",
-    "lips": "2506.00932",
-    "median": "1803.01498",
-    "norm_clip": "1911.07963",
-    "pflalign": "2605.02143",
-    "scaffold": "1910.06378",
-    "trimmed_mean": "1803.01498",
-}
 
 _SOURCES = {
     "lc25000": "LC25000, five classes of lung and colon tissue at 768 x 768 pixels",
@@ -225,7 +202,7 @@ def _citations(pipeline: Mapping[str, Any], methods: Sequence[str]) -> Iterator[
     cited = [LC25000] if settings["source"] == "lc25000" else []
     if settings["source"] == "lc25000" and settings.get("source_groups") != "ignore":
         cited.append(GROUPS)
-    cited += [f"{name}: arXiv:{PAPERS[name]}" for name in methods if name in PAPERS]
+    cited += [f"{name}: {paper}" for name, paper in citations(methods).items()]
     yield "\n".join(f"- {line}" for line in cited) or "None."
 
 

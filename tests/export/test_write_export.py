@@ -25,7 +25,8 @@ from medfl.export.exported_model import ExportedModel
 from medfl.export.monai_bundle import inference, refuse_expressions
 from medfl.export.write_export import export
 from medfl.methods.core.chain import build_chain
-from medfl.model.flat_model import FlatModel, ModelSpec
+from medfl.model.backbone import ModelSpec
+from medfl.model.flat_model import FlatModel
 from medfl.pipeline.evaluate_model import find_model, predict
 from medfl.pipeline.summary import kept_at_sites
 from tests.runfolders import BACKBONE, CLASSES, SIZE, FakeRun

@@ -16,6 +16,7 @@ from medfl.errors import MedflError, RunFailed
 from medfl.federation.asynchronous import SimulatedAsync, WallClockAsync
 from medfl.federation.rounds import Federation
 from medfl.federation.virtual_time import SiteSpeed, closing_time, jitter_seed
+from medfl.messages import TrainRequest
 from medfl.methods.core.chain import build_chain
 from medfl.pipeline.load_pipeline import load_pipeline, load_site
 from medfl.pipeline.run import run
@@ -347,7 +348,7 @@ def test_links_and_densities_out_of_range(write, tmp_path, north, said):
         ([{"name": "fedbuff", "buffer": 2}], {"training": {"rounds": 2, "sites_per_round": 1}}, ["`buffer` is 2"]),
         (["centralised"], {"training": {"rounds": 2, "sites_per_round": 1}}, ["sites_per_round", "centralised"]),
         ([], {"baseline": "centralised", "training": {"rounds": 2, "sites_per_round": 1}}, ["sites_per_round"]),
-        (["fedasync", {"name": "fedbuff", "buffer": 2}], {}, ["fedasync", "does not go with fedbuff"]),
+        (["fedasync", {"name": "fedbuff", "buffer": 2}], {}, ["fedasync", "fedbuff is not known to hold"]),
         (["fedasync", "fednova"], {}, ["fedasync", "fednova"]),
         ([{"name": "fedasync", "a0": 0}], {}, ["`a0`", "above 0"]),
         ([{"name": "fedasync", "alpha": 1}], {}, ["method.fedasync.alpha"]),
@@ -383,8 +384,8 @@ class Line:
 
     def ask(self, site, message):
         request = unpack_request(message, self.bounds)
-        self.asked.append((request.round, site, "train" if request.train else "measure"))
-        if request.train:
+        self.asked.append((request.round, site, "train" if isinstance(request, TrainRequest) else "measure"))
+        if isinstance(request, TrainRequest):
             assert self.go[site].acquire(timeout=20)
             if site in self.silent:
                 raise NoAnswer("no answer within 1 s")

@@ -8,10 +8,11 @@ import torch
 
 from medfl.cli.terminal import Terminal
 from medfl.errors import MedflError
-from medfl.federation.baselines import POOL, Centralised, LocalOnly, own_model
+from medfl.federation.baselines import Centralised, LocalOnly, own_model
 from medfl.federation.rounds import Federation
 from medfl.federation.transport import InProcess
 from medfl.federation.virtual_time import SiteSpeed
+from medfl.messages import POOL
 from medfl.methods.core.chain import build_chain
 from medfl.methods.core.method_table import method_table
 from medfl.pipeline.build_site import pool, pooled_site

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from medfl.errors import MedflError
-from medfl.methods.core.chain import Method, build_chain
+from medfl.methods.core.chain import build_chain
+from medfl.methods.core.method import Method
 from medfl.methods.fedgmr import FedGMR, Restoration, aggregate, maskable_slots, nested_masks
 from medfl.site.shared_model import SharedModel
 from tests.hand import Lossy, play

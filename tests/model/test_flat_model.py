@@ -6,7 +6,8 @@ import torch
 from safetensors.torch import save_file
 
 from medfl.errors import MedflError
-from medfl.model.flat_model import FlatModel, ModelSpec, create, load_checkpoint
+from medfl.model.backbone import ModelSpec, create, load_checkpoint
+from medfl.model.flat_model import FlatModel
 
 CPU = torch.device("cpu")
 

@@ -3,7 +3,7 @@
 import pytest
 
 from medfl.cli.terminal import Terminal
-from medfl.methods.core.registry import BUILT_IN
+from medfl.methods.core.registry import built_in_methods
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.run import run
 from tests.paths import ROOT
@@ -21,7 +21,7 @@ SHORT = [
 def test_every_method_has_a_pipeline():
     used = {name for path in METHODS for name in load_pipeline(path).method for name in [name_of(name)]}
     same_file = {"fedavgm", "fedadagrad", "fedyogi", "median"}  # variants that fedadam.yaml and trimmed_mean.yaml name
-    assert used | same_file == set(BUILT_IN)
+    assert used | same_file == set(built_in_methods())
 
 
 def name_of(entry):

@@ -264,9 +264,9 @@ def test_the_plan_of_a_dry_run(small, capsys):
     ],
 )
 def test_learning_rate_over_rounds(schedule, expected):
-    from medfl.config import Schedule
+    from medfl.config import LearningRateSchedule
 
-    assert [lr_scale(Schedule(**schedule), t, 4) for t in range(4)] == pytest.approx(expected, abs=1e-6)
+    assert [lr_scale(LearningRateSchedule(**schedule), t, 4) for t in range(4)] == pytest.approx(expected, abs=1e-6)
 
 
 def test_rounds_hold_no_timings_and_no_paths(finished, tmp_path):

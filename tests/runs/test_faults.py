@@ -17,6 +17,7 @@ import torch
 
 from medfl.cli import app
 from medfl.errors import MedflError
+from medfl.messages import TrainRequest
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.run import resume, run
 from medfl.runs import folder
@@ -252,7 +253,7 @@ def test_an_error_at_a_site_is_named_and_the_site_is_back_in_the_next_round(smal
     real = Site.handle
 
     def handle(site, request):
-        if site.name == "site-02" and request.round == 1 and request.train:
+        if site.name == "site-02" and request.round == 1 and isinstance(request, TrainRequest):
             raise OSError(5, "Input/output error", "/data/secret.png")
         return real(site, request)
 

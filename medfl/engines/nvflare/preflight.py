@@ -11,10 +11,12 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from medfl.engines.nvflare.job import ALLOWED
 from medfl.engines.nvflare.provision import intact
 from medfl.engines.nvflare.startup_kit import KITS
 from medfl.engines.remote.party_files import PARTY, SERVER, read_pipeline
 from medfl.errors import MedflError
+from medfl.runs.folder import versions
 
 WAIT = 10.0  # seconds for one attempt to reach the server
 
@@ -90,8 +92,22 @@ def reach(kit: Path) -> bool:
     return True
 
 
+def _same_making(kit: Path) -> None:
+    """Raise MedflError where the kit's signed policy is another medfl's: it would refuse this one's jobs."""
+    policy = kit / "local" / "resources.json"
+    if not policy.is_file():
+        return
+    allowed = json.loads(policy.read_text(encoding="utf-8")).get("class_allow_list")
+    if allowed != list(ALLOWED):
+        raise MedflError(
+            f"{kit} was made by another version of medfl than the one installed here ({versions()['medfl']}); use the "
+            f"version that its README.md names, or ask for a new kit, made with `medfl deploy kit`"
+        )
+
+
 def _certified(kit: Path, kind: str) -> str:
     """The name in a kit's certificate, once all that can be wrong with it has been looked at."""
+    _same_making(kit)
     startup = kit / "startup"
     key = startup / f"{kind}.key"
     for file in (startup / f"{kind}.crt", key, startup / "rootCA.pem", kit / PARTY / "pipeline.yaml"):

@@ -15,10 +15,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from medfl.engines.remote.codec import Bounds
+from medfl.engines.remote.codec import PROTOCOL, Bounds
 from medfl.engines.remote.party_files import read_server
 from medfl.engines.remote.remote_transport import Ask, NoAnswer, Remote, Stopped
-from medfl.engines.remote.site_endpoint import LOG, MAX_SKEW, MUST_AGREE, PROTOCOL, shown
+from medfl.engines.remote.site_endpoint import LOG, MAX_SKEW, MUST_AGREE, shown
 from medfl.errors import MedflError
 from medfl.federation.transport import Transport
 from medfl.pipeline.build_federation import federation_config

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from medfl.methods.core.update_matrix import UpdateMatrix
 from medfl.model.flat_model import FlatModel
 
-if TYPE_CHECKING:
-    from medfl.methods.core.chain import Method
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """One step's batch as `Method.modify_loss` sees it, on the training device.
+
+    Attributes:
+        images: f32[N, 3, S, S], as they went through the network.
+        labels: i64[N].
+        logits: f32[N, C], as the loss saw them.
+        features: f32[N, F], what the classifier received; None unless a method declares `needs_features`.
+    """
+
+    images: Tensor
+    labels: Tensor
+    logits: Tensor
+    features: Tensor | None = None
 
 
 @dataclass
@@ -33,9 +50,11 @@ class SiteContext:
         state: what the site's methods kept when its last accepted round ended, by name; not to be written.
         new_state: what they keep now; becomes `state` once the server has accepted this round's reply.
         extra_up: wire vectors that go to the server beside the update, by name.
-        gradient: the flat gradient during the `observe`, `gradient`, `step` and `last_gradient` phases.
-        displacement: u, set in the `reply` phase; None means the plain s - e.
+        gradient: the flat gradient during the phases that read it.
+        displacement: u, set in `make_update`; None means the plain s - e.
         scratch: reusable buffers by name, shared by all sites of the process.
+        labels: i64[n], the classes of the site's training patches.
+        patches: u8[n, S, S, 3], a function that gives the site's training patches.
     """
 
     model: FlatModel
@@ -54,6 +73,14 @@ class SiteContext:
     step: int = 0
     gradient: Tensor | None = None
     displacement: Tensor | None = None
+    labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    patches: Callable[[], NDArray[np.uint8]] = field(default=lambda: np.zeros((0, 1, 1, 3), np.uint8))
+
+    @cached_property
+    def class_counts(self) -> Tensor:
+        """f32[C] on the device: how many training patches of each class the site has."""
+        counts = np.bincount(self.labels, minlength=len(self.model.spec.classes))
+        return torch.tensor(counts, dtype=torch.float32, device=self.received.device)
 
     def buffer(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """A reusable float32 buffer of at least this shape, allocated once; contents are what they were."""
@@ -120,7 +147,7 @@ class ServerContext:
     ages: dict[str, int] = field(default_factory=dict)
     received: dict[str, Tensor] = field(default_factory=dict)
     densities: Mapping[str, float] = field(default_factory=dict)
-    methods: tuple[Method, ...] = ()
+    methods: Sequence[object] = ()
 
     def origin(self, site: str) -> Tensor:
         """f32[P]: the global model that a site's reply in hand started from."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 
-from medfl.methods.core.chain import Method
-from medfl.methods.core.registry import known_methods, method_class
+from medfl.methods.core.chain import check_pair
+from medfl.methods.core.method import Method
+from medfl.methods.core.registry import known_methods
 
 
 def compatible(one: Method, other: Method) -> bool:
     """Whether two methods may share a chain."""
     try:
-        one.check_compatible(other)
-        other.check_compatible(one)
+        check_pair(one, other)
+        check_pair(other, one)
     except ValueError:
         return False
     return True
@@ -21,7 +22,7 @@ def compatible(one: Method, other: Method) -> bool:
 def method_table() -> list[list[str]]:
     """Rows of name, parameters with defaults, what it does in a line, what it goes with."""
     rows = []
-    kinds = {name: method_class(name) for name in sorted(known_methods())}
+    kinds = dict(sorted(known_methods().items()))
     methods = {name: kind() for name, kind in kinds.items()}
     for name, kind in kinds.items():
         others = {other: compatible(methods[name], method) for other, method in methods.items() if other != name}

@@ -1,54 +1,61 @@
-"""Which methods there are: those built in, and those of installed packages."""
+"""Which methods there are: a file of `medfl.methods` makes its methods known, so does a package's entry point."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+import pkgutil
+from collections.abc import Iterable
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING
 
+import medfl.methods
 from medfl.errors import MedflError, nearest
+from medfl.methods.core.method import Method
 
-if TYPE_CHECKING:
-    from medfl.methods.core.chain import Method
-
-BUILT_IN = {
-    "dp": "medfl.methods.differential_privacy:Dp",
-    "ecgr": "medfl.methods.ecgr:Ecgr",
-    "fedadagrad": "medfl.methods.fedopt:FedAdagrad",
-    "fedadam": "medfl.methods.fedopt:FedAdam",
-    "fedasync": "medfl.methods.fedasync:FedAsync",
-    "fedavgm": "medfl.methods.fedopt:FedAvgM",
-    "fedbn": "medfl.methods.fedbn:FedBN",
-    "fedbuff": "medfl.methods.fedbuff:FedBuff",
-    "fedgmr": "medfl.methods.fedgmr:FedGMR",
-    "fednova": "medfl.methods.fednova:FedNova",
-    "fedprox": "medfl.methods.fedprox:FedProx",
-    "fedyogi": "medfl.methods.fedopt:FedYogi",
-    "finetune": "medfl.methods.finetune:FineTune",
-    "krum": "medfl.methods.krum:Krum",
-    "lips": "medfl.methods.lips:Lips",
-    "median": "medfl.methods.coordinate_wise:Median",
-    "norm_clip": "medfl.methods.norm_bounds:NormClip",
-    "norm_guard": "medfl.methods.norm_bounds:NormGuard",
-    "pflalign": "medfl.methods.pflalign:PFLAlign",
-    "scaffold": "medfl.methods.scaffold:Scaffold",
-    "trimmed_mean": "medfl.methods.coordinate_wise:TrimmedMean",
-}
+GROUP = "medfl.methods"  # of the entry points
 
 
-def known_methods() -> dict[str, str]:
-    """Method name -> import path, from installed packages (entry points `medfl.methods`) and built in, which wins."""
-    return {entry.name: entry.value for entry in entry_points(group="medfl.methods")} | BUILT_IN
+@functools.cache
+def built_in_methods() -> dict[str, type[Method]]:
+    """Method name -> class, of every module of `medfl.methods`."""
+    classes: dict[str, type[Method]] = {}
+    for module in pkgutil.iter_modules(medfl.methods.__path__):
+        if not module.ispkg:
+            classes |= _methods_of(f"{medfl.methods.__name__}.{module.name}")
+    return dict(sorted(classes.items()))
+
+
+def _methods_of(module: str) -> dict[str, type[Method]]:
+    """The named method classes that a module defines itself."""
+    members = inspect.getmembers(import_module(module), inspect.isclass)
+    return {
+        kind.name: kind
+        for _, kind in members
+        if issubclass(kind, Method) and kind.__module__ == module and "name" in vars(kind)
+    }
+
+
+def known_methods() -> dict[str, type[Method]]:
+    """Method name -> class, of installed packages (entry points `medfl.methods`) and built in, which wins."""
+    return {entry.name: entry.load() for entry in entry_points(group=GROUP)} | built_in_methods()
 
 
 def method_class(name: str) -> type[Method]:
-    """The method class of a method name. Raises MedflError with the nearest names."""
-    known = BUILT_IN if name in BUILT_IN else known_methods()  # looking through all packages takes its time
+    """The class of a method name. Raises MedflError with the nearest names."""
+    built_in = built_in_methods()
+    if name in built_in:
+        return built_in[name]
+    known = known_methods()  # looking through all packages takes its time
     if name not in known:
-        close = nearest(name, known)
         raise MedflError(
-            f"`method`: there is no method {name!r}.{close} Known: {', '.join(sorted(known))}; [] is FedAvg"
+            f"`method`: there is no method {name!r}.{nearest(name, known)} Known: {', '.join(sorted(known))}; "
+            f"[] is FedAvg"
         )
-    module, _, attribute = known[name].partition(":")
-    found: type[Method] = getattr(import_module(module), attribute)
-    return found
+    return known[name]
+
+
+def citations(names: Iterable[str]) -> dict[str, str]:
+    """Method name -> "arXiv:..." or "doi:...", of those built-in methods among the names that state a paper."""
+    built_in = built_in_methods()
+    return {name: built_in[name].paper for name in dict.fromkeys(names) if name in built_in and built_in[name].paper}

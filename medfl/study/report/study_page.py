@@ -11,6 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from medfl.errors import MedflError
+from medfl.methods.core.registry import citations
 from medfl.report.html_blocks import Tint, heading, heat_map, join, legend, links, notes, table, text
 from medfl.report.html_page import PageSection, render_page
 from medfl.report.limitations import several
@@ -20,7 +21,6 @@ from medfl.study.report.study_limitations import disagreement, study_limits
 from medfl.study.report.study_results import StudyEvidence, read_study
 from medfl.study.study_file import ALL, PLAIN
 from medfl.study.text_tables import TITLES, headline
-from medfl.tracking.model_card import PAPERS
 
 STATISTICS = (
     ("Holm's rule: S. Holm 1979, Scandinavian Journal of Statistics 6", ""),
@@ -212,7 +212,7 @@ def _citations(evidence: StudyEvidence) -> Iterator[tuple[str, str]]:
         link if isinstance(link, str) else str(link["name"]) for links_ in evidence.methods.values() for link in links_
     ]
     numbers = {"FedAvg": FEDAVG} if any(not evidence.is_bracket(name) for name in evidence.methods) else {}
-    numbers |= {name: PAPERS[name] for name in dict.fromkeys(stated) if name in PAPERS}
+    numbers |= {name: paper.removeprefix("arXiv:") for name, paper in citations(stated).items()}
     if any(row.get("temperature") for row in evidence.runs):
         numbers["Temperature scaling"] = TEMPERATURE
     for name, number in numbers.items():

@@ -10,7 +10,8 @@ import torch
 
 from medfl.errors import MedflError
 from medfl.methods.core import chain, registry
-from medfl.methods.core.chain import Method, build_chain
+from medfl.methods.core.chain import build_chain
+from medfl.methods.core.method import Method
 from tests.toys import toy_run
 
 
