@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from medfl.config.yaml_file import read_mapping
 from medfl.data.catalog import site_catalog
 from medfl.data.decode import decode
 from medfl.data.render import _open
@@ -31,7 +32,7 @@ from medfl.messages import TrainRequest
 from medfl.model.backbone import ModelSpec, create, load_checkpoint
 from medfl.model.flat_model import FlatModel
 from medfl.pipeline.evaluate_model import TrainedModel, find_model
-from medfl.pipeline.load_pipeline import load_pipeline, read_mapping
+from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.run import run
 from medfl.runs.folder import RunFolder, load_weights
 from medfl.tracking import download

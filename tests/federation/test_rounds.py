@@ -7,11 +7,13 @@ import torch
 
 from medfl.data.patch_store import PatchStore
 from medfl.errors import RunFailed
-from medfl.federation.rounds import Federation, selection_value
-from medfl.federation.server_state import CHUNK, TOGETHER, FederationConfig, ServerState, WeightedMean
+from medfl.federation.aggregation import CHUNK, TOGETHER, WeightedMean
+from medfl.federation.rounds import Federation
+from medfl.federation.selection import selection_value
+from medfl.federation.server_state import FederationConfig, ServerState
 from medfl.messages import Failure, Reply, TrainRequest
 from medfl.site.site import Site
-from tests.toys import toy_bench, toy_federation, toy_run, toy_sites, toy_store, toy_work
+from tests.toys import Recorder, toy_bench, toy_federation, toy_run, toy_sites, toy_store, toy_work
 
 
 class Script:
@@ -50,7 +52,7 @@ def scripted(answers, rounds=1, **plan):
     records = []
     transport = Script(answers)
     return (
-        Federation(FederationConfig(**settings), transport, state, lambda r, s: records.append(r)),
+        Federation(FederationConfig(**settings), transport, state, [Recorder(records)]),
         records,
         transport,
     )

@@ -161,8 +161,8 @@ def test_no_reply_holds_a_number_for_each_patch(prepared):
 
 
 def test_permuted_test_labels_change_the_last_figures_and_nothing_else(small, finished, tmp_path, monkeypatch):
-    def permuted(pipeline, watcher=None):
-        ready = prepare(pipeline, watcher)
+    def permuted(*args):
+        ready = prepare(*args)
         for site in ready.sites.values():
             rows, labels = site.store.splits["test"], site.store.labels.copy()
             labels[rows] = np.random.default_rng(0).permutation(labels[rows])
@@ -389,7 +389,7 @@ def test_calibrate_none_leaves_the_networks_own_probabilities(small, prepared, f
 
 
 def test_each_sites_own_model_has_its_own_temperature(small, tmp_path, capsys):
-    changes = ["method=[local_only]", "training.rounds=1"]
+    changes = ["baseline=local_only", "training.rounds=1"]
     outcome = run(load_pipeline(small, changes), tmp_path / "alone")
     summary = outcome.summary
     assert summary["temperature"] is summary["calibration"] is summary["operating"] is summary["pooled"] is None

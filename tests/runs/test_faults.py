@@ -16,20 +16,20 @@ import pytest
 import torch
 
 from medfl.cli import app
-from medfl.runs import folder
 from medfl.errors import MedflError
 from medfl.messages import TrainRequest
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.run import resume, run
+from medfl.runs import folder
 from medfl.runs.folder import RunFolder
 from medfl.site.site import Site
 from medfl.tracking.background_sync import Mirror
 from medfl.tracking.sync import sync
-from tests.runfolders import FakeRun, tracking
 from tests.pipeline.test_run import same_result
-from tests.tracking.test_sync import assert_complete
+from tests.runfolders import FakeRun, tracking
 from tests.tiny import write_tiny
 from tests.toys import toy_bench, toy_federation, toy_sites
+from tests.tracking.test_sync import assert_complete
 
 ROUNDS = 2
 

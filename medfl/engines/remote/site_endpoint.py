@@ -18,8 +18,7 @@ from medfl.engines.remote.party_files import read_site
 from medfl.engines.remote.site_state import SiteStateFile, StateLost
 from medfl.errors import MedflError
 from medfl.messages import Failure, TrainRequest
-from medfl.methods.core.chain import build_chain
-from medfl.pipeline.prepare import build_shared_model, build_sites, resolve_device, set_threads
+from medfl.pipeline.build_site import build_sites, checked_shared_model
 from medfl.runs.folder import versions
 from medfl.site.site import Site, SiteDiverged
 
@@ -160,8 +159,7 @@ def build(folder: Path, name: str) -> _Ready:
         MedflError: files, data, model or device that are not as they should be.
     """
     pipeline, stated, share = read_site(folder, name)
-    set_threads(pipeline)
-    bench = build_shared_model(pipeline, build_chain(pipeline.method), resolve_device(pipeline.training.device))
+    bench = checked_shared_model(pipeline)
     store = render(pipeline, stated, share)
     site = build_sites(pipeline, {name: store}, bench)[name]
     facts = {
