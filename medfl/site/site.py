@@ -276,6 +276,7 @@ class Site:
             extra=request.extra,
             state=self.state,
             scratch=bench.scratch,
+            buffers=model.buffer_vector.clone() if bench.chain.needs_features else model.buffer_vector,
             labels=self.store.labels[self.store.splits["train"]],
             patches=lambda: self.store.images[self.store.splits["train"]],
         )

@@ -53,6 +53,7 @@ class SiteContext:
         gradient: the flat gradient during the phases that read it.
         displacement: u, set in `make_update`; None means the plain s - e.
         scratch: reusable buffers by name, shared by all sites of the process.
+        buffers: native float buffers [B] of the received model, on the device; not to be written.
         labels: i64[n], the classes of the site's training patches.
         patches: u8[n, S, S, 3], a function that gives the site's training patches.
     """
@@ -73,6 +74,7 @@ class SiteContext:
     step: int = 0
     gradient: Tensor | None = None
     displacement: Tensor | None = None
+    buffers: Tensor = field(default_factory=lambda: torch.zeros(0))
     labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     patches: Callable[[], NDArray[np.uint8]] = field(default=lambda: np.zeros((0, 1, 1, 3), np.uint8))
 
