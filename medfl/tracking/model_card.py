@@ -27,7 +27,8 @@ def model_card(
 ) -> str:
     """Write the card in Markdown from `summary.json`, `model.json`, the resolved pipeline and the allocation."""
     data = data or {}
-    methods = [e if isinstance(e, str) else str(e["name"]) for e in pipeline.get("method") or []]
+    entries = [pipeline["baseline"]] if pipeline.get("baseline") else pipeline.get("method") or []
+    methods = [e if isinstance(e, str) else str(e["name"]) for e in entries]
     sections = (
         _head(summary, model, pipeline),
         _data(summary, pipeline, data),
