@@ -64,7 +64,8 @@ def _data(summary: Mapping[str, Any], pipeline: Mapping[str, Any], data: Mapping
     settings = pipeline["data"]
     dealt = settings.get("mode", "dealt") == "dealt"
     yield "## Data"
-    yield f"Source: {_SOURCES[settings['source']]}."
+    kind = settings["source"]
+    yield f"Source: {_SOURCES.get(kind, f'patches of the source {kind}')}."
     yield (
         "Whole source groups were dealt to simulated institutions; no group is in two sites or two splits."
         if dealt
