@@ -31,14 +31,16 @@ import numpy as np
 from benchmarks.attacks_results import ATTACKS, METHODS, PAGE, RUNS, SETTINGS, Run, read, rewritten
 from medfl.data.patch_store import PatchStore
 from medfl.errors import RunFailed
+from medfl.federation.callbacks import Callback
 from medfl.federation.rounds import Federation
 from medfl.federation.server_state import ServerState
 from medfl.federation.transport import InProcess, Transport
-from medfl.messages import Failure, Reply, Request
+from medfl.messages import EvaluateRequest, Failure, Reply, Request
 from medfl.methods.core.chain import build_chain
 from medfl.metrics.measure import mean_supported
+from medfl.pipeline.build_site import build_sites
 from medfl.pipeline.load_pipeline import load_pipeline
-from medfl.pipeline.prepare import LocalRunSetup, build_sites, prepare
+from medfl.pipeline.prepare import LocalRunSetup, prepare
 from medfl.site.shared_model import SharedModel
 
 BASE = Path(__file__).resolve().parents[1] / "pipelines" / "studies" / "base.yaml"
@@ -97,6 +99,17 @@ def chain_of(method: str, sites: int, malicious: int) -> list[Any]:
     return stated[method]
 
 
+class Recorder(Callback):
+    """Keeps the records of the rounds."""
+
+    def __init__(self) -> None:
+        self.records: list[dict[str, Any]] = []
+
+    def after_round(self, record: dict[str, Any], state: ServerState) -> None:
+        """See Callback."""
+        self.records.append(record)
+
+
 def attacked(prepared: LocalRunSetup, start: ServerState, method: str, attack: str, malicious: int) -> dict[str, Any]:
     """Train under an attack; the figures of the last model, and whose replies were refused.
 
@@ -117,14 +130,14 @@ def attacked(prepared: LocalRunSetup, start: ServerState, method: str, attack: s
     transport: Transport = InProcess(build_sites(prepared.pipeline, stores, bench))
     if attack in FACTORS:
         transport = Corrupting(transport, bad, FACTORS[attack])
-    records: list[dict[str, Any]] = []
+    recorder = Recorder()
     state = ServerState(0, start.weights.clone(), start.buffers.clone())
-    federation = Federation(prepared.config, transport, state, lambda record, _: records.append(record), chain)
+    federation = Federation(prepared.config, transport, state, [recorder], chain)
     with contextlib.suppress(RunFailed):  # what was lost shows in `counted`; the last good model is measured
         federation.run()
-    refused = [failure["site"] in bad for record in records for failure in record["failures"]]
+    refused = [failure["site"] in bad for record in recorder.records for failure in record["failures"]]
     return measured(prepared, state) | {
-        "counted": sum(record["counted"] for record in records),
+        "counted": sum(record["counted"] for record in recorder.records),
         "refused_malicious": sum(refused),
         "refused_honest": len(refused) - sum(refused),
     }
@@ -134,7 +147,7 @@ def measured(prepared: LocalRunSetup, state: ServerState) -> dict[str, float | N
     """Mean and worst AUROC and mean balanced accuracy at the held-out sites; None where scores are not finite."""
 
     def request(name: str) -> Request:
-        return Request(prepared.config.rounds, state.weights, state.buffers, train=False, evaluate=("test",))
+        return EvaluateRequest(prepared.config.rounds, state.weights, state.buffers, ("test",))
 
     answers = list(InProcess(prepared.sites).call(prepared.config.held_out_sites, request))
     figures = [answer.metrics["test"] for answer in answers if isinstance(answer, Reply)]

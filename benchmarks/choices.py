@@ -69,7 +69,7 @@ def measure(name: str) -> list[dict[str, object]]:
     prepared = prepare(load_pipeline(base, [*stated, "training.optimizer.lr=0.01", *overrides]))
     probe = Probe(storage="device")
     prepared.shared.chain = MethodChain([probe])
-    prepared.federation(prepared.initial_state(), lambda record, state: None).run()
+    prepared.federation(prepared.initial_state()).run()
     rows: list[dict[str, object]] = []
     for keep, overlaps in probe.found.items():
         differing = [overlap for overlap in overlaps if overlap < 1]

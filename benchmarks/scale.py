@@ -30,10 +30,12 @@ from medfl.engines.remote.codec import Bounds, pack
 from medfl.engines.remote.remote_transport import Remote
 from medfl.engines.remote.server_endpoint import RemoteRunSetup
 from medfl.messages import Reply
+from medfl.pipeline.build_federation import federation_config
+from medfl.pipeline.build_site import checked_shared_model
 from medfl.pipeline.load_pipeline import load_pipeline
-from medfl.pipeline.prepare import ProgressCallbacks, checked_shared_model, federation_config
 from medfl.pipeline.run import run
 from medfl.runs.folder import RunFolder
+from medfl.runs.progress import ProgressCallbacks
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "scale.md"
@@ -140,7 +142,7 @@ def serve(method: Sequence[str], rounds: int) -> list[Row]:
         )
         state = head.initial_state()
         folder = RunFolder.create("scale", Path(name) / "run")
-        federation = head.federation(state, lambda record, current: None)
+        federation = head.federation(state)
         for number in range(rounds):
             began = time.perf_counter()
             record = federation.run_round()

@@ -17,49 +17,102 @@ import torch
 from torch import Tensor
 
 Metrics = Mapping[str, Any]
+POOL = "all_sites"
+"""The site of all training data in one place. No site's name: those have no underscore."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """One message: a site first evaluates the incoming model on `evaluate` splits, then trains if `train`.
+    """What every message to a site holds: a model, and the splits on which the site measures it.
 
-    In a round, `evaluate` asks for figures. After the last one come three further kinds of message, none of which
-    trains: `temperatures` asks for sums, `histograms` for score histograms at `temperature`, and `temperature` alone
-    for the final measurement of the calibrated model.
+    Each kind of message says what is measured. In a round, a site that takes part gets a `TrainRequest` and one that
+    only measures an `EvaluateRequest`; after the last round come `TemperatureRequest`, `HistogramRequest` and
+    `MeasureRequest`, of which none trains.
 
     Attributes:
         round: index t of the round, 0-based; metrics made for this request describe the model entering round t.
         weights: f32[P], the global model w.
         buffers: f32[B], the global float buffers (BatchNorm statistics).
-        train: whether the site takes part in this round's training.
-        evaluate: names of the splits to measure ("val", "test"), possibly none.
-        lr_scale: factor on the site's learning rate in this round (schedule over rounds).
-        resamples: bootstrap resamples for intervals; 0 means point figures only.
+        splits: names of the splits to measure ("val", "test"), possibly none.
         last_accepted_round: latest round whose reply from this site was aggregated; -1 for none. The site promotes
             or discards its pending state by it.
-        extra: further server vectors that a method of the chain sends, by name.
-        temperatures: in place of figures, the sums of `medfl.metrics.temperature` at each of these.
-        histograms: in place of figures, score histograms of every target.
-        temperature: T by which logits are divided before anything but the figures "before" is measured; None asks
-            for the figures of a round, at T = 1.
-        thresholds: target -> score from which a patch is called positive; None for no operating points.
-        malignant: names of the classes that together are the target "malignant", possibly none.
-        members: at most so many training patches to tell from test patches by their loss, in the final measurement of
-            a training site (`medfl.metrics.membership`); 0 for none.
     """
 
     round: int
     weights: Tensor
     buffers: Tensor
-    train: bool
-    evaluate: tuple[str, ...] = ()
-    lr_scale: float = 1.0
-    resamples: int = 0
+    splits: tuple[str, ...] = ()
     last_accepted_round: int = -1
+
+    def vectors(self) -> dict[str, Tensor]:
+        """The vectors that travel, by name."""
+        return {"weights": self.weights, "buffers": self.buffers}
+
+
+@dataclass(frozen=True)
+class TrainRequest(Request):
+    """The site evaluates the incoming model on the splits, as for an `EvaluateRequest`, and then trains it.
+
+    Attributes:
+        lr_scale: factor on the site's learning rate in this round (schedule over rounds).
+        extra: further server vectors that a method of the chain sends, by name.
+    """
+
+    lr_scale: float = 1.0
     extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def vectors(self) -> dict[str, Tensor]:
+        """The vectors that travel, by name; those of methods as `extra.<name>`."""
+        return super().vectors() | _extra(self.extra)
+
+
+@dataclass(frozen=True)
+class EvaluateRequest(Request):
+    """The figures of a round, at temperature 1 and without intervals."""
+
+    @staticmethod
+    def of(request: Request) -> EvaluateRequest:
+        """The part of a round's message that asks for figures."""
+        return EvaluateRequest(
+            request.round, request.weights, request.buffers, request.splits, request.last_accepted_round
+        )
+
+
+@dataclass(frozen=True)
+class TemperatureRequest(Request):
+    """The sums of `medfl.metrics.temperature` at each of these temperatures, by which one of them is fitted."""
+
     temperatures: tuple[float, ...] = ()
-    histograms: bool = False
+
+
+@dataclass(frozen=True)
+class HistogramRequest(Request):
+    """Score histograms of every target, by which thresholds are chosen.
+
+    Attributes:
+        temperature: T by which logits are divided first; None is T = 1.
+        malignant: names of the classes that together are the target "malignant", possibly none.
+    """
+
     temperature: float | None = None
+    malignant: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class MeasureRequest(Request):
+    """The final measurement of the calibrated model.
+
+    Attributes:
+        resamples: bootstrap resamples for intervals; 0 means point figures only.
+        temperature: T by which logits are divided before anything but the figures "before" is measured.
+        thresholds: target -> score from which a patch is called positive; None for no operating points.
+        malignant: names of the classes that together are the target "malignant", possibly none.
+        members: at most so many training patches to tell from test patches by their loss, at a training site
+            (`medfl.metrics.membership`); 0 for none.
+    """
+
+    resamples: int = 0
+    temperature: float = 1.0
     thresholds: Mapping[str, float] | None = None
     malignant: tuple[str, ...] = ()
     members: int = 0
@@ -101,6 +154,11 @@ class Reply:
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
+    def vectors(self) -> dict[str, Tensor]:
+        """The vectors that travel, by name; those of methods as `extra.<name>`."""
+        trained = {"update": self.update, "buffers": self.buffers}
+        return {name: vector for name, vector in trained.items() if vector is not None} | _extra(self.extra)
+
     @cached_property
     def square(self) -> float:
         """||update||^2, computed at first use and never sent; not finite where the update is not."""
@@ -122,13 +180,11 @@ def squared_length(vector: Tensor) -> float:
     return float(torch.dot(vector, vector))
 
 
-def request_bytes(request: Request) -> int:
-    """Bytes of the vectors a request carries."""
-    vectors = [request.weights, request.buffers, *request.extra.values()]
-    return sum(v.numel() * v.element_size() for v in vectors)
+def message_bytes(message: Request | Reply) -> int:
+    """Bytes of the vectors that a message carries."""
+    return sum(vector.numel() * vector.element_size() for vector in message.vectors().values())
 
 
-def reply_bytes(reply: Reply) -> int:
-    """Bytes of the vectors a reply carries."""
-    vectors = [v for v in (reply.update, reply.buffers) if v is not None] + list(reply.extra.values())
-    return sum(v.numel() * v.element_size() for v in vectors)
+def _extra(vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The vectors of methods under the names by which they travel."""
+    return {f"extra.{name}": vector for name, vector in vectors.items()}

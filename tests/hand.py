@@ -163,7 +163,5 @@ def play(method=(), people=None, rounds=4, lr=0.5, momentum=0.0, start=START, tr
     }
     settings = {"rounds": rounds, "seed": 0, "stages": {}, "momentum": momentum, "lr": lr, "evaluate_every": 2} | plan
     state = ServerState(0, torch.tensor(start), model.buffers())
-    federation = Federation(
-        FederationConfig(tuple(sites), (), **settings), transport(sites, lost), state, lambda record, _: None, chain
-    )
+    federation = Federation(FederationConfig(tuple(sites), (), **settings), transport(sites, lost), state, chain=chain)
     return Play(federation, sites)

@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from medfl.config.yaml_file import read_mapping
 from medfl.data.catalog import site_catalog
 from medfl.data.decode import decode
 from medfl.data.image_file import image_readers
@@ -28,10 +29,11 @@ from medfl.engines.remote.codec import HEADER, BadMessage, Bounds, unpack_answer
 from medfl.engines.remote.site_state import SiteStateFile, StateLost
 from medfl.errors import MedflError
 from medfl.federation.transport import InProcess
+from medfl.messages import TrainRequest
 from medfl.model.backbone import ModelSpec, create, load_checkpoint
 from medfl.model.flat_model import FlatModel
 from medfl.pipeline.evaluate_model import TrainedModel, find_model
-from medfl.pipeline.load_pipeline import load_pipeline, read_mapping
+from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.run import run
 from medfl.runs.folder import RunFolder, load_weights
 from medfl.tracking import download
@@ -298,7 +300,7 @@ def test_no_name_of_a_sites_data_leaves_it(tmp_path, monkeypatch):
             self.site = site
 
         def handle(self, request):
-            if request.train:
+            if isinstance(request, TrainRequest):
                 raise OSError(5, "Input/output error", f"{home}/x.png")
             return self.site.handle(request)
 

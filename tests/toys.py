@@ -7,6 +7,7 @@ import torch
 
 from medfl.data.batches import AugmentSpec
 from medfl.data.patch_store import PatchStore
+from medfl.federation.callbacks import Callback
 from medfl.federation.rounds import Federation
 from medfl.federation.server_state import FederationConfig, ServerState
 from medfl.federation.transport import InProcess
@@ -57,6 +58,16 @@ def toy_sites(
     }
 
 
+class Recorder(Callback):
+    """Keeps the records of rounds."""
+
+    def __init__(self, records: list[dict]) -> None:
+        self.records = records
+
+    def after_round(self, record, state) -> None:
+        self.records.append(record)
+
+
 def toy_federation(bench: SharedModel, sites: dict[str, Site], state: ServerState | None = None, rounds=2, **plan):
     """(federation, records): records fills while it runs."""
     records: list[dict] = []
@@ -70,9 +81,7 @@ def toy_federation(bench: SharedModel, sites: dict[str, Site], state: ServerStat
         "lr": next(iter(sites.values())).training.lr,
     } | plan
     state = state or ServerState(0, bench.model.weights(), bench.model.buffers())
-    federation = Federation(
-        FederationConfig(**settings), InProcess(sites), state, lambda record, _: records.append(record), bench.chain
-    )
+    federation = Federation(FederationConfig(**settings), InProcess(sites), state, [Recorder(records)], bench.chain)
     return federation, records
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from benchmarks.speed.figure import Figure, interleaved
 from benchmarks.speed.workload import CLASSES, METHOD, Rounds, store, work, workbench
 from medfl.data.batches import AugmentSpec, Batches, epoch_order
-from medfl.messages import Request
+from medfl.messages import TrainRequest
 from medfl.site.local_training import take_steps
 from medfl.site.site import Site
 
@@ -110,7 +110,7 @@ def host_synchronisation(repeats: int) -> Iterator[Figure]:
     game.play()
     site: Site = next(iter(game.sites.values()))
     weights, buffers = game.federation.state.weights, game.federation.state.buffers
-    local = site.begin(Request(1, weights, buffers, train=True))
+    local = site.begin(TrainRequest(1, weights, buffers))
     torch.cuda.synchronize()
     found = 0
     torch.cuda.set_sync_debug_mode("error")

@@ -14,9 +14,10 @@ import torch
 
 from benchmarks.speed.figure import Figure, interleaved
 from benchmarks.speed.workload import SMALL, Rounds, replies, store, work, workbench
+from medfl.federation.aggregation import WeightedMean
 from medfl.federation.reply_checks import reason_to_reject
 from medfl.federation.rounds import Federation
-from medfl.federation.server_state import FederationConfig, ServerState, WeightedMean
+from medfl.federation.server_state import FederationConfig, ServerState
 from medfl.messages import Reply, Request
 from medfl.methods.core.chain import MethodChain
 from medfl.runs.background_writer import Background

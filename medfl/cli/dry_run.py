@@ -18,10 +18,14 @@ def print_plan(prepared: LocalRunSetup, terminal: Terminal) -> None:
         store, trains = site.store, site.role == "train"
         counts = [str(len(store.splits.get(split, ()))) for split in ("train", "val", "test")]
         groups = str(len(set(store.groups.tolist())))
-        each = f"{wire / 1e6:.1f} MB" if trains and not prepared.shared.chain.arm else "-"
+        each = f"{wire / 1e6:.1f} MB" if trains and not pipeline.baseline else "-"
         rows.append([name, site.role.replace("_", "-"), *counts, groups, str(steps.get(name, "-")), each, each])
     columns = ["site", "role", "train", "val", "test", "groups", "steps a round", "down a round", "up a round"]
-    terminal.table(f"{pipeline.name}: {prepared.shared.chain}, {pipeline.training.rounds} rounds", columns, rows)
+    terminal.table(
+        f"{pipeline.name}: {pipeline.baseline or prepared.shared.chain}, {pipeline.training.rounds} rounds",
+        columns,
+        rows,
+    )
     most = max(steps.values())
     scratch = sum(link.scratch_bytes(most, model.layout.padded) for link in prepared.shared.chain.methods)
     # weights, gradients, momentum; start, reply; sum, state, previous

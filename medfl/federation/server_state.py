@@ -1,4 +1,4 @@
-"""The server's values: the plan of a run, the state carried from round to round, the streamed mean of a round."""
+"""The server's values: the plan of a run, the state carried from round to round, a round while it is played."""
 
 from __future__ import annotations
 
@@ -7,16 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from medfl.federation.virtual_time import SiteSpeed
 from medfl.messages import Reply
 from medfl.methods.core.context import ServerContext
 from medfl.model.layout import Slot
-
-TOGETHER = 4  # updates folded in one pass
-CHUNK = 1 << 18  # values of the accumulator that stay in cache meanwhile
 
 
 @dataclass(frozen=True)
@@ -34,9 +30,8 @@ class FederationConfig:
         select: "last", or (metric, mode) as in `selection_value`.
         stages: stage of the network -> its slots, for inertia.
         momentum, lr: of the sites' optimiser, for methods that act at the server.
-        site_speeds: site -> how fast it is, where site files state a `method`.
+        site_speeds: site -> how fast it is, where site files state a `link`.
         densities: site -> its initial capacity in (0, 1], for methods that cut sub-models.
-        maskable: where the weights lie that may be cut.
         fingerprint: the architecture that replies must be of (`FlatModel.fingerprint`); "" leaves it unchecked.
     """
 
@@ -55,7 +50,6 @@ class FederationConfig:
     lr: float = 0.0
     site_speeds: Mapping[str, SiteSpeed] = field(default_factory=dict)
     densities: Mapping[str, float] = field(default_factory=dict)
-    maskable: Sequence[Slot] = ()
     fingerprint: str = ""
 
     @property
@@ -92,7 +86,8 @@ class ServerState:
         accepted: site -> last round whose reply was aggregated.
         best: round, value, weights and buffers of the best model so far, when selection is by a metric.
         lost: consecutive rounds that did not count.
-        tensors, json_state: what the methods keep at the server, by name; a tensor is replaced, never written to.
+        tensors, json_state: what the chain's methods keep at the server, by name; a tensor is replaced, never written
+            to.
         clock: virtual seconds since the start; stays 0 where sites state no pace.
         in_flight: site -> its reply on the way, in the asynchronous schedule.
     """
@@ -130,6 +125,7 @@ class RoundProgress:
         asked: site -> the round of the request whose trained reply is due.
         sites, failures: those parts of the record, as they grow.
         bytes_down: what each site was sent in this round.
+        slowest: virtual seconds of the slowest reply so far, where all are waited for.
     """
 
     server: ServerContext
@@ -137,49 +133,4 @@ class RoundProgress:
     sites: dict[str, dict[str, Any]] = field(default_factory=dict)
     failures: list[dict[str, str]] = field(default_factory=list)
     bytes_down: dict[str, int] = field(default_factory=dict)
-
-
-class WeightedMean:
-    """Sample-weighted mean of updates and buffers, streamed: one accumulator whatever the number of sites.
-
-    Up to `TOGETHER` updates wait and are then added block by block, so that the accumulator passes through memory once
-    for all of them; every value is added in the same order as one by one.
-    """
-
-    def __init__(self, state: ServerState) -> None:
-        self.update = torch.zeros_like(state.weights)
-        self.buffers = torch.zeros_like(state.buffers)
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget everything folded."""
-        self.update.zero_()
-        self.buffers.zero_()
-        self.samples = 0
-        self._weighted_square = 0.0
-        self._waiting: list[tuple[Tensor, float]] = []
-
-    def add(self, reply: Reply, factor: float | None = None) -> None:
-        """Fold one reply; its update enters the sum times `factor`, by default its samples."""
-        assert reply.update is not None
-        assert reply.buffers is not None
-        self._waiting.append((reply.update, reply.samples if factor is None else factor))
-        if len(self._waiting) == TOGETHER:
-            self._flush()
-        self.buffers.add_(reply.buffers, alpha=reply.samples)
-        self.samples += reply.samples
-        self._weighted_square += reply.samples * reply.square
-
-    def finish(self) -> tuple[Tensor, Tensor, float]:
-        """(mean update f32[P], mean buffers f32[B], sum_i p_i ||D_i||^2)."""
-        self._flush()
-        self.update.div_(self.samples)
-        self.buffers.div_(self.samples)
-        return self.update, self.buffers, self._weighted_square / self.samples
-
-    def _flush(self) -> None:
-        for begin in range(0, len(self.update), CHUNK):
-            total = self.update[begin : begin + CHUNK]
-            for update, factor in self._waiting:
-                total.add_(update[begin : begin + CHUNK], alpha=factor)
-        self._waiting = []
+    slowest: float = 0.0

@@ -7,7 +7,6 @@ from concurrent.futures import Future
 from typing import Protocol, runtime_checkable
 
 from medfl.messages import Failure, Reply, Request
-from medfl.site.site import Site
 
 
 class Transport(Protocol):
@@ -28,10 +27,18 @@ class AsyncTransport(Transport, Protocol):
         ...
 
 
-class InProcess:
-    """Sites of this process, one after another on one workbench."""
+class Handler(Protocol):
+    """Whatever answers requests: a site, as far as the federation knows it."""
 
-    def __init__(self, sites: Mapping[str, Site]) -> None:
+    def handle(self, request: Request) -> Reply:
+        """The answer to a message."""
+        ...
+
+
+class InProcess:
+    """Sites of this process, one after another."""
+
+    def __init__(self, sites: Mapping[str, Handler]) -> None:
         self.sites = sites
 
     def call(self, sites: Sequence[str], request: Callable[[str], Request]) -> Iterator[Reply | Failure]:

@@ -29,6 +29,7 @@ from medfl.methods.core.method import Method, number, require
 from medfl.methods.core.update_matrix import on_disk
 from medfl.methods.fedgmr_rules import RULES, Restoration, aggregate, maskable_slots, nested_masks
 from medfl.model.flat_model import FlatModel
+from medfl.model.layout import Slot
 
 __all__ = ["FedGMR", "Restoration", "aggregate", "nested_masks"]
 
@@ -43,6 +44,7 @@ class FedGMR(Method):
     name: ClassVar[str] = "fedgmr"
     paper: ClassVar[str] = "arXiv:2512.05372"
     merges_itself: ClassVar[str] = "sub-models"
+    maskable: ClassVar[tuple[Slot, ...]] = ()  # once `prepare` has seen the model, that of the instance
     runs_last: ClassVar[bool] = True  # what other methods add to a gradient must not move a masked weight
     patience: int = 5
     exponent: float = 0.6
@@ -76,6 +78,10 @@ class FedGMR(Method):
     def check(self, model: FlatModel, optimizer: str, momentum: float, weight_decay: float) -> None:
         """A model needs layers besides the classifier."""
         require(bool(maskable_slots(model)), f"{model.spec.backbone} has no layer besides its classifier to cut from")
+
+    def prepare(self, model: FlatModel) -> None:
+        """Where the weights lie that may be cut."""
+        object.__setattr__(self, "maskable", tuple(maskable_slots(model)))  # no parameter, so that it is no field
 
     # ------------------------------------------------------------------------------------------------- at a site
 
@@ -130,7 +136,7 @@ class FedGMR(Method):
         if direction == "down":
             count -= mask.numel()  # as it travels here
             if self._facts(server)["news"][site]:
-                count += math.ceil(sum(slot.numel for slot in server.maskable) / 8)
+                count += math.ceil(sum(slot.numel for slot in self.maskable) / 8)
         return count
 
     def on_reply(self, server: ServerContext, reply: Reply) -> None:
@@ -195,7 +201,7 @@ class FedGMR(Method):
             importance.mul_((weights - before).abs_())
 
         def parts(vector: Tensor) -> list[Tensor]:
-            return [vector[slot.start : slot.start + slot.numel] for slot in server.maskable]
+            return [vector[slot.start : slot.start + slot.numel] for slot in self.maskable]
 
         masks = nested_masks(parts(weights), parts(importance), facts["cut"], self.floor)
         rank = torch.zeros(len(weights), dtype=torch.uint8)

@@ -18,18 +18,18 @@ from medfl.data.partition import SitePartition, make_partition, own_partition
 from medfl.data.patch_store import U8, PatchStore
 from medfl.data.render import read_patches, render
 from medfl.errors import MedflError
-from medfl.messages import Request
+from medfl.messages import MeasureRequest
 from medfl.methods.core.chain import MethodChain
 from medfl.model.backbone import ModelSpec
 from medfl.model.flat_model import FlatModel
+from medfl.pipeline.build_site import build_site, resolve_device
 from medfl.pipeline.final_evaluation import Measured
 from medfl.pipeline.load_pipeline import load_pipeline, load_site
-from medfl.pipeline.prepare import local_training_config, resolve_device
 from medfl.pipeline.summary import group_figures, pooled_figures
 from medfl.runs.folder import RunFolder, load_weights
 from medfl.runs.records import read_json
 from medfl.site.shared_model import SharedModel
-from medfl.site.site import Site, SiteDiverged, probabilities
+from medfl.site.site import SiteDiverged, probabilities
 from medfl.tracking.download import fetch_model, is_reference
 
 
@@ -117,14 +117,13 @@ def measure_model(
         pipeline = pipeline.model_copy(update={"data": pipeline.data.model_copy(update={"size": model.facts["size"]})})
         store = render(pipeline, site, share)
         role = site.role or "held_out"
-        here = Site(site.name, role, store, local_training_config(pipeline, site), bench)
+        here = build_site(pipeline, site.model_copy(update={"role": role}), store, bench)
         wanted = pipeline.evaluation.resamples if resamples is None else resamples
-        request = Request(
+        request = MeasureRequest(
             round=0,
             weights=weights,
             buffers=buffers,
-            train=False,
-            evaluate=("test",),
+            splits=("test",),
             resamples=wanted,
             temperature=facts.get("temperature") or 1.0,
             thresholds=facts.get("thresholds"),

@@ -7,9 +7,9 @@ in one message a site. What passes is described in `medfl.messages`.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from medfl import config
-from medfl.messages import Failure, Reply, Request
+from medfl.messages import Failure, HistogramRequest, MeasureRequest, Reply, Request, TemperatureRequest
 from medfl.metrics.histograms import ScoreHistograms
 from medfl.metrics.targets import targets
 from medfl.metrics.temperature import TemperatureSums, fit_temperature, temperature_sums
@@ -93,10 +93,10 @@ def tune(prepared: RunSetup, chosen: SelectedModel) -> Calibration:
     tuned = calibrate(prepared, chosen, prepared.config.train_sites)
     classes, malignant = prepared.pipeline.task.classes, malignant_classes(prepared.pipeline.task)
     lost: dict[str, str] = {}
-    asked = {"evaluate": ("val",), "histograms": True, "malignant": malignant, "temperature": tuned.temperature}
+    question = partial(HistogramRequest, splits=("val",), malignant=malignant, temperature=tuned.temperature)
     histograms = [
         ScoreHistograms.from_lists(reply.sums["val"]["histograms"])
-        for reply in _answers(prepared, chosen, prepared.config.train_sites, lost, **asked)
+        for reply in _answers(prepared, chosen, prepared.config.train_sites, lost, question)
     ]
     failures = (*tuned.failures, *(failure for failure in _named(lost) if failure not in tuned.failures))
     if not histograms:
@@ -122,7 +122,8 @@ def calibrate(prepared: RunSetup, chosen: SelectedModel, names: Collection[str],
 
     def ask(temperatures: tuple[float, ...]) -> TemperatureSums:
         total = temperature_sums(np.empty((0, 1)), np.empty(0, dtype=np.int64), temperatures)
-        for reply in _answers(prepared, chosen, names, lost, evaluate=("val",), temperatures=temperatures):
+        question = partial(TemperatureRequest, splits=("val",), temperatures=temperatures)
+        for reply in _answers(prepared, chosen, names, lost, question):
             own = TemperatureSums.from_lists(reply.sums["val"]["temperatures"])
             patches[reply.site] = own.n
             total += own
@@ -150,12 +151,9 @@ def measure_sites(
     """Test data at each named site; intervals from the pipeline's resamples, and training patches told from test
     patches at training sites. With `resamples` stated, as many and no such attack: the model is another site's."""
     lost: dict[str, str] = {}
-    replies = _answers(
-        prepared,
-        chosen,
-        names,
-        lost,
-        evaluate=("test",),
+    question = partial(
+        MeasureRequest,
+        splits=("test",),
         resamples=prepared.pipeline.evaluation.resamples if resamples is None else resamples,
         temperature=tuned.temperature or 1.0,
         thresholds=tuned.thresholds,
@@ -163,19 +161,24 @@ def measure_sites(
         members=prepared.pipeline.evaluation.members if resamples is None else 0,
     )
     measured = Measured()
-    for reply in replies:
+    for reply in _answers(prepared, chosen, names, lost, question):
         measured.add(reply, prepared.roles[reply.site])
     return replace(measured, failures=_named(lost))
 
 
 def _answers(
-    prepared: RunSetup, chosen: SelectedModel, names: Collection[str], lost: dict[str, str], **asked: Any
+    prepared: RunSetup,
+    chosen: SelectedModel,
+    names: Collection[str],
+    lost: dict[str, str],
+    question: Callable[..., Request],
 ) -> Iterator[Reply]:
-    """What the sites reply about the chosen model; who failed, and why, goes into `lost`."""
+    """What the sites reply to a question about the chosen model, which is a kind of request with all but the model;
+    who failed, and why, goes into `lost`."""
 
     def request(name: str) -> Request:
         accepted = chosen.accepted.get(name, -1)
-        return Request(chosen.round, chosen.weights, chosen.buffers, False, last_accepted_round=accepted, **asked)
+        return question(chosen.round, chosen.weights, chosen.buffers, last_accepted_round=accepted)
 
     for answer in prepared.transport.call(sorted(names), request):
         if isinstance(answer, Failure):

@@ -19,20 +19,34 @@ from medfl.data.partition import SitePartition, make_partition
 from medfl.data.patch_store import PatchStore
 from medfl.data.render import render
 from medfl.errors import MedflError
-from medfl.messages import Request
-from medfl.pipeline.load_pipeline import check_method, load_pipeline
-from medfl.pipeline.prepare import build_shared_model, local_training_config, resolve_device
+from medfl.messages import EvaluateRequest
+from medfl.pipeline.build_site import build_shared_model, build_site
+from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.report.html_blocks import PatchPicture, heading, join, patches, text
 from medfl.report.html_page import PageSection
-from medfl.report.run_results import Evidence
+from medfl.report.run_report import Extras
+from medfl.report.run_results import IN_PROCESS, Evidence
 from medfl.runs.folder import RunFolder, load_weights
 from medfl.seeds import seed_for
-from medfl.site.site import Site
 
 PER_SITE = 8
 ALL_SITES = 160
 """Patches a gallery may hold over all sites, and again as many mistakes: the page stays under 5 MB."""
 SIDE, QUALITY = 112, 82
+
+
+PATCHES = "This page shows patches: it belongs to the machine that holds them. The page without them can be passed on."
+
+
+def with_patches(evidence: Evidence) -> Extras:
+    """What `medfl report --with-patches` adds to a page. Raises MedflError as `gallery`, and for sites elsewhere."""
+    engine = evidence.summary.get("engine") or IN_PROCESS
+    if engine != IN_PROCESS:
+        raise MedflError(
+            f"{evidence.run.folder} ran on the {engine} engine, so its patches are at the sites and not here; leave "
+            "--with-patches out, or run it at a site"
+        )
+    return Extras((gallery(evidence),), PATCHES, "with-patches")
 
 
 def gallery(evidence: Evidence) -> PageSection:
@@ -86,27 +100,15 @@ def _scores(
     """Site -> calibrated probabilities [n, C] of its test patches; empty where the run has no global model."""
     if not folder.model.is_file():
         return {}
-    bench = build_shared_model(
-        pipeline, check_method(pipeline, pipeline.name), resolve_device(pipeline.training.device)
-    )
+    shared = build_shared_model(pipeline)
     by_name = {site.name: site for site in pipeline.all_sites}
-    sites = {
-        name: Site(
-            name,
-            evidence.roles[name],
-            store,
-            local_training_config(pipeline, by_name[name]),
-            bench,
-            buffers="average" if bench.chain.arm else pipeline.training.buffers,
-        )
-        for name, store in stores.items()
-    }
+    sites = {name: build_site(pipeline, by_name[name], store, shared) for name, store in stores.items()}
     loaded = folder.load_checkpoint(sites)  # normalisation that sites keep to themselves
     accepted = loaded[0].accepted if loaded else {}
-    weights, buffers = bench.model.from_state_dict(load_weights(folder.model))
+    weights, buffers = shared.model.from_state_dict(load_weights(folder.model))
     found = {}
     for name, site in sites.items():
-        asked = Request(0, weights, buffers, False, evaluate=("test",), last_accepted_round=accepted.get(name, -1))
+        asked = EvaluateRequest(0, weights, buffers, ("test",), accepted.get(name, -1))
         site.handle(asked)  # leaves the network as the site measures it
         logits = site.logits(site.store.splits["test"])
         found[name] = (logits / (evidence.summary.get("temperature") or 1.0)).softmax(1).numpy()

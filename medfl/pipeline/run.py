@@ -6,25 +6,23 @@ import csv
 import io
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medfl import config
 from medfl.data.partition import Partition
 from medfl.errors import MedflError
-from medfl.federation.baselines import own_model
+from medfl.federation.callbacks import Callback, PhaseTimer
 from medfl.federation.server_state import ServerState
-from medfl.pipeline.final_evaluation import Calibration, Measured, SelectedModel, calibrate, measure_sites, tune
+from medfl.pipeline.conclude import conclude
 from medfl.pipeline.load_pipeline import dump_pipeline, load_pipeline
-from medfl.pipeline.prepare import LocalRunSetup, ProgressCallbacks, RunSetup, prepare
-from medfl.pipeline.summary import held_out_figures, model_facts, summarise
-from medfl.runs.background_writer import Background
+from medfl.pipeline.prepare import LocalRunSetup, RunSetup, prepare
+from medfl.pipeline.run_callbacks import CheckpointWriter, PrivacyAccount, RoundTeller
 from medfl.runs.folder import RunFolder, write_text
 from medfl.runs.privacy_ledger import Ledger
+from medfl.runs.progress import ProgressCallbacks
 from medfl.tracking.background_sync import Mirror
-
-Curves = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -36,8 +34,19 @@ class Outcome:
     tracking: str
 
 
-def run(pipeline: config.Pipeline, out: Path | str | None = None, watcher: ProgressCallbacks | None = None) -> Outcome:
+def run(
+    pipeline: config.Pipeline,
+    out: Path | str | None = None,
+    watcher: ProgressCallbacks | None = None,
+    partition: Partition | None = None,
+) -> Outcome:
     """Carry out a pipeline in a new run folder.
+
+    Args:
+        pipeline: as `load_pipeline` returns it, which has checked its rules.
+        out: the folder; by default a new one below `runs`.
+        watcher: who is told.
+        partition: what the pipeline's sites hold, where that has been dealt already.
 
     Raises:
         MedflError: bad input, before training. GateFailed: a registry gate, after everything is written.
@@ -51,11 +60,11 @@ def run(pipeline: config.Pipeline, out: Path | str | None = None, watcher: Progr
             "or set it to virtual"
         )
     folder = RunFolder.create(pipeline.name, out)
-    prepared = prepare(pipeline, watcher)
-    prepared.partition.write(folder.allocation)
-    write_summary_csv(folder.allocation_summary, prepared.partition.summary())
+    setup = prepare(pipeline, watcher, partition)
+    setup.partition.write(folder.allocation)
+    write_summary_csv(folder.allocation_summary, setup.partition.summary())
     write_text(folder.pipeline, dump_pipeline(pipeline))
-    return _carry_out(prepared, folder, prepared.initial_state(), {}, began, watcher)
+    return _carry_out(setup, folder, setup.initial_state(), {}, began, watcher)
 
 
 def resume(path: Path | str, watcher: ProgressCallbacks | None = None) -> Outcome:
@@ -66,10 +75,10 @@ def resume(path: Path | str, watcher: ProgressCallbacks | None = None) -> Outcom
     if folder.engine.is_file():
         raise MedflError(f"the sites of {folder.path} keep their own state; continue it with `medfl resume`")
     pipeline = load_pipeline(folder.pipeline)
-    prepared = prepare(pipeline, watcher)
-    same_allocation(prepared.partition, folder)
-    loaded = folder.load_checkpoint(prepared.sites)
-    state, spent = loaded if loaded else (prepared.initial_state(), {})
+    setup = prepare(pipeline, watcher)
+    same_allocation(setup.partition, folder)
+    loaded = folder.load_checkpoint(setup.sites)
+    state, spent = loaded if loaded else (setup.initial_state(), {})
     state.lost = 0
     folder.truncate(state.round)
     rounds = pipeline.training.rounds
@@ -77,7 +86,7 @@ def resume(path: Path | str, watcher: ProgressCallbacks | None = None) -> Outcom
     watcher.say(
         f"{folder.path}: all rounds are done" if done else f"{folder.path}: going on at round {state.round} of {rounds}"
     )
-    return _carry_out(prepared, folder, state, spent, began, watcher)
+    return _carry_out(setup, folder, state, spent, began, watcher)
 
 
 def same_allocation(allocation: Partition, folder: RunFolder) -> None:
@@ -94,7 +103,7 @@ def same_allocation(allocation: Partition, folder: RunFolder) -> None:
 
 
 def _carry_out(
-    prepared: LocalRunSetup,
+    setup: LocalRunSetup,
     folder: RunFolder,
     state: ServerState,
     spent: Mapping[str, float],
@@ -102,13 +111,13 @@ def _carry_out(
     watcher: ProgressCallbacks,
 ) -> Outcome:
     def work(watching: ProgressCallbacks) -> dict[str, Any]:
-        return play(prepared, folder, state, spent, began, watching)
+        return play(setup, folder, state, spent, began, watching)
 
-    return follow(folder, prepared.pipeline, watcher, work)
+    return follow(folder, setup.pipeline, watcher, work)
 
 
 def play(
-    server: RunSetup,
+    setup: RunSetup,
     folder: RunFolder,
     state: ServerState,
     spent: Mapping[str, float],
@@ -118,10 +127,10 @@ def play(
     """Play the rounds that are left, choose, calibrate, measure, and write it all into the run folder.
 
     Args:
-        server: the sites and what is to be done.
+        setup: the sites and what is to be done.
         folder: where every whole round is written.
         state: where to start.
-        spent: seconds by phase of an earlier part of the run, `total` among them.
+        spent: seconds by phase of an earlier part of the run.
         began: `time.perf_counter()` when this part began.
         watcher: who is told.
 
@@ -131,45 +140,22 @@ def play(
     Raises:
         RunFailed: too many rounds without a quorum.
     """
-    ledger = Ledger.open(server.shared.chain, folder.privacy)
-    seconds = dict(spent)
-    before: dict[str, float] = {}
-
-    def after_round(record: dict[str, Any], current: ServerState) -> None:
-        phases = {k: v - before.get(k, 0.0) for k, v in federation.seconds.items()}
-        before.update(federation.seconds)
-        for phase, value in phases.items():
-            seconds[phase] = seconds.get(phase, 0.0) + value
-        if ledger:
-            record = ledger.spend(record)
-        memories = [site.memory() for site in server.sites.values()]
-        snapshot, so_far = current.snapshot(), dict(seconds)
-
-        def write() -> None:
-            folder.save_round(record, phases, snapshot, memories, so_far)
-            watcher.saved()
-
-        writer.submit(write)
-        watcher.round(record, server.config.rounds)
-
-    federation = server.federation(state, after_round)
-    with Background() as writer:
-        state = federation.run()
-    clock = time.perf_counter()
-    if server.shared.chain.arm == "local_only":
-        watcher.say("Calibrating each site's own model, then measuring it on the test data of every site, once")
-        summary, curves = conclude_alone(server, folder, state)
-    else:
-        chosen = select_model(server, state)
-        watcher.say("Calibrating the selected model on validation data, then measuring it on test data, once")
-        summary, curves = conclude(server, folder, chosen)
-    seconds["evaluate"] = seconds.get("evaluate", 0.0) + time.perf_counter() - clock
-    seconds["prepare"] = server.seconds
-    elapsed = time.perf_counter() - began + spent.get("total", 0.0)
-    summary["timings"] = {"total": elapsed, "track": 0.0, **seconds}
+    timer, ledger = PhaseTimer(spent), Ledger.open(setup.shared.chain, folder.privacy)
+    callbacks: list[Callback] = [
+        timer,
+        *([PrivacyAccount(ledger)] if ledger else []),
+        CheckpointWriter(folder, setup.sites.values(), timer, watcher),
+        RoundTeller(watcher, setup.config.rounds),
+    ]
+    state = setup.federation(state, callbacks).run()
+    with timer.measure("evaluate"):
+        summary, curves = conclude(setup, folder, state, watcher)
+    timer.close()
+    total = time.perf_counter() - began
+    summary["timings"] = {"total": total, "track": 0.0, **timer.seconds, "prepare": setup.seconds}
     if ledger:
         summary["privacy"] = ledger.facts()
-    folder.save_curves(server.pipeline.task.classes, curves)
+    folder.save_curves(setup.pipeline.task.classes, curves)
     folder.save_summary(summary)
     return summary
 
@@ -187,16 +173,8 @@ def follow(
     """
     mirror = Mirror(folder.path, pipeline.tracking) if pipeline.tracking.enabled else None
 
-    def saved() -> None:
-        if mirror:
-            mirror.notify()
-
-    def round_(record: Mapping[str, Any], rounds: int) -> None:
-        saved()
-        watcher.round(record, rounds)
-
     try:
-        summary = work(ProgressCallbacks(watcher.say, round_, saved))
+        summary = work(watcher.notifying(mirror.notify) if mirror else watcher)
     except BaseException:
         if mirror:
             mirror.close(timeout=10.0)
@@ -220,47 +198,6 @@ def _page(folder: RunFolder, watcher: ProgressCallbacks) -> str:
     except Exception as error:
         watcher.say(f"The report could not be drawn ({error}); try `medfl report {folder.path}`")
         return ""
-
-
-def select_model(prepared: RunSetup, state: ServerState) -> SelectedModel:
-    """The last model, or the best by the selection metric."""
-    if prepared.config.select == "last" or state.best is None:
-        return SelectedModel(prepared.config.rounds, state.weights, state.buffers, state.accepted)
-    round_, _, weights, buffers = state.best
-    return SelectedModel(round_, weights, buffers, state.accepted)
-
-
-def conclude(prepared: RunSetup, folder: RunFolder, chosen: SelectedModel) -> tuple[dict[str, Any], Curves]:
-    """Calibrate and save the chosen model, then measure it: (summary.json, curves of each site)."""
-    tuned = tune(prepared, chosen)
-    facts = model_facts(prepared, folder.path.name, tuned)
-    folder.save_model(prepared.shared.model, chosen.weights, chosen.buffers, facts)
-    measured = measure_sites(prepared, chosen, tuned, prepared.roles)
-    return summarise(prepared, folder, chosen.round, tuned, measured), measured.curves
-
-
-def conclude_alone(prepared: RunSetup, folder: RunFolder, state: ServerState) -> tuple[dict[str, Any], Curves]:
-    """The same in the `local_only` arm: each site's own model, calibrated on that site's validation data, measured at
-    home with all that belongs to it and elsewhere without intervals."""
-    rounds, names = prepared.config.rounds, sorted(prepared.config.train_sites)
-    rows: dict[str, dict[str, dict[str, Any]]] = {}
-    temperatures: dict[str, float | None] = {}
-    home = Measured()
-    failures: list[Mapping[str, str]] = []
-    for name in names:
-        own = SelectedModel(rounds, *own_model(state, name), state.accepted)
-        tuned = calibrate(prepared, own, [name])
-        temperatures[name] = tuned.temperature
-        here = measure_sites(prepared, own, tuned, [name])
-        elsewhere = measure_sites(prepared, own, tuned, [n for n in prepared.roles if n != name], resamples=0)
-        home.sites.update(here.sites)
-        home.curves.update(here.curves)
-        rows[name] = here.sites | elsewhere.sites
-        failures += [*tuned.failures, *here.failures, *elsewhere.failures]
-    matrix = {a: {b: entry["auroc"] for b, entry in sorted(row.items())} for a, row in rows.items()}
-    summary = summarise(prepared, folder, rounds, Calibration(), replace(home, failures=failures))
-    summary |= {"held_out": held_out_figures(rows), "cross_site_auroc": matrix, "temperatures": temperatures}
-    return summary, home.curves
 
 
 def write_summary_csv(path: Path, rows: Iterable[Mapping[str, str | int]]) -> None:

@@ -73,8 +73,8 @@ def summarise(
     return {
         "pipeline": pipeline.name,
         "run": folder.path.name,
-        "method": str(chain),
-        "chain": chain.describe(),
+        "method": pipeline.baseline or str(chain),
+        "chain": [{"name": pipeline.baseline}] if pipeline.baseline else chain.describe(),
         "seed": pipeline.seed,
         "leaky": prepared.groups_unknown,
         "source": pipeline.data.source,
@@ -141,7 +141,7 @@ def group_figures(sites: Mapping[str, Mapping[str, Any]], role: str) -> dict[str
 
 
 def held_out_figures(measured: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]:
-    """The `held_out` part of a summary in the `local_only` arm, from {trained_at: {measured_at: figures}}.
+    """The `held_out` part of a summary of the baseline `local_only`, from {trained_at: {measured_at: figures}}.
 
     A held-out site's figure is its mean over the sites' own models: what an institution can expect that is handed the
     model of one of them. Such means have no interval here: models measured at one site share its patches.

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from medfl.errors import MedflError
 from medfl.report import diagnostics, learning_curves, privacy_section, provenance, results_sections
 from medfl.report.html_page import PageSection, render_page
-from medfl.report.run_results import IN_PROCESS, Evidence, read_evidence
+from medfl.report.run_results import Evidence, read_evidence
 
-PATCHES = "This page shows patches: it belongs to the machine that holds them. The page without them can be passed on."
+
+@dataclass(frozen=True)
+class Extras:
+    """What a caller adds to a page: sections at its end, a notice at its head, a word at the end of its file's name."""
+
+    sections: tuple[PageSection, ...] = ()
+    notice: str = ""
+    suffix: str = ""
 
 
 def report_html(folder: Path, site: str | None = None) -> str:
@@ -18,46 +27,41 @@ def report_html(folder: Path, site: str | None = None) -> str:
     Raises:
         MedflError: no finished run, or no such site.
     """
-    return _page(read_evidence(folder, site), None)
+    return _page(read_evidence(folder, site), Extras())
 
 
-def write_report(folder: Path, out: Path | None = None, site: str | None = None, with_patches: bool = False) -> Path:
+def write_report(
+    folder: Path,
+    out: Path | None = None,
+    site: str | None = None,
+    extras: Callable[[Evidence], Extras] = lambda evidence: Extras(),
+) -> Path:
     """Write the page and return where.
 
     Args:
         folder: a finished run.
-        out: the file; by default in the run folder: `report.html`, `report-<site>.html`, and with patches
-            `report-with-patches.html`, so that `report.html` can always be passed on.
+        out: the file; by default in the run folder: `report.html`, `report-<site>.html`, and with the extras' suffix
+            where there is one, so that `report.html` is always the plain page.
         site: one site's own page: its figures only.
-        with_patches: also show patches, which needs the run's data on this machine.
+        extras: what is added, given what the page shows.
 
     Raises:
-        MedflError: no finished run, no such site, patches of a run whose data is elsewhere, an unwritable file.
+        MedflError: no finished run, no such site, an unwritable file; and what `extras` raises.
     """
     evidence = read_evidence(folder, site)
-    patches = None
-    if with_patches:
-        engine = evidence.summary.get("engine") or IN_PROCESS
-        if engine != IN_PROCESS:
-            raise MedflError(
-                f"{folder} ran on the {engine} engine, so its patches are at the sites and not here; leave "
-                "--with-patches out, or run it at a site"
-            )
-        from medfl.pipeline.patch_gallery import gallery
-
-        patches = gallery(evidence)
-    name = "-".join(["report", *([site] if site else []), *(["with-patches"] if with_patches else [])])
+    added = extras(evidence)
+    name = "-".join(word for word in ("report", site, added.suffix) if word)
     target = out or folder / f"{name}.html"
     from medfl.runs.folder import write_text
 
     try:
-        write_text(target, _page(evidence, patches))
+        write_text(target, _page(evidence, added))
     except OSError as error:
         raise MedflError(f"{target} cannot be written ({error.strerror}); name another file with --out") from None
     return target
 
 
-def _page(evidence: Evidence, patches: PageSection | None) -> str:
+def _page(evidence: Evidence, extras: Extras) -> str:
     sections = (
         results_sections.headline(evidence),
         results_sections.site_table(evidence),
@@ -72,7 +76,7 @@ def _page(evidence: Evidence, patches: PageSection | None) -> str:
         privacy_section.privacy(evidence),
         provenance.conduct(evidence),
         provenance.configuration(evidence),
-        patches,
+        *extras.sections,
     )
     summary, site = evidence.summary, evidence.site
     trained, unseen = len(evidence.of_role("train")), len(evidence.of_role("held_out"))
@@ -90,5 +94,5 @@ def _page(evidence: Evidence, patches: PageSection | None) -> str:
             f"seed {summary['seed']}",
             f"run {summary.get('run', evidence.run.name)}",
         ],
-        notice=PATCHES if patches else "",
+        notice=extras.notice,
     )

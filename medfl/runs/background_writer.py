@@ -29,11 +29,8 @@ class Background:
         if last is not None:
             last.result()
 
-    def __enter__(self) -> Background:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Wait, and end the thread; an error of the body goes before one of a task."""
+    def close(self, error: BaseException | None = None) -> None:
+        """Wait, and end the thread; an error that is on its way goes before one of a task."""
         try:
             self.wait()
         except BaseException:
@@ -41,3 +38,10 @@ class Background:
                 raise
         finally:
             self._pool.shutdown()
+
+    def __enter__(self) -> Background:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Close, where an error of the body goes before one of a task."""
+        self.close(error)

@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from medfl.errors import MedflError
-from medfl.model.flat_model import FlatModel
-from medfl.messages import Reply
 from medfl.federation.server_state import InFlightReply, ServerState
+from medfl.messages import Reply
+from medfl.model.flat_model import FlatModel
 from medfl.site.site import Site, SiteMemory
 
 AT_THE_END = ("at the end of the run", "all rounds")

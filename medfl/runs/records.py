@@ -11,8 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from medfl.config.resolved import read_resolved
 from medfl.errors import MedflError
-from medfl.pipeline.load_pipeline import read_mapping
 
 PIPELINE = "pipeline.yaml"
 ALLOCATION = "allocation_summary.csv"
@@ -80,7 +80,9 @@ class RunRecords:
 
     @property
     def methods(self) -> list[str]:
-        """Names of the links of the method chain; the empty chain is FedAvg."""
+        """Names of the methods of the chain, or of the baseline in its place; none are FedAvg."""
+        if self.pipeline.get("baseline"):
+            return [str(self.pipeline["baseline"])]
         return [entry if isinstance(entry, str) else str(entry["name"]) for entry in self.pipeline.get("method") or []]
 
     @property
@@ -103,7 +105,7 @@ def read_run(folder: Path) -> RunRecords:
     path = folder / PIPELINE
     if not path.is_file():
         raise MedflError(f"{folder} is no run folder: it has no {PIPELINE}")
-    pipeline = read_mapping(path, "pipeline")
+    pipeline = read_resolved(path)
     summary = read_json(folder / SUMMARY) if (folder / SUMMARY).is_file() else None
     return RunRecords(folder, pipeline, _read_rounds(folder / ROUNDS), summary)
 

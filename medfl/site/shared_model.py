@@ -56,6 +56,7 @@ class SharedModel:
     compiled: bool = False
 
     def __post_init__(self) -> None:
+        self.chain.prepare(self.model)
         self.net: nn.Module = self.model.net
         if self.compiled:
             self.net = torch.compile(self.model.net)  # type: ignore[assignment]

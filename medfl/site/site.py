@@ -21,7 +21,7 @@ from torch import Tensor
 
 from medfl.data.batches import Batches, Jitter
 from medfl.data.patch_store import PatchStore
-from medfl.messages import Metrics, Reply, Request
+from medfl.messages import HistogramRequest, MeasureRequest, Metrics, Reply, Request, TemperatureRequest, TrainRequest
 from medfl.methods.core.context import SiteContext
 from medfl.metrics.histograms import score_histograms
 from medfl.metrics.measure import measure
@@ -109,14 +109,14 @@ class Site:
             OutOfMemory: a buffer or a batch does not fit.
             ValueError: a held-out site asked to train, an unknown split, vectors of the wrong length.
         """
-        if request.train and self.role != "train":
+        if isinstance(request, TrainRequest) and self.role != "train":
             raise ValueError(f"{self.name} is held out and does not train")
         self._promote(request)
         answer = Reply(self.name, request.round)
-        if request.evaluate:
+        if request.splits:
             with self._explained("measuring", self.training.eval_batch_size, "evaluation.batch_size"):
                 answer = self._evaluate(request)
-        if not request.train:
+        if not isinstance(request, TrainRequest):
             return answer
         began = time.perf_counter()
         with self._explained("training", self.training.batch_size, "training.batch_size"):
@@ -161,7 +161,7 @@ class Site:
         if self.pending is not None and self.pending[0] <= request.last_accepted_round:
             self.state = self.pending[1]
             self.pending = None
-        elif request.train:
+        elif isinstance(request, TrainRequest):
             self.pending = None
 
     def _load(self, request: Request) -> None:
@@ -190,12 +190,12 @@ class Site:
         began = time.perf_counter()
         self._load(request)
         self._own_norms()
-        if request.temperatures or request.histograms:
-            answer = Reply(self.name, request.round, sums={s: self._sum(s, request) for s in request.evaluate})
+        if isinstance(request, TemperatureRequest | HistogramRequest):
+            answer = Reply(self.name, request.round, sums={s: self._sum(s, request) for s in request.splits})
         else:
-            found = {split: self._measure(split, request) for split in request.evaluate}
+            found = {split: self._measure(split, request) for split in request.splits}
             if self.role == "train":
-                found |= self._measure_variants(dataclasses.replace(request, temperature=None))
+                found |= self._measure_variants(request)
             answer = Reply(
                 self.name,
                 request.round,
@@ -214,7 +214,7 @@ class Site:
                 weights, buffers = (variant, request.buffers) if isinstance(variant, Tensor) else variant
                 self.shared.model.load(weights, buffers)
                 self._own_norms()
-                found |= {f"{split}_{name}": self._measure(split, request) for split in request.evaluate}
+                found |= {f"{split}_{name}": self._measure(split, request, personal=True) for split in request.splits}
         if methods:
             self._load(request)
             self._own_norms()
@@ -230,28 +230,28 @@ class Site:
             raise SiteDiverged(f"the model's scores on {split} data are not finite in round {request.round}")
         return rows, logits
 
-    def _sum(self, split: str, request: Request) -> Metrics:
+    def _sum(self, split: str, request: TemperatureRequest | HistogramRequest) -> Metrics:
         """What temperature and thresholds are chosen by: sums over a split's patches."""
         rows, logits = self._split(split, request)
         labels, classes = self.store.labels[rows], self.shared.model.spec.classes
-        if request.temperatures:
+        if isinstance(request, TemperatureRequest):
             return {"temperatures": temperature_sums(logits.numpy(), labels, request.temperatures).to_lists()}
         scores = target_scores(probabilities(logits, request.temperature), classes, request.malignant)
         return {"histograms": score_histograms(scores, target_truth(labels, classes, request.malignant)).to_lists()}
 
-    def _measure(self, split: str, request: Request) -> SiteFigures:
-        """The figures of a round, at temperature 1, or all that is asked for in the end."""
+    def _measure(self, split: str, request: Request, personal: bool = False) -> SiteFigures:
+        """What the final measurement asks for; in a round, and of a personal model, the figures at temperature 1."""
         rows, logits = self._split(split, request)
         data: dict[str, Any] = {
             "labels": self.store.labels[rows],
             "groups": self.store.groups[rows],
             "classes": self.shared.model.spec.classes,
-            "resamples": request.resamples,
+            "resamples": request.resamples if isinstance(request, MeasureRequest) else 0,
             "seed": seed_for(self.training.seed, "bootstrap", self.name, split),
             "bins": self.training.bins,
         }
         plain = probabilities(logits)
-        if request.temperature is None:
+        if personal or not isinstance(request, MeasureRequest):
             return SiteFigures(measure(plain, **data), {}, {})
         calibrated = probabilities(logits, request.temperature)
         found = site_figures(calibrated, plain, **data, malignant=request.malignant, thresholds=request.thresholds)
@@ -260,7 +260,7 @@ class Site:
             found.figures["membership"] = told
         return found
 
-    def begin(self, request: Request) -> SiteContext:
+    def begin(self, request: TrainRequest) -> SiteContext:
         """Start a round: the received model loaded, and moved to where the methods want training to start."""
         bench, work, model = self.shared, self.training, self.shared.model
         self._load(request)
@@ -286,7 +286,7 @@ class Site:
         local.start = _copy_into(bench.scratch, "start", model.vector) if moved else local.received
         return local
 
-    def _train(self, request: Request) -> tuple[SiteContext, float]:
+    def _train(self, request: TrainRequest) -> tuple[SiteContext, float]:
         """Local steps from the received model; the network ends at e. Returns the round and the mean loss."""
         local = self.begin(request)
         mean_loss = float(take_steps(local, self.shared, self.training, self.batches, self.store.splits["train"]))

@@ -52,7 +52,7 @@ def result(study: Study, tables: Tables, failed: Mapping[str, str]) -> dict[str,
         "planned": len(study.runs),
         "done": len(done),
         "failed": dict(sorted(failed.items())),
-        "methods": {name: arm.method for name, arm in study.file.arms().items()},
+        "methods": {name: arm.chain for name, arm in study.file.arms().items()},
         "partitions": {name: _partition(study, tables, runs) for name, runs in partitions.items()},
     }
 
@@ -142,7 +142,7 @@ def share_of_gap(value: float | None, ends: Mapping[str, float | None]) -> float
 def _brackets(study: Study) -> dict[str, str]:
     """`local_only` and `centralised` -> what the study calls them."""
     arms = study.file.arms().items()
-    return {arm: name for arm in BRACKETS for name, stated in arms if arm in stated.method}
+    return {arm: name for arm in BRACKETS for name, stated in arms if arm == stated.baseline}
 
 
 def _repeat(run: Planned) -> Repeat:

@@ -10,13 +10,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from medfl import config
+from medfl.config.resolved import rename_old_keys
+from medfl.config.yaml_file import read_mapping, validate
 from medfl.errors import MedflError
-from medfl.pipeline.load_pipeline import load_pipeline, read_mapping, validate
+from medfl.pipeline.load_pipeline import load_pipeline
 
-BRACKETS = ("local_only", "centralised")
+BRACKETS: tuple[config.Baseline, ...] = ("local_only", "centralised")
 FIGURES = ("held_out_mean_auroc", "held_out_worst_auroc", "train_mean_auroc", "train_worst_auroc")
 ALL = "all partitions"
 PLAIN = "as_stated"  # the partition of a study that names none
@@ -32,10 +34,25 @@ NOT_FIGURES = (
 
 
 class Arm(config.ConfigSection):
-    """A method of a study: its chain, and keys of the pipeline that go with it (a tuned learning rate, say)."""
+    """A method of a study, or a baseline in its place, and keys of the pipeline that go with it (a tuned learning rate,
+    say). `method: [local_only]` means `baseline: local_only`."""
 
     method: list[str | dict[str, Any]] = Field(default=[])
+    baseline: config.Baseline | None = None
     set: dict[str, Any] = Field(default={})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_spelling(cls, raw: Any) -> Any:
+        if isinstance(raw, dict):
+            raw = dict(raw)
+            rename_old_keys(raw)
+        return raw
+
+    @property
+    def chain(self) -> list[str | dict[str, Any]]:
+        """The baseline, or the entries of the method's chain."""
+        return [self.baseline] if self.baseline else self.method
 
 
 class StudyFile(config.ConfigSection):
@@ -70,10 +87,10 @@ class StudyFile(config.ConfigSection):
     def arms(self) -> dict[str, Arm]:
         """The methods by name, in the order of the file; then the brackets that the file does not name itself."""
         stated = {name: arm if isinstance(arm, Arm) else Arm(method=arm) for name, arm in self.methods.items()}
-        listed = {entry for arm in stated.values() for entry in arm.method if isinstance(entry, str)}
+        listed = {arm.baseline for arm in stated.values()}
         missing = [name for name in BRACKETS if name not in listed] if self.brackets else []
         only_last = {"select": "last", "training.sites_per_round": None}
-        return stated | {name: Arm(method=[name], set=only_last) for name in missing}
+        return stated | {name: Arm(baseline=name, set=only_last) for name in missing}
 
 
 @dataclass(frozen=True)
@@ -159,7 +176,9 @@ def leave_one_site_out(path: Path | str, overrides: Sequence[str] = ()) -> Study
         description=pipeline.description,
         pipeline=str(path),
         seeds=[pipeline.seed],
-        methods={_chain_name(pipeline.method): pipeline.method},
+        methods={
+            pipeline.baseline or _chain_name(pipeline.method): Arm(method=pipeline.method, baseline=pipeline.baseline)
+        },
         leave_one_site_out=True,
         brackets=False,
     )
@@ -175,7 +194,14 @@ def _resolve(spec: StudyFile, base: Path, overrides: list[str], where: str) -> S
     for partition, changes in (spec.partitions or {PLAIN: {}}).items():
         for seed in spec.seeds:
             for name, arm in spec.arms().items():
-                own = {**changes, **arm.set, "method": arm.method, "seed": seed, "registry": None}
+                own = {
+                    **changes,
+                    **arm.set,
+                    "method": arm.method,
+                    "baseline": arm.baseline,
+                    "seed": seed,
+                    "registry": None,
+                }
                 stated = [*overrides, *(f"{key}={json.dumps(value)}" for key, value in own.items())]
                 try:
                     pipeline = load_pipeline(base, stated)

@@ -18,11 +18,11 @@ from medfl.engines.remote.codec import Bounds, pack, unpack_answer, unpack_reque
 from medfl.errors import MedflError
 from medfl.federation.asynchronous import SimulatedAsync
 from medfl.federation.rounds import Federation
+from medfl.federation.schedule import Synchronous
 from medfl.federation.server_state import FederationConfig, ServerState
 from medfl.federation.virtual_time import SiteSpeed
-from medfl.messages import Failure, Reply, Request
+from medfl.messages import Failure, Reply, Request, message_bytes
 from medfl.methods.core.chain import MethodChain
-from medfl.methods.fedgmr_rules import maskable_slots
 from medfl.model.backbone import ModelSpec
 from medfl.model.flat_model import FlatModel
 from medfl.runs.folder import RunFolder
@@ -94,13 +94,10 @@ class ToyTransport:
         return answer
 
     def _note(self, name: str, message: Request, reply: Reply) -> Reply:
-        vectors = [message.weights, message.buffers]
         if reply.update is not None:
-            assert reply.buffers is not None
-            vectors += message.extra.values()
-            self.up[name] = self.up.get(name, 0) + _bytes([reply.update, reply.buffers, *reply.extra.values()])
+            self.up[name] = self.up.get(name, 0) + message_bytes(reply)
             self.replies.append(reply)
-        self.down[name] = self.down.get(name, 0) + _bytes(vectors)
+        self.down[name] = self.down.get(name, 0) + message_bytes(message)
         return reply
 
 
@@ -191,7 +188,6 @@ def toy_run(
         lr=LR,
         site_speeds={name: SiteSpeed(50.0, 10.0, 0.1 * (1 + i)) for i, name in enumerate(names)},
         densities={name: (0.6, 0.3, 1.0)[i % 3] for i, name in enumerate(names)},
-        maskable=maskable_slots(model),
         fingerprint=model.fingerprint(),
     )
     state = ServerState(0, model.weights(), model.buffers())
@@ -200,7 +196,8 @@ def toy_run(
         assert checkpoint is not None
         state = checkpoint[0]
     asynchronous = shared.chain.async_schedule(sites_per_round or len(names)) is not None
-    federation = (SimulatedAsync if asynchronous else Federation)(config, transport, state, chain=shared.chain)
+    schedule = SimulatedAsync() if asynchronous else Synchronous()
+    federation = Federation(config, transport, state, chain=shared.chain, schedule=schedule)
     return ToyRun(shared.chain, federation, sites, transport)
 
 
@@ -231,7 +228,3 @@ def _model(chain: MethodChain, momentum: float) -> FlatModel:
         else:
             return model
     raise MedflError("; ".join(refusals))
-
-
-def _bytes(vectors: Sequence[Tensor]) -> int:
-    return sum(vector.numel() * vector.element_size() for vector in vectors)

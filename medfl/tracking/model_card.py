@@ -27,7 +27,8 @@ def model_card(
 ) -> str:
     """Write the card in Markdown from `summary.json`, `model.json`, the resolved pipeline and the allocation."""
     data = data or {}
-    methods = [e if isinstance(e, str) else str(e["name"]) for e in pipeline.get("method") or []]
+    entries = [pipeline["baseline"]] if pipeline.get("baseline") else pipeline.get("method") or []
+    methods = [e if isinstance(e, str) else str(e["name"]) for e in entries]
     sections = (
         _head(summary, model, pipeline),
         _data(summary, pipeline, data),
@@ -63,7 +64,8 @@ def _data(summary: Mapping[str, Any], pipeline: Mapping[str, Any], data: Mapping
     settings = pipeline["data"]
     dealt = settings.get("mode", "dealt") == "dealt"
     yield "## Data"
-    yield f"Source: {_SOURCES[settings['source']]}."
+    kind = settings["source"]
+    yield f"Source: {_SOURCES.get(kind, f'patches of the source {kind}')}."
     yield (
         "Whole source groups were dealt to simulated institutions; no group is in two sites or two splits."
         if dealt

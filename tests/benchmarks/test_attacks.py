@@ -13,7 +13,7 @@ from medfl.federation.rounds import Federation
 from medfl.federation.transport import InProcess
 from medfl.methods.core.chain import build_chain
 from tests.hand import Hand, play
-from tests.toys import toy_store
+from tests.toys import Recorder, toy_store
 
 SITES = {name: Hand(2, target=(k / 5, 0.0, 1.0), curvature=(1.0, 1.0, 1.0)) for k, name in enumerate("abc")}
 RUN = Run(5, 1, "sign", "ecgr", 2, 0.9, 0.8, None, 12, 3, 0)
@@ -58,7 +58,7 @@ def test_the_transport_of_an_attack_leaves_failures_alone():
     federation = game.federation
     wrapped = attacks.Corrupting(federation.transport, {"b"}, -1.0)
     records = []
-    Federation(federation.config, wrapped, federation.state, lambda record, _: records.append(record)).run()
+    Federation(federation.config, wrapped, federation.state, [Recorder(records)]).run()
     assert [failure["site"] for failure in records[0]["failures"]] == ["b"]
     assert torch.isfinite(federation.state.weights).all()
 

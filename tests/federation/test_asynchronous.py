@@ -14,9 +14,10 @@ from medfl.engines.remote.codec import Bounds, pack, unpack_request
 from medfl.engines.remote.remote_transport import NoAnswer, Remote
 from medfl.errors import MedflError, RunFailed
 from medfl.federation.asynchronous import SimulatedAsync, WallClockAsync
+from medfl.federation.rounds import Federation
 from medfl.federation.virtual_time import SiteSpeed, closing_time, jitter_seed
+from medfl.messages import TrainRequest
 from medfl.methods.core.chain import build_chain
-from medfl.methods.fedgmr import maskable_slots
 from medfl.pipeline.load_pipeline import load_pipeline, load_site
 from medfl.pipeline.run import run
 from medfl.runs.folder import RunFolder
@@ -33,9 +34,8 @@ START = torch.tensor([4.0, 2.0, -3.0])
 def asynchronous(method, site_speeds=PACES, evaluate_every=100, **kwargs):
     """The hand-made federation under the asynchronous schedule."""
     p = play(method, site_speeds=site_speeds, evaluate_every=evaluate_every, **kwargs)
-    model = next(iter(p.sites.values())).shared.model
-    plan = p.federation.config.__class__(**(vars(p.federation.config) | {"maskable": maskable_slots(model)}))
-    p.federation = SimulatedAsync(plan, p.federation.transport, p.state, chain=p.federation.chain)
+    before = p.federation
+    p.federation = Federation(before.config, before.transport, p.state, chain=before.chain, schedule=SimulatedAsync())
     return p
 
 
@@ -230,7 +230,6 @@ def test_stopping_with_work_in_flight_and_going_on_is_the_same_run(method, tmp_p
     folder.save_checkpoint(first.state, first.sites.values(), {})
     second = trio(method, rounds=8, evaluate_every=2)
     second.federation.state, _ = folder.load_checkpoint(second.sites)
-    second.federation._mean = type(second.federation._mean)(second.state)
     assert begun + second.rounds(4) == after
     assert first.records + second.records == whole.records
     assert second.state.clock == whole.state.clock
@@ -348,7 +347,8 @@ def test_links_and_densities_out_of_range(write, tmp_path, north, said):
         ([{"name": "fedbuff", "buffer": 3}], {}, ["fedbuff", "`buffer` is 3", "2 training sites"]),
         ([{"name": "fedbuff", "buffer": 2}], {"training": {"rounds": 2, "sites_per_round": 1}}, ["`buffer` is 2"]),
         (["centralised"], {"training": {"rounds": 2, "sites_per_round": 1}}, ["sites_per_round", "centralised"]),
-        (["fedasync", {"name": "fedbuff", "buffer": 2}], {}, ["fedasync", "does not go with fedbuff"]),
+        ([], {"baseline": "centralised", "training": {"rounds": 2, "sites_per_round": 1}}, ["sites_per_round"]),
+        (["fedasync", {"name": "fedbuff", "buffer": 2}], {}, ["fedasync", "fedbuff is not known to hold"]),
         (["fedasync", "fednova"], {}, ["fedasync", "fednova"]),
         ([{"name": "fedasync", "a0": 0}], {}, ["`a0`", "above 0"]),
         ([{"name": "fedasync", "alpha": 1}], {}, ["method.fedasync.alpha"]),
@@ -380,12 +380,12 @@ class Line:
 
     def wall(self, state):
         before = self.p.federation
-        return WallClockAsync(before.config, self.remote, state, chain=before.chain)
+        return Federation(before.config, self.remote, state, chain=before.chain, schedule=WallClockAsync())
 
     def ask(self, site, message):
         request = unpack_request(message, self.bounds)
-        self.asked.append((request.round, site, "train" if request.train else "measure"))
-        if request.train:
+        self.asked.append((request.round, site, "train" if isinstance(request, TrainRequest) else "measure"))
+        if isinstance(request, TrainRequest):
             assert self.go[site].acquire(timeout=20)
             if site in self.silent:
                 raise NoAnswer("no answer within 1 s")
@@ -394,7 +394,7 @@ class Line:
 
     def play(self, *sites):
         """A round in which these sites come to an end of their work, one after another."""
-        pending = self.p.federation._pending
+        pending = self.p.federation.schedule.pending
 
         def release():
             for name in sites:
@@ -478,7 +478,7 @@ def test_a_run_on_the_wall_clock_goes_on_from_its_checkpoint(tmp_path):
     folder.save_checkpoint(line.p.state, line.p.sites.values(), {})
     state, _ = folder.load_checkpoint(line.p.sites)
     line.go["far"].release()  # its reply reaches a server that is gone
-    wait([errand.answer for errand in line.p.federation._pending.values()])
+    wait([errand.answer for errand in line.p.federation.schedule.pending.values()])
     line.p.federation = line.wall(state)
     record = line.play("near", "far")
     assert record["participants"] == ["far", "near"]

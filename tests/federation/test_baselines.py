@@ -8,29 +8,32 @@ import torch
 
 from medfl.cli.terminal import Terminal
 from medfl.errors import MedflError
-from medfl.federation.baselines import POOL, CentralisedRounds, LocalOnlyRounds, own_model, pool, pooled_site
+from medfl.federation.baselines import Centralised, LocalOnly, own_model
 from medfl.federation.rounds import Federation
 from medfl.federation.transport import InProcess
 from medfl.federation.virtual_time import SiteSpeed
+from medfl.messages import POOL
 from medfl.methods.core.chain import build_chain
 from medfl.methods.core.method_table import method_table
+from medfl.pipeline.build_site import pool, pooled_site
 from medfl.pipeline.evaluate_model import find_model
-from medfl.pipeline.load_pipeline import load_pipeline
-from medfl.pipeline.prepare import ProgressCallbacks
+from medfl.pipeline.load_pipeline import dump_pipeline, load_pipeline
 from medfl.pipeline.register_run import register_run
 from medfl.pipeline.run import resume, run
 from medfl.pipeline.summary import held_out_figures
+from medfl.runs.progress import ProgressCallbacks
+from medfl.runs.records import read_run
 from medfl.site.site import Site
 from tests.hand import Lossy, play
 from tests.tiny import write_tiny
-from tests.toys import toy_bench, toy_federation, toy_sites, toy_store, toy_work
+from tests.toys import Recorder, toy_bench, toy_federation, toy_sites, toy_store, toy_work
 
 
-def as_arm(kind, federation, extra=None):
-    """The same plan, sites and state under an arm's round loop."""
+def as_baseline(kind, federation, extra=None):
+    """The same plan, sites and state under the schedule of a baseline."""
     records = []
     transport = InProcess(federation.transport.sites | (extra or {}))
-    return kind(federation.config, transport, federation.state, lambda r, _: records.append(r)), records
+    return Federation(federation.config, transport, federation.state, [Recorder(records)], schedule=kind()), records
 
 
 # ----------------------------------------------------------------------------------------------------------- local_only
@@ -40,7 +43,7 @@ def test_each_site_alone_is_plain_training():
     bench = toy_bench(backbone="test_resnet")
     sites = toy_sites(bench, sizes=(16, 8))
     start = bench.model.weights()
-    alone, records = as_arm(LocalOnlyRounds, toy_federation(bench, sites, rounds=3)[0])
+    alone, records = as_baseline(LocalOnly, toy_federation(bench, sites, rounds=3)[0])
     state = alone.run()
     for name in sites:
         solo = toy_federation(bench, {name: sites[name]}, rounds=3)
@@ -58,7 +61,7 @@ def test_each_site_alone_is_plain_training():
 
 def test_a_site_that_fails_alone_stays_where_it_was():
     p = play(lost={(1, "far")}, transport=Lossy, site_speeds={n: SiteSpeed(1.0, 1.0, 0.5) for n in ("near", "far")})
-    alone, records = as_arm(LocalOnlyRounds, p.federation)
+    alone, records = as_baseline(LocalOnly, p.federation)
     alone.transport = p.federation.transport
     after = []
     for _ in range(3):
@@ -79,7 +82,7 @@ def test_pooled_data_is_trained_on_like_one_sites():
     sites = toy_sites(bench, sizes=sizes)
     pooled = pooled_site(sites)
     assert pooled.training.steps(len(pooled.store.splits["train"])) == 2 + 1
-    central, records = as_arm(CentralisedRounds, toy_federation(bench, sites, rounds=3)[0], {POOL: pooled})
+    central, records = as_baseline(Centralised, toy_federation(bench, sites, rounds=3)[0], {POOL: pooled})
     start = central.state.weights
     end = central.run().weights
     stores = [toy_store(f"site-{i}", i, train=n) for i, n in enumerate(sizes)]
@@ -110,20 +113,23 @@ def test_the_pool_keeps_source_groups_apart_and_takes_training_patches_only():
 # ------------------------------------------------------------------------------------------------ what they refuse
 
 
-@pytest.mark.parametrize("arm", ["local_only", "centralised"])
-def test_an_arm_stands_alone(arm):
+@pytest.mark.parametrize("baseline", ["local_only", "centralised"])
+def test_a_baseline_stands_alone(small, baseline):
     for other in ("fedprox", "ecgr", "fedgmr", "scaffold", "fedasync"):
-        with pytest.raises(MedflError, match=f"{arm}.*{other} has nothing to act on"):
-            build_chain([other, arm])
+        for keys in ([f"method=[{other}, {baseline}]"], [f"method=[{other}]", f"baseline={baseline}"]):
+            with pytest.raises(MedflError, match=f"{baseline}.*{other} has nothing to act on"):
+                load_pipeline(small, keys)
     with pytest.raises(MedflError, match="nothing to act on"):
-        build_chain(["local_only", "centralised"])
-    assert build_chain([arm]).arm == arm
-    assert build_chain(["ecgr"]).arm == ""
+        load_pipeline(small, ["method=[local_only, centralised]"])
+    assert load_pipeline(small, [f"baseline={baseline}"]).baseline == baseline
+    assert load_pipeline(small, ["method=[ecgr]"]).baseline is None
+    with pytest.raises(MedflError, match="no method"):
+        build_chain([baseline])
 
 
 def test_the_listing_says_what_goes_with_what():
     goes = {row[0]: row[3] for row in method_table()}
-    assert goes["local_only"] == goes["centralised"] == "nothing"
+    assert not goes.keys() & {"local_only", "centralised"}
     assert goes["ecgr"] == "all"
     assert goes["fedasync"] == "ecgr, fedbn, fedprox, norm_clip, norm_guard, scaffold"
     assert goes["fedgmr"] == "ecgr, fedadagrad, fedadam, fedavgm, fedbn, fedprox, fedyogi"
@@ -165,7 +171,7 @@ def small(tmp_path_factory):
 
 
 def test_local_only_from_file_to_matrix(small, tmp_path, capsys):
-    outcome = run(load_pipeline(small, ["method=[local_only]"]), tmp_path / "alone")
+    outcome = run(load_pipeline(small, ["baseline=local_only"]), tmp_path / "alone")
     matrix = outcome.summary["cross_site_auroc"]
     assert {a: set(row) for a, row in matrix.items()} == {a: {"slow", "swift", "far"} for a in ("slow", "swift")}
     assert matrix["slow"]["slow"] == outcome.summary["sites"]["slow"]["auroc"]
@@ -183,15 +189,37 @@ def test_local_only_from_file_to_matrix(small, tmp_path, capsys):
             use()
 
 
+@pytest.mark.parametrize("entry", ["local_only", "{name: local_only}"])
+def test_the_old_spelling_loads_with_one_notice(small, tmp_path, entry):
+    old = load_pipeline(small, [f"method=[{entry}]", "training.rounds=1"])
+    new = load_pipeline(small, ["baseline=local_only", "training.rounds=1"])
+    assert (old.baseline, old.method) == ("local_only", [])
+    assert dump_pipeline(old) == dump_pipeline(new)
+    assert old.notices == ("`method: [local_only]` is now written `baseline: local_only`",)
+    assert new.notices == ()
+    lines: list[str] = []
+    folder = run(old, tmp_path / "run", ProgressCallbacks(say=lines.append)).folder
+    assert lines.count(old.notices[0]) == 1
+    assert load_pipeline(folder.pipeline) == new
+    assert folder.read_summary()["method"] == "local_only"
+    assert folder.read_summary()["chain"] == [{"name": "local_only"}]
+
+
+def test_a_run_folder_in_the_old_spelling_is_read(tmp_path):
+    (tmp_path / "pipeline.yaml").write_text("method: [centralised]\n")
+    assert read_run(tmp_path).method == "centralised"
+    assert read_run(tmp_path).pipeline == {"method": [], "baseline": "centralised"}
+
+
 def test_centralised_is_an_ordinary_model(small, tmp_path):
-    outcome = run(load_pipeline(small, ["method=[centralised]", "training.rounds=1"]), tmp_path / "pooled")
+    outcome = run(load_pipeline(small, ["baseline=centralised", "training.rounds=1"]), tmp_path / "pooled")
     assert set(outcome.summary["sites"]) == {"slow", "swift", "far"}
     assert outcome.folder.model.is_file()
     assert outcome.folder.records()[0]["sites"][POOL]["steps"] == 2
     assert outcome.summary["virtual_seconds"] is None
 
 
-@pytest.mark.parametrize("method", ["local_only", "{name: fedgmr, patience: 1}"])
+@pytest.mark.parametrize("method", ["baseline=local_only", "method=[{name: fedgmr, patience: 1}]"])
 def test_interrupted_and_resumed_is_the_same_run(small, tmp_path, method):
     class Stop(Exception):
         pass
@@ -200,7 +228,7 @@ def test_interrupted_and_resumed_is_the_same_run(small, tmp_path, method):
         if record["round"] == 1:
             raise Stop
 
-    pipeline = load_pipeline(small, [f"method=[{method}]"])
+    pipeline = load_pipeline(small, [method])
     whole = run(pipeline, tmp_path / "whole")
     with pytest.raises(Stop):
         run(pipeline, tmp_path / "part", ProgressCallbacks(round=watch))
@@ -219,10 +247,12 @@ def test_interrupted_and_resumed_is_the_same_run(small, tmp_path, method):
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
+        (["baseline=local_only", "registry={name: m}"], ["`registry`", "local_only"]),
         (["method=[local_only]", "registry={name: m}"], ["`registry`", "local_only"]),
-        (["method=[local_only]", "select={metric: val_mean_auroc, mode: max}"], ["`select`", "local_only"]),
-        (["method=[centralised]", "training.sites_per_round=1"], ["sites_per_round", "centralised"]),
+        (["baseline=local_only", "select={metric: val_mean_auroc, mode: max}"], ["`select`", "local_only"]),
+        (["baseline=centralised", "training.sites_per_round=1"], ["sites_per_round", "centralised"]),
         (["method=[centralised, fedprox]"], ["centralised", "fedprox"]),
+        (["baseline=centralized"], ["`baseline`", "centralised"]),
     ],
 )
 def test_refusals_at_load(small, overrides, said):
@@ -230,7 +260,3 @@ def test_refusals_at_load(small, overrides, said):
         load_pipeline(small, overrides)
     assert all(part in str(caught.value) for part in ["tiny.yaml", *said]), caught.value
     assert "\n" not in str(caught.value)
-
-
-def test_a_federation_is_neither():
-    assert not issubclass(Federation, LocalOnlyRounds | CentralisedRounds)

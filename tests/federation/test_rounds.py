@@ -7,11 +7,13 @@ import torch
 
 from medfl.data.patch_store import PatchStore
 from medfl.errors import RunFailed
-from medfl.federation.rounds import Federation, selection_value
-from medfl.federation.server_state import CHUNK, TOGETHER, FederationConfig, ServerState, WeightedMean
-from medfl.messages import Failure, Reply
+from medfl.federation.aggregation import CHUNK, TOGETHER, WeightedMean
+from medfl.federation.rounds import Federation
+from medfl.federation.selection import selection_value
+from medfl.federation.server_state import FederationConfig, ServerState
+from medfl.messages import Failure, Reply, TrainRequest
 from medfl.site.site import Site
-from tests.toys import toy_bench, toy_federation, toy_run, toy_sites, toy_store, toy_work
+from tests.toys import Recorder, toy_bench, toy_federation, toy_run, toy_sites, toy_store, toy_work
 
 
 class Script:
@@ -30,15 +32,15 @@ class Script:
                 yield Failure(name, message.round, answer)
             else:
                 samples, update = answer
-                metrics = {"val": {"auroc": 0.5, "loss": 1.0}} if message.evaluate else {}
+                metrics = {"val": {"auroc": 0.5, "loss": 1.0}} if message.splits else {}
                 yield Reply(
                     name,
                     message.round,
-                    samples=samples if message.train else 0,
+                    samples=samples if isinstance(message, TrainRequest) else 0,
                     steps=1,
-                    update=torch.tensor(update) if message.train else None,
-                    buffers=torch.zeros(0) if message.train else None,
-                    train_loss=1.0 if message.train else None,
+                    update=torch.tensor(update) if isinstance(message, TrainRequest) else None,
+                    buffers=torch.zeros(0) if isinstance(message, TrainRequest) else None,
+                    train_loss=1.0 if isinstance(message, TrainRequest) else None,
                     metrics=metrics,
                 )
 
@@ -50,7 +52,7 @@ def scripted(answers, rounds=1, **plan):
     records = []
     transport = Script(answers)
     return (
-        Federation(FederationConfig(**settings), transport, state, lambda r, s: records.append(r)),
+        Federation(FederationConfig(**settings), transport, state, [Recorder(records)]),
         records,
         transport,
     )

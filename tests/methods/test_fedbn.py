@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from medfl.errors import MedflError
-from medfl.messages import Failure, Request
+from medfl.messages import EvaluateRequest, Failure
 from medfl.methods.core.chain import MethodChain
 from medfl.methods.core.method import Method
 from medfl.site.site import Site
@@ -35,8 +35,7 @@ def test_each_site_starts_from_its_own_norms_and_the_shared_rest():
     game.run_round()
     model, seen = bench.model, {}
     for name, site in sites.items():
-        message = Request(1, game.state.weights, game.state.buffers, train=False, evaluate=("val",),
-                          last_accepted_round=0)  # fmt: skip
+        message = EvaluateRequest(1, game.state.weights, game.state.buffers, ("val",), last_accepted_round=0)
         site.handle(message)
         seen[name] = (*parts(bench, model.weights()), model.buffers())
         norms, rest = parts(bench, game.state.weights)
@@ -55,7 +54,7 @@ def test_a_held_out_site_is_measured_with_the_mean_norms():
     game, _, bench, _ = federation()
     game.run_round()
     far = Site("far", "held_out", toy_store("far", 9, train=0), toy_work(), bench)
-    far.handle(Request(1, game.state.weights, game.state.buffers, train=False, evaluate=("test",)))
+    far.handle(EvaluateRequest(1, game.state.weights, game.state.buffers, ("test",)))
     assert torch.equal(bench.model.weights(), game.state.weights)
 
 

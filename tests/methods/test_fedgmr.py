@@ -164,9 +164,8 @@ def test_a_step_of_the_floor_makes_everything_rest():
 
 
 def cut(chain, people=None, densities=None, **plan):
-    """The hand-made federation with its three weights maskable and the sites' densities stated."""
-    model = play(chain, people).sites.popitem()[1].shared.model
-    return play(chain, people, maskable=maskable_slots(model), densities=densities or {}, **plan)
+    """The hand-made federation with the sites' densities stated."""
+    return play(chain, people, densities=densities or {}, **plan)
 
 
 def test_a_round_of_two_sites_by_hand():
@@ -234,7 +233,7 @@ def test_neutral_settings_are_fedavg():
     def end(chain):
         bench = toy_bench(chain, backbone="test_resnet")
         sites = toy_sites(bench, sizes=(16, 8), work=toy_work(lr=0.01))
-        return toy_federation(bench, sites, rounds=3, maskable=maskable_slots(bench.model))[0].run()
+        return toy_federation(bench, sites, rounds=3)[0].run()
 
     fedavg, gmr = end([]), end([SYNC | {"exponent": 0.0, "patience": 1}])
     torch.testing.assert_close(gmr.weights, fedavg.weights, rtol=0, atol=1e-6)
@@ -263,8 +262,7 @@ def test_masked_weights_never_move_and_masks_are_nested(optimizer):
     bench = SharedModel(toy_bench().model, chain)
     density = {"site-0": 0.1, "site-1": 0.4, "site-2": 1.0}
     work = toy_work(optimizer=optimizer, lr=0.01, weight_decay=0.1)
-    plan = {"maskable": maskable_slots(bench.model), "densities": density}
-    federation, records = toy_federation(bench, toy_sites(bench, work=work), rounds=2, **plan)
+    federation, records = toy_federation(bench, toy_sites(bench, work=work), rounds=2, densities=density)
     federation.run()
     assert len(Watch.seen) == 2 * (3 + 2)
     assert all(still for _, still, _ in Watch.seen)

@@ -6,7 +6,7 @@ import timm
 import torch
 
 from medfl.errors import MedflError
-from medfl.messages import Request
+from medfl.messages import TrainRequest
 from medfl.methods.core.chain import build_chain
 from medfl.methods.lips import GRADIENT, Lips, _half, middle_convolutions, transient_mask
 from medfl.model.backbone import ModelSpec
@@ -186,7 +186,7 @@ def test_what_is_kept_is_the_last_batchs_gradient_of_the_loss_alone(channels_las
         return out
 
     bench.model.gather_gradient = watched_gather
-    site.handle(Request(0, bench.model.weights(), bench.model.buffers(), train=True))
+    site.handle(TrainRequest(0, bench.model.weights(), bench.model.buffers()))
     assert len(seen) == 3
     slots = middle_convolutions(bench.model)
     kept = site.pending[1][GRADIENT]
@@ -209,7 +209,7 @@ def test_local_norms_are_a_choice():
     assert not build_chain(["lips"]).local_norms
     bench = toy_bench([{"name": "lips", "local_norm": True}])
     site = Site("solo", "train", toy_store("solo", 1), toy_work(local_steps=1), bench)
-    site.handle(Request(0, bench.model.weights(), bench.model.buffers(), train=True))
+    site.handle(TrainRequest(0, bench.model.weights(), bench.model.buffers()))
     assert set(site.pending[1]) == {GRADIENT, "norms", "buffers"}
 
 

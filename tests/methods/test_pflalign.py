@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from medfl.errors import MedflError
-from medfl.messages import Request
+from medfl.messages import EvaluateRequest, TrainRequest
 from medfl.methods.core.chain import build_chain
 from medfl.methods.pflalign import ABLATIONS, BLOCK, AlignmentState, step
 from medfl.site.site import Site
@@ -206,7 +206,7 @@ def test_three_models_are_measured_under_their_own_names():
         (kept["pflalign.end"], kept["pflalign.buffers"]),
     ]
     for loss, (weights, buffers) in zip(losses, models, strict=True):
-        metrics = bare.handle(Request(2, weights, buffers, train=False, evaluate=("val",))).metrics
+        metrics = bare.handle(EvaluateRequest(2, weights, buffers, ("val",))).metrics
         assert metrics["val"]["loss"] == pytest.approx(loss, rel=1e-6)
     assert not torch.equal(kept["pflalign.buffers"], state.buffers)
 
@@ -224,11 +224,11 @@ def test_a_site_that_waits_keeps_its_state():
     solo = Site("solo", "train", toy_store("solo", 1), toy_work(momentum=0.0, local_steps=1), toy_bench(["pflalign"]))
     model = solo.shared.model
     weights, buffers = model.weights(), model.buffers()
-    solo.handle(Request(0, weights, buffers, train=True))
+    solo.handle(TrainRequest(0, weights, buffers))
     kept = solo.pending[1]["pflalign.offset"].clone()
-    solo.handle(Request(5, weights, buffers, train=False, evaluate=("val",), last_accepted_round=0))
+    solo.handle(EvaluateRequest(5, weights, buffers, ("val",), last_accepted_round=0))
     assert torch.equal(solo.state["pflalign.offset"], kept)
-    reply = solo.handle(Request(6, weights, buffers, train=True, last_accepted_round=0))
+    reply = solo.handle(TrainRequest(6, weights, buffers, last_accepted_round=0))
     assert torch.equal(solo.state["pflalign.offset"], kept)  # a round in the making changes no committed state
     assert torch.isfinite(reply.update).all()
 

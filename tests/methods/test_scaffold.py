@@ -57,7 +57,7 @@ def test_the_variate_is_the_mean_gradient_of_the_loss_alone():
 def test_the_variates_sum_to_n_c_after_every_round(momentum):
     # Two of five sites a round, lost replies, and a round (the third) that has no quorum because both are lost.
     plain = play(["scaffold"], FIVE, rounds=12, sites_per_round=2)
-    drawn = [plain.federation.participants(t) for t in range(12)]
+    drawn = [plain.federation.schedule.participants(plain.federation, t) for t in range(12)]
     lost = {(1, drawn[1][0]), (2, drawn[2][0]), (2, drawn[2][1]), (6, drawn[6][1])}
     game = play(["scaffold"], FIVE, rounds=12, lr=0.1, momentum=momentum, sites_per_round=2, lost=lost)
     for t in range(12):

@@ -14,7 +14,7 @@ from medfl.cli.terminal import Terminal
 from medfl.config import Task
 from medfl.errors import MedflError
 from medfl.federation.transport import InProcess
-from medfl.messages import Failure, Request
+from medfl.messages import Failure, TemperatureRequest, TrainRequest
 from medfl.metrics import EDGES, temperature_sums
 from medfl.pipeline import run as carrying_out
 from medfl.pipeline.evaluate_model import evaluate, find_model, predict
@@ -132,12 +132,12 @@ def test_held_out_data_is_asked_for_once_and_last(prepared):
     chosen = chosen_of(prepared)
     tuned = tune(prepared, chosen)
     before = len(spy.asked)
-    assert {(name, request.evaluate) for name, request in spy.asked} == {("north", ("val",)), ("south", ("val",))}
+    assert {(name, request.splits) for name, request in spy.asked} == {("north", ("val",)), ("south", ("val",))}
     assert before == 2 * 3  # two messages for the temperature, one for the thresholds
     measured = measure_sites(prepared, chosen, tuned, prepared.sites)
-    assert [(name, r.evaluate) for name, r in spy.asked[before:]] == [(n, ("test",)) for n in sorted(prepared.sites)]
+    assert [(name, r.splits) for name, r in spy.asked[before:]] == [(n, ("test",)) for n in sorted(prepared.sites)]
     assert set(measured.sites) == set(measured.sums) == set(measured.curves) == {"north", "south", "east", "west"}
-    assert not any(request.train for _, request in spy.asked)
+    assert not any(isinstance(request, TrainRequest) for _, request in spy.asked)
 
 
 def test_no_reply_holds_a_number_for_each_patch(prepared):
@@ -161,8 +161,8 @@ def test_no_reply_holds_a_number_for_each_patch(prepared):
 
 
 def test_permuted_test_labels_change_the_last_figures_and_nothing_else(small, finished, tmp_path, monkeypatch):
-    def permuted(pipeline, watcher=None):
-        ready = prepare(pipeline, watcher)
+    def permuted(*args):
+        ready = prepare(*args)
         for site in ready.sites.values():
             rows, labels = site.store.splits["test"], site.store.labels.copy()
             labels[rows] = np.random.default_rng(0).permutation(labels[rows])
@@ -389,7 +389,7 @@ def test_calibrate_none_leaves_the_networks_own_probabilities(small, prepared, f
 
 
 def test_each_sites_own_model_has_its_own_temperature(small, tmp_path, capsys):
-    changes = ["method=[local_only]", "training.rounds=1"]
+    changes = ["baseline=local_only", "training.rounds=1"]
     outcome = run(load_pipeline(small, changes), tmp_path / "alone")
     summary = outcome.summary
     assert summary["temperature"] is summary["calibration"] is summary["operating"] is summary["pooled"] is None
@@ -443,7 +443,7 @@ def test_a_site_that_does_not_answer_is_left_out_of_the_whole_fit(prepared, late
     assert tuned.temperature == alone.temperature
     assert tuned.calibration == alone.calibration
     assert tuned.failures == ({"site": "south", "reason": "the line went dead"},)
-    assert sum(bool(request.temperatures) for _, request in spy.asked) == 2 * 2 + 2
+    assert sum(isinstance(request, TemperatureRequest) for _, request in spy.asked) == 2 * 2 + 2
 
 
 def test_no_validation_patches_anywhere(prepared, finished, capsys):
@@ -489,7 +489,9 @@ def test_scores_that_are_not_finite_are_a_named_failure_everywhere(prepared, fin
     broken = chosen_of(prepared)
     broken = replace(broken, weights=torch.full_like(broken.weights, float("nan")))
     with pytest.raises(SiteDiverged, match="scores on val data are not finite"):
-        prepared.sites["north"].handle(Request(2, broken.weights, broken.buffers, False, ("val",), temperatures=(1.0,)))
+        prepared.sites["north"].handle(
+            TemperatureRequest(2, broken.weights, broken.buffers, ("val",), temperatures=(1.0,))
+        )
     tuned = tune(prepared, broken)
     measured = measure_sites(prepared, broken, tuned, prepared.sites)
     summary = summarise(prepared, finished, 2, tuned, measured)

@@ -17,10 +17,12 @@ from safetensors.torch import load_file
 from medfl.cli.dry_run import print_plan
 from medfl.cli.terminal import Terminal
 from medfl.errors import MedflError, RunFailed
+from medfl.pipeline.build_federation import lr_scale
 from medfl.pipeline.load_pipeline import load_pipeline
-from medfl.pipeline.prepare import ProgressCallbacks, lr_scale, prepare
+from medfl.pipeline.prepare import prepare
 from medfl.pipeline.run import resume, run
 from medfl.runs.folder import RunFolder
+from medfl.runs.progress import ProgressCallbacks
 from tests.datafiles import OWN, own_folder
 from tests.tiny import write_tiny
 
@@ -262,9 +264,9 @@ def test_the_plan_of_a_dry_run(small, capsys):
     ],
 )
 def test_learning_rate_over_rounds(schedule, expected):
-    from medfl.config import Schedule
+    from medfl.config import LearningRateSchedule
 
-    assert [lr_scale(Schedule(**schedule), t, 4) for t in range(4)] == pytest.approx(expected, abs=1e-6)
+    assert [lr_scale(LearningRateSchedule(**schedule), t, 4) for t in range(4)] == pytest.approx(expected, abs=1e-6)
 
 
 def test_rounds_hold_no_timings_and_no_paths(finished, tmp_path):

@@ -20,6 +20,7 @@ from medfl.errors import MedflError
 from medfl.metrics import format_interval
 from medfl.metrics.site_figures import pooled, site_figures
 from medfl.pipeline.load_pipeline import load_pipeline
+from medfl.pipeline.patch_gallery import with_patches
 from medfl.pipeline.run import run
 from medfl.pipeline.summary import group_figures
 from medfl.report import charts, html_blocks
@@ -485,7 +486,7 @@ def test_patches_only_when_asked_for(real):
     plain = Page(write_report(real).read_text())
     assert "data:image" not in plain.raw
     assert "img" not in {tag for tag, _ in plain.tags}
-    target = write_report(real, with_patches=True)
+    target = write_report(real, extras=with_patches)
     assert target == real / "report-with-patches.html"
     assert "data:image" not in (real / "report.html").read_text()
     page = Page(target.read_text())
@@ -507,7 +508,7 @@ def test_patches_only_when_asked_for(real):
 
 def test_a_sites_patches_are_its_own(real):
     one, *others = json.loads((real / "summary.json").read_text())["sites"]
-    page = Page(write_report(real, site=one, with_patches=True).read_text())
+    page = Page(write_report(real, site=one, extras=with_patches).read_text())
     assert page.values("src")
     assert not [name for name in others if name in page.raw]
 
@@ -517,7 +518,7 @@ def test_patches_of_another_engine_or_of_changed_data_are_refused(real, tmp_path
     summary = json.loads((there / "summary.json").read_text())
     (there / "summary.json").write_text(json.dumps(summary | {"engine": "nvflare"}))
     with pytest.raises(MedflError, match="ran on the nvflare engine"):
-        write_report(there, with_patches=True)
+        write_report(there, extras=with_patches)
     assert "data:image" not in report_html(there, "site-01")
     (there / "summary.json").write_text(json.dumps(summary | {"engine": "in-process"}))
     table = (there / "allocation_summary.csv").read_text()
@@ -525,7 +526,7 @@ def test_patches_of_another_engine_or_of_changed_data_are_refused(real, tmp_path
         re.sub(r",(\d+),(\d+),(\w+)$", r",\1,9999,\3", table, count=1, flags=re.M)
     )
     with pytest.raises(MedflError, match="has changed since the run"):
-        write_report(there, with_patches=True)
+        write_report(there, extras=with_patches)
 
 
 # ------------------------------------------------------------------------------------------------ pieces for others

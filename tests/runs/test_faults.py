@@ -16,19 +16,20 @@ import pytest
 import torch
 
 from medfl.cli import app
-from medfl.runs import folder
 from medfl.errors import MedflError
+from medfl.messages import TrainRequest
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.run import resume, run
+from medfl.runs import folder
 from medfl.runs.folder import RunFolder
 from medfl.site.site import Site
 from medfl.tracking.background_sync import Mirror
 from medfl.tracking.sync import sync
-from tests.runfolders import FakeRun, tracking
 from tests.pipeline.test_run import same_result
-from tests.tracking.test_sync import assert_complete
+from tests.runfolders import FakeRun, tracking
 from tests.tiny import write_tiny
 from tests.toys import toy_bench, toy_federation, toy_sites
+from tests.tracking.test_sync import assert_complete
 
 ROUNDS = 2
 
@@ -252,7 +253,7 @@ def test_an_error_at_a_site_is_named_and_the_site_is_back_in_the_next_round(smal
     real = Site.handle
 
     def handle(site, request):
-        if site.name == "site-02" and request.round == 1 and request.train:
+        if site.name == "site-02" and request.round == 1 and isinstance(request, TrainRequest):
             raise OSError(5, "Input/output error", "/data/secret.png")
         return real(site, request)
 

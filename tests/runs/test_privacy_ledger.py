@@ -9,9 +9,9 @@ from medfl.cli.terminal import Terminal
 from medfl.errors import MedflError
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.run import resume, run
-from medfl.pipeline.prepare import ProgressCallbacks
-from medfl.runs.privacy_ledger import best_guess, epsilon
 from medfl.report.run_report import report_html
+from medfl.runs.privacy_ledger import best_guess, epsilon
+from medfl.runs.progress import ProgressCallbacks
 from medfl.tracking import metric_names
 
 SMALL = {

@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import log_loss, roc_auc_score
 
 from medfl.data.batches import AugmentSpec
-from medfl.messages import Request
+from medfl.messages import EvaluateRequest, MeasureRequest, TrainRequest
 from medfl.metrics import clustered_delong, losses, membership
 from medfl.site.membership_attack import attack_members
 from tests.toys import toy_bench, toy_sites, toy_work
@@ -60,11 +60,10 @@ def test_against_scikit_learn_and_the_interval_of_groups():
 
 
 def final(site, bench, members=1000):
-    request = Request(
+    request = MeasureRequest(
         1,
         bench.model.weights(),
         bench.model.buffers(),
-        False,
         ("test",),
         resamples=20,
         temperature=3.0,
@@ -82,7 +81,7 @@ def test_an_overfitted_model_is_found_and_an_untrained_one_is_not():
     before = final(site, bench).metrics["test"]["membership"]
     low, high = before["auroc_ci"]
     assert low < 0.5 < high
-    site.handle(Request(0, bench.model.weights(), bench.model.buffers(), True))
+    site.handle(TrainRequest(0, bench.model.weights(), bench.model.buffers()))
     after = final(site, bench).metrics["test"]["membership"]
     assert after["auroc"] > 0.8
     assert after["auroc_ci"][0] > 0.5
@@ -93,7 +92,7 @@ def test_asked_of_training_sites_in_the_final_measurement_only():
     bench = toy_bench()
     site = toy_sites(bench, (24,))["site-0"]
     assert "membership" not in final(site, bench, members=0).metrics["test"]
-    plain = Request(1, bench.model.weights(), bench.model.buffers(), False, ("test", "val"), members=10)
+    plain = EvaluateRequest(1, bench.model.weights(), bench.model.buffers(), ("test", "val"))
     assert all("membership" not in figures for figures in site.handle(plain).metrics.values())
     site.role = "held_out"
     assert "membership" not in final(site, bench).metrics["test"]

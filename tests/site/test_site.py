@@ -6,7 +6,7 @@ import timm
 import torch
 
 from medfl.data.batches import AugmentSpec, Batches, epoch_order
-from medfl.messages import Request
+from medfl.messages import EvaluateRequest, TrainRequest
 from medfl.seeds import seed_for
 from medfl.site.local_training import class_weights
 from medfl.site.site import Site, SiteDiverged
@@ -14,7 +14,7 @@ from tests.toys import CLASSES, toy_bench, toy_store, toy_work
 
 
 def request(bench, round_=0, **changes):
-    return Request(round_, bench.model.weights(), bench.model.buffers(), **({"train": True} | changes))
+    return TrainRequest(round_, bench.model.weights(), bench.model.buffers(), **changes)
 
 
 @pytest.mark.parametrize("momentum", [0.9, 0.0])
@@ -29,7 +29,7 @@ def test_one_site_is_plain_sgd_made_anew_each_round(momentum):
     plain = timm.create_model("test_resnet", num_classes=len(CLASSES))
     batches = Batches(store, torch.device("cpu"), bench.model.mean, bench.model.std, work.augment)
     for t in range(3):
-        reply = site.handle(Request(t, weights, buffers, train=True))
+        reply = site.handle(TrainRequest(t, weights, buffers))
         weights, buffers = weights - reply.update, reply.buffers
         plain.train()
         stepper = torch.optim.SGD(plain.parameters(), lr=0.01, momentum=momentum, weight_decay=1e-3)
@@ -50,7 +50,7 @@ def test_adamw_lowers_the_loss():
     site = Site("solo", "train", toy_store("solo", 1), toy_work(optimizer="adamw", lr=0.003, local_steps=12), bench)
     first = site.handle(request(bench))
     weights, buffers = bench.model.weights(), bench.model.buffers()
-    assert site.handle(Request(1, weights, buffers, train=True)).train_loss < first.train_loss
+    assert site.handle(TrainRequest(1, weights, buffers)).train_loss < first.train_loss
 
 
 def test_channels_last_trains_to_the_same_weights():
@@ -68,7 +68,7 @@ def test_a_repeated_request_gets_the_same_reply_and_another_round_another():
     message = request(bench)
     first, again = site.handle(message), site.handle(message)
     assert torch.equal(first.update, again.update)
-    later = site.handle(Request(1, message.weights, message.buffers, train=True))
+    later = site.handle(TrainRequest(1, message.weights, message.buffers))
     assert not torch.equal(first.update, later.update)
 
 
@@ -116,7 +116,7 @@ def test_jitter_runs_on_training_batches_only():
 
     bench = toy_bench()
     site = Site("solo", "train", toy_store("solo", 1), toy_work(), bench, jitter=jitter)
-    site.handle(request(bench, evaluate=("val",)))
+    site.handle(request(bench, splits=("val",)))
     assert len(calls) == 3
     assert len(set(calls)) == 3
 
@@ -131,9 +131,9 @@ def test_weighted_loss_weighs_classes_by_inverse_frequency():
 def test_metrics_describe_the_incoming_model_not_the_trained_one():
     bench = toy_bench()
     site = Site("solo", "train", toy_store("solo", 1), toy_work(), bench)
-    message = request(bench, evaluate=("val",))
+    message = request(bench, splits=("val",))
     both = site.handle(message)
-    only = site.handle(Request(0, message.weights, message.buffers, train=False, evaluate=("val",)))
+    only = site.handle(EvaluateRequest(0, message.weights, message.buffers, ("val",)))
     assert both.metrics["val"] == only.metrics["val"]
     assert only.update is None
 
@@ -143,12 +143,12 @@ def test_local_buffers_stay_and_are_still_uploaded():
     site = Site("solo", "train", toy_store("solo", 1), toy_work(), bench, buffers="local")
     message = request(bench)
     reply = site.handle(message)
-    kept = Request(1, message.weights, message.buffers, train=False, evaluate=("val",), last_accepted_round=0)
+    kept = EvaluateRequest(1, message.weights, message.buffers, ("val",), last_accepted_round=0)
     site.handle(kept)
     assert torch.equal(bench.model.buffers(), reply.buffers)
     lost = Site("solo", "train", toy_store("solo", 1), toy_work(), bench, buffers="local")
     lost.handle(message)
-    lost.handle(Request(1, message.weights, message.buffers, train=False, evaluate=("val",), last_accepted_round=-1))
+    lost.handle(EvaluateRequest(1, message.weights, message.buffers, ("val",), last_accepted_round=-1))
     assert torch.equal(bench.model.buffers(), message.buffers)
 
 
@@ -158,7 +158,7 @@ def test_a_held_out_site_refuses_to_train():
     with pytest.raises(ValueError, match="held out"):
         site.handle(request(bench))
     with pytest.raises(ValueError, match="no split"):
-        site.handle(request(bench, train=False, evaluate=("val",)))
+        site.handle(EvaluateRequest(0, bench.model.weights(), bench.model.buffers(), ("val",)))
 
 
 def test_divergence_is_named():

@@ -244,6 +244,23 @@ def test_the_brackets_frame_the_result(files, tmp_path):
     assert "between local_only" in (tmp_path / "tables.md").read_text()
 
 
+def test_what_was_dealt_to_plan_a_run_is_what_it_trains_on(files, tmp_path, monkeypatch):
+    def again(pipeline):
+        raise AssertionError("dealt twice")
+
+    monkeypatch.setattr("medfl.pipeline.prepare.make_partition", again)
+    study = load_study(altered(files, methods={"fedavg": [], "alone": ["local_only"]}, seeds=[1]))
+    assert carry_out(study, tmp_path) == []
+
+
+def test_a_baseline_is_stated_by_its_key_or_as_a_chain(files):
+    methods = {"fedavg": [], "alone": {"baseline": "local_only"}, "pooled": {"method": ["centralised"]}}
+    study = load_study(altered(files, methods=methods, seeds=[1], brackets=True))
+    assert study.methods == ["fedavg", "alone", "pooled"]
+    assert [run.pipeline.baseline for run in study.runs] == [None, "local_only", "centralised"]
+    assert all(run.pipeline.method == [] for run in study.runs)
+
+
 def test_a_deal_that_fails_names_its_run(files, tmp_path):
     path = altered(files, partitions={"greedy": {"sites.generate.patches": 4000}})
     with pytest.raises(MedflError, match=r"greedy · fedavg · seed 1: .*more patches than"):

@@ -32,7 +32,7 @@ def poc(
 
     loaded = load_pipeline(pipeline, set_ or [])
     with open_terminal(RESUME) as terminal, about(pipeline):
-        from medfl.pipeline.prepare import ProgressCallbacks
+        from medfl.runs.progress import ProgressCallbacks
 
         terminal.say(f"{loaded.name}: {len(loaded.train_sites)} training sites, {len(loaded.held_out_sites)} held out")
         outcome = launcher().run(loaded, "poc", out, ProgressCallbacks(terminal.say, terminal.round), timeout)
@@ -72,7 +72,7 @@ def serve(
 ) -> None:
     """Run the server of a kit: wait for the sites, carry out the pipeline, write the run folder."""
     with open_terminal(RESUME) as terminal:
-        from medfl.pipeline.prepare import ProgressCallbacks
+        from medfl.runs.progress import ProgressCallbacks
 
         outcome = launcher().serve(Path(kit), out, wait, ProgressCallbacks(terminal.say, terminal.round), timeout)
         from medfl.pipeline.load_pipeline import load_pipeline
@@ -86,6 +86,6 @@ def join(kit: Kit, timeout: Timeout = None) -> None:
     launcher()
     with open_terminal() as terminal:
         from medfl.engines.nvflare.run_kit import join as take_part
-        from medfl.pipeline.prepare import ProgressCallbacks
+        from medfl.runs.progress import ProgressCallbacks
 
         take_part(Path(kit), ProgressCallbacks(terminal.say), timeout)

@@ -36,6 +36,10 @@ def methods() -> None:
     with open_terminal() as terminal:
         columns = ["name", "parameters", "what it does", "goes with"]
         terminal.table("Methods; an empty chain is FedAvg", columns, method_table())
+        terminal.say(
+            "In place of a federation: `baseline: local_only` (each site trains its own model) or `baseline: "
+            "centralised` (the training data of all sites pooled in one place)"
+        )
 
 
 @data_app.command("check")

@@ -47,8 +47,9 @@ def run(
 
     loaded = load_pipeline(pipeline, set_ or [])
     with open_terminal(RESUME) as terminal, about(pipeline):
-        from medfl.pipeline.prepare import ProgressCallbacks, prepare
+        from medfl.pipeline.prepare import prepare
         from medfl.pipeline.run import run as carry_out
+        from medfl.runs.progress import ProgressCallbacks
 
         if dry_run:
             from medfl.cli.dry_run import print_plan
@@ -69,9 +70,9 @@ def resume(run: RunPath) -> None:
     from medfl.pipeline.load_pipeline import load_pipeline
 
     with open_terminal(RESUME) as terminal:
-        from medfl.pipeline.prepare import ProgressCallbacks
         from medfl.pipeline.run import resume as carry_on
         from medfl.runs.folder import RunFolder
+        from medfl.runs.progress import ProgressCallbacks
 
         again = launcher().resume if RunFolder.open(run).engine.is_file() else carry_on
         outcome = again(run, ProgressCallbacks(terminal.say, terminal.round))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +24,7 @@ class CsvList(FileSource):
         if root.is_dir():
             raise MedflError(f"{start} the folder {root}; with `data.source: csv` it must name the CSV file")
 
-    @property
+    @functools.cached_property
     def folder(self) -> Path:
         """The CSV's folder."""
         return self.root.parent.resolve()

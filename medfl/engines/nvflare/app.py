@@ -66,36 +66,37 @@ class ServerApp:
                 raise Stopped from None
             return answer
 
-        def hello(site: str, message: bytes) -> bytes:
-            return reach(site, self.patience, "hello", server=message)
+        def handshake(site: str, message: bytes) -> bytes:
+            return reach(site, self.patience, "handshake", server=message)
 
         def ask(site: str, message: bytes) -> bytes:
             return reach(site, self.timeout, "handle", run=self.run, message=message)
 
-        serve(party_folder("server", collab.workspace.get_root_dir()), sorted(proxies), hello, ask)
+        serve(party_folder("server", collab.workspace.get_root_dir()), sorted(proxies), handshake, ask)
 
 
 class SiteApp:
     """One site. It is built when it is first spoken to, so that the runtime's own short timeouts do not matter."""
 
     def __init__(self) -> None:
-        self._desk: Any = None
+        self._endpoint: Any = None
 
     @collab.publish  # type: ignore[untyped-decorator]
-    def hello(self, server: bytes) -> bytes:
-        """See Desk.hello."""
-        answer: bytes = self._at().hello(server)
+    def handshake(self, server: bytes) -> bytes:
+        """See SiteEndpoint.handshake."""
+        answer: bytes = self._built().handshake(server)
         return answer
 
     @collab.publish  # type: ignore[untyped-decorator]
     def handle(self, run: str, message: bytes) -> bytes:
-        """See Desk.handle."""
-        answer: bytes = self._at().handle(run, message)
+        """See SiteEndpoint.handle."""
+        answer: bytes = self._built().handle(run, message)
         return answer
 
-    def _at(self) -> Any:
-        if self._desk is None:
+    def _built(self) -> Any:
+        if self._endpoint is None:
             from medfl.engines.remote.site_endpoint import SiteEndpoint
 
-            self._desk = SiteEndpoint(party_folder(collab.site_name, collab.workspace.get_root_dir()), collab.site_name)
-        return self._desk
+            folder = party_folder(collab.site_name, collab.workspace.get_root_dir())
+            self._endpoint = SiteEndpoint(folder, collab.site_name)
+        return self._endpoint

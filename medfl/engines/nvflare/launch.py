@@ -19,9 +19,9 @@ from medfl.engines.processes import Crew, stoppable
 from medfl.engines.remote.party_files import whole_lines, write_run
 from medfl.engines.remote.server_endpoint import ENDED, SAID
 from medfl.errors import MedflError, RunFailed
-from medfl.pipeline.prepare import ProgressCallbacks
 from medfl.pipeline.run import Outcome, follow
 from medfl.runs.folder import RunFolder
+from medfl.runs.progress import ProgressCallbacks
 
 POLL = 0.2  # seconds
 WAIT = 600.0  # seconds that a kit's server waits for its sites
@@ -46,6 +46,8 @@ def run(
     Raises:
         MedflError, RunFailed: as `medfl.pipeline.run.run`; and a process that ended, by name.
     """
+    for notice in pipeline.notices:
+        watcher.say(notice)
     return _carry_out(lay_out(pipeline, engine, out), watcher, limit)
 
 

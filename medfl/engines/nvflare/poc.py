@@ -14,7 +14,7 @@ from medfl.engines.nvflare.run_layout import Laid, scratch
 from medfl.engines.nvflare.session import Job, command, free_port, session, wait_for_sites
 from medfl.engines.processes import Crew
 from medfl.errors import MedflError
-from medfl.pipeline.prepare import ProgressCallbacks
+from medfl.runs.progress import ProgressCallbacks
 
 START = 180.0  # seconds in which server and sites must be up
 

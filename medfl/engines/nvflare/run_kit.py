@@ -19,7 +19,7 @@ from medfl.engines.processes import Crew, stoppable
 from medfl.engines.remote.party_files import PARTY, read_site, whole_lines
 from medfl.engines.remote.site_endpoint import LOG
 from medfl.errors import MedflError
-from medfl.pipeline.prepare import ProgressCallbacks
+from medfl.runs.progress import ProgressCallbacks
 
 FLARE_LOG = "flare.log"
 JOINED = "Successfully registered client"

@@ -16,7 +16,7 @@ from medfl.data.catalog import brings_own_data
 from medfl.data.partition import Partition, make_partition
 from medfl.engines.remote.party_files import PARTY, SERVER, read_pipeline, write_server, write_site
 from medfl.errors import MedflError
-from medfl.pipeline.load_pipeline import check_method, dump_pipeline, load_pipeline
+from medfl.pipeline.load_pipeline import dump_pipeline, load_pipeline
 from medfl.pipeline.run import same_allocation, write_summary_csv
 from medfl.runs.folder import RunFolder, write_text
 
@@ -129,10 +129,10 @@ def laid_before(path: Path | str) -> Laid:
 
 def check_distributed(pipeline: config.Pipeline) -> None:
     """Raise MedflError for a method that sites in processes of their own cannot serve."""
-    if check_method(pipeline, pipeline.name).arm == "centralised":
+    if pipeline.baseline == "centralised":
         raise MedflError(
-            "`method: [centralised]` pools the training data of all sites, so they have to be in one process; run it "
-            "without --engine, or choose another method"
+            "`baseline: centralised` pools the training data of all sites, so they have to be in one process; run it "
+            "without --engine, or choose a method"
         )
     if SERVER in {site.name for site in pipeline.all_sites}:
         raise MedflError(f"a site is named {SERVER}, which here is the name of the server; rename it")

@@ -2,11 +2,12 @@
 
 A message is one safetensors file of its vectors, with the rest as JSON in its metadata, under `HEADER`:
 
-    {"kind": "request" | "reply" | "failure", <the fields of that class that are no vectors>}
+    {"kind": one of `REQUESTS`, "reply" or "failure", <the fields of that class that are no vectors>}
 
-A receiver takes known fields of known types only, vectors of one dimension, of known kinds of number and at most as
-long as its own model, and a message of bounded size. What a site sends may hold no text but short names: a longer
-string, or one with a path's separator in it, is refused where it would be sent and where it would be received.
+A receiver takes the fields of `medfl.engines.remote.message_fields` only, each of its type, vectors of one dimension,
+of known kinds of number and at most as long as its own model, and a message of bounded size. What a site sends may hold
+no text but short names: a longer string, or one with a path's separator in it, is refused where it would be sent and
+where it would be received.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from medfl.messages import Failure, Reply, Request
+from medfl.engines.remote.message_fields import FAILURE, REPLY, REQUESTS, Fields
+from medfl.messages import Failure, Reply, Request, TrainRequest
 from medfl.model.flat_model import FlatModel
 
-HEADER = "medfl-2"  # the number of the protocol
+PROTOCOL = 3
+HEADER = f"medfl-{PROTOCOL}"
 HEADER_LIMIT = 32_000_000  # bytes; the curves of a closing measurement are the largest, some 100 kB
 VECTORS_LIMIT = 16  # links send one or two vectors beside the model
 NAME_LIMIT = 64
@@ -58,26 +61,35 @@ def pack(message: Request | Reply | Failure, bounds: Bounds) -> bytes:
         BadMessage: it holds what may not be sent.
     """
     if isinstance(message, Request):
-        return _join("request", _facts(message, REQUEST), _vectors(message))
+        kind = next(kind for kind, (made, _) in REQUESTS.items() if made is type(message))
+        return _join(kind, _header_fields(message, REQUESTS[kind][1]), message.vectors())
     if isinstance(message, Reply):
-        facts = _facts(message, REPLY)
-        _only_names(facts, bounds.names)
-        return _join("reply", facts, _vectors(message))
-    return _join("failure", _facts(message, FAILURE), {})
+        header = _header_fields(message, REPLY)
+        _only_names(header, bounds.names)
+        return _join("reply", header, message.vectors())
+    return _join("failure", _header_fields(message, FAILURE), {})
 
 
 def unpack_request(data: bytes, bounds: Bounds) -> Request:
-    """A request. Raises BadMessage."""
-    facts, vectors = _parted(data, _header(data), "request", REQUEST, bounds)
-    extra = _extra(vectors)
-    weights, buffers = vectors.get("weights"), vectors.get("buffers")
+    """A request, of the class that its kind names. Raises BadMessage."""
+    header = _header(data)
+    kind = header.get("kind")
+    if not isinstance(kind, str) or kind not in REQUESTS:
+        raise BadMessage("no request")
+    made, fields = REQUESTS[kind]
+    facts, vectors = _parted(data, header, kind, fields, bounds)
+    weights, buffers = vectors.pop("weights", None), vectors.pop("buffers", None)
     if weights is None or buffers is None:
         raise BadMessage("a request without weights and buffers")
     _length("weights", weights, bounds.weights)
     _length("buffers", buffers, bounds.buffers)
-    for name in ("evaluate", "temperatures", "malignant"):
-        facts[name] = tuple(facts[name])
-    return Request(weights=weights, buffers=buffers, extra=extra, **facts)
+    facts = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
+    extra = _extra(vectors)
+    if made is TrainRequest:
+        facts["extra"] = extra
+    elif extra:
+        raise BadMessage("a vector without a place in the message")
+    return made(weights=weights, buffers=buffers, **facts)
 
 
 def unpack_answer(data: bytes, site: str, round_: int, bounds: Bounds) -> Reply | Failure:
@@ -91,8 +103,8 @@ def unpack_answer(data: bytes, site: str, round_: int, bounds: Bounds) -> Reply 
     else:
         facts, vectors = _parted(data, header, "reply", REPLY, bounds)
         _only_names(facts, bounds.names)
+        update, buffers = vectors.pop("update", None), vectors.pop("buffers", None)
         extra = _extra(vectors)
-        update, buffers = vectors.get("update"), vectors.get("buffers")
         for name, vector, wanted in (("update", update, bounds.weights), ("buffers", buffers, bounds.buffers)):
             if vector is not None:
                 _length(name, vector, wanted)
@@ -102,87 +114,8 @@ def unpack_answer(data: bytes, site: str, round_: int, bounds: Bounds) -> Reply 
     return answer
 
 
-def _count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 53
-
-
-def _index(value: Any) -> bool:
-    return value == -1 or _count(value)
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _names(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
-
-
-def _numbers(value: Any) -> bool:
-    return isinstance(value, list) and all(_number(item) for item in value)
-
-
-def _maybe_number(value: Any) -> bool:
-    return value is None or _number(value)
-
-
-def _maybe_thresholds(value: Any) -> bool:
-    return value is None or (isinstance(value, dict) and all(_number(item) for item in value.values()))
-
-
-def _seconds(value: Any) -> bool:
-    return isinstance(value, dict) and all(_number(item) for item in value.values())
-
-
-def _by_split(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(figures, dict) for figures in value.values())
-
-
-REQUEST = {
-    "round": _count,
-    "train": _flag,
-    "evaluate": _names,
-    "lr_scale": _number,
-    "resamples": _count,
-    "last_accepted_round": _index,
-    "temperatures": _numbers,
-    "histograms": _flag,
-    "temperature": _maybe_number,
-    "thresholds": _maybe_thresholds,
-    "malignant": _names,
-    "members": _count,
-}
-REPLY = {
-    "site": _text,
-    "round": _count,
-    "samples": _count,
-    "steps": _count,
-    "train_loss": _maybe_number,
-    "fingerprint": _text,
-    "metrics": _by_split,
-    "sums": _by_split,
-    "curves": _by_split,
-    "seconds": _seconds,
-}
-FAILURE = {"site": _text, "round": _count, "reason": _text}
-
-
-def _facts(message: Request | Reply | Failure, fields: Mapping[str, Any]) -> dict[str, Any]:
+def _header_fields(message: Request | Reply | Failure, fields: Fields) -> dict[str, Any]:
     return {name: getattr(message, name) for name in fields}
-
-
-def _vectors(message: Request | Reply) -> dict[str, Tensor]:
-    first = ("weights", "buffers") if isinstance(message, Request) else ("update", "buffers")
-    vectors = {name: getattr(message, name) for name in first if getattr(message, name) is not None}
-    return vectors | {f"extra.{name}": vector for name, vector in message.extra.items()}
 
 
 def _join(kind: str, facts: Mapping[str, Any], vectors: Mapping[str, Tensor]) -> bytes:
@@ -244,7 +177,7 @@ def _whole(digits: str) -> int:
 
 
 def _parted(
-    data: bytes, facts: dict[str, Any], kind: str, fields: Mapping[str, Any], bounds: Bounds
+    data: bytes, facts: dict[str, Any], kind: str, fields: Fields, bounds: Bounds
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The checked facts, which are its header, and vectors of a message."""
     if facts.pop("kind", None) != kind:
@@ -271,11 +204,10 @@ def _parted(
 
 
 def _extra(vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    known = {"weights", "buffers", "update"}
-    unknown = [name for name in vectors if name not in known and not name.startswith("extra.")]
-    if unknown:
+    """The vectors of methods, by name."""
+    if not all(name.startswith("extra.") for name in vectors):
         raise BadMessage("a vector without a place in the message")
-    return {name.removeprefix("extra."): v for name, v in vectors.items() if name.startswith("extra.")}
+    return {name.removeprefix("extra."): vector for name, vector in vectors.items()}
 
 
 def _length(name: str, vector: Tensor, wanted: int) -> None:

@@ -22,10 +22,12 @@ import numpy as np
 import yaml
 
 from medfl import config
+from medfl.config.resolved import read_resolved
+from medfl.config.yaml_file import validate
 from medfl.data.catalog import Catalog, brings_own_data, pipeline_source
 from medfl.data.partition import SitePartition, own_partition
 from medfl.errors import MedflError
-from medfl.pipeline.load_pipeline import dump_pipeline, load_site, read_mapping, validate
+from medfl.pipeline.load_pipeline import dump_pipeline, load_site
 from medfl.runs.folder import write_text
 
 SERVER = "server"
@@ -71,7 +73,7 @@ def read_server(folder: Path) -> tuple[config.Pipeline, dict[str, Any]]:
 def read_pipeline(folder: Path) -> config.Pipeline:
     """A party's pipeline. Its rules were checked by the one who wrote it, who knew all the sites."""
     file = folder / "pipeline.yaml"
-    return validate(config.Pipeline, read_mapping(file, "pipeline"), file)
+    return validate(config.Pipeline, read_resolved(file), file)
 
 
 def read_site(folder: Path, name: str) -> tuple[config.Pipeline, config.SiteConfig, SitePartition]:

@@ -15,15 +15,18 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from medfl.engines.remote.codec import Bounds
+from medfl.engines.remote.codec import PROTOCOL, Bounds
 from medfl.engines.remote.party_files import read_server
 from medfl.engines.remote.remote_transport import Ask, NoAnswer, Remote, Stopped
-from medfl.engines.remote.site_endpoint import LOG, MAX_SKEW, MUST_AGREE, PROTOCOL, shown
+from medfl.engines.remote.site_endpoint import LOG, MAX_SKEW, MUST_AGREE, shown
 from medfl.errors import MedflError
 from medfl.federation.transport import Transport
-from medfl.pipeline.prepare import ProgressCallbacks, RunSetup, checked_shared_model, federation_config
+from medfl.pipeline.build_federation import federation_config
+from medfl.pipeline.build_site import checked_shared_model
+from medfl.pipeline.prepare import RunSetup
 from medfl.pipeline.run import play, write_summary_csv
 from medfl.runs.folder import RunFolder, versions, write_text
+from medfl.runs.progress import ProgressCallbacks
 
 ENDED, SAID = "ended.json", "said.txt"
 STOPPED = "the run was stopped in the middle of a round: the process of a party ended"

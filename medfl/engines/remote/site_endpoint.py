@@ -13,17 +13,15 @@ from typing import Any
 
 from medfl.data.partition import Partition, SitePartition
 from medfl.data.render import render
-from medfl.engines.remote.codec import BadMessage, Bounds, pack, unpack_request
+from medfl.engines.remote.codec import PROTOCOL, BadMessage, Bounds, pack, unpack_request
 from medfl.engines.remote.party_files import read_site
 from medfl.engines.remote.site_state import SiteStateFile, StateLost
 from medfl.errors import MedflError
-from medfl.messages import Failure
-from medfl.methods.core.chain import build_chain
-from medfl.pipeline.prepare import build_shared_model, build_sites, resolve_device, set_threads
+from medfl.messages import Failure, TrainRequest
+from medfl.pipeline.build_site import build_sites, checked_shared_model
 from medfl.runs.folder import versions
 from medfl.site.site import Site, SiteDiverged
 
-PROTOCOL = 2
 MAX_SKEW = 300.0  # seconds
 MUST_AGREE = ("medfl", "torch", "torchvision", "timm")
 KEY = "consortium.key"
@@ -92,7 +90,7 @@ class SiteEndpoint:
                 trained = False
                 try:
                     reply = ready.site.handle(request)
-                    trained = request.train
+                    trained = isinstance(request, TrainRequest)
                 finally:
                     keeper.note(state, pending, trained)
                 return pack(reply, ready.bounds)
@@ -161,8 +159,7 @@ def build(folder: Path, name: str) -> _Ready:
         MedflError: files, data, model or device that are not as they should be.
     """
     pipeline, stated, share = read_site(folder, name)
-    set_threads(pipeline)
-    bench = build_shared_model(pipeline, build_chain(pipeline.method), resolve_device(pipeline.training.device))
+    bench = checked_shared_model(pipeline)
     store = render(pipeline, stated, share)
     site = build_sites(pipeline, {name: store}, bench)[name]
     facts = {

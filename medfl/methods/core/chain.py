@@ -58,11 +58,6 @@ class MethodChain:
         return None
 
     @property
-    def arm(self) -> str:
-        """`local_only`, `centralised`, or "" for a federation."""
-        return self.methods[0].arm if self.methods else ""
-
-    @property
     def sends(self) -> dict[str, int]:
         """Name -> length (`WEIGHTS`: P) of the vectors that a trained reply carries beside the update."""
         return {name: length for method in self.methods for name, length in method.sends.items()}
@@ -104,6 +99,11 @@ class MethodChain:
                 method.check(model, optimizer, momentum, weight_decay)
             except ValueError as error:
                 raise MedflError(f"`method.{method.name}`: {error}") from None
+
+    def prepare(self, model: FlatModel) -> None:
+        """Let every method take what it needs to know of the model."""
+        for method in self.methods:
+            method.prepare(model)
 
     def describe(self) -> list[dict[str, Any]]:
         """The chain as a pipeline would state it, every hyper-parameter spelled out."""

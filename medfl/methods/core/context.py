@@ -14,7 +14,6 @@ from torch import Tensor
 
 from medfl.methods.core.update_matrix import UpdateMatrix
 from medfl.model.flat_model import FlatModel
-from medfl.model.layout import Slot
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,6 @@ class ServerContext:
         ages: site -> rounds between the dispatch of its reply and this one; 0 in the synchronous schedule.
         received: site -> the global model that its reply started from, where that is older than `weights`.
         densities: site -> initial capacity in (0, 1], where a site states one.
-        maskable: where the weights of the layers lie that may be cut, all but the classifier.
         methods: those of the chain, so that one may ask for another.
     """
 
@@ -151,7 +149,6 @@ class ServerContext:
     ages: dict[str, int] = field(default_factory=dict)
     received: dict[str, Tensor] = field(default_factory=dict)
     densities: Mapping[str, float] = field(default_factory=dict)
-    maskable: Sequence[Slot] = ()
     methods: Sequence[object] = ()
 
     def origin(self, site: str) -> Tensor:

@@ -78,7 +78,6 @@ class Method:
         paper, title: where it is from: "arXiv:..." or "doi:...", and the title; shown in the model card and the report.
         neutral: parameters with which it is FedAvg, up to rounding; None where there are none.
         runs_last: it acts after the other methods in every phase, because it must have the last word on a gradient.
-        arm: it is no federation but one of the two arms beside it, `local_only` or `centralised`.
         replaces_optimiser: it takes the optimiser's steps itself; momentum, AdamW and weight decay are refused.
         local_norms: normalisation layers (affine parameters and statistics) stay at each site.
         sends: name -> length of the f32 vectors that every trained reply carries beside the update (`local.extra_up`);
@@ -100,7 +99,6 @@ class Method:
     title: ClassVar[str] = ""
     neutral: ClassVar[Mapping[str, Any] | None] = None
     runs_last: ClassVar[bool] = False
-    arm: ClassVar[str] = ""
     replaces_optimiser: ClassVar[bool] = False
     sends: ClassVar[Mapping[str, int]] = {}
     keeps_updates: ClassVar[bool] = False
@@ -141,6 +139,9 @@ class Method:
 
     def check(self, model: FlatModel, optimizer: str, momentum: float, weight_decay: float) -> None:
         """Raise ValueError with one sentence if this method cannot work with the model or the local optimiser."""
+
+    def prepare(self, model: FlatModel) -> None:
+        """Take once what the method needs to know of the model, at a site and at the server alike."""
 
     def check_compatible(self, other: Method) -> None:
         """Raise ValueError with one sentence if this method cannot share a chain with another, for a reason that is in

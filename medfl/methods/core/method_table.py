@@ -23,13 +23,9 @@ def method_table() -> list[list[str]]:
     """Rows of name, parameters with defaults, what it does in a line, what it goes with."""
     rows = []
     kinds = dict(sorted(known_methods().items()))
-    methods = {name: kind() for name, kind in kinds.items() if not kind.arm}
+    methods = {name: kind() for name, kind in kinds.items()}
     for name, kind in kinds.items():
-        others = {
-            other: name in methods and compatible(methods[name], method)
-            for other, method in methods.items()
-            if other != name
-        }
+        others = {other: compatible(methods[name], method) for other, method in methods.items() if other != name}
         meets = [other for other, fits in others.items() if fits]
         apart = [other for other, fits in others.items() if not fits]
         if len(meets) <= len(apart):

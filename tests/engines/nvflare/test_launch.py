@@ -21,8 +21,8 @@ from medfl.engines.nvflare.run_layout import laid_before
 from medfl.engines.processes import MARK, Crew
 from medfl.errors import RunFailed
 from medfl.pipeline.load_pipeline import load_pipeline
-from medfl.pipeline.prepare import ProgressCallbacks
 from medfl.pipeline.run import run
+from medfl.runs.progress import ProgressCallbacks
 from tests.engines.remote.test_endpoints import SMALL, same_result
 
 LINK = {"down": 50, "up": 10, "seconds_per_step": 0.1, "jitter": 0.3}

@@ -22,26 +22,33 @@ from medfl.engines.remote.server_endpoint import serve
 from medfl.engines.remote.site_endpoint import PROTOCOL, SiteEndpoint
 from medfl.engines.remote.site_state import SiteStateFile, StateLost
 from medfl.errors import MedflError
-from medfl.messages import Failure, Reply, Request
+from medfl.messages import (
+    EvaluateRequest,
+    Failure,
+    HistogramRequest,
+    MeasureRequest,
+    Reply,
+    Request,
+    TemperatureRequest,
+    TrainRequest,
+)
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.run import resume, run
 from medfl.runs.folder import versions
 from tests.toys import toy_bench, toy_sites
 
 BOUNDS = Bounds(3, 2, frozenset({"n/a"}))
-REQUEST = Request(
-    round=4,
-    weights=torch.tensor([1.0, -0.0, 1e-42]),
-    buffers=torch.tensor([0.5, 3.0]),
-    train=True,
-    evaluate=("val", "test"),
-    lr_scale=0.1,
-    last_accepted_round=3,
-    extra={"mask": torch.tensor([True, False, True]), "c": torch.ones(3)},
-    temperatures=(0.5, 1.0),
-    thresholds={"a": 0.25},
-    malignant=("a",),
-)
+MODEL = (4, torch.tensor([1.0, -0.0, 1e-42]), torch.tensor([0.5, 3.0]), ("val", "test"), 3)
+REQUEST = TrainRequest(*MODEL, lr_scale=0.1, extra={"mask": torch.tensor([True, False, True]), "c": torch.ones(3)})
+REQUESTS = {
+    "train": REQUEST,
+    "evaluate": EvaluateRequest(*MODEL),
+    "temperatures": TemperatureRequest(*MODEL, temperatures=(0.5, 1.0)),
+    "histograms": HistogramRequest(*MODEL, temperature=None, malignant=("a",)),
+    "measure": MeasureRequest(
+        *MODEL, resamples=9, temperature=0.5, thresholds={"a": 0.25}, malignant=("a",), members=7
+    ),
+}
 REPLY = Reply(
     "north",
     4,
@@ -71,7 +78,10 @@ def same(one, two) -> bool:
 
 
 def test_messages_come_back_as_they_were():
-    assert same(unpack_request(pack(REQUEST, BOUNDS), BOUNDS), REQUEST)
+    for request in REQUESTS.values():
+        back = unpack_request(pack(request, BOUNDS), BOUNDS)
+        assert type(back) is type(request)
+        assert same(back, request)
     assert same(unpack_answer(pack(REPLY, BOUNDS), "north", 4, BOUNDS), REPLY)
     failure = Failure("north", 4, "the update is not finite in round 4")
     assert unpack_answer(pack(failure, BOUNDS), "north", 4, BOUNDS) == failure
@@ -85,7 +95,7 @@ def framed(header, vectors=None, length=None) -> bytes:
 
 def facts(message, **changes) -> dict:
     names = [f.name for f in dataclasses.fields(message) if f.name not in ("weights", "update", "buffers", "extra")]
-    kind = "request" if isinstance(message, Request) else "reply"
+    kind = next((kind for kind, request in REQUESTS.items() if type(request) is type(message)), "reply")
     stated = {name: getattr(message, name) for name in names} | changes
     return {"kind": kind} | {name: list(v) if isinstance(v, tuple) else v for name, v in stated.items()}
 
@@ -100,7 +110,7 @@ VECTORS = {"weights": torch.zeros(3), "buffers": torch.zeros(2)}
         (pickle.dumps(REQUEST), "longer"),
         (b"12345678", "longer"),
         (bytes(save(VECTORS)), "no message"),
-        (bytes(save(VECTORS, {"medfl-1": "{}"})), "no message"),
+        (bytes(save(VECTORS, {"medfl-2": "{}"})), "no message"),
         (framed({}, length=1 << 31), "longer"),
         (framed({}, length=3), "no JSON"),
         (framed("[" * 100_000), "no JSON"),
@@ -108,10 +118,19 @@ VECTORS = {"weights": torch.zeros(3), "buffers": torch.zeros(2)}
         (framed("[]"), "no object"),
         (framed({"kind": "reply"}), "no request"),
         (framed(facts(REQUEST) | {"path": "x"}, VECTORS), "unknown or missing"),
-        (framed({k: v for k, v in facts(REQUEST).items() if k != "train"}, VECTORS), "unknown or missing"),
+        (framed({k: v for k, v in facts(REQUEST).items() if k != "lr_scale"}, VECTORS), "unknown or missing"),
+        (framed(facts(REQUEST) | {"kind": "evaluate"}, VECTORS), "unknown or missing"),
+        (framed(facts(REQUEST) | {"kind": "request"}, VECTORS), "no request"),
+        (framed(facts(REQUEST) | {"kind": ["train"]}, VECTORS), "no request"),
+        (framed(facts(REQUESTS["evaluate"]), VECTORS | {"extra.c": torch.zeros(3)}), "without a place"),
+        (framed(facts(REQUESTS["measure"], thresholds={"a": "x"}), VECTORS), "`thresholds`"),
+        (framed(facts(REQUESTS["measure"], temperature=None), VECTORS), "`temperature`"),
+        (framed(facts(REQUESTS["measure"], members=-1), VECTORS), "`members`"),
+        (framed(facts(REQUESTS["temperatures"], temperatures=["1"]), VECTORS), "`temperatures`"),
+        (framed(facts(REQUESTS["histograms"], malignant=[1]), VECTORS), "`malignant`"),
         (framed(facts(REQUEST, round=-1), VECTORS), "`round`"),
         (framed(facts(REQUEST, round=True), VECTORS), "`round`"),
-        (framed(facts(REQUEST, evaluate="val"), VECTORS), "`evaluate`"),
+        (framed(facts(REQUEST, splits="val"), VECTORS), "`splits`"),
         (framed(facts(REQUEST), {"buffers": torch.zeros(2)}), "without weights"),
         (framed(facts(REQUEST), VECTORS | {"weights": torch.zeros(2)}), "the weights have 2"),
         (framed(facts(REQUEST), VECTORS | {"weights": torch.zeros(3).double()}), "wrong kind"),
@@ -189,7 +208,7 @@ def test_sites_that_are_sent_the_same_share_one_message():
 def ask_site(site, keeper, round_, accepted, weights, c):
     """One training request through a keeper; the update."""
     extra = {"scaffold.c": c} if c is not None else {}
-    request = Request(round_, weights, site.shared.model.buffers(), True, last_accepted_round=accepted, extra=extra)
+    request = TrainRequest(round_, weights, site.shared.model.buffers(), last_accepted_round=accepted, extra=extra)
     keeper.settle(request)
     state, pending = site.state, site.pending
     reply = site.handle(request)
@@ -228,7 +247,7 @@ def test_state_that_is_gone_or_too_old_is_said_and_not_made_up(tmp_path):
     site = next(iter(toy_sites(toy_bench(["scaffold"])).values()))
     weights = site.shared.model.weights()
     keeper = SiteStateFile(tmp_path, "run1", site)
-    request = Request(3, weights, site.shared.model.buffers(), True, last_accepted_round=2)
+    request = TrainRequest(3, weights, site.shared.model.buffers(), last_accepted_round=2)
     with pytest.raises(StateLost, match="is gone"):
         keeper.settle(request)
     for round_ in range(3):
@@ -423,7 +442,7 @@ def test_a_message_that_the_server_has_given_up_is_not_worked_on(small, tmp_path
     desk.handshake()
     bounds = desk._ready.bounds
     model = toy_bench().model
-    request = Request(0, torch.zeros(bounds.weights), torch.zeros(bounds.buffers), False)
+    request = EvaluateRequest(0, torch.zeros(bounds.weights), torch.zeros(bounds.buffers))
     assert model.layout.size == bounds.weights
     answers = {}
     desk._lock.acquire()  # the site is busy
@@ -452,7 +471,7 @@ def test_an_error_at_a_site_is_told_by_its_kind_only(small, tmp_path, monkeypatc
         raise error("cannot read /data/patient-7/a.png")
 
     monkeypatch.setattr(desk._ready.site, "handle", fail)
-    request = Request(0, torch.zeros(bounds.weights), torch.zeros(bounds.buffers), True)
+    request = TrainRequest(0, torch.zeros(bounds.weights), torch.zeros(bounds.buffers))
     answer = unpack_answer(desk.handle(laid.run, pack(request, bounds)), "site-01", 0, bounds)
     assert answer.reason == f"{error.__name__} at the site; its medfl.log says more"
     assert "patient-7" in (laid.home / "site-01" / "medfl.log").read_text()
@@ -478,5 +497,5 @@ def test_without_the_extra_one_sentence_says_what_to_install(monkeypatch):
 
 def test_pooled_training_is_refused_before_anything_is_written(small, tmp_path):
     with pytest.raises(MedflError, match="one process"):
-        lay_out(load_pipeline(small, ["method=[centralised]"]), "poc", tmp_path / "far")
+        lay_out(load_pipeline(small, ["baseline=centralised"]), "poc", tmp_path / "far")
     assert not (tmp_path / "far").exists()

@@ -85,16 +85,16 @@ class Made:
     def rows(self, run):
         arms = self.study.file.arms()
         of_method = list(arms).index(run.method)
-        alone = arms[run.method].method == ["local_only"]
+        alone = arms[run.method].baseline == "local_only"
         rng = np.random.default_rng([run.seed, of_method, *map(ord, run.partition + run.fold)])
         shared = np.random.default_rng([run.seed, *map(ord, run.partition + run.fold)]).normal(0, 0.02)
         level = 0.84 + shared + self.skill * (of_method % 5) + rng.normal(0, 0.01)
-        level = 0.7 + shared if alone else 0.95 + shared / 2 if arms[run.method].method == ["centralised"] else level
+        level = 0.7 + shared if alone else 0.95 + shared / 2 if arms[run.method].baseline == "centralised" else level
         unseen = [run.fold] if run.fold else SITES if self.pipeline.held_out_sites else ()
         found = {name: float(np.clip(level + rng.normal(0, 0.015), 0, 1)) for name in unseen}
         train = {f"site-0{i}": level + 0.02 * i for i in range(1, 4) if f"site-0{i}" != run.fold}
         values = {
-            "chain": "+".join(str(link) for link in arms[run.method].method) or "fedavg",
+            "chain": "+".join(str(link) for link in arms[run.method].chain) or "fedavg",
             "rounds": self.rounds,
             "data": "d" * 12 if self.one_deal else f"{run.seed}{run.fold}{run.partition}"[:12],
             "val_mean_auroc": level,

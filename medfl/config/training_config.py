@@ -18,7 +18,7 @@ class Optimizer(ConfigSection):
     weight_decay: NonNegative = 0.0
 
 
-class Schedule(ConfigSection):
+class LearningRateSchedule(ConfigSection):
     """Learning rate over rounds: `constant`, `cosine` (to zero), or `step` (x gamma every `every` rounds)."""
 
     name: Literal["constant", "cosine", "step"] = "constant"
@@ -48,7 +48,7 @@ class Training(ConfigSection):
     local_steps: Count | None = None
     batch_size: Count = 32
     optimizer: Optimizer = Optimizer()
-    schedule: Schedule = Schedule()
+    schedule: LearningRateSchedule = LearningRateSchedule()
     augment: Augment = Augment()
     weighted_loss: bool = False
     buffers: Literal["average", "local"] = "average"

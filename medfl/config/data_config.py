@@ -1,0 +1,71 @@
+"""What is predicted, where patches come from, and how they are split and rendered."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from medfl.config.fields import ConfigSection, Count, Fraction, Positive, Transform
+
+
+class Task(ConfigSection):
+    """What is predicted. The order of `classes` is the index order everywhere; `malignant` are some of them."""
+
+    classes: list[str] = Field(min_length=2)
+    malignant: list[str] | None = None
+
+    @field_validator("classes")
+    @classmethod
+    def _unique(cls, classes: list[str]) -> list[str]:
+        if len(set(classes)) != len(classes):
+            raise ValueError("every class may be listed once only")
+        return classes
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Task:
+        named = set(self.malignant or ())
+        if not named < set(self.classes) or ("malignant" in self.classes and named - {"malignant"}):
+            raise ValueError("`malignant` names some of `classes`, not all, and no other where one has that name")
+        return self
+
+
+class Tissue(ConfigSection):
+    """Generated tissue: how many source tiles a class, augmented copies a tile, pixels a side."""
+
+    tiles_per_class: Count = 60
+    copies: Count = 20
+    size: int = Field(96, ge=32, le=512)
+    seed: int = Field(0, ge=0)
+
+
+class Splits(ConfigSection):
+    """Shares of a training site's source groups; the rest trains."""
+
+    val: float = Field(0.15, gt=0, lt=0.5)
+    test: float = Field(0.2, gt=0, lt=0.5)
+
+
+class OwnData(ConfigSection):
+    """Where one site's own data lies; absent keys are taken from the pipeline's `data`."""
+
+    source: str | None = None
+    root: str | None = None
+    source_groups: str | None = None
+
+
+class Data(ConfigSection):
+    """The catalog and how it becomes patches."""
+
+    source: str
+    root: str | None = None
+    mode: Literal["dealt", "own"] = "dealt"
+    size: int = Field(96, ge=16, le=1024)
+    mpp: Positive | None = None
+    source_groups: str | None = None
+    stain_strength: Fraction = 1.0
+    splits: Splits = Splits()
+    render: list[Transform] = []
+    on_bad_image: Literal["refuse", "skip"] = "refuse"
+    tissue: Tissue = Tissue()
+    cache: str | None = None

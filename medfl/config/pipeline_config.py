@@ -1,0 +1,132 @@
+"""One experiment: its model, method, evaluation, tracking and registration, and all sections together."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PrivateAttr, model_validator
+
+from medfl.config.data_config import Data, Task
+from medfl.config.fields import ConfigSection, Count, Fraction, Name, NonNegative
+from medfl.config.site_config import SiteConfig, Sites
+from medfl.config.training_config import Selection, Training
+
+Baseline = Literal["local_only", "centralised"]
+NOTHING_TO_ACT_ON = {
+    "local_only": "local_only trains each site alone",
+    "centralised": "centralised trains on pooled data in one place",
+}
+
+
+class ModelConfig(ConfigSection):
+    """A timm backbone by name; `args` goes to `timm.create_model` untouched."""
+
+    backbone: str
+    pretrained: bool = False
+    checkpoint: str | None = None
+    args: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _one_start(self) -> ModelConfig:
+        if self.pretrained and self.checkpoint:
+            raise ValueError("state pretrained: true or a checkpoint, not both")
+        return self
+
+
+class Evaluation(ConfigSection):
+    """How figures are made: intervals, calibration and its bins, thresholds, the stability window and target."""
+
+    resamples: Annotated[int, Field(ge=100, le=100_000)] = 1000
+    bins: Annotated[int, Field(ge=5, le=100)] = 15
+    batch_size: Count = 256
+    window: Annotated[int, Field(ge=2)] = 10
+    target: float = Field(0.95, gt=0.5, le=1)
+    calibrate: Literal["temperature", "none"] = "temperature"
+    sensitivity: float = Field(0.95, gt=0, le=1)
+    members: int = Field(1000, ge=0)
+
+
+class Tracking(ConfigSection):
+    """MLflow. `uri: null` means MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in the working directory."""
+
+    enabled: bool = True
+    experiment: str = "medfl"
+    uri: str | None = None
+
+
+class Gates(ConfigSection):
+    """What a model must reach to enter the registry; AUROC gates read the lower 95 % bound."""
+
+    held_out_auroc_min: Fraction | None = None
+    held_out_ece_max: Fraction | None = None
+    worst_site_auroc_min: Fraction | None = None
+
+
+class Registry(ConfigSection):
+    """Registration at the end of a run."""
+
+    name: str = Field(min_length=1)
+    alias: str | None = None
+    gates: Gates = Gates()
+    margin: NonNegative = 0.01
+
+
+class Pipeline(ConfigSection):
+    """One experiment. `baseline` replaces the federation: `local_only` or `centralised`."""
+
+    name: Name
+    description: str = ""
+    seed: int = Field(0, ge=0)
+    task: Task
+    data: Data
+    sites: Sites
+    model: ModelConfig
+    training: Training
+    method: list[str | dict[str, Any]] = []
+    baseline: Baseline | None = None
+    select: Literal["last"] | Selection = "last"
+    evaluation: Evaluation = Evaluation()
+    tracking: Tracking = Tracking()
+    registry: Registry | None = None
+    _notices: tuple[str, ...] = PrivateAttr(())
+
+    @model_validator(mode="after")
+    def _baseline_alone(self) -> Pipeline:
+        if self.baseline and self.method:
+            first = self.method[0]
+            name = first if isinstance(first, str) else first.get("name")
+            raise ValueError(f"{NOTHING_TO_ACT_ON[self.baseline]}, so {name} has nothing to act on; keep one of them")
+        return self
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What its reader has to tell the user: a sentence for each key in an old spelling."""
+        return self._notices
+
+    def with_notices(self, notices: tuple[str, ...]) -> Pipeline:
+        """The same pipeline with these sentences for the user."""
+        copy = self.model_copy()
+        copy._notices = notices
+        return copy
+
+    @property
+    def train_sites(self) -> list[SiteConfig]:
+        """The resolved training sites."""
+        return [s for s in self.sites.train if isinstance(s, SiteConfig)]
+
+    @property
+    def held_out_sites(self) -> list[SiteConfig]:
+        """The resolved held-out sites."""
+        return [s for s in self.sites.held_out if isinstance(s, SiteConfig)]
+
+    @property
+    def all_sites(self) -> list[SiteConfig]:
+        """Training sites, then held-out sites."""
+        return self.train_sites + self.held_out_sites
+
+    @property
+    def cache_dir(self) -> Path:
+        """Where generated tissue and rendered stores are kept between runs."""
+        return Path(self.data.cache or os.environ.get("MEDFL_CACHE") or Path.home() / ".cache" / "medfl")

@@ -1,0 +1,91 @@
+"""One institution, and who takes part in a run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from medfl.config.data_config import OwnData
+from medfl.config.fields import ConfigSection, Count, Fraction, Name, NonNegative, Positive, Rgb, Transform
+
+
+class StainProfile(ConfigSection):
+    """A laboratory's stain: unit optical densities per stain, concentration gains, gamma, white point (grey levels)."""
+
+    haematoxylin: Rgb
+    eosin: Rgb
+    gain: tuple[Positive, Positive] = (1.0, 1.0)
+    gamma: Positive = 1.0
+    white: Rgb = (255.0, 255.0, 255.0)
+
+
+class SiteLink(ConfigSection):
+    """A site's line and speed on the virtual clock: Mbit/s each way, seconds a local step, sigma of a lognormal
+    factor on the whole."""
+
+    down: Positive
+    up: Positive
+    seconds_per_step: Positive
+    jitter: NonNegative = 0.0
+
+
+class SiteConfig(ConfigSection):
+    """One institution."""
+
+    name: Name
+    description: str = ""
+    role: Literal["train", "held_out"] | None = None
+    patches: Count | None = None
+    class_mix: dict[str, Fraction] | None = None
+    stain: str | StainProfile | None = None
+    stain_strength: Fraction | None = None
+    mpp: Positive | None = None
+    labels: dict[str, str] = {}
+    data: OwnData | None = None
+    render: list[Transform] = []
+    local_epochs: Count | None = None
+    local_steps: Count | None = None
+    link: SiteLink | None = None
+    density: float = Field(1.0, gt=0, le=1)
+
+    @field_validator("class_mix")
+    @classmethod
+    def _sums_to_one(cls, mix: dict[str, float] | None) -> dict[str, float] | None:
+        if mix is not None and abs(sum(mix.values()) - 1.0) > 0.01:
+            raise ValueError(f"the shares must sum to 1, not {sum(mix.values()):.3f}")
+        return mix
+
+    @model_validator(mode="after")
+    def _one_measure_of_work(self) -> SiteConfig:
+        if self.local_epochs and self.local_steps:
+            raise ValueError("state local_epochs or local_steps, not both")
+        return self
+
+
+class Generate(ConfigSection):
+    """Simulated institutions drawn from the pipeline's seed: class mix ~ Dirichlet(alpha), random stain."""
+
+    count: Count
+    held_out: int = Field(0, ge=0)
+    patches: Count | None = None
+    dirichlet_alpha: Positive = 0.5
+    held_out_alpha: Positive | None = None
+    stain_strength: Fraction = 0.5
+    capacities: list[Annotated[float, Field(gt=0, le=1)]] = Field(default=[])
+
+
+class Sites(ConfigSection):
+    """Who trains and who is only measured: paths of site files (or site mappings), or `generate`."""
+
+    train: list[str | SiteConfig] = []
+    held_out: list[str | SiteConfig] = []
+    generate: Generate | None = None
+
+    @model_validator(mode="after")
+    def _listed_or_generated(self) -> Sites:
+        if self.generate and (self.train or self.held_out):
+            raise ValueError("list sites or generate them, not both")
+        if not self.generate and not self.train:
+            raise ValueError("at least one training site is needed, under `train` or through `generate`")
+        return self

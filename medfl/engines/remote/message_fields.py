@@ -1,0 +1,87 @@
+"""The fields of each kind of message that are no vectors, and what the values of each must be.
+
+Nothing that comes in is taken before its every field has passed its check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from medfl.messages import EvaluateRequest, HistogramRequest, MeasureRequest, Request, TemperatureRequest, TrainRequest
+
+Fields = Mapping[str, Callable[[Any], bool]]
+
+
+def _count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 53
+
+
+def _index(value: Any) -> bool:
+    return value == -1 or _count(value)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(_number(item) for item in value)
+
+
+def _maybe_number(value: Any) -> bool:
+    return value is None or _number(value)
+
+
+def _numbers_by_name(value: Any) -> bool:
+    return isinstance(value, dict) and all(_number(item) for item in value.values())
+
+
+def _maybe_numbers_by_name(value: Any) -> bool:
+    return value is None or _numbers_by_name(value)
+
+
+def _by_split(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(figures, dict) for figures in value.values())
+
+
+_MODEL: Fields = {"round": _count, "splits": _names, "last_accepted_round": _index}
+REQUESTS: Mapping[str, tuple[type[Request], Fields]] = {
+    "train": (TrainRequest, {**_MODEL, "lr_scale": _number}),
+    "evaluate": (EvaluateRequest, _MODEL),
+    "temperatures": (TemperatureRequest, {**_MODEL, "temperatures": _numbers}),
+    "histograms": (HistogramRequest, {**_MODEL, "temperature": _maybe_number, "malignant": _names}),
+    "measure": (
+        MeasureRequest,
+        {
+            **_MODEL,
+            "resamples": _count,
+            "temperature": _number,
+            "thresholds": _maybe_numbers_by_name,
+            "malignant": _names,
+            "members": _count,
+        },
+    ),
+}
+"""Kind -> class and fields of the requests."""
+REPLY: Fields = {
+    "site": _text,
+    "round": _count,
+    "samples": _count,
+    "steps": _count,
+    "train_loss": _maybe_number,
+    "fingerprint": _text,
+    "metrics": _by_split,
+    "sums": _by_split,
+    "curves": _by_split,
+    "seconds": _numbers_by_name,
+}
+FAILURE: Fields = {"site": _text, "round": _count, "reason": _text}

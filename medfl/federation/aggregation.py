@@ -1,0 +1,127 @@
+"""From the replies of a round to the next global model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medfl.federation.server_state import FederationConfig, ServerState
+from medfl.messages import Reply, squared_length
+from medfl.methods.core.chain import MethodChain
+from medfl.methods.core.context import ServerContext
+from medfl.model.layout import Slot
+
+TOGETHER = 4  # updates folded in one pass
+CHUNK = 1 << 18  # values of the accumulator that stay in cache meanwhile
+
+
+class Aggregation:
+    """Lets the methods of a chain act on the replies of a round, and on their mean; `state` gives the sizes."""
+
+    def __init__(self, config: FederationConfig, state: ServerState, chain: MethodChain) -> None:
+        self.config = config
+        self.chain = chain
+        self._mean = WeightedMean(state)
+
+    def reset(self) -> None:
+        """Forget what the last round left."""
+        self._mean.reset()
+
+    def fold(self, server: ServerContext, reply: Reply) -> Reply:
+        """Fold one accepted reply; returns it as the methods have changed it."""
+        server.samples[reply.site] = reply.samples
+        server.ages[reply.site] = server.round - reply.round
+        factor = None
+        for method in self.chain.acting("transform_reply"):
+            reply = method.transform_reply(server, reply)
+        for method in self.chain.acting("aggregation_weight"):
+            factor = method.aggregation_weight(server, reply)
+        self._mean.add(reply, factor)
+        if server.updates is not None:
+            server.updates.add(reply)
+        for method in self.chain.acting("on_reply"):
+            method.on_reply(server, reply)
+        return reply
+
+    def advance(self, server: ServerContext, state: ServerState) -> dict[str, Any]:
+        """Make the round part of the state; returns the `update` part of the record."""
+        mean, buffers, mean_square = self._mean.finish()
+        for method in self.chain.acting("aggregate"):
+            mean = method.aggregate(server, mean)
+        square = squared_length(mean)
+        for method in self.chain.acting("server_step"):
+            mean = method.server_step(server, mean)
+        inertia = {
+            stage: _ratio(_norm(mean, slots), _norm(state.weights, slots))
+            for stage, slots in self.config.stages.items()
+        }
+        cosine = None
+        if state.previous is not None:
+            lengths = math.sqrt(squared_length(mean) * squared_length(state.previous))
+            cosine = _ratio(float(torch.dot(mean, state.previous)), lengths)
+        for method in self.chain.acting("aggregate_buffers"):
+            buffers = method.aggregate_buffers(server, buffers)
+        state.weights = state.weights - mean
+        state.buffers = buffers.clone()
+        state.previous = mean.clone()
+        return {"mean_sq": mean_square, "sq": square, "cosine": cosine, "inertia": inertia}
+
+
+class WeightedMean:
+    """Sample-weighted mean of updates and buffers, streamed: one accumulator whatever the number of sites.
+
+    Up to `TOGETHER` updates wait and are then added block by block, so that the accumulator passes through memory once
+    for all of them; every value is added in the same order as one by one.
+    """
+
+    def __init__(self, state: ServerState) -> None:
+        self.update = torch.zeros_like(state.weights)
+        self.buffers = torch.zeros_like(state.buffers)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything folded."""
+        self.update.zero_()
+        self.buffers.zero_()
+        self.samples = 0
+        self._weighted_square = 0.0
+        self._waiting: list[tuple[Tensor, float]] = []
+
+    def add(self, reply: Reply, factor: float | None = None) -> None:
+        """Fold one reply; its update enters the sum times `factor`, by default its samples."""
+        assert reply.update is not None
+        assert reply.buffers is not None
+        self._waiting.append((reply.update, reply.samples if factor is None else factor))
+        if len(self._waiting) == TOGETHER:
+            self._flush()
+        self.buffers.add_(reply.buffers, alpha=reply.samples)
+        self.samples += reply.samples
+        self._weighted_square += reply.samples * reply.square
+
+    def finish(self) -> tuple[Tensor, Tensor, float]:
+        """(mean update f32[P], mean buffers f32[B], sum_i p_i ||D_i||^2)."""
+        self._flush()
+        self.update.div_(self.samples)
+        self.buffers.div_(self.samples)
+        return self.update, self.buffers, self._weighted_square / self.samples
+
+    def _flush(self) -> None:
+        for begin in range(0, len(self.update), CHUNK):
+            total = self.update[begin : begin + CHUNK]
+            for update, factor in self._waiting:
+                total.add_(update[begin : begin + CHUNK], alpha=factor)
+        self._waiting = []
+
+
+def _norm(wire: Tensor, slots: Sequence[Slot]) -> float:
+    """Euclidean length of some tensors of a wire vector."""
+    return math.sqrt(sum(float(torch.linalg.vector_norm(wire[s.start : s.start + s.numel])) ** 2 for s in slots))
+
+
+def _ratio(a: float, b: float) -> float | None:
+    """a / b, or None where b is zero."""
+    return a / b if b > 0 else None

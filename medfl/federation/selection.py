@@ -1,0 +1,36 @@
+"""Which round's model counts: the best so far by a validation figure over training sites."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from medfl.federation.server_state import FederationConfig, ServerState
+from medfl.metrics.measure import mean_supported
+
+
+def keep_best(config: FederationConfig, state: ServerState, sites: Mapping[str, Mapping[str, Any]]) -> None:
+    """Keep the model entering the round in `state.best` if it is the best so far.
+
+    Args:
+        sites: site -> its entry of the round's record.
+    """
+    if isinstance(config.select, str):
+        return
+    metric, mode = config.select
+    value = selection_value(metric, sites)
+    if value is None:
+        return
+    best = state.best
+    if best is None or (value > best[1] if mode == "max" else value < best[1]):
+        state.best = (state.round, value, state.weights.clone(), state.buffers.clone())
+
+
+def selection_value(metric: str, sites: Mapping[str, Mapping[str, Any]]) -> float | None:
+    """A selection metric (`val_mean_auroc`, `val_worst_auroc`, `val_mean_loss`, ...) over training sites' validation
+    figures; None when no site supports it."""
+    _, statistic, figure = metric.split("_", 2)
+    values = [entry["val"].get(figure) for entry in sites.values() if entry["role"] == "train" and "val" in entry]
+    if statistic == "worst":
+        return min((value for value in values if value is not None), default=None)
+    return mean_supported(values)

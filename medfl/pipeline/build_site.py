@@ -1,0 +1,147 @@
+"""The one place where sites are built: the network of this process, and sites over their rendered patches."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from medfl import config
+from medfl.data.batches import AugmentSpec, Jitter
+from medfl.data.patch_store import PatchStore
+from medfl.errors import MedflError
+from medfl.messages import POOL
+from medfl.methods.core.chain import build_chain
+from medfl.model.backbone import ModelSpec
+from medfl.model.flat_model import FlatModel
+from medfl.seeds import seed_for
+from medfl.site.shared_model import LocalTrainingConfig, SharedModel
+from medfl.site.site import Site, steps_by_site
+
+
+def checked_shared_model(pipeline: config.Pipeline) -> SharedModel:
+    """The pipeline's method and model together, this process's threads set.
+
+    Raises:
+        MedflError: a wrong chain, a method that contradicts the model, a device that is not there.
+    """
+    set_threads(pipeline)
+    shared = build_shared_model(pipeline)
+    optimizer = pipeline.training.optimizer
+    shared.chain.check(shared.model, optimizer.name, optimizer.momentum, optimizer.weight_decay)
+    return shared
+
+
+def set_threads(pipeline: config.Pipeline) -> None:
+    """As many threads for this process as the pipeline states, or as there are cores."""
+    torch.set_num_threads(pipeline.training.threads or os.cpu_count() or 1)
+
+
+def resolve_device(stated: str) -> torch.device:
+    """ "auto" takes cuda, then mps, then the CPU. Raises MedflError for a device that is not there."""
+    if stated == "auto":
+        best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(best)
+    try:
+        device = torch.device(stated)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise MedflError(f"`training.device`: {stated} is not available here ({first}); use auto or cpu") from None
+    return device
+
+
+def build_shared_model(pipeline: config.Pipeline) -> SharedModel:
+    """The one network and what goes with it. Raises MedflError for a wrong chain or a device that is not there."""
+    training, chain, device = pipeline.training, build_chain(pipeline.method), resolve_device(pipeline.training.device)
+    on_cuda = device.type == "cuda"
+    spec = ModelSpec(
+        backbone=pipeline.model.backbone,
+        classes=tuple(pipeline.task.classes),
+        args=pipeline.model.args,
+        pretrained=pipeline.model.pretrained,
+        checkpoint=pipeline.model.checkpoint,
+        channels_last=on_cuda if training.channels_last is None else training.channels_last,
+    )
+    model = FlatModel(spec, device, seed=seed_for(pipeline.seed, "init"))
+    precision = ("bf16" if on_cuda else "float32") if training.precision == "auto" else training.precision
+    return SharedModel(model, chain, precision=precision, compiled=training.compile)
+
+
+def local_training_config(pipeline: config.Pipeline, site: config.SiteConfig) -> LocalTrainingConfig:
+    """A site's local work: the pipeline's, with what the site states for itself."""
+    training, augment = pipeline.training, pipeline.training.augment
+    steps = site.local_steps or (None if site.local_epochs else training.local_steps)
+    return LocalTrainingConfig(
+        batch_size=training.batch_size,
+        local_epochs=site.local_epochs or training.local_epochs,
+        local_steps=steps,
+        optimizer=training.optimizer.name,
+        lr=training.optimizer.lr,
+        momentum=training.optimizer.momentum,
+        weight_decay=training.optimizer.weight_decay,
+        weighted_loss=training.weighted_loss,
+        augment=AugmentSpec(
+            flips=augment.flips,
+            rotate90=augment.rotate90,
+            brightness=augment.brightness,
+            contrast=augment.contrast,
+            saturation=augment.saturation,
+            hue=augment.hue,
+        ),
+        rounds=training.rounds,
+        seed=pipeline.seed,
+        eval_batch_size=pipeline.evaluation.batch_size,
+        bins=pipeline.evaluation.bins,
+    )
+
+
+def build_site(
+    pipeline: config.Pipeline,
+    site: config.SiteConfig,
+    store: PatchStore,
+    shared: SharedModel,
+    jitter: Jitter | None = None,
+) -> Site:
+    """One site over its rendered patches; without a role it trains."""
+    buffers = "average" if pipeline.baseline else pipeline.training.buffers
+    work = local_training_config(pipeline, site)
+    return Site(site.name, site.role or "train", store, work, shared, jitter=jitter, buffers=buffers)
+
+
+def build_sites(pipeline: config.Pipeline, stores: Mapping[str, PatchStore], shared: SharedModel) -> dict[str, Site]:
+    """The pipeline's sites over their rendered stores, ready to train; those without a store are elsewhere."""
+    jitter: Jitter | None = None
+    if pipeline.training.augment.jitter:
+        from medfl.data.transforms import albumentations_jitter
+
+        jitter = albumentations_jitter(pipeline.training.augment.jitter, f"{pipeline.name}: training.augment.jitter")
+    return {
+        site.name: build_site(pipeline, site, stores[site.name], shared, jitter)
+        for site in pipeline.all_sites
+        if site.name in stores
+    }
+
+
+def pooled_site(sites: Mapping[str, Site]) -> Site:
+    """A site that holds a copy of all sites' training patches and takes as many local steps as they do together."""
+    training = [sites[name] for name in sorted(sites) if sites[name].role == "train"]
+    first = training[0]
+    work = dataclasses.replace(first.training, local_steps=sum(steps_by_site(training).values()))
+    return Site(POOL, "train", pool([site.store for site in training]), work, first.shared, first.jitter)
+
+
+def pool(stores: Sequence[PatchStore]) -> PatchStore:
+    """The training patches of several stores one after another, in memory; source groups stay apart."""
+    rows = [store.splits["train"] for store in stores]
+    images = np.concatenate([store.images[r] for store, r in zip(stores, rows, strict=True)])
+    labels = np.concatenate([store.labels[r] for store, r in zip(stores, rows, strict=True)])
+    groups, first = [], 0
+    for store, r in zip(stores, rows, strict=True):
+        groups.append(store.groups[r] + first)
+        first += int(store.groups.max(initial=-1)) + 1
+    digest = "+".join(store.digest for store in stores)
+    return PatchStore(POOL, images, labels, np.concatenate(groups), {"train": np.arange(len(labels))}, digest)

@@ -1,0 +1,70 @@
+"""What a run comes to once its rounds are played: a model chosen, calibrated, measured at every site, and saved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from medfl.federation.baselines import own_model
+from medfl.federation.server_state import ServerState
+from medfl.pipeline.final_evaluation import Calibration, Measured, SelectedModel, calibrate, measure_sites, tune
+from medfl.pipeline.prepare import RunSetup
+from medfl.pipeline.summary import held_out_figures, model_facts, summarise
+from medfl.runs.folder import RunFolder
+from medfl.runs.progress import ProgressCallbacks
+
+Curves = Mapping[str, Mapping[str, Any]]
+
+
+def conclude(
+    setup: RunSetup, folder: RunFolder, state: ServerState, watcher: ProgressCallbacks
+) -> tuple[dict[str, Any], Curves]:
+    """Measure what was trained, on test data, once: (summary.json without its timings, curves of each site)."""
+    if setup.pipeline.baseline == "local_only":
+        watcher.say("Calibrating each site's own model, then measuring it on the test data of every site, once")
+        return conclude_alone(setup, folder, state)
+    selected = select_model(setup, state)
+    watcher.say("Calibrating the selected model on validation data, then measuring it on test data, once")
+    return conclude_global(setup, folder, selected)
+
+
+def select_model(setup: RunSetup, state: ServerState) -> SelectedModel:
+    """The last model, or the best by the selection metric."""
+    if setup.config.select == "last" or state.best is None:
+        return SelectedModel(setup.config.rounds, state.weights, state.buffers, state.accepted)
+    round_, _, weights, buffers = state.best
+    return SelectedModel(round_, weights, buffers, state.accepted)
+
+
+def conclude_global(setup: RunSetup, folder: RunFolder, selected: SelectedModel) -> tuple[dict[str, Any], Curves]:
+    """Calibrate and save the selected model, then measure it: (summary.json, curves of each site)."""
+    tuned = tune(setup, selected)
+    facts = model_facts(setup, folder.path.name, tuned)
+    folder.save_model(setup.shared.model, selected.weights, selected.buffers, facts)
+    measured = measure_sites(setup, selected, tuned, setup.roles)
+    return summarise(setup, folder, selected.round, tuned, measured), measured.curves
+
+
+def conclude_alone(setup: RunSetup, folder: RunFolder, state: ServerState) -> tuple[dict[str, Any], Curves]:
+    """The same of the baseline `local_only`: each site's own model, calibrated on that site's validation data, measured
+    at home with all that belongs to it and elsewhere without intervals."""
+    rounds, names = setup.config.rounds, sorted(setup.config.train_sites)
+    rows: dict[str, dict[str, dict[str, Any]]] = {}
+    temperatures: dict[str, float | None] = {}
+    home = Measured()
+    failures: list[Mapping[str, str]] = []
+    for name in names:
+        own = SelectedModel(rounds, *own_model(state, name), state.accepted)
+        tuned = calibrate(setup, own, [name])
+        temperatures[name] = tuned.temperature
+        here = measure_sites(setup, own, tuned, [name])
+        elsewhere = measure_sites(setup, own, tuned, [n for n in setup.roles if n != name], resamples=0)
+        home.sites.update(here.sites)
+        home.curves.update(here.curves)
+        rows[name] = here.sites | elsewhere.sites
+        failures += [*tuned.failures, *here.failures, *elsewhere.failures]
+    matrix = {a: {b: entry["auroc"] for b, entry in sorted(row.items())} for a, row in rows.items()}
+    summary = summarise(setup, folder, rounds, Calibration(), replace(home, failures=failures))
+    summary |= {"held_out": held_out_figures(rows), "cross_site_auroc": matrix, "temperatures": temperatures}
+    return summary, home.curves

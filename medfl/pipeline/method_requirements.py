@@ -1,0 +1,80 @@
+"""What a method needs of the pipeline it stands in. Checked once, when the pipeline is loaded."""
+
+from __future__ import annotations
+
+from medfl.config import Pipeline
+from medfl.errors import MedflError
+from medfl.methods.core.chain import MethodChain, build_chain
+from medfl.methods.differential_privacy import private_link
+
+REMEDY = "remove the key or choose another method"
+
+
+def check_method(pipeline: Pipeline, where: str) -> None:
+    """Refuse a pipeline that lacks what its `method`, `baseline` or clock needs, or states what they cannot serve.
+
+    What methods need of the model is checked where the two meet, in `MethodChain.check`.
+
+    Raises:
+        MedflError: a wrong chain (see `build_chain`), a missing `link`, keys that the method or the schedule cannot
+            serve; each sentence begins with `where`.
+    """
+    try:
+        chain = build_chain(pipeline.method)
+        sites = pipeline.training.sites_per_round or len(pipeline.train_sites)
+        asynchronous = chain.async_schedule(sites) is not None
+        for reason in (
+            _without_link(pipeline, chain) if asynchronous else None,
+            _wrong_selection(pipeline, chain),
+            _key_without_use(pipeline, chain, asynchronous),
+        ):
+            if reason is not None:
+                raise MedflError(reason)
+    except MedflError as error:
+        raise MedflError(f"{where}: {error}") from None
+
+
+def _without_link(pipeline: Pipeline, chain: MethodChain) -> str | None:
+    """Which site lacks the `link` that virtual time is made of."""
+    if pipeline.training.clock == "wall":
+        return None
+    for site in pipeline.train_sites:
+        if site.link is None:
+            return (
+                f"site {site.name} has no `link`, which the virtual clock of {chain} needs; add "
+                f"`link: {{down: 50, up: 10, seconds_per_step: 0.1}}` (Mbit/s, seconds) to its site file"
+            )
+    return None
+
+
+def _wrong_selection(pipeline: Pipeline, chain: MethodChain) -> str | None:
+    """Why `select` cannot choose among rounds."""
+    if pipeline.select == "last":
+        return None
+    if private_link(chain):
+        return f"`select` picks a model by validation figures, which {chain} does not protect; leave it at last"
+    if pipeline.training.clock == "wall":
+        return (
+            "`select` compares rounds by figures of all sites, and with `training.clock: wall` sites at work are not "
+            "measured; leave it at last"
+        )
+    if pipeline.training.buffers == "local" or chain.local_norms:
+        return "`select` must be last where normalisation is local: sites keep only their latest statistics"
+    return None
+
+
+def _key_without_use(pipeline: Pipeline, chain: MethodChain, asynchronous: bool) -> str | None:
+    """Which key asks for something that there is not."""
+    training, alone = pipeline.training, pipeline.baseline == "local_only"
+    if training.sites_per_round and pipeline.baseline == "centralised":
+        return f"`training.sites_per_round` draws sites for a round, which centralised does not have; {REMEDY}"
+    if alone and pipeline.registry:
+        return f"`registry` takes one global model, which local_only does not have; {REMEDY}"
+    if alone and pipeline.select != "last":
+        return f"`select` picks one global model, which local_only does not have; {REMEDY}"
+    if training.clock == "wall" and not asynchronous:
+        return (
+            f"`training.clock: wall` is for sites that do not wait for each other, which {pipeline.baseline or chain} "
+            f"does not have; {REMEDY}"
+        )
+    return None
