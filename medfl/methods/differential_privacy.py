@@ -43,6 +43,7 @@ class Dp(Method):
 
     name: ClassVar[str] = "dp"
     paper: ClassVar[str] = "arXiv:1710.06963"
+    title: ClassVar[str] = "Learning Differentially Private Recurrent Language Models"
     private: ClassVar[bool] = True
     runs_last: ClassVar[bool] = True  # what is sent must be what was clipped
     clip: float = 1.0

@@ -49,6 +49,7 @@ class FedNova(Method):
 
     name: ClassVar[str] = "fednova"
     paper: ClassVar[str] = "arXiv:2007.07481"
+    title: ClassVar[str] = "Tackling the Objective Inconsistency Problem in Heterogeneous Federated Optimization"
     rescales_updates: ClassVar[bool] = True
 
     def check(self, model: FlatModel, optimizer: str, momentum: float, weight_decay: float) -> None:

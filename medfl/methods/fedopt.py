@@ -17,6 +17,7 @@ statistics) are averaged as in FedAvg.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -50,6 +51,10 @@ class FedAvgM(ServerOptimiser):
 
     name: ClassVar[str] = "fedavgm"
     paper: ClassVar[str] = "arXiv:1909.06335"
+    title: ClassVar[str] = (
+        "Measuring the Effects of Non-Identical Data Distribution for Federated Visual Classification"
+    )
+    neutral: ClassVar[Mapping[str, Any] | None] = {"lr": 1.0, "momentum": 0.0}
     submodel_safe: ClassVar[bool] = True
     lr: float = 1.0
     momentum: float = 0.9
@@ -94,6 +99,7 @@ class FedAdagrad(_Adaptive):
 
     name: ClassVar[str] = "fedadagrad"
     paper: ClassVar[str] = "arXiv:2003.00295"
+    title: ClassVar[str] = "Adaptive Federated Optimization"
     submodel_safe: ClassVar[bool] = True
 
     def _second_moment(self, v: Tensor, square: Tensor) -> None:
@@ -106,6 +112,7 @@ class FedAdam(_Adaptive):
 
     name: ClassVar[str] = "fedadam"
     paper: ClassVar[str] = "arXiv:2003.00295"
+    title: ClassVar[str] = "Adaptive Federated Optimization"
     submodel_safe: ClassVar[bool] = True
     beta2: float = 0.99
 
@@ -123,6 +130,7 @@ class FedYogi(_Adaptive):
 
     name: ClassVar[str] = "fedyogi"
     paper: ClassVar[str] = "arXiv:2003.00295"
+    title: ClassVar[str] = "Adaptive Federated Optimization"
     submodel_safe: ClassVar[bool] = True
     beta2: float = 0.99
 

@@ -73,6 +73,7 @@ class NormClip(_Lengths):
 
     name: ClassVar[str] = "norm_clip"
     paper: ClassVar[str] = "arXiv:1911.07963"
+    title: ClassVar[str] = "Can You Really Backdoor Federated Learning?"
     guards_updates: ClassVar[bool] = True
     async_safe: ClassVar[bool] = True
     bound: float | None = None

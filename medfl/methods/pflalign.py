@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -137,6 +137,8 @@ class PFLAlign(Method):
 
     name: ClassVar[str] = "pflalign"
     paper: ClassVar[str] = "arXiv:2605.02143"
+    title: ClassVar[str] = "Personalized Federated Learning for Gradient Alignment"
+    neutral: ClassVar[Mapping[str, Any] | None] = {"ablation": "sgd"}
     replaces_optimiser: ClassVar[bool] = True
     owns_start: ClassVar[bool] = True
     beta: float = 0.9

@@ -44,15 +44,15 @@ class MethodChain:
             getattr(method, phase)(local)
 
     def async_schedule(self, sites: int) -> tuple[int, float] | None:
-        """Arrivals and window of the asynchronous schedule (see `Method.wait`); None is the synchronous one.
+        """Arrivals and window of the asynchronous schedule (see `Method.async_schedule`); None is the synchronous one.
 
         Raises:
             MedflError: `sites` training sites are too few for it.
         """
         for method in self.methods:
             try:
-                if (wait := method.async_schedule(sites)) is not None:
-                    return wait
+                if (schedule := method.async_schedule(sites)) is not None:
+                    return schedule
             except ValueError as error:
                 raise MedflError(f"`method.{method.name}`: {error}") from None
         return None
@@ -95,6 +95,11 @@ class MethodChain:
                 f"and weight_decay 0, not {optimizer} with momentum {momentum:g} and weight_decay {weight_decay:g}"
             )
         for method in self.methods:
+            if method.needs_features and not model.gives_features:
+                raise MedflError(
+                    f"`method.{method.name}`: {model.spec.backbone} does not give its features apart from one "
+                    f"classifier; take another backbone of timm"
+                )
             try:
                 method.check(model, optimizer, momentum, weight_decay)
             except ValueError as error:
@@ -125,18 +130,18 @@ def build_chain(entries: Iterable[str | Mapping[str, Any]]) -> MethodChain:
     """
     methods: list[Method] = []
     for entry in entries:
-        stated = {"name": entry} if isinstance(entry, str) else dict(entry)
-        name = stated.pop("name", None)
+        parameters = {"name": entry} if isinstance(entry, str) else dict(entry)
+        name = parameters.pop("name", None)
         if not isinstance(name, str):
             raise MedflError(f"`method`: each entry is a name or a mapping with `name`, not {entry!r}")
         kind = method_class(name)
         allowed = [f.name for f in dataclasses.fields(kind)]
-        for key in stated:
+        for key in parameters:
             if key not in allowed:
                 close = nearest(key, allowed)
                 raise MedflError(f"`method.{name}.{key}` is no parameter of it.{close} It has: {', '.join(allowed)}")
         try:
-            method = kind(**stated)
+            method = kind(**parameters)
         except (TypeError, ValueError) as error:
             raise MedflError(f"`method.{name}`: {error}") from None
         if any(type(other) is kind for other in methods):
