@@ -176,7 +176,7 @@ class Evil:
         return (open, (self.path, "w"))
 
 
-# ------------------------------------------------------------------------------------------ features apart from the head
+# ----------------------------------------------------------------------------------------- features apart from the head
 
 WITH_FEATURES = ["test_byobnet", "test_resnet", "test_vit", "test_convnext", "test_efficientnet"]
 
