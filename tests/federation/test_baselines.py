@@ -131,7 +131,10 @@ def test_the_listing_says_what_goes_with_what():
     goes = {row[0]: row[3] for row in method_table()}
     assert not goes.keys() & {"local_only", "centralised"}
     assert goes["ecgr"] == "all"
-    assert goes["fedasync"] == "ecgr, fedbn, fedprox, norm_clip, norm_guard, scaffold"
+    assert (
+        goes["fedasync"]
+        == "ecgr, fedbn, fedlc, fedlesam, fedprox, fedsam, logit_adjustment, moon, norm_clip, norm_guard, scaffold"
+    )
     assert goes["fedgmr"] == "ecgr, fedadagrad, fedadam, fedavgm, fedbn, fedprox, fedyogi"
     parameters = {row[0]: row[1] for row in method_table()}
     assert "patience=5" in parameters["fedgmr"]

@@ -12,7 +12,8 @@ from scipy.stats import norm
 
 from medfl.errors import MedflError
 from medfl.methods.core.chain import build_chain
-from medfl.methods.core.method_table import compatible, known_methods, method_class
+from medfl.methods.core.method_table import compatible
+from medfl.methods.core.registry import known_methods, method_class
 from medfl.methods.differential_privacy import Dp, entropy_normal
 from medfl.runs.privacy_ledger import Ledger, best_guess, epsilon
 from tests.hand import Absent, play

@@ -156,7 +156,7 @@ def build_chain(entries: Iterable[str | Mapping[str, Any]]) -> MethodChain:
 
 def check_pair(method: Method, other: Method) -> None:
     """Raise ValueError with one sentence if `method` cannot share a chain with `other`, by what both declare."""
-    safe = {"": True, "submodels": other.submodel_safe, "late replies": other.async_safe}[method.merges_itself]
+    safe = {"": True, "sub-models": other.submodel_safe, "late replies": other.async_safe}[method.merges_itself]
     require(
         safe,
         f"{method.name} merges {method.merges_itself} by rules of its own, and {other.name} is not known to hold under "

@@ -84,7 +84,7 @@ class Method:
             `WEIGHTS` is the model's P.
         keeps_updates: it combines the updates of a round itself and needs each of them, in `server.updates`.
         needs_features: its `modify_loss` reads `batch.features`.
-        merges_itself: "submodels" or "late replies" where it merges those by rules of its own; "" where it does not.
+        merges_itself: "sub-models" or "late replies" where it merges those by rules of its own; "" where it does not.
             It then goes only with methods that declare `submodel_safe` or `async_safe`, since nothing else is known
             to hold under such a merge.
         rescales_updates: it divides an update by numbers that the site states.
