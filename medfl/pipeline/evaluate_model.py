@@ -20,11 +20,12 @@ from medfl.data.render import read_patches, render
 from medfl.errors import MedflError
 from medfl.messages import Request
 from medfl.methods.core.chain import MethodChain
+from medfl.metrics.group_figures import group_figures
 from medfl.model.flat_model import FlatModel, ModelSpec
 from medfl.pipeline.final_evaluation import Measured
 from medfl.pipeline.load_pipeline import load_pipeline, load_site
 from medfl.pipeline.prepare import local_training_config, resolve_device
-from medfl.pipeline.summary import group_figures, pooled_figures
+from medfl.pipeline.summary import pooled_figures
 from medfl.runs.folder import RunFolder, load_weights
 from medfl.runs.records import read_json
 from medfl.site.shared_model import SharedModel

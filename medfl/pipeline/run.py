@@ -15,10 +15,11 @@ from medfl.data.partition import Partition
 from medfl.errors import MedflError
 from medfl.federation.baselines import own_model
 from medfl.federation.server_state import ServerState
+from medfl.metrics.group_figures import held_out_figures
 from medfl.pipeline.final_evaluation import Calibration, Measured, SelectedModel, calibrate, measure_sites, tune
 from medfl.pipeline.load_pipeline import dump_pipeline, load_pipeline
 from medfl.pipeline.prepare import LocalRunSetup, ProgressCallbacks, RunSetup, prepare
-from medfl.pipeline.summary import held_out_figures, model_facts, summarise
+from medfl.pipeline.summary import model_facts, summarise
 from medfl.runs.background_writer import Background
 from medfl.runs.folder import RunFolder, write_text
 from medfl.runs.privacy_ledger import Ledger

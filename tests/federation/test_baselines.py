@@ -14,12 +14,12 @@ from medfl.federation.transport import InProcess
 from medfl.federation.virtual_time import SiteSpeed
 from medfl.methods.core.chain import build_chain
 from medfl.methods.core.method_table import method_table
+from medfl.metrics.group_figures import held_out_figures
 from medfl.pipeline.evaluate_model import find_model
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.prepare import ProgressCallbacks
 from medfl.pipeline.register_run import register_run
 from medfl.pipeline.run import resume, run
-from medfl.pipeline.summary import held_out_figures
 from medfl.site.site import Site
 from tests.hand import Lossy, play
 from tests.tiny import write_tiny

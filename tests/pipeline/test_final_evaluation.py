@@ -16,6 +16,7 @@ from medfl.errors import MedflError
 from medfl.federation.transport import InProcess
 from medfl.messages import Failure, Request
 from medfl.metrics import EDGES, temperature_sums
+from medfl.metrics.group_figures import group_figures
 from medfl.pipeline import run as carrying_out
 from medfl.pipeline.evaluate_model import evaluate, find_model, predict
 from medfl.pipeline.final_evaluation import (
@@ -29,7 +30,7 @@ from medfl.pipeline.final_evaluation import (
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.prepare import prepare
 from medfl.pipeline.run import resume, run
-from medfl.pipeline.summary import group_figures, summarise
+from medfl.pipeline.summary import summarise
 from medfl.site.site import SiteDiverged, probabilities
 from medfl.tracking import metric_names
 from medfl.tracking.gates import check

@@ -18,10 +18,10 @@ from PIL import Image
 from medfl.cli.commands.report import report
 from medfl.errors import MedflError
 from medfl.metrics import format_interval
+from medfl.metrics.group_figures import group_figures
 from medfl.metrics.site_figures import pooled, site_figures
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.run import run
-from medfl.pipeline.summary import group_figures
 from medfl.report import charts, html_blocks
 from medfl.report.chart_style import TOKENS
 from medfl.report.html_page import PageSection, render_page

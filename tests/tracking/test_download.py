@@ -24,8 +24,8 @@ from medfl.tracking.connect import client_for
 from medfl.tracking.log_evaluation import log_evaluation
 from medfl.tracking.model_registry import register
 from medfl.tracking.sync import sync
-from tests.runfolders import CLASSES, SIZE, FakeRun
 from tests.export.test_write_export import settle
+from tests.runfolders import CLASSES, SIZE, FakeRun
 from tests.tiny import write_tiny
 
 PATIENCE = 120.0  # seconds for a server to answer, on a machine that is busy
