@@ -11,7 +11,7 @@ from medfl.metrics.histograms import EDGES, ScoreHistograms, score_histograms
 from medfl.metrics.intervals import Intervals, site_intervals
 from medfl.metrics.measure import mean_supported, measure
 from medfl.metrics.membership import losses, membership
-from medfl.metrics.operating import operating_point
+from medfl.metrics.operating import RATES, operating_point
 from medfl.metrics.roc import roc_band
 from medfl.metrics.site_figures import SiteMeasurement, pooled, site_figures
 from medfl.metrics.stability import Stability, round_stability
@@ -20,6 +20,7 @@ from medfl.metrics.temperature import TemperatureFit, TemperatureSums, fit_tempe
 
 __all__ = [
     "EDGES",
+    "RATES",
     "AurocVariance",
     "CalibrationBins",
     "Intervals",

@@ -30,6 +30,7 @@ class Place(Enum):
     HEAT_MAP = auto()
     POOLED = auto()
     CARD = auto()
+    STUDY_RUNS = auto()
     STUDY_SITES = auto()
     STUDY_VALIDATION = auto()
 
@@ -148,6 +149,7 @@ FIGURES: tuple[SiteFigure, ...] = (
             Place.HEAT_MAP: Style.VALUE,
             Place.POOLED: Style.VALUE,
             Place.CARD: Style.INTERVAL,
+            Place.STUDY_RUNS: Style.INTERVAL,
             Place.STUDY_SITES: Style.INTERVAL,
             Place.STUDY_VALIDATION: Style.VALUE,
         },
@@ -202,6 +204,7 @@ FIGURES: tuple[SiteFigure, ...] = (
             Place.HEAT_MAP: Style.VALUE,
             Place.POOLED: Style.CHANGE,
             Place.CARD: Style.CHANGE,
+            Place.STUDY_RUNS: Style.CHANGE,
             Place.STUDY_SITES: Style.CHANGE,
         },
     ),

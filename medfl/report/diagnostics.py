@@ -7,12 +7,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from medfl.metrics import format_interval
+from medfl.metrics import format_figure, format_interval
 from medfl.report import charts
 from medfl.report.chart_style import class_token
 from medfl.report.html_blocks import Figure, figures, folded, heading, join, legend, table, text
 from medfl.report.html_page import PageSection
-from medfl.report.run_results import Evidence, arrow, figure, interval, role_word
+from medfl.report.run_results import Evidence, arrow, interval, role_word
 
 TILTED = 0.02
 """Mean confidence and accuracy this far apart are called over- or under-confidence."""
@@ -52,7 +52,7 @@ def _temperature(evidence: Evidence) -> str:
         words = f"Temperature {fit['temperature']:.3f}: logits are divided by it."
         if evidence.site:
             return words  # the rest is about the training sites together
-        better = arrow(figure(fit["nll_before"]), figure(fit["nll_after"]))
+        better = arrow(format_figure(fit["nll_before"]), format_figure(fit["nll_after"]))
         words += (
             f" It was fitted on {fit['patches']:,} validation patches of the training sites, from sums, so no score "
             f"left a site; their NLL went {better}."
@@ -74,9 +74,9 @@ def _reliability(evidence: Evidence, name: str, entry: Mapping[str, Any], key: s
         if gap < -TILTED
         else "neither over- nor under-confident"
     )
-    shift = f"ECE {figure(entry['ece'])}"
+    shift = f"ECE {format_figure(entry['ece'])}"
     if before is not None:
-        shift = f"ECE {arrow(figure(entry['ece_before']), figure(entry['ece']))}"
+        shift = f"ECE {arrow(format_figure(entry['ece_before']), format_figure(entry['ece']))}"
     own = (evidence.summary.get("temperatures") or {}).get(name)
     note = shift + (f", temperature {own:.3f}" if own else "")
     finding = (
@@ -160,7 +160,7 @@ def _class_auroc(evidence: Evidence, name: str, target: str) -> str:
     from medfl.metrics.histograms import ScoreHistograms
 
     value = float(ScoreHistograms.from_lists(curve["histograms"]).auroc()[curve["targets"].index(target)])
-    return "" if value != value else f"{figure(value)} [n/a]"
+    return "" if value != value else f"{format_figure(value)} [n/a]"
 
 
 def _few(entry: Mapping[str, Any], name: str) -> bool:
@@ -176,7 +176,7 @@ def _points(evidence: Evidence, name: str) -> list[list[str]]:
         [
             name,
             target,
-            figure(point["threshold"]),
+            format_figure(point["threshold"]),
             str(point["positives"]),
             str(point["negatives"]),
             interval(point, "sensitivity"),

@@ -8,25 +8,16 @@ from typing import Any
 
 from markupsafe import Markup
 
-from medfl.metrics import mean_supported, round_stability
+from medfl.metrics import format_figure, mean_supported, round_stability
+from medfl.metrics.figures import Place
+from medfl.metrics.stability_figures import stability_at
 from medfl.report import charts
 from medfl.report.chart_style import class_token
 from medfl.report.charts import Line
 from medfl.report.html_blocks import Figure, figures, heading, join, legend, table, text, wide
 from medfl.report.html_page import PageSection
-from medfl.report.run_results import Evidence, figure, role_word
+from medfl.report.run_results import Evidence, role_word
 
-MEASURES = (
-    ("oscillation", "oscillation", "mean change of the sites' mean validation AUROC between late rounds"),
-    ("largest_drop", "largest drop", "its largest fall from one round to the next (negative: it only rose)"),
-    ("site_spread", "site spread", "standard deviation over training sites at the selected round"),
-    ("worst_site_auroc", "worst site", "lowest validation AUROC at the selected round"),
-    ("drift", "drift", "how far the sites' updates scatter, in units of the common step"),
-    ("coherence", "coherence", "share of the updates' squared length that does not cancel; 1 when all agree"),
-    ("update_cosine", "update cosine", "cosine between successive common steps"),
-    ("accumulated_variance", "accumulated variance", "scatter summed over rounds, in units of the squared steps"),
-    ("rounds_to_target", "rounds to target", "first round at which the mean validation AUROC reaches the target"),
-)
 BY_ROUND = (
     ("oscillation", "Oscillation", "change of the mean AUROC"),
     ("site_spread", "Spread over sites", "deviation of AUROC"),
@@ -78,7 +69,7 @@ def learning_curves(evidence: Evidence) -> PageSection | None:
         )
         at = dict(points).get(selected)
         known = [(t, v) for t, v in points if v is not None]
-        note = f"{figure(at)} at round {selected}" if at is not None else f"not evaluated at round {selected}"
+        note = f"{format_figure(at)} at round {selected}" if at is not None else f"not evaluated at round {selected}"
         finding = (
             f"{'Monitored test' if watched else 'Validation'} AUROC at {name}: {known[0][1]:.3f} at round {known[0][0]}"
             f", {known[-1][1]:.3f} at round {known[-1][0]}, lowest {min(v for _, v in known):.3f}; {note}."
@@ -124,9 +115,9 @@ def stability(evidence: Evidence) -> PageSection | None:
         return None
     summary = evidence.summary["stability"]
     rows = [
-        [words, meaning, str(value) if isinstance(value, int) else figure(value)]
-        for key, words, meaning in MEASURES
-        if (value := summary.get(key)) is not None
+        [row.label, row.meaning, format_figure(summary[row.key])]
+        for row in stability_at(Place.REPORT)
+        if summary.get(row.key) is not None
     ]
     blocks = [table(["measure", "what it is", "value"], rows, text=2)] if rows else []
     by_round = _by_round(evidence)

@@ -10,22 +10,22 @@ from typing import Any
 
 from medfl.study.statistics import Figures, Repeat, SiteFigures, difference, holm, mean_over, paired
 from medfl.study.study_file import ALL, BRACKETS, Planned, Study
-from medfl.study.study_tables import STABILITY, Tables, number
+from medfl.study.study_tables import STABILITY, Tables, group_columns, number, validation_columns
 
 SMALLEST_GAP = 0.005
 """Between local_only and centralised: below it a share of the gap means nothing."""
-FIGURES = (
-    *(
-        f"{role}_{name}"
-        for role in ("held_out", "train")
-        for name in ("mean_auroc", "worst_auroc", "mean_ece_before", "mean_ece")
-    ),
-    *(f"val_mean_{name}" for name in ("auroc", "balanced_accuracy", "nll")),
-    *STABILITY,
-    *(f"inertia_{part}" for part in ("first", "middle", "last")),
-    "megabytes",
-    "virtual_seconds",
-)
+
+
+def run_figures() -> list[str]:
+    """The columns of runs.csv that are averaged and compared."""
+    return [
+        *(f"{role}_{column}" for role in ("held_out", "train") for column in group_columns()),
+        *validation_columns(),
+        *STABILITY,
+        *(f"inertia_{part}" for part in ("first", "middle", "last")),
+        "megabytes",
+        "virtual_seconds",
+    ]
 
 
 def result(study: Study, tables: Tables, failed: Mapping[str, str]) -> dict[str, Any]:
@@ -74,7 +74,9 @@ def save(out: Path, found: Mapping[str, Any]) -> None:
 def _partition(study: Study, tables: Tables, runs: Sequence[Planned]) -> dict[str, Any]:
     by_method = {name: [run for run in runs if run.method == name] for name in study.methods}
     values = {
-        name: {figure: _by_repeat(tables, its, figure) for figure in FIGURES} for name, its in by_method.items() if its
+        name: {figure: _by_repeat(tables, its, figure) for figure in run_figures()}
+        for name, its in by_method.items()
+        if its
     }
     sites = {name: _by_site(tables, by_method[name]) for name in values}
     headline = {name: mean_over(figures[study.figure].values()) for name, figures in values.items()}
@@ -124,7 +126,7 @@ def _comparisons(
         moved = difference(values[name][study.figure], values[reference][study.figure])
         found[name] = paired(sites[name], sites[reference], moved).to_json()
         found[name]["figures"] = {
-            figure: difference(values[name][figure], values[reference][figure]).to_json() for figure in FIGURES
+            figure: difference(values[name][figure], values[reference][figure]).to_json() for figure in run_figures()
         }
     for name, adjusted in zip(others, holm([found[name]["p"] for name in others]), strict=True):
         found[name]["p_holm"] = adjusted

@@ -17,7 +17,6 @@ from medfl.errors import MedflError
 from medfl.pipeline.load_pipeline import load_pipeline, read_mapping, validate
 
 BRACKETS = ("local_only", "centralised")
-FIGURES = ("held_out_mean_auroc", "held_out_worst_auroc", "train_mean_auroc", "train_worst_auroc")
 ALL = "all partitions"
 PLAIN = "as_stated"  # the partition of a study that names none
 # What does not change a run's figures, or lies elsewhere on another machine; the data itself is in the data digest.

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from medfl.errors import MedflError
 from medfl.metrics import mean_supported, round_stability
+from medfl.metrics.figures import Place, Style, figures_at
+from medfl.metrics.stability_figures import stability_at
 from medfl.study.study_file import Planned
 
 if TYPE_CHECKING:
@@ -22,20 +24,22 @@ if TYPE_CHECKING:
 
 Row = dict[str, str]
 IDENTITY = ("partition", "method", "seed", "fold")
-GROUP_FIGURES = ("mean_auroc", "worst_auroc", "mean_ece_before", "mean_ece")
-VALIDATION = ("auroc", "balanced_accuracy", "nll")
-STABILITY = (
-    "oscillation",
-    "largest_drop",
-    "site_spread",
-    "drift",
-    "coherence",
-    "update_cosine",
-    "accumulated_variance",
-    "rounds_to_target",
-)
-SITE_FIGURES = ("auroc", "balanced_accuracy", "ece_before", "ece", "brier", "nll")
+STABILITY = tuple(row.key for row in stability_at(Place.STUDY_RUNS))
 ROUND_FIGURES = ("mean_auroc", "worst_auroc", "site_spread", "drift", "coherence", "update_cosine")
+
+
+def group_columns() -> list[str]:
+    """The figures over the sites of one role that runs.csv has: a mean and the worst, or the mean before and after."""
+    columns = []
+    for row, style in figures_at(Place.STUDY_RUNS).items():
+        change = style is Style.CHANGE
+        columns += [f"mean_{row.key}_before", f"mean_{row.key}"] if change else [f"mean_{row.key}", f"worst_{row.key}"]
+    return columns
+
+
+def validation_columns() -> list[str]:
+    """The figures whose mean over the training sites' validation data runs.csv has."""
+    return [f"val_mean_{row.key}" for row in figures_at(Place.STUDY_VALIDATION)]
 
 
 @dataclass
@@ -97,9 +101,12 @@ def run_row(summary: Mapping[str, Any], records: Sequence[Mapping[str, Any]], da
     values: dict[str, Any] = {"chain": summary["method"], "rounds": summary["rounds"], "data": data}
     for role in ("held_out", "train"):
         group = summary["held_out" if role == "held_out" else "train_sites"]
-        values |= {f"{role}_{figure}": group.get(figure) for figure in GROUP_FIGURES}
+        values |= {f"{role}_{figure}": group.get(figure) for figure in group_columns()}
     last = [entry["val"] for entry in records[-1]["sites"].values() if entry["role"] == "train" and "val" in entry]
-    values |= {f"val_mean_{figure}": mean_supported(entry[figure] for entry in last) for figure in VALIDATION}
+    values |= {
+        column: mean_supported(entry[column.removeprefix("val_mean_")] for entry in last)
+        for column in validation_columns()
+    }
     own = [entry["val_personalised"] for entry in records[-1]["sites"].values() if "val_personalised" in entry]
     values |= {"val_personalised_balanced_accuracy": mean_supported(entry["balanced_accuracy"] for entry in own)}
     values |= {figure: summary["stability"][figure] for figure in STABILITY}
@@ -130,7 +137,6 @@ def site_rows(summary: Mapping[str, Any]) -> list[Row]:
     rows = []
     for site, entry in sorted(summary["sites"].items()):
         for model, figures in [("global", entry), *sorted(entry.get("models", {}).items())]:
-            low, high = figures.get("auroc_ci") or (None, None)
             values = {
                 "site": site,
                 "role": entry["role"],
@@ -138,9 +144,21 @@ def site_rows(summary: Mapping[str, Any]) -> list[Row]:
                 "n": figures["n"],
                 "groups": figures["n_groups"],
             }
-            values |= {figure: figures.get(figure) for figure in SITE_FIGURES}
-            rows.append(_texts(values | {"auroc_low": low, "auroc_high": high}))
+            rows.append(_texts(values | _site_figures(figures)))
     return rows
+
+
+def _site_figures(figures: Mapping[str, Any]) -> dict[str, float | None]:
+    """The figures of a site as columns; the ends of intervals stand at the end."""
+    values: dict[str, float | None] = {}
+    ends: dict[str, float | None] = {}
+    for row, style in figures_at(Place.STUDY_SITES).items():
+        if style is Style.CHANGE:
+            values[f"{row.key}_before"] = figures.get(f"{row.key}_before")
+        values[row.key] = figures.get(row.key)
+        if style is Style.INTERVAL:
+            ends[f"{row.key}_low"], ends[f"{row.key}_high"] = figures.get(f"{row.key}_ci") or (None, None)
+    return values | ends
 
 
 def curve_row(record: Mapping[str, Any]) -> Row:

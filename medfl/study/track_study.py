@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medfl.study.analysis import FIGURES
+from medfl.study.analysis import run_figures
 from medfl.study.study_file import Study
 from medfl.study.study_tables import Tables, number
 from medfl.tracking.log_study import LoggedRun, log_study
@@ -21,7 +21,7 @@ def track(study: Study, tables: Tables, found: Mapping[str, Any], out: Path) -> 
     for run in study.runs:
         if run.key in tables.rows:
             row = tables.rows[run.key].run
-            figures = {name: value for name in FIGURES if (value := number(row, name)) is not None}
+            figures = {name: value for name in run_figures() if (value := number(row, name)) is not None}
             params = {key: str(value) for key, value in run.identity.items() if value != ""} | {"chain": row["chain"]}
             runs.append(LoggedRun(run.title, run.key, params, figures))
     means = {

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from medfl.cli.console_tables import print_outcome
 from medfl.cli.terminal import Terminal
 from medfl.errors import MedflError
 from medfl.federation.baselines import POOL, CentralisedRounds, LocalOnlyRounds, own_model, pool, pooled_site
@@ -173,7 +174,7 @@ def test_local_only_from_file_to_matrix(small, tmp_path, capsys):
     mean = (matrix["slow"]["far"] + matrix["swift"]["far"]) / 2
     assert outcome.summary["held_out"]["mean_auroc"] == pytest.approx(mean)
     assert "auroc_ci" in outcome.summary["sites"]["slow"]
-    Terminal().outcome(outcome.summary, "run", "off")
+    print_outcome(Terminal(), outcome.summary, "run", "off")
     shown = capsys.readouterr().out
     assert "trained at" in shown
     assert f"{matrix['swift']['slow']:.3f}" in shown

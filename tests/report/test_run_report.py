@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medfl.cli.commands.report import report
+from medfl.cli.commands.report_command import report
 from medfl.errors import MedflError
 from medfl.metrics import format_interval
 from medfl.metrics.group_figures import group_figures

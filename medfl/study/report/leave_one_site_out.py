@@ -7,8 +7,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from medfl.metrics import format_bounds, format_figure
 from medfl.report.html_blocks import Figure, figures, heading, table, text
-from medfl.report.run_results import figure
 from medfl.study.report import study_charts
 from medfl.study.report.study_charts import Dots
 from medfl.study.report.study_results import StudyEvidence, Unseen
@@ -64,14 +64,20 @@ def _table(evidence: StudyEvidence, held: Held) -> Markup:
         starts.append(len(rows))
         for method, unseen in methods.items():
             groups = "-" if unseen.groups is None else str(unseen.groups)
-            row = [site, method, str(len(unseen.auroc)), groups, f"{figure(unseen.mean)} {_ends(unseen.ci)}"]
-            row += [_ends(unseen.envelope)] if several else []
+            row = [
+                site,
+                method,
+                str(len(unseen.auroc)),
+                groups,
+                f"{format_figure(unseen.mean)} {format_bounds(unseen.ci)}",
+            ]
+            row += [format_bounds(unseen.envelope)] if several else []
             rows.append([*row, _moved(unseen, methods.get(evidence.reference))] if compared else row)
     return table(columns, rows, text=2, break_before=starts[1:] if compared else ())
 
 
 def _picture(title: str, rows: list[Dots], about: str, name: str, span: tuple[float, float]) -> Figure:
-    told = "; ".join(f"{row.label} {row.beside} {_ends(row.ends)}" for row in rows)
+    told = "; ".join(f"{row.label} {row.beside} {format_bounds(row.ends)}" for row in rows)
     finding = f"AUROC with {about} in {name}: {told}."
     xlabel = "AUROC at the unseen site"
     picture = study_charts.dots(rows, name=f"unseen {title} {name}", finding=finding, xlabel=xlabel, span=span)
@@ -82,11 +88,7 @@ def _dots(label: str, unseen: Unseen, minor: bool = False) -> Dots:
     several = len(unseen.auroc) > 1
     points = list(unseen.auroc.values()) if several else []
     outer = unseen.envelope if several else None
-    return Dots(label, unseen.mean, unseen.ci, points, figure(unseen.mean), minor, outer)
-
-
-def _ends(ends: tuple[float, float] | None) -> str:
-    return "[n/a]" if ends is None else f"[{ends[0]:.3f}, {ends[1]:.3f}]"
+    return Dots(label, unseen.mean, unseen.ci, points, format_figure(unseen.mean), minor, outer)
 
 
 def _moved(unseen: Unseen, reference: Unseen | None) -> str:
@@ -94,4 +96,4 @@ def _moved(unseen: Unseen, reference: Unseen | None) -> str:
     if reference is None or reference is unseen:
         return "-"
     moved = [value - reference.auroc[seed] for seed, value in unseen.auroc.items() if seed in reference.auroc]
-    return f"{sum(moved) / len(moved):+.3f}" if moved else "n/a"
+    return format_figure(sum(moved) / len(moved) if moved else None, "+.3f")

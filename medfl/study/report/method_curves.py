@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from medfl.metrics import format_figure, format_mean
 from medfl.report.html_blocks import Figure, figures, folded, heading, legend, table, text
 from medfl.study.report import study_charts
 from medfl.study.report.curve_table import Course
@@ -102,7 +103,7 @@ def _pictures(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) 
         for method, entry in partition["methods"].items():
             mean = entry["figures"][column]["mean"]
             points = evidence.known(name, method, column)
-            words = "-" if mean is None else f"{mean:.3g}"
+            words = format_figure(mean, ".3g", "-")
             if column == "rounds_to_target":
                 words = f"{len(points)} of {entry['figures'][evidence.figure]['n']}"
             shown = points if len(points) > 1 else []
@@ -128,7 +129,13 @@ def _differences(evidence: StudyEvidence, partition: Mapping[str, Any]) -> Marku
     measures = [column for column, *_ in MEASURES[:-1]]
     columns = ["method", *(f"{column.rpartition('_')[2]} [95 %]" for column in measures)]
     rows = [
-        [method, *(_moved(entry["figures"][column]) for column in measures)]
+        [
+            method,
+            *(
+                format_mean(entry["figures"][column]["mean"], entry["figures"][column]["ci"], "+.3g")
+                for column in measures
+            ),
+        ]
         for method, entry in partition["comparisons"].items()
     ]
     return folded(f"Stability: differences to {evidence.reference}, paired by seed", table(columns, rows))
@@ -137,18 +144,13 @@ def _differences(evidence: StudyEvidence, partition: Mapping[str, Any]) -> Marku
 def _cost(partition: Mapping[str, Any]) -> Markup:
     """What was sent, and how long it would have taken."""
     rows = [
-        [method, *(_amount(entry["figures"][column]["mean"]) for column in ("megabytes", "virtual_seconds"))]
+        [
+            method,
+            *(
+                format_figure(entry["figures"][column]["mean"], ",.1f", "-")
+                for column in ("megabytes", "virtual_seconds")
+            ),
+        ]
         for method, entry in partition["methods"].items()
     ]
     return folded("Sent and waited for, means over runs", table(["method", "megabytes", "virtual seconds"], rows))
-
-
-def _amount(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.1f}"
-
-
-def _moved(mean: Mapping[str, Any]) -> str:
-    if mean["mean"] is None:
-        return "n/a"
-    ends = "n/a" if mean["ci"] is None else f"{mean['ci'][0]:+.3g}, {mean['ci'][1]:+.3g}"
-    return f"{mean['mean']:+.3g} [{ends}]"

@@ -7,16 +7,16 @@ from typing import Any
 
 from markupsafe import Markup
 
+from medfl.metrics import format_figure
 from medfl.report.html_blocks import Figure, Tint, figures, folded, heading, heat_map, join, legend, table, text
 from medfl.report.html_page import PageSection
-from medfl.report.run_results import figure
 from medfl.study.report import study_charts
 from medfl.study.report.leave_one_site_out import unseen_sites
 from medfl.study.report.method_curves import learning_curves, steadiness
 from medfl.study.report.study_charts import Dots, Level
 from medfl.study.report.study_results import StudyEvidence
 from medfl.study.study_file import ALL, PLAIN
-from medfl.study.text_tables import TITLES, Shown, tables
+from medfl.study.text_tables import TextTable, figure_title, text_tables
 
 
 def chapter(evidence: StudyEvidence, name: str, key: str) -> PageSection:
@@ -26,7 +26,7 @@ def chapter(evidence: StudyEvidence, name: str, key: str) -> PageSection:
     title = "All partitions" if whole else "Methods compared" if name == PLAIN else name
     if not partition["methods"]:
         return PageSection(key, title, text("No run of this partition is done."))
-    shown = tables({**evidence.found, "partitions": {name: partition}})
+    shown = text_tables({**evidence.found, "partitions": {name: partition}})
     results, stability = shown[0], shown[-1]
     against = shown[1] if partition["comparisons"] else None
     blocks = [_table(evidence, results)]
@@ -54,7 +54,7 @@ READING = (
 
 
 def _title(evidence: StudyEvidence) -> str:
-    title = TITLES[evidence.figure]
+    title = figure_title(evidence.figure)
     return title[0].upper() + title[1:]
 
 
@@ -70,17 +70,17 @@ def _lead(evidence: StudyEvidence, partition: Mapping[str, Any], whole: bool) ->
     return f"{_title(evidence)}: {over}. Methods stand in the order of the study file, not by rank."
 
 
-def _table(evidence: StudyEvidence, shown: Shown) -> Markup:
+def _table(evidence: StudyEvidence, shown: TextTable) -> Markup:
     """A table as the console prints it, with a rule above the brackets at its end."""
     names = [row[0] for row in shown.rows]
-    columns = [column.replace(TITLES[evidence.figure], _short(evidence)) for column in shown.columns]
+    columns = [column.replace(figure_title(evidence.figure), _short(evidence)) for column in shown.columns]
     starts = [i for i, name in enumerate(names) if i and evidence.is_bracket(name) > evidence.is_bracket(names[i - 1])]
     return table(columns, shown.rows, break_before=starts)
 
 
 def _short(evidence: StudyEvidence) -> str:
     """The figure's name without where it is measured, which the lead says."""
-    return TITLES[evidence.figure].partition(" at ")[0]
+    return figure_title(evidence.figure).partition(" at ")[0]
 
 
 def _by_method(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) -> list[Figure]:
@@ -112,9 +112,8 @@ def _means(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) -> 
     for method, entry in partition["methods"].items():
         mean = entry["figures"][evidence.figure]
         points = evidence.known(name, method, evidence.figure) if mean["n"] > 1 else []
-        rows.append(
-            Dots(method, mean["mean"], _pair(mean["ci"]), points, figure(mean["mean"]), evidence.is_bracket(method))
-        )
+        words = format_figure(mean["mean"])
+        rows.append(Dots(method, mean["mean"], _pair(mean["ci"]), points, words, evidence.is_bracket(method)))
     ends = [Level(value, arm, True) for arm, value in partition["brackets"].items() if value is not None]
     told = "; ".join(f"{row.label} {row.beside}{_interval(row.ends)}" for row in rows)
     within = "".join(f" {level.word} lies at {level.at:.3f}." for level in ends)
@@ -132,12 +131,14 @@ def _differences(evidence: StudyEvidence, name: str, partition: Mapping[str, Any
             continue
         mean = partition["comparisons"][method]["difference"]
         points = evidence.moved(name, method, evidence.figure) if mean["n"] > 1 else []
-        words = "n/a" if mean["mean"] is None else f"{mean['mean']:+.3f}"
+        words = format_figure(mean["mean"], "+.3f")
         rows.append(Dots(method, mean["mean"], _pair(mean["ci"]), points, words, evidence.is_bracket(method)))
     told = "; ".join(
         f"{row.label} {row.beside}{_interval(row.ends, '+')}" for row in rows if row.label != evidence.reference
     )
-    finding = f"Mean difference of {TITLES[evidence.figure]} to {evidence.reference} in {name}, seed by seed: {told}."
+    finding = (
+        f"Mean difference of {figure_title(evidence.figure)} to {evidence.reference} in {name}, seed by seed: {told}."
+    )
     zero = [Level(0.0, study_charts.middle(evidence.reference))]
     # The brackets may be far away: the scale is for the methods, and an arrow points to where the others are.
     federated = [row for row in rows if not row.minor and row.mean is not None] or rows
@@ -177,7 +178,7 @@ def _seeds(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) -> 
     rows = []
     for method in partition["methods"]:
         values = evidence.by_repeat(name, method, evidence.figure)
-        rows.append([method, *(figure(values.get((name, seed))) for seed in evidence.seeds)])
+        rows.append([method, *(format_figure(values.get((name, seed))) for seed in evidence.seeds)])
     return table(["method", *(f"seed {seed}" for seed in evidence.seeds)], rows)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from medfl.errors import MedflError
+from medfl.metrics.formatting import MISSING
 from medfl.report.html_blocks import Tint, heading, heat_map, join, legend, links, notes, table, text
 from medfl.report.html_page import PageSection, render_page
 from medfl.report.limitations import several
@@ -19,7 +20,7 @@ from medfl.study.report.partition_chapter import chapter
 from medfl.study.report.study_limitations import disagreement, study_limits
 from medfl.study.report.study_results import StudyEvidence, read_study
 from medfl.study.study_file import ALL, PLAIN
-from medfl.study.text_tables import TITLES, headline
+from medfl.study.text_tables import figure_title, headline
 from medfl.tracking.model_card import PAPERS
 
 STATISTICS = (
@@ -90,7 +91,7 @@ def _result(evidence: StudyEvidence) -> PageSection:
     blocks = [text(*(list(sentences(evidence)) or ["No run is done yet."]))]
     glance = _glance(evidence)
     if glance:
-        blocks += [heading(f"Difference to {evidence.reference} at a glance: {TITLES[evidence.figure]}"), *glance]
+        blocks += [heading(f"Difference to {evidence.reference} at a glance: {figure_title(evidence.figure)}"), *glance]
     return PageSection(
         "result", "Result", join(*blocks, notes("What this study does not show", study_limits(evidence)))
     )
@@ -154,7 +155,7 @@ def _glance(evidence: StudyEvidence) -> list[Markup]:
 def _cell(entry: Mapping[str, Any] | None) -> Tint:
     mean = entry["difference"]["mean"] if entry else None
     if entry is None or mean is None:
-        return Tint("n/a", None)
+        return Tint(MISSING, None)
     ends = entry["difference"]["ci"]
     decided = ends is not None and (ends[0] > 0 or ends[1] < 0)
     mark = ("▲\u00a0" if mean > 0 else "▼\u00a0") if decided else ""
