@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from medfl.errors import MedflError
@@ -21,7 +22,12 @@ def report_html(folder: Path, site: str | None = None) -> str:
     return _page(read_evidence(folder, site), None)
 
 
-def write_report(folder: Path, out: Path | None = None, site: str | None = None, with_patches: bool = False) -> Path:
+def write_report(
+    folder: Path,
+    out: Path | None = None,
+    site: str | None = None,
+    gallery: Callable[[Evidence], PageSection] | None = None,
+) -> Path:
     """Write the page and return where.
 
     Args:
@@ -29,24 +35,22 @@ def write_report(folder: Path, out: Path | None = None, site: str | None = None,
         out: the file; by default in the run folder: `report.html`, `report-<site>.html`, and with patches
             `report-with-patches.html`, so that `report.html` can always be passed on.
         site: one site's own page: its figures only.
-        with_patches: also show patches, which needs the run's data on this machine.
+        gallery: makes a section of patches, which needs the run's data on this machine; None shows no patch.
 
     Raises:
         MedflError: no finished run, no such site, patches of a run whose data is elsewhere, an unwritable file.
     """
     evidence = read_evidence(folder, site)
     patches = None
-    if with_patches:
+    if gallery is not None:
         engine = evidence.summary.get("engine") or IN_PROCESS
         if engine != IN_PROCESS:
             raise MedflError(
                 f"{folder} ran on the {engine} engine, so its patches are at the sites and not here; leave "
                 "--with-patches out, or run it at a site"
             )
-        from medfl.pipeline.patch_gallery import gallery
-
         patches = gallery(evidence)
-    name = "-".join(["report", *([site] if site else []), *(["with-patches"] if with_patches else [])])
+    name = "-".join(["report", *([site] if site else []), *(["with-patches"] if gallery else [])])
     target = out or folder / f"{name}.html"
     from medfl.runs.folder import write_text
 

@@ -26,6 +26,7 @@ from medfl.report import charts, html_blocks
 from medfl.report.chart_style import TOKENS
 from medfl.report.html_page import PageSection, render_page
 from medfl.report.limitations import limits, several
+from medfl.pipeline.patch_gallery import gallery
 from medfl.report.run_report import report_html, write_report
 from medfl.report.run_results import read_evidence
 from tests.pages import Page
@@ -277,7 +278,8 @@ def test_two_renderings_are_the_same_bytes(little, tmp_path):
     (tmp_path / "matplotlibrc").write_text(
         "font.size: 20\nlines.color: red\naxes.facecolor: yellow\nsvg.fonttype: path\n"
     )
-    code = "import sys; from pathlib import Path; from medfl.report.run_report import report_html as r; "
+    code = "import sys; from pathlib import Path; from medfl.pipeline.patch_gallery import gallery
+from medfl.report.run_report import report_html as r; "
     code += "sys.stdout.buffer.write(r(Path(sys.argv[1])).encode())"
     settings = os.environ | {"PYTHONHASHSEED": "3", "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}
     done = subprocess.run(
@@ -485,7 +487,7 @@ def test_patches_only_when_asked_for(real):
     plain = Page(write_report(real).read_text())
     assert "data:image" not in plain.raw
     assert "img" not in {tag for tag, _ in plain.tags}
-    target = write_report(real, with_patches=True)
+    target = write_report(real, gallery=gallery)
     assert target == real / "report-with-patches.html"
     assert "data:image" not in (real / "report.html").read_text()
     page = Page(target.read_text())
@@ -507,7 +509,7 @@ def test_patches_only_when_asked_for(real):
 
 def test_a_sites_patches_are_its_own(real):
     one, *others = json.loads((real / "summary.json").read_text())["sites"]
-    page = Page(write_report(real, site=one, with_patches=True).read_text())
+    page = Page(write_report(real, site=one, gallery=gallery).read_text())
     assert page.values("src")
     assert not [name for name in others if name in page.raw]
 
@@ -517,7 +519,7 @@ def test_patches_of_another_engine_or_of_changed_data_are_refused(real, tmp_path
     summary = json.loads((there / "summary.json").read_text())
     (there / "summary.json").write_text(json.dumps(summary | {"engine": "nvflare"}))
     with pytest.raises(MedflError, match="ran on the nvflare engine"):
-        write_report(there, with_patches=True)
+        write_report(there, gallery=gallery)
     assert "data:image" not in report_html(there, "site-01")
     (there / "summary.json").write_text(json.dumps(summary | {"engine": "in-process"}))
     table = (there / "allocation_summary.csv").read_text()
@@ -525,7 +527,7 @@ def test_patches_of_another_engine_or_of_changed_data_are_refused(real, tmp_path
         re.sub(r",(\d+),(\d+),(\w+)$", r",\1,9999,\3", table, count=1, flags=re.M)
     )
     with pytest.raises(MedflError, match="has changed since the run"):
-        write_report(there, with_patches=True)
+        write_report(there, gallery=gallery)
 
 
 # ------------------------------------------------------------------------------------------------ pieces for others

@@ -40,4 +40,9 @@ def report(
         )
     from medfl.report.run_report import write_report
 
-    print(f"Report: {write_report(path, target, site, with_patches)}")
+    if with_patches:
+        from medfl.pipeline.patch_gallery import gallery
+
+        print(f"Report: {write_report(path, target, site, gallery)}")
+    else:
+        print(f"Report: {write_report(path, target, site)}")
