@@ -38,12 +38,12 @@ def validation_auroc(record: Record) -> dict[str, float]:
     """Validation AUROC of the training sites that have one in this round, by name; empty if not evaluated."""
     if not record["evaluated"]:
         return {}
-    found = {}
+    auroc = {}
     for name, site in sorted(record["sites"].items()):
         value = (site.get("val") or {}).get("auroc")
         if site["role"] == "train" and value is not None and math.isfinite(value):
-            found[name] = float(value)
-    return found
+            auroc[name] = float(value)
+    return auroc
 
 
 def round_stability(record: Record) -> dict[str, float]:
@@ -54,12 +54,12 @@ def round_stability(record: Record) -> dict[str, float]:
     """
     auroc = validation_auroc(record)
     update = record.get("update") or {}
-    mean_sq, sq = _known(update.get("mean_sq")), _known(update.get("sq"))
+    mean_sq, sq = _finite(update.get("mean_sq")), _finite(update.get("sq"))
     values: dict[str, float | None] = {
         "mean_auroc": mean_supported(auroc.values()),
         "worst_auroc": min(auroc.values(), default=None),
         "site_spread": _spread(auroc),
-        "update_cosine": _known(update.get("cosine")),
+        "update_cosine": _finite(update.get("cosine")),
     }
     if mean_sq is not None and sq is not None:
         values["drift"] = math.sqrt(_variance(mean_sq, sq) / sq) if sq > 0 else None
@@ -157,21 +157,21 @@ class Stability:
             if key in scalars:
                 total, count = self._sums.get(key, (0.0, 0))
                 self._sums[key] = (total + scalars[key], count + 1)
-        mean_sq, sq = _known(update.get("mean_sq")), _known(update.get("sq"))
+        mean_sq, sq = _finite(update.get("mean_sq")), _finite(update.get("sq"))
         if mean_sq is not None and sq is not None:
             self._variance += _variance(mean_sq, sq)
             self._length += sq
         for stage, value in (update.get("inertia") or {}).items():
-            known = _known(value)
-            if known is not None:
-                self._inertia[stage] = known
+            change = _finite(value)
+            if change is not None:
+                self._inertia[stage] = change
 
     def _mean(self, key: str) -> float | None:
         total, count = self._sums.get(key, (0.0, 0))
         return total / count if count else None
 
 
-def _known(value: float | None) -> float | None:
+def _finite(value: float | None) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
 
 

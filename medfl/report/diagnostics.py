@@ -10,7 +10,7 @@ from markupsafe import Markup
 from medfl.metrics import format_figure, format_interval
 from medfl.report import charts
 from medfl.report.chart_style import class_token
-from medfl.report.html_blocks import Figure, figures, folded, heading, join, legend, table, text
+from medfl.report.html_blocks import CaptionedChart, figures, folded, heading, join, legend, table, text
 from medfl.report.html_page import PageSection
 from medfl.report.run_results import Evidence, arrow, interval, role_word
 
@@ -28,14 +28,14 @@ def calibration(evidence: Evidence) -> PageSection | None:
     key = [("line", "after", "after calibration" if evidence.calibrated else "as the network gave them")]
     if evidence.calibrated:
         key.insert(0, ("dash", "before", "before calibration"))
-    found = [_reliability(evidence, name, entry) for name, entry in shown.items()]
+    diagrams = [_reliability(evidence, name, entry) for name, entry in shown.items()]
     extra = []
     if not evidence.site:
         for role, words in (("held_out", "All held-out sites"), ("train", "All training sites")):
             part = (evidence.summary.get("pooled") or {}).get(role)
             if part and part.get("reliability") and len(part["sites"]) > 1:
                 extra.append(_reliability(evidence, words, part, f"pooled-{role}"))
-    body = [text(_temperature(evidence)), legend([*key, ("dots", "quiet", "perfectly calibrated")]), figures(found)]
+    body = [text(_temperature(evidence)), legend([*key, ("dots", "quiet", "perfectly calibrated")]), figures(diagrams)]
     if extra:
         body += [heading("Pooled over sites"), figures(extra)]
     lead = (
@@ -63,7 +63,7 @@ def _temperature(evidence: Evidence) -> str:
     return "No temperature was fitted in this run: one curve a site, uncalibrated."
 
 
-def _reliability(evidence: Evidence, name: str, entry: Mapping[str, Any], key: str = "") -> Figure:
+def _reliability(evidence: Evidence, name: str, entry: Mapping[str, Any], key: str = "") -> CaptionedChart:
     after, before = entry["reliability"], entry.get("reliability_before")
     confidence, accuracy = _means(after)
     gap = confidence - accuracy
@@ -85,16 +85,16 @@ def _reliability(evidence: Evidence, name: str, entry: Mapping[str, Any], key: s
         f"{entry['n']} patches, {tilt}."
     )
     picture = charts.reliability(after, before, name=f"reliability {key or name}", finding=finding)
-    return Figure(name, picture, note)
+    return CaptionedChart(name, picture, note)
 
 
 def _means(bins: Mapping[str, Sequence[Any]]) -> tuple[float, float]:
     """Mean confidence and accuracy over all patches of the bins."""
     total = sum(bins["count"]) or 1
-    held = [
+    filled = [
         (n, c, a) for n, c, a in zip(bins["count"], bins["confidence"], bins["accuracy"], strict=True) if c is not None
     ]
-    return sum(n * c for n, c, _ in held) / total, sum(n * a for n, _, a in held) / total
+    return sum(n * c for n, c, _ in filled) / total, sum(n * a for n, _, a in filled) / total
 
 
 def discrimination(evidence: Evidence) -> PageSection | None:
@@ -128,7 +128,7 @@ def discrimination(evidence: Evidence) -> PageSection | None:
 
 
 def _roc_curves(evidence: Evidence, name: str) -> Markup:
-    curves, found, absent = evidence.curves[name]["roc"], [], []
+    curves, pictures, absent = evidence.curves[name]["roc"], [], []
     for target, curve in curves.items():
         if curve is None:
             absent.append(target)
@@ -141,8 +141,10 @@ def _roc_curves(evidence: Evidence, name: str) -> Markup:
             f"false positive rate of {curve['fpr'][at]:.2f}{'' if curve.get('low') else '; no band'}."
         )
         token = "ink" if index is None else class_token(index)
-        found.append(Figure(target, charts.roc(curve, token, name=f"roc {name} {target}", finding=finding), note))
-    blocks = [figures(found, small=True)] if found else []
+        pictures.append(
+            CaptionedChart(target, charts.roc(curve, token, name=f"roc {name} {target}", finding=finding), note)
+        )
+    blocks = [figures(pictures, small=True)] if pictures else []
     if absent:
         blocks.append(text(f"No curve where the site has no patches of the class, or no others: {', '.join(absent)}."))
     return join(*blocks)
@@ -191,7 +193,7 @@ def confusions(evidence: Evidence) -> PageSection | None:
     shown = {name: entry for name, entry in evidence.measured.items() if entry["n"]}
     if not shown:
         return None
-    by_role: dict[str, list[Figure]] = {"held_out": [], "train": []}
+    by_role: dict[str, list[CaptionedChart]] = {"held_out": [], "train": []}
     for name, entry in shown.items():
         by_role[entry["role"]].append(_confusion(evidence, name, entry["confusion"]))
     blocks = []
@@ -208,7 +210,7 @@ def confusions(evidence: Evidence) -> PageSection | None:
     return PageSection("confusion", "Confusion matrices", join(*blocks), lead)
 
 
-def _confusion(evidence: Evidence, name: str, matrix: Sequence[Sequence[int]], key: str = "") -> Figure:
+def _confusion(evidence: Evidence, name: str, matrix: Sequence[Sequence[int]], key: str = "") -> CaptionedChart:
     classes = evidence.classes
     total, right = sum(map(sum, matrix)), sum(matrix[i][i] for i in range(len(classes)))
     wrong = [(matrix[i][j], classes[i], classes[j]) for i in range(len(classes)) for j in range(len(classes)) if i != j]
@@ -217,4 +219,4 @@ def _confusion(evidence: Evidence, name: str, matrix: Sequence[Sequence[int]], k
     slip = f"; most often {most[1]} taken for {most[2]} ({most[0]})" if most[0] else ""
     finding = f"Confusion matrix of {name}: {right} of {total} patches right{slip}."
     picture = charts.confusion(matrix, classes, name=f"confusion {key or name}", finding=finding)
-    return Figure(name, picture, f"{role}{right} of {total} right")
+    return CaptionedChart(name, picture, f"{role}{right} of {total} right")

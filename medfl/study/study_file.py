@@ -68,11 +68,11 @@ class StudyFile(config.ConfigSection):
 
     def arms(self) -> dict[str, Arm]:
         """The methods by name, in the order of the file; then the brackets that the file does not name itself."""
-        stated = {name: arm if isinstance(arm, Arm) else Arm(method=arm) for name, arm in self.methods.items()}
-        listed = {entry for arm in stated.values() for entry in arm.method if isinstance(entry, str)}
+        arms = {name: arm if isinstance(arm, Arm) else Arm(method=arm) for name, arm in self.methods.items()}
+        listed = {entry for arm in arms.values() for entry in arm.method if isinstance(entry, str)}
         missing = [name for name in BRACKETS if name not in listed] if self.brackets else []
         only_last = {"select": "last", "training.sites_per_round": None}
-        return stated | {name: Arm(method=[name], set=only_last) for name in missing}
+        return arms | {name: Arm(method=[name], set=only_last) for name in missing}
 
 
 @dataclass(frozen=True)
@@ -175,9 +175,9 @@ def _resolve(spec: StudyFile, base: Path, overrides: list[str], where: str) -> S
         for seed in spec.seeds:
             for name, arm in spec.arms().items():
                 own = {**changes, **arm.set, "method": arm.method, "seed": seed, "registry": None}
-                stated = [*overrides, *(f"{key}={json.dumps(value)}" for key, value in own.items())]
+                settings = [*overrides, *(f"{key}={json.dumps(value)}" for key, value in own.items())]
                 try:
-                    pipeline = load_pipeline(base, stated)
+                    pipeline = load_pipeline(base, settings)
                 except MedflError as error:
                     raise MedflError(f"{where}: partition {partition}, method {name}: {error}") from None
                 for fold, folded in _folds(pipeline, where) if spec.leave_one_site_out else [("", pipeline)]:

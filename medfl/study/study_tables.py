@@ -73,9 +73,9 @@ class Tables:
         for name in ("sites", "curves"):
             for row in _read(folder / f"{name}.csv"):
                 if first.get(row["key"]) == [row[column] for column in IDENTITY]:
-                    held = tables.rows[row["key"]]
-                    (held.sites if name == "sites" else held.curve).append(_unnamed(row))
-        tables.rows = {key: held for key, held in tables.rows.items() if held.sites and held.curve}
+                    rows = tables.rows[row["key"]]
+                    (rows.sites if name == "sites" else rows.curve).append(_unnamed(row))
+        tables.rows = {key: rows for key, rows in tables.rows.items() if rows.sites and rows.curve}
         return tables
 
     def save(self, folder: Path, planned: Sequence[Planned]) -> None:

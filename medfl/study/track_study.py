@@ -15,7 +15,7 @@ from medfl.tracking.log_study import LoggedRun, log_study
 FILES = ("study.json", "tables.md", "runs.csv", "sites.csv", "curves.csv", "report.html")
 
 
-def track(study: Study, tables: Tables, found: Mapping[str, Any], out: Path) -> str:
+def track(study: Study, tables: Tables, findings: Mapping[str, Any], out: Path) -> str:
     """Log a study with the tracking settings of its pipeline; one line on how that went."""
     runs = []
     for run in study.runs:
@@ -26,7 +26,7 @@ def track(study: Study, tables: Tables, found: Mapping[str, Any], out: Path) -> 
             runs.append(LoggedRun(run.title, run.key, params, figures))
     means = {
         f"{partition}/{method}/{figure}": mean["mean"]
-        for partition, part in found["partitions"].items()
+        for partition, part in findings["partitions"].items()
         for method, entry in part["methods"].items()
         for figure, mean in entry["figures"].items()
         if mean["mean"] is not None

@@ -154,8 +154,8 @@ class _Pass:
     def _runs_there(self) -> dict[str | None, str]:
         """Site (None for the federation) -> run id, of the runs that exist."""
         query = f"tags.`{RUN_UUID_TAG}` = '{self.state.run_uuid}'"
-        found = self.client.search_runs([self.server.experiment_id], query, max_results=5000)
-        return {run.data.tags.get("site"): run.info.run_id for run in found}
+        runs = self.client.search_runs([self.server.experiment_id], query, max_results=5000)
+        return {run.data.tags.get("site"): run.info.run_id for run in runs}
 
     def _create_run(self, site: str | None) -> str:
         role = self.run.roles[site] if site else "federation"
@@ -271,17 +271,17 @@ def experiment_id(client: MlflowClient, name: str, location: str | None) -> str:
     """The id of the experiment, made if need be."""
     from mlflow.exceptions import MlflowException
 
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
         try:
             return str(client.create_experiment(name, artifact_location=location))
         except MlflowException:
-            found = client.get_experiment_by_name(name)  # another run has just made it
-            if found is None:
+            experiment = client.get_experiment_by_name(name)  # another run has just made it
+            if experiment is None:
                 raise
-    if found.lifecycle_stage != "active":
+    if experiment.lifecycle_stage != "active":
         raise MedflError(f"`tracking.experiment`: {name!r} was deleted in MLflow; restore it or choose another name")
-    return str(found.experiment_id)
+    return str(experiment.experiment_id)
 
 
 def _batches(items: list[T], size: int) -> Iterator[list[T]]:

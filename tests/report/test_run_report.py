@@ -21,12 +21,12 @@ from medfl.metrics import format_interval
 from medfl.metrics.group_figures import group_figures
 from medfl.metrics.site_figures import pooled, site_figures
 from medfl.pipeline.load_pipeline import load_pipeline
+from medfl.pipeline.patch_gallery import gallery
 from medfl.pipeline.run import run
 from medfl.report import charts, html_blocks
 from medfl.report.chart_style import TOKENS
 from medfl.report.html_page import PageSection, render_page
 from medfl.report.limitations import limits, several
-from medfl.pipeline.patch_gallery import gallery
 from medfl.report.run_report import report_html, write_report
 from medfl.report.run_results import read_evidence
 from tests.pages import Page
@@ -278,8 +278,7 @@ def test_two_renderings_are_the_same_bytes(little, tmp_path):
     (tmp_path / "matplotlibrc").write_text(
         "font.size: 20\nlines.color: red\naxes.facecolor: yellow\nsvg.fonttype: path\n"
     )
-    code = "import sys; from pathlib import Path; from medfl.pipeline.patch_gallery import gallery
-from medfl.report.run_report import report_html as r; "
+    code = "import sys; from pathlib import Path; from medfl.report.run_report import report_html as r; "
     code += "sys.stdout.buffer.write(r(Path(sys.argv[1])).encode())"
     settings = os.environ | {"PYTHONHASHSEED": "3", "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}
     done = subprocess.run(

@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from medfl.metrics import format_figure
-from medfl.report.html_blocks import Figure, Tint, figures, folded, heading, heat_map, join, legend, table, text
+from medfl.report.html_blocks import CaptionedChart, Tint, figures, folded, heading, heat_map, join, legend, table, text
 from medfl.report.html_page import PageSection
 from medfl.study.report import study_charts
 from medfl.study.report.leave_one_site_out import unseen_sites
@@ -26,7 +26,7 @@ def chapter(evidence: StudyEvidence, name: str, key: str) -> PageSection:
     title = "All partitions" if whole else "Methods compared" if name == PLAIN else name
     if not partition["methods"]:
         return PageSection(key, title, text("No run of this partition is done."))
-    shown = text_tables({**evidence.found, "partitions": {name: partition}})
+    shown = text_tables({**evidence.study, "partitions": {name: partition}})
     results, stability = shown[0], shown[-1]
     against = shown[1] if partition["comparisons"] else None
     blocks = [_table(evidence, results)]
@@ -37,7 +37,7 @@ def chapter(evidence: StudyEvidence, name: str, key: str) -> PageSection:
     if against:
         blocks += [heading(f"Against {evidence.reference}"), text(READING), _table(evidence, against)]
     if not whole:
-        if evidence.found.get("leave_one_site_out"):
+        if evidence.study.get("leave_one_site_out"):
             blocks += unseen_sites(evidence, name, partition)
         else:
             blocks += _site_by_site(evidence, partition)
@@ -83,12 +83,12 @@ def _short(evidence: StudyEvidence) -> str:
     return figure_title(evidence.figure).partition(" at ")[0]
 
 
-def _by_method(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) -> list[Figure]:
+def _by_method(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) -> list[CaptionedChart]:
     """Means, differences, wins and losses: three pictures with the same rows."""
-    found = [_means(evidence, name, partition)]
+    pictures = [_means(evidence, name, partition)]
     if partition["comparisons"]:
-        found += [_differences(evidence, name, partition), _tallies(evidence, name, partition)]
-    return found
+        pictures += [_differences(evidence, name, partition), _tallies(evidence, name, partition)]
+    return pictures
 
 
 def _key(evidence: StudyEvidence, partition: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -107,23 +107,23 @@ def _key(evidence: StudyEvidence, partition: Mapping[str, Any]) -> list[tuple[st
     return key
 
 
-def _means(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) -> Figure:
+def _means(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) -> CaptionedChart:
     rows = []
     for method, entry in partition["methods"].items():
         mean = entry["figures"][evidence.figure]
-        points = evidence.known(name, method, evidence.figure) if mean["n"] > 1 else []
+        points = evidence.values(name, method, evidence.figure) if mean["n"] > 1 else []
         words = format_figure(mean["mean"])
         rows.append(Dots(method, mean["mean"], _pair(mean["ci"]), points, words, evidence.is_bracket(method)))
     ends = [Level(value, arm, True) for arm, value in partition["brackets"].items() if value is not None]
-    told = "; ".join(f"{row.label} {row.beside}{_interval(row.ends)}" for row in rows)
+    means = "; ".join(f"{row.label} {row.beside}{_interval(row.ends)}" for row in rows)
     within = "".join(f" {level.word} lies at {level.at:.3f}." for level in ends)
-    finding = f"{_title(evidence)} by method in {name}: {told}.{within}"
+    finding = f"{_title(evidence)} by method in {name}: {means}.{within}"
     name = f"means {name}"
     picture = study_charts.dots(rows, name=name, finding=finding, xlabel=_short(evidence), levels=ends, lines=2)
-    return Figure(_title(evidence), picture)
+    return CaptionedChart(_title(evidence), picture)
 
 
-def _differences(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) -> Figure:
+def _differences(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) -> CaptionedChart:
     rows = []
     for method in partition["methods"]:
         if method == evidence.reference:
@@ -133,11 +133,11 @@ def _differences(evidence: StudyEvidence, name: str, partition: Mapping[str, Any
         points = evidence.moved(name, method, evidence.figure) if mean["n"] > 1 else []
         words = format_figure(mean["mean"], "+.3f")
         rows.append(Dots(method, mean["mean"], _pair(mean["ci"]), points, words, evidence.is_bracket(method)))
-    told = "; ".join(
+    means = "; ".join(
         f"{row.label} {row.beside}{_interval(row.ends, '+')}" for row in rows if row.label != evidence.reference
     )
     finding = (
-        f"Mean difference of {figure_title(evidence.figure)} to {evidence.reference} in {name}, seed by seed: {told}."
+        f"Mean difference of {figure_title(evidence.figure)} to {evidence.reference} in {name}, seed by seed: {means}."
     )
     zero = [Level(0.0, study_charts.middle(evidence.reference))]
     # The brackets may be far away: the scale is for the methods, and an arrow points to where the others are.
@@ -152,10 +152,10 @@ def _differences(evidence: StudyEvidence, name: str, partition: Mapping[str, Any
         span=study_charts.span_of(federated, zero),
         lines=2,
     )
-    return Figure(f"Difference to {evidence.reference}", picture, "paired by seed")
+    return CaptionedChart(f"Difference to {evidence.reference}", picture, "paired by seed")
 
 
-def _tallies(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) -> Figure:
+def _tallies(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) -> CaptionedChart:
     rows: list[tuple[str, tuple[int, int, int] | None, str]] = []
     for method in partition["methods"]:
         entry = partition["comparisons"].get(method)
@@ -166,12 +166,12 @@ def _tallies(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) -
         else:
             counts = (entry["wins"], entry["ties"], entry["losses"])
             rows.append((method, counts, "/".join(map(str, counts))))
-    told = "; ".join(f"{method} {words}" for method, counts, words in rows if counts)
+    tallies = "; ".join(f"{method} {words}" for method, counts, words in rows if counts)
     finding = (
-        f"Wins, ties and losses of AUROC against {evidence.reference} in {name}, by seed and site: {told or 'none'}."
+        f"Wins, ties and losses of AUROC against {evidence.reference} in {name}, by seed and site: {tallies or 'none'}."
     )
     picture = study_charts.tallies(rows, name=f"tallies {name}", finding=finding, lines=2)
-    return Figure("Wins, ties, losses", picture, "by seed and site")
+    return CaptionedChart("Wins, ties, losses", picture, "by seed and site")
 
 
 def _seeds(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) -> Markup:
