@@ -10,7 +10,7 @@ from markupsafe import Markup
 from medfl.metrics import format_figure, format_interval
 from medfl.report import charts
 from medfl.report.chart_style import class_token
-from medfl.report.html_blocks import CaptionedChart, figures, folded, heading, join, legend, table, text
+from medfl.report.html_blocks import Picture, figures, folded, heading, join, legend, table, text
 from medfl.report.html_page import PageSection
 from medfl.report.run_results import Evidence, arrow, interval, role_word
 
@@ -63,7 +63,7 @@ def _temperature(evidence: Evidence) -> str:
     return "No temperature was fitted in this run: one curve a site, uncalibrated."
 
 
-def _reliability(evidence: Evidence, name: str, entry: Mapping[str, Any], key: str = "") -> CaptionedChart:
+def _reliability(evidence: Evidence, name: str, entry: Mapping[str, Any], key: str = "") -> Picture:
     after, before = entry["reliability"], entry.get("reliability_before")
     confidence, accuracy = _means(after)
     gap = confidence - accuracy
@@ -85,7 +85,7 @@ def _reliability(evidence: Evidence, name: str, entry: Mapping[str, Any], key: s
         f"{entry['n']} patches, {tilt}."
     )
     picture = charts.reliability(after, before, name=f"reliability {key or name}", finding=finding)
-    return CaptionedChart(name, picture, note)
+    return Picture(name, picture, note)
 
 
 def _means(bins: Mapping[str, Sequence[Any]]) -> tuple[float, float]:
@@ -141,9 +141,7 @@ def _roc_curves(evidence: Evidence, name: str) -> Markup:
             f"false positive rate of {curve['fpr'][at]:.2f}{'' if curve.get('low') else '; no band'}."
         )
         token = "ink" if index is None else class_token(index)
-        pictures.append(
-            CaptionedChart(target, charts.roc(curve, token, name=f"roc {name} {target}", finding=finding), note)
-        )
+        pictures.append(Picture(target, charts.roc(curve, token, name=f"roc {name} {target}", finding=finding), note))
     blocks = [figures(pictures, small=True)] if pictures else []
     if absent:
         blocks.append(text(f"No curve where the site has no patches of the class, or no others: {', '.join(absent)}."))
@@ -193,7 +191,7 @@ def confusions(evidence: Evidence) -> PageSection | None:
     shown = {name: entry for name, entry in evidence.measured.items() if entry["n"]}
     if not shown:
         return None
-    by_role: dict[str, list[CaptionedChart]] = {"held_out": [], "train": []}
+    by_role: dict[str, list[Picture]] = {"held_out": [], "train": []}
     for name, entry in shown.items():
         by_role[entry["role"]].append(_confusion(evidence, name, entry["confusion"]))
     blocks = []
@@ -210,7 +208,7 @@ def confusions(evidence: Evidence) -> PageSection | None:
     return PageSection("confusion", "Confusion matrices", join(*blocks), lead)
 
 
-def _confusion(evidence: Evidence, name: str, matrix: Sequence[Sequence[int]], key: str = "") -> CaptionedChart:
+def _confusion(evidence: Evidence, name: str, matrix: Sequence[Sequence[int]], key: str = "") -> Picture:
     classes = evidence.classes
     total, right = sum(map(sum, matrix)), sum(matrix[i][i] for i in range(len(classes)))
     wrong = [(matrix[i][j], classes[i], classes[j]) for i in range(len(classes)) for j in range(len(classes)) if i != j]
@@ -219,4 +217,4 @@ def _confusion(evidence: Evidence, name: str, matrix: Sequence[Sequence[int]], k
     slip = f"; most often {most[1]} taken for {most[2]} ({most[0]})" if most[0] else ""
     finding = f"Confusion matrix of {name}: {right} of {total} patches right{slip}."
     picture = charts.confusion(matrix, classes, name=f"confusion {key or name}", finding=finding)
-    return CaptionedChart(name, picture, f"{role}{right} of {total} right")
+    return Picture(name, picture, f"{role}{right} of {total} right")

@@ -14,7 +14,7 @@ Cell = str | Markup
 
 
 @dataclass(frozen=True)
-class CaptionedChart:
+class Picture:
     """A chart with its caption.
 
     Attributes:
@@ -84,12 +84,12 @@ def heat_map(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Tint]]],
     return _block("heat_map", columns, rows, caption)
 
 
-def figures(pictures: Sequence[CaptionedChart], small: bool = False) -> Markup:
+def figures(pictures: Sequence[Picture], small: bool = False) -> Markup:
     """Charts side by side, as many as fit; `small` for charts half as wide."""
     return _block("figures", pictures, small)
 
 
-def wide(picture: CaptionedChart) -> Markup:
+def wide(picture: Picture) -> Markup:
     """A chart across the page."""
     return _block("wide", picture)
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Literal
 
 from markupsafe import Markup
 
 from medfl.metrics import format_figure, mean_supported, round_stability
 from medfl.metrics.figures import Place
+from medfl.metrics.record_types import RoundRecord
 from medfl.metrics.stability_figures import stability_at
 from medfl.report import charts
 from medfl.report.chart_style import class_token
 from medfl.report.charts import Line
-from medfl.report.html_blocks import CaptionedChart, figures, heading, join, legend, table, text, wide
+from medfl.report.html_blocks import Picture, figures, heading, join, legend, table, text, wide
 from medfl.report.html_page import PageSection
 from medfl.report.run_results import Evidence, role_word
 
@@ -37,7 +38,7 @@ def class_mix(evidence: Evidence) -> PageSection | None:
         rows = [(split, [by_class.get(c, 0) for c in evidence.classes]) for split, by_class in data.patches.items()]
         finding = "; ".join(f"{split} {_counts(evidence.classes, counts)}" for split, counts in rows)
         picture = charts.bars(rows, name=f"mix {name}", finding=f"Patches at {name}: {finding}.")
-        pictures.append(CaptionedChart(name, picture, f"{role_word(evidence.roles[name])}, {data.total():,} patches"))
+        pictures.append(Picture(name, picture, f"{role_word(evidence.roles[name])}, {data.total():,} patches"))
     if not pictures:
         return None
     key = [("box", class_token(index), name) for index, name in enumerate(evidence.classes)]
@@ -79,9 +80,7 @@ def learning_curves(evidence: Evidence) -> PageSection | None:
             [*backdrop, line], name=f"curve {name}", finding=finding, ylim=limits, mark=selected, level=0.5
         )
         pictures.append(
-            CaptionedChart(
-                name, picture, f"{role_word(evidence.roles[name])}{', monitoring' if watched else ''}: {note}"
-            )
+            Picture(name, picture, f"{role_word(evidence.roles[name])}{', monitoring' if watched else ''}: {note}")
         )
     key = [("line", "after", "validation AUROC of the site")]
     if any(split == "test" for split, _ in drawn.values()):
@@ -97,11 +96,11 @@ def learning_curves(evidence: Evidence) -> PageSection | None:
     return PageSection("curves", "Learning curves", join(legend(key), figures(pictures)), lead)
 
 
-def _curve(records: Iterable[Mapping[str, Any]], name: str) -> tuple[str, list[tuple[int, float | None]]]:
+def _curve(records: Iterable[RoundRecord], name: str) -> tuple[str, list[tuple[int, float | None]]]:
     """("val" or "test", [(round, AUROC)]) of one site."""
-    entries = [(record["round"], record["sites"].get(name) or {}) for record in records]
-    split = "val" if any("val" in entry for _, entry in entries) else "test"
-    return split, [(t, (entry.get(split) or {}).get("auroc")) for t, entry in entries]
+    entries = [(record["round"], record["sites"].get(name)) for record in records]
+    split: Literal["val", "test"] = "val" if any(entry and "val" in entry for _, entry in entries) else "test"
+    return split, [(t, (entry.get(split) or {}).get("auroc") if entry else None) for t, entry in entries]
 
 
 def _range(curves: Sequence[Sequence[tuple[int, float | None]]]) -> Line:
@@ -160,7 +159,7 @@ def _by_round(evidence: Evidence) -> dict[str, dict[int, float]]:
     return series
 
 
-def _series(values: Mapping[int, float], title: str, note: str) -> CaptionedChart:
+def _series(values: Mapping[int, float], title: str, note: str) -> Picture:
     rounds, ys = list(values), list(values.values())
     peak = max(rounds, key=lambda t: values[t])
     finding = (
@@ -174,12 +173,13 @@ def _series(values: Mapping[int, float], title: str, note: str) -> CaptionedChar
     picture = charts.lines(
         [Line(rounds, ys)], name=f"stability {title}", finding=finding, ylim=limits, level=level, height=170.0
     )
-    return CaptionedChart(title, picture, note)
+    return Picture(title, picture, note)
 
 
 def _inertia(evidence: Evidence) -> Markup | None:
     """How much each stage of the network moved in each round."""
-    moved = {r["round"]: r["update"]["inertia"] for r in evidence.run.rounds if (r.get("update") or {}).get("inertia")}
+    updates = {record["round"]: record.get("update") for record in evidence.run.rounds}
+    moved = {t: update["inertia"] for t, update in updates.items() if update and update.get("inertia")}
     if not moved:
         return None
     stages = list(dict.fromkeys(stage for values in moved.values() for stage in values))
@@ -196,5 +196,5 @@ def _inertia(evidence: Evidence) -> Markup | None:
     )
     width = charts.WIDTH if len(moved) <= 30 else 2 * charts.WIDTH
     picture = charts.cells(stages, list(moved), grid, name="inertia", finding=finding, width=width)
-    one = CaptionedChart("Relative change ‖ΔW‖ / ‖W‖", picture, note)
+    one = Picture("Relative change ‖ΔW‖ / ‖W‖", picture, note)
     return figures([one]) if width == charts.WIDTH else wide(one)

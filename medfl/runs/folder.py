@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from medfl.errors import MedflError
-from medfl.model.flat_model import FlatModel
-from medfl.messages import Reply
 from medfl.federation.server_state import InFlightReply, ServerState
+from medfl.messages import Reply
+from medfl.metrics.record_types import RoundRecord
+from medfl.model.flat_model import FlatModel
 from medfl.site.site import Site, SiteMemory
 
 AT_THE_END = ("at the end of the run", "all rounds")
@@ -112,9 +113,9 @@ class RunFolder:
                 f"`medfl resume {self.path}`"
             ) from None
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[RoundRecord]:
         """The rounds so far; a torn last line (a write cut short) is left out."""
-        return list(json_lines(self.rounds))
+        return [cast(RoundRecord, line) for line in json_lines(self.rounds)]
 
     def truncate(self, rounds: int) -> None:
         """Drop the rounds from number `rounds` on: those after the checkpoint that a resumed run continues from."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medfl.errors import MedflError
+from medfl.metrics.record_types import RoundRecord
 from medfl.pipeline.load_pipeline import read_mapping
 
 PIPELINE = "pipeline.yaml"
@@ -51,7 +52,7 @@ class RunRecords:
 
     folder: Path
     pipeline: Mapping[str, Any]
-    rounds: tuple[Mapping[str, Any], ...]
+    rounds: tuple[RoundRecord, ...]
     summary: Mapping[str, Any] | None
 
     @property
@@ -128,7 +129,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _read_rounds(path: Path) -> tuple[Mapping[str, Any], ...]:
+def _read_rounds(path: Path) -> tuple[RoundRecord, ...]:
     """The whole rounds; a last line that is being written, or was cut off, does not count yet."""
     if not path.is_file():
         return ()

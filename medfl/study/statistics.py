@@ -76,11 +76,11 @@ class Paired:
 
 
 Repeat = tuple[str, ...]
-Figures = Mapping[Repeat, float | None]  # of each repeat
-SiteFigures = Mapping[tuple[Repeat, str], float]  # of each repeat at each site
+ByRepeat = Mapping[Repeat, float | None]  # of each repeat
+ByRepeatAndSite = Mapping[tuple[Repeat, str], float]  # of each repeat at each site
 
 
-def difference(method: Figures, reference: Figures) -> Mean:
+def difference(method: ByRepeat, reference: ByRepeat) -> Mean:
     """Mean difference over the repeats that have the figure with both methods."""
     return mean_over(
         value - other
@@ -89,7 +89,7 @@ def difference(method: Figures, reference: Figures) -> Mean:
     )
 
 
-def paired(method: SiteFigures, reference: SiteFigures, differences: Mean) -> Paired:
+def paired(method: ByRepeatAndSite, reference: ByRepeatAndSite, differences: Mean) -> Paired:
     """Compare two methods over the (repeat, site) pairs that both have.
 
     The sites of one repeat share a model, so the pairs are not independent: the interval of the difference is over

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from medfl.errors import MedflError
 from medfl.metrics import mean_supported, round_stability
 from medfl.metrics.figures import Place, Style, figures_at
+from medfl.metrics.record_types import RoundRecord
 from medfl.metrics.stability_figures import stability_at
 from medfl.study.study_file import Planned
 
@@ -96,18 +97,19 @@ def rows_of(folder: RunFolder, data: str) -> RunRows:
     return RunRows(run_row(summary, records, data), site_rows(summary), [curve_row(record) for record in records])
 
 
-def run_row(summary: Mapping[str, Any], records: Sequence[Mapping[str, Any]], data: str) -> Row:
+def run_row(summary: Mapping[str, Any], records: Sequence[RoundRecord], data: str) -> Row:
     """One line of runs.csv. `val_*` are means over the training sites' validation data of the last model."""
     values: dict[str, Any] = {"chain": summary["method"], "rounds": summary["rounds"], "data": data}
     for role in ("held_out", "train"):
         group = summary["held_out" if role == "held_out" else "train_sites"]
         values |= {f"{role}_{figure}": group.get(figure) for figure in group_columns()}
-    last = [entry["val"] for entry in records[-1]["sites"].values() if entry["role"] == "train" and "val" in entry]
+    entries = records[-1]["sites"].values()
+    last: list[Mapping[str, Any]] = [entry["val"] for entry in entries if entry["role"] == "train" and "val" in entry]
     values |= {
         column: mean_supported(entry[column.removeprefix("val_mean_")] for entry in last)
         for column in validation_columns()
     }
-    own = [entry["val_personalised"] for entry in records[-1]["sites"].values() if "val_personalised" in entry]
+    own = [entry["val_personalised"] for entry in entries if "val_personalised" in entry]
     values |= {"val_personalised_balanced_accuracy": mean_supported(entry["balanced_accuracy"] for entry in own)}
     values |= {figure: summary["stability"][figure] for figure in STABILITY}
     inertia = summary["stability"]["inertia"]
@@ -161,7 +163,7 @@ def _site_figures(figures: Mapping[str, Any]) -> dict[str, float | None]:
     return values | ends
 
 
-def curve_row(record: Mapping[str, Any]) -> Row:
+def curve_row(record: RoundRecord) -> Row:
     """One line of curves.csv: validation AUROC over the training sites of the model that entered the round."""
     scalars = round_stability(record)
     losses = [entry.get("train_loss") for entry in record["sites"].values()]

@@ -12,11 +12,12 @@ from typing import Any
 
 from medfl.metrics import RATES, figures, mean_supported, round_stability
 from medfl.metrics.figures import Style
+from medfl.metrics.record_types import RoundRecord, SiteRecord
 
 Values = dict[str, float]
 
 
-def site_round(entry: Mapping[str, Any]) -> Values:
+def site_round(entry: SiteRecord) -> Values:
     """A site's metrics in one round, from `record["sites"][name]`.
 
     Held-out figures while training are `monitoring/...`, a name apart from the final `test/...`: the final
@@ -27,7 +28,7 @@ def site_round(entry: Mapping[str, Any]) -> Values:
     return values | _finite({key: entry.get(key) for key in ("bytes_up", "bytes_down")})
 
 
-def federation_round(record: Mapping[str, Any]) -> Values:
+def federation_round(record: RoundRecord) -> Values:
     """The federation's metrics in one round: means over the training sites, the worst site, stability, failures."""
     sites = [site_round(entry) for entry in record["sites"].values() if entry["role"] == "train"]
     values = _means(sites) | _worst(sites, "val/auroc")

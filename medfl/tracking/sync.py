@@ -13,10 +13,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from medfl import config
 from medfl.errors import MedflError
+from medfl.metrics.record_types import RoundRecord
 from medfl.runs.records import MODEL, REPORT, WEIGHTS, RunRecords, read_run
 from medfl.tracking import metric_names, run_metadata
 from medfl.tracking.connect import artifact_location, brief, client_for, mlflow_errors, resolve_uri, shown
@@ -260,7 +261,7 @@ class _Pass:
             mark.status = status
 
 
-def _round_values(record: Mapping[str, Any], site: str | None) -> dict[str, float]:
+def _round_values(record: RoundRecord, site: str | None) -> dict[str, float]:
     if site is None:
         return metric_names.federation_round(record)
     entry = record["sites"].get(site)

@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from medfl.metrics import format_bounds, format_figure
-from medfl.report.html_blocks import CaptionedChart, figures, heading, table, text
+from medfl.report.html_blocks import Picture, figures, heading, table, text
 from medfl.study.report import study_charts
 from medfl.study.report.study_charts import Dots
 from medfl.study.report.study_results import StudyEvidence, Unseen
@@ -81,12 +81,12 @@ def _table(evidence: StudyEvidence, results: UnseenBySite) -> Markup:
     return table(columns, rows, text=2, break_before=starts[1:] if compared else ())
 
 
-def _picture(title: str, rows: list[Dots], about: str, name: str, span: tuple[float, float]) -> CaptionedChart:
+def _picture(title: str, rows: list[Dots], about: str, name: str, span: tuple[float, float]) -> Picture:
     means = "; ".join(f"{row.label} {row.beside} {format_bounds(row.ends)}" for row in rows)
     finding = f"AUROC with {about} in {name}: {means}."
     xlabel = "AUROC at the unseen site"
     picture = study_charts.dots(rows, name=f"unseen {title} {name}", finding=finding, xlabel=xlabel, span=span)
-    return CaptionedChart(title, picture)
+    return Picture(title, picture)
 
 
 def _dots(label: str, unseen: Unseen, minor: bool = False) -> Dots:

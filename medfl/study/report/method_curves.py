@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from medfl.metrics import format_figure, format_mean
-from medfl.report.html_blocks import CaptionedChart, figures, folded, heading, legend, table, text
+from medfl.report.html_blocks import Picture, figures, folded, heading, legend, table, text
 from medfl.study.report import study_charts
 from medfl.study.report.curve_table import Course
 from medfl.study.report.study_charts import Dots
@@ -61,7 +61,7 @@ def _said(evidence: StudyEvidence, steps: bool) -> str:
 
 def _panels(
     evidence: StudyEvidence, name: str, title: str, xlabel: str, courses: Mapping[str, Course]
-) -> list[CaptionedChart]:
+) -> list[Picture]:
     steps = xlabel != "round"
     read = evidence.curves.by_time if steps else evidence.curves.by_round
     xs = [x for course in courses.values() for x in course.x]
@@ -85,7 +85,7 @@ def _panels(
             ylim=(floor, min(1.005, highest + 0.05 * (highest - floor) + 0.002)),
             steps=steps,
         )
-        panels.append(CaptionedChart(method, picture, note))
+        panels.append(Picture(method, picture, note))
     return panels
 
 
@@ -97,7 +97,7 @@ def steadiness(evidence: StudyEvidence, name: str, partition: Mapping[str, Any])
     return [*blocks, _cost(partition)]
 
 
-def _pictures(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) -> list[CaptionedChart]:
+def _pictures(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) -> list[Picture]:
     """A picture a measure, a row a method."""
     pictures = []
     for column, title, note in MEASURES:
@@ -123,7 +123,7 @@ def _pictures(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) 
             log=log,
             zero=True,
         )
-        pictures.append(CaptionedChart(title, picture, note))
+        pictures.append(Picture(title, picture, note))
     return pictures
 
 

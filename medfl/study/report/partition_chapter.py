@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from medfl.metrics import format_figure
-from medfl.report.html_blocks import CaptionedChart, Tint, figures, folded, heading, heat_map, join, legend, table, text
+from medfl.report.html_blocks import Picture, Tint, figures, folded, heading, heat_map, join, legend, table, text
 from medfl.report.html_page import PageSection
 from medfl.study.report import study_charts
 from medfl.study.report.leave_one_site_out import unseen_sites
@@ -83,7 +83,7 @@ def _short(evidence: StudyEvidence) -> str:
     return figure_title(evidence.figure).partition(" at ")[0]
 
 
-def _by_method(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) -> list[CaptionedChart]:
+def _by_method(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) -> list[Picture]:
     """Means, differences, wins and losses: three pictures with the same rows."""
     pictures = [_means(evidence, name, partition)]
     if partition["comparisons"]:
@@ -107,7 +107,7 @@ def _key(evidence: StudyEvidence, partition: Mapping[str, Any]) -> list[tuple[st
     return key
 
 
-def _means(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) -> CaptionedChart:
+def _means(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) -> Picture:
     rows = []
     for method, entry in partition["methods"].items():
         mean = entry["figures"][evidence.figure]
@@ -120,10 +120,10 @@ def _means(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) -> 
     finding = f"{_title(evidence)} by method in {name}: {means}.{within}"
     name = f"means {name}"
     picture = study_charts.dots(rows, name=name, finding=finding, xlabel=_short(evidence), levels=ends, lines=2)
-    return CaptionedChart(_title(evidence), picture)
+    return Picture(_title(evidence), picture)
 
 
-def _differences(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) -> CaptionedChart:
+def _differences(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) -> Picture:
     rows = []
     for method in partition["methods"]:
         if method == evidence.reference:
@@ -152,10 +152,10 @@ def _differences(evidence: StudyEvidence, name: str, partition: Mapping[str, Any
         span=study_charts.span_of(federated, zero),
         lines=2,
     )
-    return CaptionedChart(f"Difference to {evidence.reference}", picture, "paired by seed")
+    return Picture(f"Difference to {evidence.reference}", picture, "paired by seed")
 
 
-def _tallies(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) -> CaptionedChart:
+def _tallies(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) -> Picture:
     rows: list[tuple[str, tuple[int, int, int] | None, str]] = []
     for method in partition["methods"]:
         entry = partition["comparisons"].get(method)
@@ -171,7 +171,7 @@ def _tallies(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) -
         f"Wins, ties and losses of AUROC against {evidence.reference} in {name}, by seed and site: {tallies or 'none'}."
     )
     picture = study_charts.tallies(rows, name=f"tallies {name}", finding=finding, lines=2)
-    return CaptionedChart("Wins, ties, losses", picture, "by seed and site")
+    return Picture("Wins, ties, losses", picture, "by seed and site")
 
 
 def _seeds(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) -> Markup:
