@@ -8,14 +8,13 @@ from typing import Any
 from medfl.cli.terminal import Terminal
 from medfl.metrics import RATES, format_figure, format_interval
 from medfl.metrics.figures import Place, SiteFigure, Style, figure, figures_at
+from medfl.metrics.record_types import SiteResult
 from medfl.metrics.stability_figures import stability_at
 
 Cell = Callable[[Mapping[str, Any]], str]
 
 
-def print_sites(
-    terminal: Terminal, sites: Mapping[str, Mapping[str, Any]], title: str = "Test data, measured once"
-) -> None:
+def print_sites(terminal: Terminal, sites: Mapping[str, SiteResult], title: str = "Test data, measured once") -> None:
     """The per-site table: training sites first, held-out sites after them; n are patches."""
     columns = [_column(row, style) for row, style in figures_at(Place.CONSOLE).items()]
     order = sorted(sites, key=lambda name: (sites[name]["role"] != "train", name))
@@ -36,12 +35,12 @@ def _column(row: SiteFigure, style: Style) -> tuple[str, Cell]:
     )
 
 
-def _site_cells(name: str, entry: Mapping[str, Any]) -> list[str]:
+def _site_cells(name: str, entry: SiteResult) -> list[str]:
     patches = f"{entry['n']} ({entry['n_groups']})"
     return [name, str(entry["role"]).replace("_", "-"), patches, str(len(entry["supported_classes"]))]
 
 
-def print_own_models(terminal: Terminal, sites: Mapping[str, Mapping[str, Any]]) -> None:
+def print_own_models(terminal: Terminal, sites: Mapping[str, SiteResult]) -> None:
     """AUROC of the further models that a method keeps at each site, beside the global one."""
     models = {name: entry["models"] for name, entry in sorted(sites.items()) if "models" in entry}
     if not models:

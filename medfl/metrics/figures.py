@@ -117,14 +117,19 @@ class SiteFigure:
             return None
         return min(1.0, max(0.0, (value - self.best) / (self.guess(classes) - self.best)))
 
+    def of(self, entry: Mapping[str, Any]) -> float | None:
+        """The figure of a site."""
+        value: float | None = entry.get(self.key)
+        return value
+
     def format(self, entry: Mapping[str, Any]) -> str:
         """The figure of a site, without its interval."""
-        return format_figure(entry.get(self.key), f".{self.digits}f")
+        return format_figure(self.of(entry), f".{self.digits}f")
 
     def format_interval(self, entry: Mapping[str, Any]) -> str:
         """The figure of a site with its interval."""
         few = self.marks_few and bool(entry.get("few_groups"))
-        return format_interval(entry.get(self.key), entry.get(f"{self.key}_ci"), self.digits, few)
+        return format_interval(self.of(entry), entry.get(f"{self.key}_ci"), self.digits, few)
 
     def format_before(self, entry: Mapping[str, Any]) -> str:
         """The figure of a site before calibration."""

@@ -150,8 +150,8 @@ def _roc_curves(evidence: Evidence, name: str) -> Markup:
 
 def _class_auroc(evidence: Evidence, name: str, target: str) -> str:
     """AUROC of one class as the summary has it; of a target that joins classes, that of its score histograms."""
-    entry = evidence.measured.get(name) or {}
-    if target in (entry.get("auroc_per_class") or {}):
+    entry = evidence.measured.get(name)
+    if entry and target in (entry.get("auroc_per_class") or {}):
         ci = (entry.get("auroc_per_class_ci") or {}).get(target)
         return format_interval(entry["auroc_per_class"][target], ci, few_groups=_few(entry, target))
     curve = evidence.curves[name]
@@ -171,7 +171,8 @@ def _few(entry: Mapping[str, Any], name: str) -> bool:
 
 
 def _points(evidence: Evidence, name: str) -> list[list[str]]:
-    points = (evidence.measured.get(name) or {}).get("operating") or {}
+    entry = evidence.measured.get(name)
+    points = (entry.get("operating") if entry else None) or {}
     return [
         [
             name,

@@ -165,7 +165,7 @@ def heat_maps(evidence: Evidence) -> PageSection | None:
         return None
     rows, classes, auroc = list(figures_at(Place.HEAT_MAP)), len(evidence.classes), figure("auroc")
     by_metric = [
-        (name, [Tint(row.format(entry), row.depth(entry.get(row.key), classes)) for row in rows])
+        (name, [Tint(row.format(entry), row.depth(row.of(entry), classes)) for row in rows])
         for name, entry in evidence.measured.items()
     ]
     by_class = [

@@ -10,6 +10,7 @@ from typing import Any
 
 from medfl.errors import MedflError, nearest
 from medfl.metrics import figures, format_interval
+from medfl.metrics.record_types import SiteResult
 from medfl.runs.records import SUMMARY, RunRecords, read_json, read_run
 from medfl.runs.redact import scrub
 
@@ -47,7 +48,7 @@ class Evidence:
         return {name: roles[name] for name in order if self.site in (None, name)}
 
     @cached_property
-    def measured(self) -> dict[str, Mapping[str, Any]]:
+    def measured(self) -> dict[str, SiteResult]:
         """Site -> its test figures, in the order of `roles`; a site whose measurement failed is not in it."""
         sites = self.summary["sites"]
         return {name: sites[name] for name in self.roles if name in sites}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,12 +67,12 @@ class Tables:
         """
         tables = cls()
         first: dict[str, list[str]] = {}  # a run that stands under two names has its rows twice
-        for row in _read(folder / "runs.csv"):
+        for row in read_table(folder / "runs.csv"):
             if row["key"] not in first:
                 first[row["key"]] = [row[column] for column in IDENTITY]
                 tables.rows[row["key"]] = RunRows(_unnamed(row), [], [])
         for name in ("sites", "curves"):
-            for row in _read(folder / f"{name}.csv"):
+            for row in read_table(folder / f"{name}.csv"):
                 if first.get(row["key"]) == [row[column] for column in IDENTITY]:
                     rows = tables.rows[row["key"]]
                     (rows.sites if name == "sites" else rows.curve).append(_unnamed(row))
@@ -190,7 +190,8 @@ def _unnamed(row: Row) -> Row:
     return {key: value for key, value in row.items() if key not in (*IDENTITY, "key")}
 
 
-def _read(path: Path) -> Iterable[Row]:
+def read_table(path: Path) -> list[Row]:
+    """The rows of one table; none where there is no such file. Raises MedflError when it is damaged."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as stream:

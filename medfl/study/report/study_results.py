@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,7 @@ from medfl.runs.records import read_json
 from medfl.runs.redact import scrub_text
 from medfl.study.report.curve_table import Curves, mean_of_all
 from medfl.study.study_file import ALL, BRACKETS
-from medfl.study.study_tables import Row, Tables, number
+from medfl.study.study_tables import Row, Tables, number, read_table
 
 STUDY, RUNS = "study.json", "runs.csv"
 KEYS = ("name", "figure", "reference", "seeds", "methods", "partitions", "planned", "done", "one_seed")
@@ -194,17 +193,10 @@ def read_study(folder: Path) -> StudyEvidence:
     study["failed"] = {title: scrub_text(why) for title, why in (study.get("failed") or {}).items()}
     pairs = {(partition, method) for partition in study["partitions"] for method in study["methods"]}
     runs, sites, curves = (
-        [row for row in _rows(folder / name) if (row["partition"], row["method"]) in pairs]
+        [row for row in read_table(folder / name) if (row["partition"], row["method"]) in pairs]
         for name in (RUNS, "sites.csv", "curves.csv")
     )
     return StudyEvidence(study, runs, sites, Curves(curves))
-
-
-def _rows(path: Path) -> list[Row]:
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
 
 
 def _ends(row: Row | None) -> tuple[float, float] | None:
