@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -19,6 +19,7 @@ from torch import Tensor
 from medfl.errors import MedflError
 from medfl.federation.server_state import InFlightReply, ServerState
 from medfl.messages import Reply
+from medfl.metrics.record_types import RoundRecord
 from medfl.model.flat_model import FlatModel
 from medfl.site.site import Site, SiteMemory
 
@@ -112,9 +113,9 @@ class RunFolder:
                 f"`medfl resume {self.path}`"
             ) from None
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[RoundRecord]:
         """The rounds so far; a torn last line (a write cut short) is left out."""
-        return list(json_lines(self.rounds))
+        return [cast(RoundRecord, line) for line in json_lines(self.rounds)]
 
     def truncate(self, rounds: int) -> None:
         """Drop the rounds from number `rounds` on: those after the checkpoint that a resumed run continues from."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from medfl.config.resolved import read_resolved
 from medfl.errors import MedflError
+from medfl.metrics.record_types import RoundRecord
 
 PIPELINE = "pipeline.yaml"
 ALLOCATION = "allocation_summary.csv"
@@ -51,7 +52,7 @@ class RunRecords:
 
     folder: Path
     pipeline: Mapping[str, Any]
-    rounds: tuple[Mapping[str, Any], ...]
+    rounds: tuple[RoundRecord, ...]
     summary: Mapping[str, Any] | None
 
     @property
@@ -130,7 +131,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _read_rounds(path: Path) -> tuple[Mapping[str, Any], ...]:
+def _read_rounds(path: Path) -> tuple[RoundRecord, ...]:
     """The whole rounds; a last line that is being written, or was cut off, does not count yet."""
     if not path.is_file():
         return ()

@@ -25,7 +25,7 @@ from medfl.messages import HistogramRequest, MeasureRequest, Metrics, Reply, Req
 from medfl.methods.core.context import SiteContext
 from medfl.metrics.histograms import score_histograms
 from medfl.metrics.measure import measure
-from medfl.metrics.site_figures import SiteFigures, site_figures
+from medfl.metrics.site_figures import SiteMeasurement, site_figures
 from medfl.metrics.targets import target_scores, target_truth
 from medfl.metrics.temperature import temperature_sums
 from medfl.model.memory_limits import explained
@@ -205,9 +205,9 @@ class Site:
             )
         return dataclasses.replace(answer, seconds={"evaluate": time.perf_counter() - began})
 
-    def _measure_variants(self, request: Request) -> dict[str, SiteFigures]:
+    def _measure_variants(self, request: Request) -> dict[str, SiteMeasurement]:
         """Measure the further models that methods name."""
-        found: dict[str, SiteFigures] = {}
+        found: dict[str, SiteMeasurement] = {}
         methods = self.shared.chain.acting("personal_models")
         for method in methods:
             for name, variant in method.personal_models(self.state, request.weights).items():
@@ -239,7 +239,7 @@ class Site:
         scores = target_scores(probabilities(logits, request.temperature), classes, request.malignant)
         return {"histograms": score_histograms(scores, target_truth(labels, classes, request.malignant)).to_lists()}
 
-    def _measure(self, split: str, request: Request, personal: bool = False) -> SiteFigures:
+    def _measure(self, split: str, request: Request, personal: bool = False) -> SiteMeasurement:
         """What the final measurement asks for; in a round, and of a personal model, the figures at temperature 1."""
         rows, logits = self._split(split, request)
         data: dict[str, Any] = {
@@ -252,7 +252,7 @@ class Site:
         }
         plain = probabilities(logits)
         if personal or not isinstance(request, MeasureRequest):
-            return SiteFigures(measure(plain, **data), {}, {})
+            return SiteMeasurement(measure(plain, **data), {}, {})
         calibrated = probabilities(logits, request.temperature)
         found = site_figures(calibrated, plain, **data, malignant=request.malignant, thresholds=request.thresholds)
         if request.members and split == "test" and self.role == "train":
