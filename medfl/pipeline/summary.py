@@ -14,8 +14,8 @@ from medfl.metrics.site_figures import pooled
 from medfl.metrics.stability import Stability
 from medfl.pipeline.final_evaluation import Calibration, Measured, malignant_classes
 from medfl.pipeline.prepare import RunSetup
-from medfl.runs import folder
 from medfl.runs.folder import RunFolder
+from medfl.runs.versions import versions
 
 Z = 1.959964
 """The 97.5 % point of the normal distribution."""
@@ -41,7 +41,7 @@ def model_facts(prepared: RunSetup, run_name: str, tuned: Calibration | None = N
         "kept_at_sites": kept_at_sites(prepared.shared.chain, pipeline.training.buffers),
         "parameters": model.layout.size,
         "fingerprint": model.fingerprint(),
-        "versions": folder.versions(),
+        "versions": versions(),
     }
 
 

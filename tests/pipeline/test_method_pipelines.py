@@ -20,7 +20,13 @@ SHORT = [
 
 def test_every_method_has_a_pipeline():
     used = {name for path in METHODS for name in load_pipeline(path).method for name in [name_of(name)]}
-    same_file = {"fedavgm", "fedadagrad", "fedyogi", "median", "fedlesam"}  # variants that fedadam.yaml, trimmed_mean.yaml ... name
+    same_file = {
+        "fedavgm",
+        "fedadagrad",
+        "fedyogi",
+        "median",
+        "fedlesam",
+    }  # variants that fedadam.yaml, trimmed_mean.yaml ... name
     assert used | same_file == set(built_in_methods())
 
 

@@ -94,9 +94,9 @@ def evaluate(
     ] = None,
 ) -> None:
     """Measure a model at sites: AUROC with intervals, calibration, confusion matrix."""
+    from medfl.data.atomic_file import write_text
     from medfl.pipeline.evaluate_model import evaluate as measure
     from medfl.pipeline.evaluate_model import find_model
-    from medfl.runs.folder import write_text
 
     with open_terminal() as terminal:
         found = find_model(model)

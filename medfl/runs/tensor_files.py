@@ -1,0 +1,40 @@
+"""Vectors of a run on a disk, as safetensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from medfl.data.atomic_file import flush, replacing
+from medfl.errors import MedflError
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a file where none of its name is looked for yet, and have the disk hold it. Raises OSError,
+    SafetensorError."""
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    flush(path)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a file whole, in the place of what is there. Raises OSError, SafetensorError."""
+    with replacing(path) as staged:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, staged, metadata=metadata)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, at addresses as round as those of fresh ones: sums over a vector depend on where it
+    begins. Raises OSError, SafetensorError."""
+    return {name: tensor.clone() for name, tensor in load_file(path).items()}
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a model.safetensors. Raises MedflError when the file is missing or damaged."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise MedflError(f"{path} is not a readable safetensors file: {error}") from None
