@@ -13,8 +13,8 @@ from medfl.metrics.site_figures import pooled
 from medfl.metrics.stability import Stability
 from medfl.pipeline.final_evaluation import Calibration, Measured, malignant_classes
 from medfl.pipeline.prepare import RunSetup
-from medfl.runs import folder
 from medfl.runs.folder import RunFolder
+from medfl.runs.versions import versions
 
 
 def model_facts(prepared: RunSetup, run_name: str, tuned: Calibration | None = None) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def model_facts(prepared: RunSetup, run_name: str, tuned: Calibration | None = N
         "kept_at_sites": kept_at_sites(prepared.shared.chain, pipeline.training.buffers),
         "parameters": model.layout.size,
         "fingerprint": model.fingerprint(),
-        "versions": folder.versions(),
+        "versions": versions(),
     }
 
 

@@ -66,7 +66,7 @@ def _without_started_folds(study: Study, done: Sequence[Planned]) -> list[Planne
 
 def save(out: Path, findings: Mapping[str, Any]) -> None:
     """Write study.json."""
-    from medfl.runs.folder import write_text
+    from medfl.data.atomic_file import write_text
 
     write_text(out / "study.json", json.dumps(findings, indent=1, allow_nan=False) + "\n")
 

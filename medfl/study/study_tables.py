@@ -204,7 +204,7 @@ def read_table(path: Path) -> list[Row]:
 
 
 def _write(path: Path, rows: Sequence[Row]) -> None:
-    from medfl.runs.folder import write_text  # with it comes PyTorch, which reading tables should not cost
+    from medfl.data.atomic_file import write_text  # with it comes PyTorch, which reading tables should not cost
 
     text = io.StringIO()
     columns = list(dict.fromkeys(key for row in rows for key in row)) or [*IDENTITY, "key"]

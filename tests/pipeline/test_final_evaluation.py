@@ -32,7 +32,8 @@ from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.prepare import prepare
 from medfl.pipeline.run import resume, run
 from medfl.pipeline.summary import summarise
-from medfl.site.site import SiteDiverged, probabilities
+from medfl.site.measurement import probabilities
+from medfl.site.site import SiteDiverged
 from medfl.tracking import metric_names
 from medfl.tracking.gates import check
 from medfl.tracking.model_card import model_card
@@ -82,7 +83,7 @@ def chosen_of(prepared, folder=None):
     model = prepared.shared.model
     weights, buffers = model.weights(), model.buffers()
     if folder is not None:
-        from medfl.runs.folder import load_weights
+        from medfl.runs.tensor_files import load_weights
 
         weights, buffers = model.from_state_dict(load_weights(folder.model))
     return SelectedModel(2, weights, buffers)
@@ -90,8 +91,8 @@ def chosen_of(prepared, folder=None):
 
 def scores(prepared, chosen, split, sites):
     """(logits, labels) of these sites' patches one after another."""
-    prepared.shared.model.load(chosen.weights, chosen.buffers)
-    parts = [(s.logits(s.store.splits[split]).numpy(), s.store.labels[s.store.splits[split]]) for s in sites]
+    logits = [site.evaluator.logits(chosen.weights, chosen.buffers, split).numpy() for site in sites]
+    parts = [(own, s.store.labels[s.store.splits[split]]) for own, s in zip(logits, sites, strict=True)]
     return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
 
 
@@ -523,8 +524,8 @@ def test_no_held_out_site(prepared, finished, capsys):
 def test_an_all_wrong_model_is_measured_and_said_to_be_no_better_than_chance(prepared, finished, capsys):
     for site in prepared.sites.values():
         rows = np.arange(len(site.store.labels))
-        prepared.shared.model.load(chosen_of(prepared).weights, chosen_of(prepared).buffers)
-        site.store = replace(site.store, labels=site.logits(rows).numpy().argmin(axis=1))
+        logits = site.evaluator.logits(chosen_of(prepared).weights, chosen_of(prepared).buffers, rows)
+        site.store = replace(site.store, labels=logits.numpy().argmin(axis=1))
     chosen = chosen_of(prepared)
     tuned = tune(prepared, chosen)
     assert (tuned.temperature, tuned.calibration["bound"]) == (20.0, "upper")

@@ -19,8 +19,8 @@ def init_site(
     out: Annotated[str | None, typer.Option(help="File to write; default: <name>.yaml.")] = None,
 ) -> None:
     """Inspect a folder of patches and write a valid site file for it."""
+    from medfl.data.atomic_file import write_text
     from medfl.data.inspect_folder import inspect_folder, site_yaml
-    from medfl.runs.folder import write_text
 
     site, notes = inspect_folder(Path(data), name)
     target = Path(out or f"{site['name'].replace('-', '_')}.yaml")

@@ -95,9 +95,9 @@ def evaluate(
 ) -> None:
     """Measure a model at sites: AUROC with intervals, calibration, confusion matrix."""
     from medfl.cli.console_tables import print_confusion, print_operating_points, print_sites
+    from medfl.data.atomic_file import write_text
     from medfl.pipeline.evaluate_model import evaluate as measure
     from medfl.pipeline.evaluate_model import find_model
-    from medfl.runs.folder import write_text
 
     with open_terminal() as terminal:
         trained = find_model(model)

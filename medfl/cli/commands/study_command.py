@@ -51,7 +51,7 @@ def study(
 
 
 def _carry_out(study: Study, folder: Path, jobs: int, terminal: Terminal, train: bool) -> None:
-    from medfl.runs.folder import write_text
+    from medfl.data.atomic_file import write_text
     from medfl.study.analysis import result, save
     from medfl.study.execute import Finished, carry_out
     from medfl.study.study_tables import Tables

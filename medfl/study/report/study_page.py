@@ -59,7 +59,7 @@ def write_study_report(folder: Path, out: Path | None = None) -> Path:
     Raises:
         MedflError: as `study_html`, or the file cannot be written.
     """
-    from medfl.runs.folder import write_text
+    from medfl.data.atomic_file import write_text
 
     target = out or folder / "report.html"
     try:
