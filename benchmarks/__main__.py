@@ -23,7 +23,7 @@ import torch
 
 from benchmarks.speed import gpu, rounds, starting, steps
 from benchmarks.speed.figure import Figure
-from medfl.runs.folder import versions
+from medfl.runs.versions import versions
 
 BASELINE = Path(__file__).with_name("baseline.json")
 CPU: dict[str, Callable[[int], Iterator[Figure]]] = {

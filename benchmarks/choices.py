@@ -18,13 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+from medfl.data.atomic_file import write_text
 from medfl.methods.core.chain import MethodChain
 from medfl.methods.core.context import SiteContext
 from medfl.methods.core.local_steps import Steps
 from medfl.methods.ecgr import Ecgr, choose
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.prepare import prepare
-from medfl.runs.folder import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "docs" / "results" / "performance" / "choices.csv"

@@ -23,10 +23,10 @@ import torch
 from benchmarks.speed.figure import interleaved
 from benchmarks.speed.steps import one_site
 from benchmarks.speed.workload import METHOD, Rounds, store, work, workbench
+from medfl.data.atomic_file import write_text
 from medfl.methods.core.context import SiteContext
 from medfl.methods.core.local_steps import Steps
 from medfl.methods.ecgr import choose, coefficients
-from medfl.runs.folder import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 BACKBONES = ("test_byobnet", "resnet10t", "resnet18", "resnet34")

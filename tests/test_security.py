@@ -35,7 +35,8 @@ from medfl.model.flat_model import FlatModel
 from medfl.pipeline.evaluate_model import TrainedModel, find_model
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.run import run
-from medfl.runs.folder import RunFolder, load_weights
+from medfl.runs.folder import RunFolder
+from medfl.runs.tensor_files import load_weights
 from medfl.tracking import download
 from medfl.tracking.connect import client_for
 from tests.datafiles import OWN, own_folder, pipeline, site, write_csv, write_folders

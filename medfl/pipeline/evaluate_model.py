@@ -20,16 +20,19 @@ from medfl.data.render import read_patches, render
 from medfl.errors import MedflError
 from medfl.messages import MeasureRequest
 from medfl.methods.core.chain import MethodChain
+from medfl.metrics.group_figures import group_figures
 from medfl.model.backbone import ModelSpec
 from medfl.model.flat_model import FlatModel
 from medfl.pipeline.build_site import build_site, resolve_device
 from medfl.pipeline.final_evaluation import Measured
 from medfl.pipeline.load_pipeline import load_pipeline, load_site
-from medfl.pipeline.summary import group_figures, pooled_figures
-from medfl.runs.folder import RunFolder, load_weights
+from medfl.pipeline.summary import pooled_figures
+from medfl.runs.folder import RunFolder
 from medfl.runs.records import read_json
+from medfl.runs.tensor_files import load_weights
+from medfl.site.measurement import probabilities
 from medfl.site.shared_model import SharedModel
-from medfl.site.site import SiteDiverged, probabilities
+from medfl.site.site import SiteDiverged
 from medfl.tracking.download import fetch_model, is_reference
 
 
@@ -134,7 +137,7 @@ def measure_model(
         except SiteDiverged as error:
             raise MedflError(f"{model.directory}: at site {site.name}, {error}") from None
         if predictions is not None:
-            scores = probabilities(here.logits(store.splits["test"]), facts.get("temperature"))
+            scores = probabilities(here.evaluator.logits(weights, buffers, "test"), facts.get("temperature"))
             _write_predictions(predictions, store, scores, facts["classes"])
     return measured
 

@@ -19,15 +19,16 @@ from medfl.data.partition import SitePartition, make_partition
 from medfl.data.patch_store import PatchStore
 from medfl.data.render import render
 from medfl.errors import MedflError
-from medfl.messages import EvaluateRequest
 from medfl.pipeline.build_site import build_shared_model, build_site
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.report.html_blocks import PatchPicture, heading, join, patches, text
 from medfl.report.html_page import PageSection
 from medfl.report.run_report import Extras
 from medfl.report.run_results import IN_PROCESS, Evidence
-from medfl.runs.folder import RunFolder, load_weights
+from medfl.runs.folder import RunFolder
+from medfl.runs.tensor_files import load_weights
 from medfl.seeds import seed_for
+from medfl.site.measurement import probabilities
 
 PER_SITE = 8
 ALL_SITES = 160
@@ -106,13 +107,12 @@ def _scores(
     loaded = folder.load_checkpoint(sites)  # normalisation that sites keep to themselves
     accepted = loaded[0].accepted if loaded else {}
     weights, buffers = shared.model.from_state_dict(load_weights(folder.model))
-    found = {}
+    probs = {}
     for name, site in sites.items():
-        asked = EvaluateRequest(0, weights, buffers, ("test",), accepted.get(name, -1))
-        site.handle(asked)  # leaves the network as the site measures it
-        logits = site.logits(site.store.splits["test"])
-        found[name] = (logits / (evidence.summary.get("temperature") or 1.0)).softmax(1).numpy()
-    return found
+        site.restore(site.memory().promoted(accepted.get(name, -1)))
+        logits = site.evaluator.logits(*site.own_model(weights, buffers), "test")
+        probs[name] = probabilities(logits, evidence.summary.get("temperature"))
+    return probs
 
 
 def _mistakes(evidence: Evidence, store: PatchStore, scores: NDArray[np.float64], count: int) -> Markup:

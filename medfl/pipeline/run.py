@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medfl import config
+from medfl.data.atomic_file import write_text
 from medfl.data.partition import Partition
 from medfl.errors import MedflError
 from medfl.federation.callbacks import Callback, PhaseTimer
@@ -19,7 +20,7 @@ from medfl.pipeline.conclude import conclude
 from medfl.pipeline.load_pipeline import dump_pipeline, load_pipeline
 from medfl.pipeline.prepare import LocalRunSetup, RunSetup, prepare
 from medfl.pipeline.run_callbacks import CheckpointWriter, PrivacyAccount, RoundTeller
-from medfl.runs.folder import RunFolder, write_text
+from medfl.runs.folder import RunFolder
 from medfl.runs.privacy_ledger import Ledger
 from medfl.runs.progress import ProgressCallbacks
 from medfl.tracking.background_sync import Mirror

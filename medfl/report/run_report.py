@@ -52,7 +52,7 @@ def write_report(
     added = extras(evidence)
     name = "-".join(word for word in ("report", site, added.suffix) if word)
     target = out or folder / f"{name}.html"
-    from medfl.runs.folder import write_text
+    from medfl.data.atomic_file import write_text
 
     try:
         write_text(target, _page(evidence, added))

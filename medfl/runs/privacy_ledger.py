@@ -11,9 +11,7 @@ rounds after its last checkpoint, with new noise on the same data: such a round 
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import warnings
 from collections import Counter
 from collections.abc import Mapping
@@ -25,7 +23,7 @@ from typing import Any
 from medfl.errors import MedflError
 from medfl.methods.core.chain import MethodChain
 from medfl.methods.differential_privacy import Dp, private_link
-from medfl.runs.folder import json_lines, write_text
+from medfl.runs.json_lines import append_json_line, read_json_lines, write_json_lines
 
 ORDERS = (
     *(1 + x / 100 for x in range(1, 10)),
@@ -61,9 +59,9 @@ class Ledger:
         if link is None:
             return None
         epsilon(link.noise, 1, link.delta)  # opacus is missed before the run and not in its first round
-        releases = list(json_lines(path))
+        releases = read_json_lines(path)
         if path.exists():
-            write_text(path, "".join(json.dumps(line) + "\n" for line in releases))  # without a torn line
+            write_json_lines(path, releases)  # without a torn line
         return cls(link, path, releases)
 
     def spend(self, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,10 +72,7 @@ class Ledger:
         """
         if record["counted"]:
             release = {"round": record["round"], "sites": list(record["participants"])}
-            with self.path.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(release) + "\n")
-                stream.flush()
-                os.fsync(stream.fileno())
+            append_json_line(self.path, release)
             self.releases.append(release)
         spent = {"epsilon": self._epsilon(max(self.rounds().values(), default=0)), "delta": self.link.delta}
         update = record["update"] and {**record["update"], "mean_sq": None}

@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from medfl.config.resolved import read_resolved
 from medfl.errors import MedflError
+from medfl.metrics.record_types import RoundRecord
+from medfl.runs.json_lines import read_json_lines
 
 PIPELINE = "pipeline.yaml"
 ALLOCATION = "allocation_summary.csv"
@@ -51,7 +53,7 @@ class RunRecords:
 
     folder: Path
     pipeline: Mapping[str, Any]
-    rounds: tuple[Mapping[str, Any], ...]
+    rounds: tuple[RoundRecord, ...]
     summary: Mapping[str, Any] | None
 
     @property
@@ -107,7 +109,9 @@ def read_run(folder: Path) -> RunRecords:
         raise MedflError(f"{folder} is no run folder: it has no {PIPELINE}")
     pipeline = read_resolved(path)
     summary = read_json(folder / SUMMARY) if (folder / SUMMARY).is_file() else None
-    return RunRecords(folder, pipeline, _read_rounds(folder / ROUNDS), summary)
+    return RunRecords(
+        folder, pipeline, tuple(cast(RoundRecord, line) for line in read_json_lines(folder / ROUNDS)), summary
+    )
 
 
 def finished_run(folder: Path) -> RunRecords:
@@ -128,21 +132,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise MedflError(f"{path}: not a JSON mapping")
     return value
-
-
-def _read_rounds(path: Path) -> tuple[Mapping[str, Any], ...]:
-    """The whole rounds; a last line that is being written, or was cut off, does not count yet."""
-    if not path.is_file():
-        return ()
-    lines = path.read_text(encoding="utf-8").splitlines()
-    rounds = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rounds.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number < len(lines):
-                raise MedflError(f"{path}, line {number}: not valid JSON: {error}") from None
-    return tuple(rounds)
 
 
 def _site_data(rows: list[dict[str, str]]) -> SiteData:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,24 +13,27 @@ from medfl.metrics.membership import losses, membership
 from medfl.seeds import seed_for
 
 
-def attack_members(
-    store: PatchStore, logits: Callable[[NDArray[np.int64]], Tensor], others: Tensor, cap: int, seed: int
-) -> dict[str, Any]:
-    """The figures of `membership` for at most `cap` training patches, drawn, against the site's test patches.
+def draw_members(store: PatchStore, cap: int, seed: int) -> NDArray[np.int64]:
+    """Rows i64[n] of at most `cap` training patches, drawn by the run's seed and the site's name."""
+    rows = store.splits["train"]
+    if len(rows) <= cap:
+        return rows
+    return np.sort(np.random.default_rng(seed_for(seed, "members", store.site)).choice(rows, cap, replace=False))
+
+
+def attack_members(store: PatchStore, members: NDArray[np.int64], own: Tensor, others: Tensor) -> dict[str, Any]:
+    """The figures of `membership` for training patches against the site's test patches.
 
     Losses are those at temperature 1, which training made small. Only the figures leave the site.
 
     Args:
         store: the site's patches, with splits "train" and "test".
-        logits: rows i64[n] -> logits f64[n, C] of the model that is attacked.
-        others: its logits of the test patches, f64[n, C].
-        cap: at least 1.
-        seed: of the run.
+        members: rows i64[n] of training patches.
+        own: logits f64[n, C] of these, of the model that is attacked.
+        others: its logits of the test patches, f64[m, C].
     """
-    rows, test = store.splits["train"], store.splits["test"]
-    if len(rows) > cap:
-        rows = np.sort(np.random.default_rng(seed_for(seed, "members", store.site)).choice(rows, cap, replace=False))
-    known, unknown = (
-        losses(scores.softmax(1).numpy(), store.labels[own]) for scores, own in ((logits(rows), rows), (others, test))
+    test = store.splits["test"]
+    training_losses, test_losses = (
+        losses(logits.softmax(1).numpy(), store.labels[rows]) for logits, rows in ((own, members), (others, test))
     )
-    return membership(known, unknown, store.groups[rows], store.groups[test])
+    return membership(training_losses, test_losses, store.groups[members], store.groups[test])

@@ -10,42 +10,29 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from medfl.data.batches import Batches, Jitter
 from medfl.data.patch_store import PatchStore
-from medfl.messages import HistogramRequest, MeasureRequest, Metrics, Reply, Request, TemperatureRequest, TrainRequest
+from medfl.messages import HistogramRequest, MeasureRequest, Reply, Request, TemperatureRequest, TrainRequest
 from medfl.methods.core.context import SiteContext
-from medfl.metrics.histograms import score_histograms
-from medfl.metrics.measure import measure
-from medfl.metrics.site_figures import SiteFigures, site_figures
-from medfl.metrics.targets import target_scores, target_truth
-from medfl.metrics.temperature import temperature_sums
+from medfl.metrics.site_figures import SiteMeasurement
 from medfl.model.memory_limits import explained
 from medfl.seeds import seed_for
+from medfl.site.evaluator import Evaluator, Rows
 from medfl.site.local_training import take_steps
-from medfl.site.membership_attack import attack_members
+from medfl.site.measurement import Measurement
+from medfl.site.membership_attack import attack_members, draw_members
 from medfl.site.shared_model import LocalTrainingConfig, SharedModel
+from medfl.site.state import PendingState, SiteMemory
 
 
 class SiteDiverged(Exception):
     """Training gave a loss or an update that is not finite."""
-
-
-@dataclass(frozen=True)
-class SiteMemory:
-    """What a site carries from round to round, by name: committed, and pending with its round (see `Site._settle`)."""
-
-    name: str
-    state: Mapping[str, Tensor]
-    pending: tuple[int, Mapping[str, Tensor]] | None
 
 
 class Site:
@@ -78,31 +65,45 @@ class Site:
         self.local_norms = bench.chain.local_norms and role == "train"
         self.local_buffers = (buffers == "local" or bench.chain.local_norms) and role == "train"
         self.norm_slots = bench.model.norm_slots() if self.local_norms else []
-        self._norm_sizes = [slot.numel for slot in self.norm_slots]
-        self.state: dict[str, Tensor] = {}
-        self.pending: tuple[int, dict[str, Tensor]] | None = None
         self.jitter = jitter
-        self._batches: Batches | None = None
+        self._memory = SiteMemory(name)
 
-    @property
+    @cached_property
     def batches(self) -> Batches:
         """The patches on the device, placed there at first use."""
-        if self._batches is None:
-            model = self.shared.model
-            channels_last = model.spec.channels_last
-            self._batches = Batches(
-                self.store, model.device, model.mean, model.std, self.training.augment, self.jitter, channels_last
-            )
-        return self._batches
+        model = self.shared.model
+        channels_last = model.spec.channels_last
+        return Batches(
+            self.store, model.device, model.mean, model.std, self.training.augment, self.jitter, channels_last
+        )
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """Logits of models on this site's patches."""
+        return Evaluator(self.shared, self.batches, self.training.eval_batch_size)
 
     def memory(self) -> SiteMemory:
-        """What this site carries, as a value: both parts are replaced in later rounds, never written to."""
-        return SiteMemory(self.name, self.state, self.pending)
+        """What this site carries from round to round, as a value."""
+        return self._memory
+
+    def restore(self, memory: SiteMemory) -> None:
+        """Carry what a site of this name carried before."""
+        self._memory = memory
+
+    @property
+    def state(self) -> Mapping[str, Tensor]:
+        """The state that the server's last acceptance left."""
+        return self._memory.state
+
+    @property
+    def pending(self) -> PendingState | None:
+        """The state that waits for the server's acceptance."""
+        return self._memory.pending
 
     def handle(self, request: Request) -> Reply:
         """Evaluate the incoming model on the splits asked for, then train if asked.
 
-        Where a method names further models (`variants`), each is measured too, as `<split>_<name>`.
+        Where a method names further models (`Method.personal_models`), each is measured too, as `<split>_<name>`.
 
         Raises:
             SiteDiverged: the training loss or the update is not finite.
@@ -111,7 +112,7 @@ class Site:
         """
         if isinstance(request, TrainRequest) and self.role != "train":
             raise ValueError(f"{self.name} is held out and does not train")
-        self._promote(request)
+        self._settle(request)
         answer = Reply(self.name, request.round)
         if request.splits:
             with self._explained("measuring", self.training.eval_batch_size, "evaluation.batch_size"):
@@ -134,7 +135,7 @@ class Site:
             seconds={**answer.seconds, "train": time.perf_counter() - began},
         )
         if not math.isfinite(reply.square):
-            self.pending = None
+            self._memory = self._memory.without_pending()
             raise SiteDiverged(f"the update is not finite in round {request.round}")
         return reply
 
@@ -143,127 +144,87 @@ class Site:
         what = f"{doing} with batches of {batch} patches of {self.store.images.shape[1]} px"
         return explained(what, self.shared.model.device, f"lower `{key}`")
 
-    def logits(self, rows: NDArray[np.int64]) -> Tensor:
-        """Logits f64[n, C], on the CPU, of the network as it is now, in the order of `rows` of the store."""
-        bench = self.shared
-        bench.net.eval()
-        scores = []
-        with torch.inference_mode(), bench.autocast():
-            for images in self.batches.evaluation(rows, self.training.eval_batch_size, full=bench.compiled):
-                scores.append(bench.net(images).float())
-        if not scores:
-            return torch.empty(0, len(bench.model.spec.classes), dtype=torch.float64)
-        return torch.cat(scores)[: len(rows)].cpu().double()
+    def own_model(self, weights: Tensor, buffers: Tensor) -> tuple[Tensor, Tensor]:
+        """A model (f32[P], f32[B]) with this site's own normalisation layers, where the method keeps them local; the
+        vectors themselves where it does not, or has none yet."""
+        if self.local_buffers and "buffers" in self.state:
+            buffers = self.state["buffers"]
+        if self.local_norms and "norms" in self.state:
+            weights = weights.clone()
+            own = torch.split(self.state["norms"], [slot.numel for slot in self.norm_slots])
+            for slot, part in zip(self.norm_slots, own, strict=True):
+                weights[slot.start : slot.start + slot.numel].copy_(part)
+        return weights, buffers
 
-    def _promote(self, request: Request) -> None:
+    def _settle(self, request: Request) -> None:
         """Promote the pending state once the federation has accepted that round's reply; else discard it when the site
         trains again. Being measured in between leaves it: the reply may still be on its way."""
-        if self.pending is not None and self.pending[0] <= request.last_accepted_round:
-            self.state = self.pending[1]
-            self.pending = None
-        elif isinstance(request, TrainRequest):
-            self.pending = None
+        memory = self._memory.promoted(request.last_accepted_round)
+        self._memory = memory.without_pending() if isinstance(request, TrainRequest) else memory
 
-    def _load(self, request: Request) -> None:
-        self.shared.model.load(request.weights, request.buffers)
-
-    def _own_norms(self) -> None:
-        """Put this site's own normalisation layers into the network, where the method keeps them local."""
-        model = self.shared.model
-        if self.local_buffers and "buffers" in self.state:
-            model.buffer_layout.unpack(self.state["buffers"], model.buffer_vector)
-        if self.local_norms and "norms" in self.state:
-            parts = torch.split(self.state["norms"], self._norm_sizes)
-            for slot, part in zip(self.norm_slots, parts, strict=True):
-                slot.view(model.vector).copy_(part.view(slot.shape))
-
-    def _keep_norms(self, kept: dict[str, Tensor]) -> None:
+    def _keep_norms(self, new_state: dict[str, Tensor]) -> None:
         """Remember this site's own normalisation layers after local training."""
         model = self.shared.model
         if self.local_buffers:
-            kept["buffers"] = model.buffers()
+            new_state["buffers"] = model.buffers()
         if self.local_norms:
-            kept["norms"] = torch.cat([slot.view(model.vector).reshape(-1) for slot in self.norm_slots])
+            new_state["norms"] = torch.cat([slot.view(model.vector).reshape(-1) for slot in self.norm_slots])
 
     def _evaluate(self, request: Request) -> Reply:
         """The part of the reply that describes the incoming model."""
         began = time.perf_counter()
-        self._load(request)
-        self._own_norms()
+        members = self._members(request)
+        parts: list[Rows | str] = [*request.splits, *([] if members is None else [members])]
+        logits = self.evaluator.logits_of_each(*self.own_model(request.weights, request.buffers), parts)
+        by_split = self._finite(request, logits)
+        measurement = Measurement(self.store, self.shared.model.spec.classes, self.training)
         if isinstance(request, TemperatureRequest | HistogramRequest):
-            answer = Reply(self.name, request.round, sums={s: self._sum(s, request) for s in request.splits})
-        else:
-            found = {split: self._measure(split, request) for split in request.splits}
-            if self.role == "train":
-                found |= self._measure_variants(request)
-            answer = Reply(
-                self.name,
-                request.round,
-                metrics={split: its.figures for split, its in found.items()},
-                sums={split: its.sums for split, its in found.items() if its.sums},
-                curves={split: its.curves for split, its in found.items() if its.curves},
-            )
-        return dataclasses.replace(answer, seconds={"evaluate": time.perf_counter() - began})
+            sums = {split: measurement.sums(request, split, own) for split, own in by_split.items()}
+            return Reply(self.name, request.round, sums=sums, seconds={"evaluate": time.perf_counter() - began})
+        measured = {split: measurement.figures(request, split, own) for split, own in by_split.items()}
+        if members is not None:
+            attack = attack_members(self.store, members, logits[-1], by_split["test"])
+            measured["test"].figures["membership"] = attack
+        if self.role == "train":
+            measured |= self._measure_personal_models(request, measurement)
+        return Reply(
+            self.name,
+            request.round,
+            metrics={split: own.figures for split, own in measured.items()},
+            sums={split: own.sums for split, own in measured.items() if own.sums},
+            curves={split: own.curves for split, own in measured.items() if own.curves},
+            seconds={"evaluate": time.perf_counter() - began},
+        )
 
-    def _measure_variants(self, request: Request) -> dict[str, SiteFigures]:
+    def _members(self, request: Request) -> Rows | None:
+        """The training patches that are told from test patches, where the final measurement asks a site for that."""
+        if not isinstance(request, MeasureRequest) or "test" not in request.splits or self.role != "train":
+            return None
+        return draw_members(self.store, request.members, self.training.seed) if request.members else None
+
+    def _measure_personal_models(self, request: Request, measurement: Measurement) -> dict[str, SiteMeasurement]:
         """Measure the further models that methods name."""
-        found: dict[str, SiteFigures] = {}
-        methods = self.shared.chain.acting("personal_models")
-        for method in methods:
-            for name, variant in method.personal_models(self.state, request.weights).items():
-                weights, buffers = (variant, request.buffers) if isinstance(variant, Tensor) else variant
-                self.shared.model.load(weights, buffers)
-                self._own_norms()
-                found |= {f"{split}_{name}": self._measure(split, request, personal=True) for split in request.splits}
-        if methods:
-            self._load(request)
-            self._own_norms()
-        return found
+        measured: dict[str, SiteMeasurement] = {}
+        for method in self.shared.chain.acting("personal_models"):
+            for name, model in method.personal_models(self.state, request.weights).items():
+                weights, buffers = (model, request.buffers) if isinstance(model, Tensor) else model
+                logits = self.evaluator.logits_of_each(*self.own_model(weights, buffers), request.splits)
+                for split, own in self._finite(request, logits).items():
+                    measured[f"{split}_{name}"] = measurement.figures(request, split, own, personal=True)
+        return measured
 
-    def _split(self, split: str, request: Request) -> tuple[NDArray[np.int64], Tensor]:
-        """Rows i64[n] of a split, and their logits f64[n, C]."""
-        if split not in self.store.splits:
-            raise ValueError(f"{self.name} has no split {split!r}, only {', '.join(self.store.splits)}")
-        rows = self.store.splits[split]
-        logits = self.logits(rows)
-        if not torch.isfinite(logits).all():
-            raise SiteDiverged(f"the model's scores on {split} data are not finite in round {request.round}")
-        return rows, logits
-
-    def _sum(self, split: str, request: TemperatureRequest | HistogramRequest) -> Metrics:
-        """What temperature and thresholds are chosen by: sums over a split's patches."""
-        rows, logits = self._split(split, request)
-        labels, classes = self.store.labels[rows], self.shared.model.spec.classes
-        if isinstance(request, TemperatureRequest):
-            return {"temperatures": temperature_sums(logits.numpy(), labels, request.temperatures).to_lists()}
-        scores = target_scores(probabilities(logits, request.temperature), classes, request.malignant)
-        return {"histograms": score_histograms(scores, target_truth(labels, classes, request.malignant)).to_lists()}
-
-    def _measure(self, split: str, request: Request, personal: bool = False) -> SiteFigures:
-        """What the final measurement asks for; in a round, and of a personal model, the figures at temperature 1."""
-        rows, logits = self._split(split, request)
-        data: dict[str, Any] = {
-            "labels": self.store.labels[rows],
-            "groups": self.store.groups[rows],
-            "classes": self.shared.model.spec.classes,
-            "resamples": request.resamples if isinstance(request, MeasureRequest) else 0,
-            "seed": seed_for(self.training.seed, "bootstrap", self.name, split),
-            "bins": self.training.bins,
-        }
-        plain = probabilities(logits)
-        if personal or not isinstance(request, MeasureRequest):
-            return SiteFigures(measure(plain, **data), {}, {})
-        calibrated = probabilities(logits, request.temperature)
-        found = site_figures(calibrated, plain, **data, malignant=request.malignant, thresholds=request.thresholds)
-        if request.members and split == "test" and self.role == "train":
-            told = attack_members(self.store, self.logits, logits, request.members, self.training.seed)
-            found.figures["membership"] = told
-        return found
+    def _finite(self, request: Request, logits: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The logits of each split asked for. Raises SiteDiverged where they are not finite."""
+        by_split = dict(zip(request.splits, logits, strict=False))
+        for split, own in by_split.items():
+            if not torch.isfinite(own).all():
+                raise SiteDiverged(f"the model's scores on {split} data are not finite in round {request.round}")
+        return by_split
 
     def begin(self, request: TrainRequest) -> SiteContext:
         """Start a round: the received model loaded, and moved to where the methods want training to start."""
         bench, work, model = self.shared, self.training, self.shared.model
-        self._load(request)
+        model.load(request.weights, request.buffers)
         local = SiteContext(
             model=model,
             received=_copy_into(bench.scratch, "received", model.vector),
@@ -280,9 +241,11 @@ class Site:
             labels=self.store.labels[self.store.splits["train"]],
             patches=lambda: self.store.images[self.store.splits["train"]],
         )
-        self._own_norms()
+        own = self.own_model(request.weights, request.buffers)
+        if own[0] is not request.weights or own[1] is not request.buffers:
+            model.load(*own)
         bench.chain.call("before_training", local)
-        moved = bench.chain.acts("before_training") or (self.local_norms and "norms" in self.state)
+        moved = bench.chain.acts("before_training") or own[0] is not request.weights
         local.start = _copy_into(bench.scratch, "start", model.vector) if moved else local.received
         return local
 
@@ -300,19 +263,13 @@ class Site:
         bench.chain.call("make_update", local)
         self._keep_norms(local.new_state)
         if local.new_state:
-            self.pending = (round_, {**self.state, **local.new_state})
+            self._memory = self._memory.proposing(round_, local.new_state)
         displacement = local.displacement
         if displacement is None:
             displacement = torch.sub(local.start, bench.model.vector, out=local.vector("displacement"))
         if local.start is not local.received:
             displacement = displacement + (local.received - local.start)
-        update = bench.model.layout.pack(displacement)
-        return update
-
-
-def probabilities(logits: Tensor, temperature: float | None = None) -> NDArray[np.float64]:
-    """softmax(logits / T) f64[n, C]; no temperature is T = 1."""
-    return (logits / (temperature or 1.0)).softmax(1).numpy()
+        return bench.model.layout.pack(displacement)
 
 
 def _copy_into(scratch: dict[str, Tensor], name: str, vector: Tensor) -> Tensor:

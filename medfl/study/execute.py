@@ -41,7 +41,7 @@ class Finished:
 
 
 def carry_out(
-    study: Study, out: Path, jobs: int = 1, told: Callable[[Finished], None] = lambda run: None
+    study: Study, out: Path, jobs: int = 1, on_finished: Callable[[Finished], None] = lambda run: None
 ) -> list[Finished]:
     """Train what is missing, `jobs` runs at a time; returns the runs that failed.
 
@@ -54,14 +54,14 @@ def carry_out(
     try:
         out.mkdir(parents=True, exist_ok=True)
         with locked(out, wait=False):
-            return _carry_out(study, out, jobs, told)
+            return _carry_out(study, out, jobs, on_finished)
     except OSError as error:
         raise MedflError(
             f"the study folder {out} cannot be written ({error.strerror}); name another with --out"
         ) from None
 
 
-def _carry_out(study: Study, out: Path, jobs: int, told: Callable[[Finished], None]) -> list[Finished]:
+def _carry_out(study: Study, out: Path, jobs: int, on_finished: Callable[[Finished], None]) -> list[Finished]:
     tables = Tables.load(out)
     deals = _Deals()
     todo: dict[str, Planned] = {}
@@ -83,7 +83,7 @@ def _carry_out(study: Study, out: Path, jobs: int, told: Callable[[Finished], No
             folder = out / "runs" / done.run.key
             tables.rows[done.run.key] = rows_of(RunFolder.open(folder), digest_of_folder(folder))
             tables.save(out, study.runs)
-        told(done)
+        on_finished(done)
     return failed
 
 
@@ -137,8 +137,8 @@ class _Deals:
 
 
 def _digest(rows: Iterable[Mapping[str, str | int]]) -> str:
-    held = [[row["site"], row["split"], row["class"], row["digest"]] for row in rows]
-    return hashlib.sha256(json.dumps(held).encode()).hexdigest()[:12]
+    lines = [[row["site"], row["split"], row["class"], row["digest"]] for row in rows]
+    return hashlib.sha256(json.dumps(lines).encode()).hexdigest()[:12]
 
 
 def _carry_out_each(todo: Sequence[Planned], runs: Path, jobs: int, deals: _Deals) -> Iterator[Finished]:

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medfl.data.atomic_file import write_text
 from medfl.errors import MedflError
 from medfl.runs.records import read_json
 
@@ -93,10 +94,8 @@ class State:
         servers = {uri: asdict(server) for uri, server in self.servers.items()}
         text = json.dumps({"run_uuid": self.run_uuid, "current": self.current, "servers": servers}, indent=1)
         path = self.folder / STATE
-        temporary = path.with_name(f".{STATE}.{os.getpid()}")
         try:
-            temporary.write_text(text + "\n", encoding="utf-8")
-            os.replace(temporary, path)
+            write_text(path, text + "\n")
         except OSError as error:
             raise MedflError(f"{path} cannot be written: {error.strerror}") from None
 

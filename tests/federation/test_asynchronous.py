@@ -227,7 +227,7 @@ def test_stopping_with_work_in_flight_and_going_on_is_the_same_run(method, tmp_p
     begun = first.rounds(4)
     assert first.state.in_flight
     folder = RunFolder(tmp_path)
-    folder.save_checkpoint(first.state, first.sites.values(), {})
+    folder.save_checkpoint(first.state, [site.memory() for site in first.sites.values()], {})
     second = trio(method, rounds=8, evaluate_every=2)
     second.federation.state, _ = folder.load_checkpoint(second.sites)
     assert begun + second.rounds(4) == after
@@ -475,7 +475,7 @@ def test_a_run_on_the_wall_clock_goes_on_from_its_checkpoint(tmp_path):
     line.play("near")
     spent = line.p.state.clock
     folder = RunFolder(tmp_path)
-    folder.save_checkpoint(line.p.state, line.p.sites.values(), {})
+    folder.save_checkpoint(line.p.state, [site.memory() for site in line.p.sites.values()], {})
     state, _ = folder.load_checkpoint(line.p.sites)
     line.go["far"].release()  # its reply reaches a server that is gone
     wait([errand.answer for errand in line.p.federation.schedule.pending.values()])

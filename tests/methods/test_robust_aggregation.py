@@ -273,7 +273,7 @@ def test_two_rounds_and_two_after_resuming_are_four(rule, tmp_path):
     expected = whole.rounds(4)
     assert first.rounds(2) == expected[:2]
     files = RunFolder(tmp_path)
-    files.save_checkpoint(first.state, first.sites.values(), {})
+    files.save_checkpoint(first.state, [site.memory() for site in first.sites.values()], {})
     state, _ = files.load_checkpoint(second.sites)
     second.federation.state = state
     assert second.rounds(2) == expected[2:]

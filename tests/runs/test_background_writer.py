@@ -105,7 +105,7 @@ def test_a_full_disk_is_one_sentence_and_the_round_before_stays(tmp_path, monkey
 
     record = federation.run_round()
     with monkeypatch.context() as patch:
-        patch.setattr("medfl.runs.folder.save_file", full)
+        patch.setattr("medfl.runs.tensor_files.save_file", full)
         with pytest.raises(MedflError, match=r"after round 1 \(No space left on device\).*medfl resume"):
             save(record)
     state, _ = folder.load_checkpoint(sites)

@@ -20,7 +20,7 @@ from medfl.errors import MedflError
 from medfl.messages import TrainRequest
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.run import resume, run
-from medfl.runs import folder
+from medfl.runs import checkpoint, folder, json_lines, tensor_files
 from medfl.runs.folder import RunFolder
 from medfl.site.site import Site
 from medfl.tracking.background_sync import Mirror
@@ -88,7 +88,7 @@ def killed_at(patch, call: int) -> None:
         remove(path, ignore_errors=ignore_errors)
 
     patch.setattr(Path, "rename", renaming)
-    patch.setattr(folder.shutil, "rmtree", removing)
+    patch.setattr(checkpoint.shutil, "rmtree", removing)
 
 
 TWICE = [(0, 0), (1, 1), (2, 2), (4, 1), *((3, second) for second in range(4))]
@@ -135,7 +135,8 @@ def test_no_room_before_the_first_round_is_one_sentence_too(small, finished, tmp
 
     words = {"run": ["run", str(small), "--out", str(tmp_path / "new")], "resume": ["resume", str(finished.path)]}
     monkeypatch.setattr(sys, "argv", ["medfl", *words[command]])
-    monkeypatch.setattr(folder, "write_text", none)
+    for module in (json_lines, checkpoint, folder):
+        monkeypatch.setattr(module, "write_text", none)
     monkeypatch.setattr("medfl.pipeline.run.write_text", none)
     with pytest.raises(SystemExit) as ended:
         app.main()
@@ -155,7 +156,8 @@ def test_a_checkpoint_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypa
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", renaming)
-    monkeypatch.setattr(folder, "flush", lambda path: happened.append(path.name))
+    for module in (checkpoint, tensor_files):
+        monkeypatch.setattr(module, "flush", lambda path: happened.append(path.name))
     toy.play()
     first = happened.index("checkpoint.new -> checkpoint")
     assert "server.safetensors" in happened[:first]
@@ -165,14 +167,18 @@ def test_a_checkpoint_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypa
 def strike(patch, what: str) -> None:
     """Have the disk full from then on: as the second round's record or state, the model or the summary is written."""
     if what == "save_model":
-        save_file = folder.save_file
-        patch.setattr(folder, "save_file", lambda t, path: full() if path.stem == "model" else save_file(t, path))
+        save_file = tensor_files.save_file
+        patch.setattr(
+            tensor_files,
+            "save_file",
+            lambda t, path, **k: full() if path.name.startswith("model.") else save_file(t, path, **k),
+        )
         return
     if what == "save_summary":
         write = folder.write_text
         patch.setattr(folder, "write_text", lambda path, t: full() if path.name == "summary.json" else write(path, t))
         return
-    target = os if what == "fsync" else folder
+    target = os if what == "fsync" else checkpoint
     real, save_round, rounds = getattr(target, what), RunFolder.save_round, []
 
     def counted(self, *args):

@@ -10,7 +10,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from medfl.data.batches import AugmentSpec
 from medfl.messages import EvaluateRequest, MeasureRequest, TrainRequest
 from medfl.metrics import clustered_delong, losses, membership
-from medfl.site.membership_attack import attack_members
+from medfl.site.membership_attack import attack_members, draw_members
 from tests.toys import toy_bench, toy_sites, toy_work
 
 
@@ -102,11 +102,6 @@ def test_the_cap_draws_patches_and_the_draw_is_the_sites_own():
     bench = toy_bench()
     sites = toy_sites(bench, (24, 24))
     asked = []
-
-    def logits(rows):
-        asked.append(rows)
-        return torch.zeros(len(rows), 3, dtype=torch.float64)
-
     others = torch.zeros(12, 3, dtype=torch.float64)
     for name, cap, seed in (
         ("site-0", 10, 1),
@@ -115,7 +110,9 @@ def test_the_cap_draws_patches_and_the_draw_is_the_sites_own():
         ("site-1", 10, 1),
         ("site-0", 99, 1),
     ):
-        found = attack_members(sites[name].store, logits, others, cap, seed)
+        rows = draw_members(sites[name].store, cap, seed)
+        asked.append(rows)
+        found = attack_members(sites[name].store, rows, torch.zeros(len(rows), 3, dtype=torch.float64), others)
         assert found["n_members"] == len(asked[-1]) == min(cap, 24)
         assert found["auroc"] == 0.5  # all losses are log 3
     assert all(set(rows) <= set(range(24)) and len(set(rows)) == len(rows) for rows in asked)

@@ -34,7 +34,7 @@ class CopiesLeak(MedflError):
 
 
 @dataclass(frozen=True)
-class Place:
+class PatchPlace:
     """One split of one site."""
 
     site: str
@@ -51,8 +51,8 @@ class Crossing:
     `pairs` have enough overlap and `patches` of `one` and of `other` are in them; `partial` other pairs have less.
     """
 
-    one: Place
-    other: Place
+    one: PatchPlace
+    other: PatchPlace
     pairs: int
     patches: tuple[int, int]
     partial: int
@@ -72,7 +72,7 @@ class Search:
         unreadable: patches that were left out, and why.
     """
 
-    places: tuple[Place, ...]
+    places: tuple[PatchPlace, ...]
     place: I64
     locations: tuple[str, ...]
     pairs: tuple[Pair, ...]
@@ -126,7 +126,7 @@ class Search:
         except OSError as error:
             raise MedflError(f"{path} cannot be written: {error.strerror}; name another file with --out") from None
 
-    def _at(self, patch: int) -> Place:
+    def _at(self, patch: int) -> PatchPlace:
         return self.places[int(self.place[patch])]
 
     def _split(self, patch: int) -> str:
@@ -157,7 +157,7 @@ def find_leaks(partition: Partition, overlap: float, skip_unreadable: bool, prog
     Raises:
         MedflError: images that cannot be read, unless they are to be skipped.
     """
-    places: list[Place] = []
+    places: list[PatchPlace] = []
     readers: list[PatchReader] = []
     locations: list[str] = []
     place: list[int] = []
@@ -167,7 +167,7 @@ def find_leaks(partition: Partition, overlap: float, skip_unreadable: bool, prog
             readers += [site_readers[position] for position in positions]
             locations += [site_locations[position] for position in positions]
             place += [len(places)] * len(positions)
-            places.append(Place(share.site, split))
+            places.append(PatchPlace(share.site, split))
     images = describe_patches(readers, progress)
     results = zip(locations, images, strict=True)
     bad = {location: str(image) for location, image in results if isinstance(image, Unreadable)}

@@ -16,7 +16,7 @@ from medfl.engines.nvflare.provision import intact
 from medfl.engines.nvflare.startup_kit import KITS
 from medfl.engines.remote.party_files import PARTY, SERVER, read_pipeline
 from medfl.errors import MedflError
-from medfl.runs.folder import versions
+from medfl.runs.versions import versions
 
 WAIT = 10.0  # seconds for one attempt to reach the server
 

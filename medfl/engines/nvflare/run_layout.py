@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medfl import config
+from medfl.data.atomic_file import write_text
 from medfl.data.catalog import brings_own_data
 from medfl.data.partition import Partition, make_partition
 from medfl.engines.remote.party_files import PARTY, SERVER, read_pipeline, write_server, write_site
 from medfl.errors import MedflError
 from medfl.pipeline.load_pipeline import dump_pipeline, load_pipeline
 from medfl.pipeline.run import same_allocation, write_summary_csv
-from medfl.runs.folder import RunFolder, write_text
+from medfl.runs.folder import RunFolder
 
 SCRATCH = "medfl-"
 TIMEOUT = 3600.0  # seconds a site has for one message, where `training.timeout` states no other

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from medfl import config
+from medfl.data.atomic_file import write_text
 from medfl.data.catalog import brings_own_data
 from medfl.data.partition import SitePartition, make_partition
 from medfl.engines.nvflare.provision import provision
@@ -17,7 +18,7 @@ from medfl.engines.nvflare.run_layout import check_distributed
 from medfl.engines.remote.party_files import PARTY, SERVER, write_server, write_site
 from medfl.engines.remote.site_endpoint import KEY
 from medfl.errors import MedflError
-from medfl.runs.folder import versions, write_text
+from medfl.runs.versions import versions
 
 KITS = "kits.json"  # in the server's kit: the sites that have one
 RESERVED = ("authority", "lead", SERVER)

@@ -24,11 +24,11 @@ import yaml
 from medfl import config
 from medfl.config.resolved import read_resolved
 from medfl.config.yaml_file import validate
+from medfl.data.atomic_file import write_text
 from medfl.data.catalog import Catalog, brings_own_data, pipeline_source
 from medfl.data.partition import SitePartition, own_partition
 from medfl.errors import MedflError
 from medfl.pipeline.load_pipeline import dump_pipeline, load_site
-from medfl.runs.folder import write_text
 
 SERVER = "server"
 PARTY = "medfl"  # the folder's name inside a kit

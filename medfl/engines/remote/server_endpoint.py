@@ -15,6 +15,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from medfl.data.atomic_file import write_text
 from medfl.engines.remote.codec import PROTOCOL, Bounds
 from medfl.engines.remote.party_files import read_server
 from medfl.engines.remote.remote_transport import Ask, NoAnswer, Remote, Stopped
@@ -25,8 +26,9 @@ from medfl.pipeline.build_federation import federation_config
 from medfl.pipeline.build_site import checked_shared_model
 from medfl.pipeline.prepare import RunSetup
 from medfl.pipeline.run import play, write_summary_csv
-from medfl.runs.folder import RunFolder, versions, write_text
+from medfl.runs.folder import RunFolder
 from medfl.runs.progress import ProgressCallbacks
+from medfl.runs.versions import versions
 
 ENDED, SAID = "ended.json", "said.txt"
 STOPPED = "the run was stopped in the middle of a round: the process of a party ended"

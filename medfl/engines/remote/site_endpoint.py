@@ -17,9 +17,9 @@ from medfl.engines.remote.codec import PROTOCOL, BadMessage, Bounds, pack, unpac
 from medfl.engines.remote.party_files import read_site
 from medfl.engines.remote.site_state import SiteStateFile, StateLost
 from medfl.errors import MedflError
-from medfl.messages import Failure, TrainRequest
+from medfl.messages import Failure
 from medfl.pipeline.build_site import build_sites, checked_shared_model
-from medfl.runs.folder import versions
+from medfl.runs.versions import versions
 from medfl.site.site import Site, SiteDiverged
 
 MAX_SKEW = 300.0  # seconds
@@ -34,7 +34,7 @@ class _Ready:
     site: Site
     bounds: Bounds
     facts: dict[str, Any]
-    keeper: SiteStateFile | None = None
+    state_file: SiteStateFile | None = None
 
 
 class SiteEndpoint:
@@ -84,26 +84,24 @@ class SiteEndpoint:
             try:
                 request = unpack_request(message, ready.bounds)
                 round_ = request.round
-                keeper = self._keeper(ready, run)
-                keeper.settle(request)
-                state, pending = ready.site.state, ready.site.pending
-                trained = False
+                file = self._state_file(ready, run)
+                file.settle(request)
                 try:
                     reply = ready.site.handle(request)
-                    trained = isinstance(request, TrainRequest)
                 finally:
-                    keeper.note(state, pending, trained)
+                    file.save()
+                if reply.update is not None:
+                    file.create()
                 return pack(reply, ready.bounds)
             except Exception as error:
                 return pack(Failure(self.name, round_, self._reason(error)), ready.bounds)
 
-    def _keeper(self, ready: _Ready, run: str) -> SiteStateFile:
+    def _state_file(self, ready: _Ready, run: str) -> SiteStateFile:
         if not run.isalnum() or len(run) > 64:
             raise BadMessage("the run has no proper name")
-        if ready.keeper is None or ready.keeper.file.stem != run:
-            ready.site.state, ready.site.pending = {}, None
-            ready.keeper = SiteStateFile(self.folder / "state", run, ready.site)
-        return ready.keeper
+        if ready.state_file is None or ready.state_file.file.stem != run:
+            ready.state_file = SiteStateFile(self.folder / "state", run, ready.site)
+        return ready.state_file
 
     def _build(self) -> dict[str, Any]:
         """The facts of the site, built if it is not yet; a problem is told in one sentence without details."""

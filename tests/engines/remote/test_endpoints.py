@@ -34,7 +34,7 @@ from medfl.messages import (
 )
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.run import resume, run
-from medfl.runs.folder import versions
+from medfl.runs.versions import versions
 from tests.toys import toy_bench, toy_sites
 
 BOUNDS = Bounds(3, 2, frozenset({"n/a"}))
@@ -210,9 +210,9 @@ def ask_site(site, keeper, round_, accepted, weights, c):
     extra = {"scaffold.c": c} if c is not None else {}
     request = TrainRequest(round_, weights, site.shared.model.buffers(), last_accepted_round=accepted, extra=extra)
     keeper.settle(request)
-    state, pending = site.state, site.pending
     reply = site.handle(request)
-    keeper.note(state, pending, True)
+    keeper.save()
+    keeper.create()
     return reply.update
 
 
@@ -487,7 +487,7 @@ def test_what_a_site_says_cannot_command_a_terminal(small, tmp_path):
 def test_without_the_extra_one_sentence_says_what_to_install(monkeypatch):
     import medfl.engines.nvflare.launch  # noqa: F401
 
-    for name in ("launch", "app"):
+    for name in ("launch", "flare_app"):
         monkeypatch.delitem(sys.modules, f"medfl.engines.nvflare.{name}")
         monkeypatch.delattr(f"medfl.engines.nvflare.{name}")
     monkeypatch.setitem(sys.modules, "nvflare.collab", None)

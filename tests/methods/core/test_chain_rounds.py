@@ -170,7 +170,7 @@ def test_every_method_differs_from_fedavg_and_ecgr_from_every_method(name):
 def saved_and_resumed(first, second, folder):
     """Save one federation's state and load it into another, freshly built one."""
     files = RunFolder(folder)
-    files.save_checkpoint(first.federation.state, first.sites.values(), {})
+    files.save_checkpoint(first.federation.state, [site.memory() for site in first.sites.values()], {})
     state, _ = files.load_checkpoint(second.sites)
     second.federation = type(second.federation)(
         second.federation.config, second.federation.transport, state, chain=second.federation.chain
@@ -208,7 +208,7 @@ def test_a_real_network_resumes_bit_for_bit(method, tmp_path):
         for _ in range(rounds):
             federation.run_round()
     files = RunFolder(tmp_path)
-    files.save_checkpoint(first.state, sites.values(), {})
+    files.save_checkpoint(first.state, [site.memory() for site in sites.values()], {})
     second, _, others = fresh()
     second.state, _ = files.load_checkpoint(others)
     for _ in range(2):

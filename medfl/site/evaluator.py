@@ -1,0 +1,58 @@
+"""What a model says of a site's patches: logits as a function of its vectors, and of nothing that went before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medfl.data.batches import Batches
+from medfl.site.shared_model import SharedModel
+
+Rows = NDArray[np.int64]
+
+
+class Evaluator:
+    """Logits of any model of one architecture on one site's patches.
+
+    Args:
+        shared: the network that the model is loaded into; what it holds afterwards is nobody's business.
+        batches: the site's patches.
+        batch_size: patches in a forward pass.
+    """
+
+    def __init__(self, shared: SharedModel, batches: Batches, batch_size: int) -> None:
+        self.shared = shared
+        self.batches = batches
+        self.batch_size = batch_size
+
+    def rows(self, split: str) -> Rows:
+        """Rows of the store that make a split. Raises ValueError where the site has none of that name."""
+        store = self.batches.store
+        if split not in store.splits:
+            raise ValueError(f"{store.site} has no split {split!r}, only {', '.join(store.splits)}")
+        return store.splits[split]
+
+    def logits(self, weights: Tensor, buffers: Tensor, rows: Rows | str) -> Tensor:
+        """Logits f64[n, C] on the CPU of the model (f32[P], f32[B]), in the order of these rows or those of a split."""
+        return self.logits_of_each(weights, buffers, [rows])[0]
+
+    def logits_of_each(self, weights: Tensor, buffers: Tensor, parts: Sequence[Rows | str]) -> list[Tensor]:
+        """The same for several sets of rows, the model loaded once."""
+        rows = [self.rows(part) if isinstance(part, str) else part for part in parts]
+        self.shared.model.load(weights, buffers)
+        self.shared.net.eval()
+        return [self._forward(part) for part in rows]
+
+    def _forward(self, rows: Rows) -> Tensor:
+        """Logits of the network as it is loaded."""
+        shared, outputs = self.shared, []
+        with torch.inference_mode(), shared.autocast():
+            for images in self.batches.evaluation(rows, self.batch_size, full=shared.compiled):
+                outputs.append(shared.net(images).float())
+        if not outputs:
+            return torch.empty(0, len(shared.model.spec.classes), dtype=torch.float64)
+        return torch.cat(outputs)[: len(rows)].cpu().double()
