@@ -11,6 +11,9 @@ sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "passive"
+)  # tests run side by side: a thread that waits leaves the core to them
 
 # The libraries are a million objects that live to the end. Python would look through them again and again for garbage,
 # while they are imported and after: a quarter of the suite's time.
