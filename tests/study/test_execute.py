@@ -215,10 +215,10 @@ def test_other_data_behind_the_same_study_is_trained_again(finished, files):
     first = text.splitlines()[1]
     digest = Tables.load(finished).rows[load_study(files / "study.yaml").runs[0].key].run["data"]
     (finished / "runs.csv").write_text(text.replace(first, first.replace(digest, "0" * 12)))
-    told = []
-    failed = carry_out(load_study(files / "study.yaml"), finished, told=told.append)
+    ended = []
+    failed = carry_out(load_study(files / "study.yaml"), finished, on_finished=ended.append)
     assert not failed
-    assert [done.run.title for done in told] == ["as_stated · fedavg · seed 1"]
+    assert [done.run.title for done in ended] == ["as_stated · fedavg · seed 1"]
     assert (finished / "runs.csv").read_text() == text
 
 
