@@ -1,9 +1,9 @@
-"""Files of a run folder: tensors."""
+"""Files of tensors: what is written is what is read."""
 
 import torch
 from safetensors.torch import load_file
 
-from medfl.runs.folder import save_tensors
+from medfl.runs.tensor_files import save_tensors
 
 
 def test_a_tensor_under_two_names_is_written_twice(tmp_path):
