@@ -20,9 +20,10 @@ from safetensors.torch import save
 from medfl.config.yaml_file import read_mapping
 from medfl.data.catalog import site_catalog
 from medfl.data.decode import decode
-from medfl.data.render import _open
+from medfl.data.image_file import image_readers
 from medfl.data.sources import csv_table
 from medfl.data.splits import _fold
+from medfl.data.store_file import open_store
 from medfl.data.transforms import rendering
 from medfl.engines.remote.codec import HEADER, BadMessage, Bounds, unpack_answer, unpack_request
 from medfl.engines.remote.site_state import SiteStateFile, StateLost
@@ -130,7 +131,7 @@ def test_arrays_hold_no_objects(tmp_path, bomb):
     right = _fold(counts, 0.5, 1, cache)
     (file,) = cache.iterdir()
     shutil.copy(store / "images.npy", file)
-    assert _open(store) is None  # rendered again
+    assert open_store(store) is None  # rendered again
     assert np.array_equal(_fold(counts, 0.5, 1, cache), right)
 
 
@@ -202,7 +203,7 @@ def test_a_root_that_is_a_link_and_links_inside_it_are_followed(tmp_path):
     (root / "lung_scc").symlink_to(root / "lung_n")
     (tmp_path / "alias").symlink_to(root)
     made = pipeline([], [site("here", tmp_path / "alias", "folder")], mode="own")
-    assert len(site_catalog(made, made.held_out_sites[0]).paths) == 12
+    assert len(site_catalog(made, made.held_out_sites[0]).references) == 12
 
 
 # --- nothing grows without bound
@@ -254,7 +255,7 @@ def test_a_giant_image_is_not_decoded(tmp_path, side):
     file.write_bytes(
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
     )
-    (found,) = decode([file], 16)
+    (found,) = decode(image_readers([file]), 16)
     assert "at most 100 megapixels" in str(found)
 
 

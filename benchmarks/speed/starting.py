@@ -48,13 +48,14 @@ import torch
 from PIL import Image
 torch.set_num_threads(1)
 import medfl.data.decode as decoding
+from medfl.data.image_file import image_readers
 from medfl.data.stain import apply, profile
 decoding.WORKERS = 1
 paths = sorted(Path(sys.argv[1]).glob("*.jpg"))
 stain = profile("violet_rich")
 
 def ours():
-    for patch in decoding.decode(paths, 224):
+    for patch in decoding.decode(image_readers(paths), 224):
         apply(patch.image[None], stain)
 
 def pillow(filter):

@@ -8,7 +8,14 @@ import sys
 
 import typer
 
-from medfl.cli.commands import deploy, inspect, report, runs, studies
+from medfl.cli.commands.data_commands import data_app
+from medfl.cli.commands.deploy_commands import deploy_app
+from medfl.cli.commands.init_commands import init_app
+from medfl.cli.commands.methods_command import methods
+from medfl.cli.commands.report_command import report
+from medfl.cli.commands.run_commands import evaluate, export, predict, register, resume, run, track
+from medfl.cli.commands.site_commands import sites_app
+from medfl.cli.commands.study_command import study
 from medfl.errors import MedflError
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network for a newer version
@@ -21,23 +28,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (
-    runs.run,
-    runs.resume,
-    runs.evaluate,
-    runs.predict,
-    runs.export,
-    runs.register,
-    runs.track,
-    studies.study,
-    report.report,
-    inspect.methods,
-):
+for command in (run, resume, evaluate, predict, export, register, track, study, report, methods):
     app.command()(command)
-app.add_typer(inspect.data_app, name="data")
-app.add_typer(inspect.sites_app, name="sites")
-app.add_typer(inspect.init_app, name="init")
-app.add_typer(deploy.deploy_app, name="deploy")
+app.add_typer(data_app, name="data")
+app.add_typer(sites_app, name="sites")
+app.add_typer(init_app, name="init")
+app.add_typer(deploy_app, name="deploy")
 
 
 def main() -> None:

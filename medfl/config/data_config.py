@@ -49,7 +49,7 @@ class Splits(ConfigSection):
 class OwnData(ConfigSection):
     """Where one site's own data lies; absent keys are taken from the pipeline's `data`."""
 
-    source: Literal["lc25000", "folder", "csv"] | None = None
+    source: str | None = None
     root: str | None = None
     source_groups: str | None = None
 
@@ -57,7 +57,7 @@ class OwnData(ConfigSection):
 class Data(ConfigSection):
     """The catalog and how it becomes patches."""
 
-    source: Literal["lc25000", "folder", "csv", "tissue"]
+    source: str
     root: str | None = None
     mode: Literal["dealt", "own"] = "dealt"
     size: int = Field(96, ge=16, le=1024)

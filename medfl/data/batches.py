@@ -128,11 +128,11 @@ class Batches:
         return _to(images, self.device).permute(0, 3, 1, 2).contiguous(memory_format=self.format)
 
     def _normalise(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
-        scaled = tvf.to_dtype(images, torch.float32, scale=True)
+        images = tvf.to_dtype(images, torch.float32, scale=True)
         if generator is not None and self.augment.colour:
-            scaled = jitter_colour(scaled, self.augment, generator)
-        normalised: Tensor = tvf.normalize(scaled, self.mean, self.std, inplace=True)
-        return normalised
+            images = jitter_colour(images, self.augment, generator)
+        result: Tensor = tvf.normalize(images, self.mean, self.std, inplace=True)
+        return result
 
 
 def _to(tensor: Tensor, device: torch.device) -> Tensor:
@@ -158,7 +158,7 @@ def flip_and_turn(images: Tensor, augment: AugmentSpec, coins: Tensor) -> Tensor
 
 def jitter_colour(images: Tensor, augment: AugmentSpec, generator: torch.Generator) -> Tensor:
     """Brightness, contrast, saturation and hue factors, one set per quarter of the batch f32[B, 3, S, S] in [0, 1]."""
-    adjusted = []
+    parts = []
     for part in images.chunk(COLOUR_CHUNKS):
         draw = (torch.rand(4, generator=generator) * 2 - 1).tolist()
         if augment.brightness:
@@ -169,5 +169,5 @@ def jitter_colour(images: Tensor, augment: AugmentSpec, generator: torch.Generat
             part = tvf.adjust_saturation(part, 1 + augment.saturation * draw[2])
         if augment.hue:
             part = tvf.adjust_hue(part, augment.hue * draw[3])
-        adjusted.append(part)
-    return torch.cat(adjusted)
+        parts.append(part)
+    return torch.cat(parts)

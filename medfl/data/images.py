@@ -10,17 +10,17 @@ IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 
 def images_below(folder: Path) -> list[Path]:
     """Image files at any depth, sorted by relative path; hidden names and other suffixes are ignored."""
-    found: list[Path] = []
-    seen: set[tuple[int, int]] = set()  # a link to a parent folder would walk for ever
+    paths: list[Path] = []
+    visits: set[tuple[int, int]] = set()  # a link to a parent folder would walk for ever
     for at, folders, files in os.walk(folder, followlinks=True):
         status = os.stat(at)
-        if (status.st_dev, status.st_ino) in seen:
+        if (status.st_dev, status.st_ino) in visits:
             folders.clear()
             continue
-        seen.add((status.st_dev, status.st_ino))
+        visits.add((status.st_dev, status.st_ino))
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(at, name) for name in files if is_image(name)]
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+        paths += [Path(at, name) for name in files if is_image(name)]
+    return sorted(paths, key=lambda path: path.relative_to(folder).as_posix())
 
 
 def is_image(name: str) -> bool:

@@ -13,21 +13,22 @@ import yaml
 from PIL import Image
 
 from medfl.config import SiteConfig
-from medfl.data.catalog import LC25000_PARENT, ORGANS, class_folders
 from medfl.data.images import images_below
+from medfl.data.sources.class_folders import visible_folders
 from medfl.data.sources.csv_table import read_rows
-from medfl.data.sources.source_groups import GroupSource, groups_file
+from medfl.data.sources.group_table import GROUPS_CSV
+from medfl.data.sources.lc25000 import LC25000_PARENT, ORGANS, lc25000_folders, lc25000_tables
 from medfl.errors import MedflError
 
 LC25000_CLASSES = ("lung_aca", "lung_n", "lung_scc", "colon_aca", "colon_n")
-LOOKED_AT = 50  # images whose size is read
+SAMPLE = 50  # images whose size is read
 GROUPS_KEY = "  # source_groups: groups.csv   # columns label,filename,source_group"
 OWN_WORDS = "; or filename: every image has its own patient"
 LEAKY_WORD = "; or ignore: every result is marked leaky"
 
 
 @dataclass(frozen=True)
-class _Seen:
+class FolderContent:
     """What a folder holds: kind of source, images per class word, the files, and a sentence on source groups."""
 
     kind: str
@@ -50,13 +51,13 @@ def inspect_folder(root: Path, name: str | None = None) -> tuple[dict[str, Any],
     root = root.expanduser().absolute()
     if not root.exists():
         raise MedflError(f"there is no folder {root}; name the folder or CSV file that holds the site's patches")
-    seen = _csv(root) if root.is_file() else _folder(root)
+    content = _csv(root) if root.is_file() else _folder(root)
     stem = root.stem if root.is_file() else root.name
-    data: dict[str, Any] = {"source": seen.kind, "root": str(seen.root)}
+    data: dict[str, Any] = {"source": content.kind, "root": str(content.root)}
     site = {
         "name": name or _as_name(stem),
-        "description": f"{sum(seen.counts.values())} patches of {len(seen.counts)} classes from {stem}",
-        **({} if seen.kind == "lc25000" else {"labels": {word: word for word in seen.counts}}),
+        "description": f"{sum(content.counts.values())} patches of {len(content.counts)} classes from {stem}",
+        **({} if content.kind == "lc25000" else {"labels": {word: word for word in content.counts}}),
         "data": data,
     }
     try:
@@ -65,9 +66,9 @@ def inspect_folder(root: Path, name: str | None = None) -> tuple[dict[str, Any],
         raise MedflError(
             f'"{site["name"]}" cannot name a site: use small letters, digits and hyphens, with --name'
         ) from None
-    listed = ", ".join(f"{word} {count:,}" for word, count in seen.counts.items())
-    notes = [f"Found {sum(seen.counts.values()):,} images ({seen.kind}): {listed}.", _sizes(seen.files)]
-    notes.append(f"Source groups: {seen.groups}." if seen.groups else _no_groups(seen.kind))
+    counts = ", ".join(f"{word} {count:,}" for word, count in content.counts.items())
+    notes = [f"Found {sum(content.counts.values()):,} images ({content.kind}): {counts}.", _sizes(content.files)]
+    notes.append(f"Source groups: {content.groups}." if content.groups else _no_groups(content.kind))
     notes.append("Microns per pixel are not known from the files: state mpp if the scanner's is known.")
     return site, notes
 
@@ -92,15 +93,15 @@ def site_yaml(site: Mapping[str, Any], notes: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def _folder(root: Path) -> _Seen:
+def _folder(root: Path) -> FolderContent:
     tables = [path for path in sorted(root.glob("*.csv")) if _is_catalog(path)]
     if len(tables) == 1:  # someone has written down what lies in the folders
         return _csv(tables[0])
-    folders = class_folders(root, "lc25000")
-    looks_distributed = any((base / organ).is_dir() for base in (root, root / LC25000_PARENT) for organ in ORGANS)
-    known = [folder.name for folder in folders if folder.name in LC25000_CLASSES]
-    kind = "lc25000" if looks_distributed or (known and len(known) == len(folders)) else "folder"
-    files = {folder.name: images_below(folder) for folder in class_folders(root, kind)}
+    folders = lc25000_folders(root)
+    has_organs = any((base / organ).is_dir() for base in (root, root / LC25000_PARENT) for organ in ORGANS)
+    lc25000 = has_organs or (bool(folders) and all(folder.name in LC25000_CLASSES for folder in folders))
+    folders = folders if lc25000 else visible_folders(root)
+    files = {folder.name: images_below(folder) for folder in folders}
     counts = {word: len(images) for word, images in files.items() if images}
     if not counts:
         raise MedflError(
@@ -109,23 +110,24 @@ def _folder(root: Path) -> _Seen:
         )
     every = [path for images in files.values() for path in images]
     groups = None
-    table = groups_file(GroupSource("the folder", kind, root, None, (), {}))
+    usual = lc25000_tables(root) if lc25000 else [root / GROUPS_CSV]
+    table = next((path for path in usual if path.is_file()), None)
     if table is not None:
         groups = f"from {table}"
-    elif kind == "folder" and all(len(p.relative_to(root).parts) > 2 for p in every):
+    elif not lc25000 and all(len(p.relative_to(root).parts) > 2 for p in every):
         patients = {path.relative_to(root).parts[1] for path in every}
         groups = f"the {len(patients)} sub-folders of the class folders"
-    return _Seen(kind, root, counts, every, groups)
+    return FolderContent("lc25000" if lc25000 else "folder", root, counts, every, groups)
 
 
-def _csv(path: Path) -> _Seen:
+def _csv(path: Path) -> FolderContent:
     rows = read_rows(path, "the CSV", [("path", "label")], optional=("source_group",))
     if not rows:
         raise MedflError(f"{path} lists no image; write one row per image")
     counts = dict(sorted(Counter(row["label"] for row in rows).items()))
-    named = {row.get("source_group", "") for row in rows}
-    groups = None if "" in named else f"{len(named)}, from the column source_group"
-    return _Seen("csv", path, counts, [path.parent / row["path"].replace("\\", "/") for row in rows], groups)
+    names = {row.get("source_group", "") for row in rows}
+    groups = None if "" in names else f"{len(names)}, from the column source_group"
+    return FolderContent("csv", path, counts, [path.parent / row["path"].replace("\\", "/") for row in rows], groups)
 
 
 def _is_catalog(path: Path) -> bool:
@@ -139,17 +141,17 @@ def _sizes(files: Sequence[Path]) -> str:
     """One sentence on the width and height of some of the images."""
     sizes: Counter[tuple[int, int]] = Counter()
     bad = 0
-    for path in files[:: -(-len(files) // LOOKED_AT)]:
+    for path in files[:: -(-len(files) // SAMPLE)]:
         try:
             with Image.open(path) as image:
                 sizes[image.size] += 1
         except (OSError, Image.DecompressionBombError):
             bad += 1
-    looked = sizes.total() + bad
-    shown = ", ".join(f"{width} x {height}" for (width, height), _ in sizes.most_common(3))
+    total = sizes.total() + bad
+    common = ", ".join(f"{width} x {height}" for (width, height), _ in sizes.most_common(3))
     more = f" and {len(sizes) - 3} other sizes" if len(sizes) > 3 else ""
     unreadable = f" {bad} of them cannot be read." if bad else ""
-    return f"Size in pixels of {looked} of them: {shown or 'none can be read'}{more}.{unreadable}"
+    return f"Size in pixels of {total} of them: {common or 'none can be read'}{more}.{unreadable}"
 
 
 def _no_groups(kind: str) -> str:

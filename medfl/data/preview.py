@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from medfl import config
-from medfl.data.partition import apportion
+from medfl.data.partition_by_class_mix import apportion
 from medfl.data.patch_store import I64, PatchStore
 from medfl.errors import MedflError
 from medfl.seeds import seed_for
@@ -39,15 +39,15 @@ def preview(stores: Sequence[PatchStore], path: Path, pipeline: config.Pipeline,
 
     if not stores:
         raise MedflError("there is no site to show; list sites in the pipeline")
-    shown, classes = stores[:MAX_SITES], pipeline.task.classes
+    rows, classes = stores[:MAX_SITES], pipeline.task.classes
     width = MARGIN + LEFT + per_site * (PATCH + GAP) - GAP + MARGIN
-    height = MARGIN + len(shown) * (LABEL + PATCH + GAP) + FOOT
+    height = MARGIN + len(rows) * (LABEL + PATCH + GAP) + FOOT
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
     page = _Page(figure, width, height)
-    for index, store in enumerate(shown):
+    for index, store in enumerate(rows):
         _row(page, MARGIN + index * (LABEL + PATCH + GAP), store, classes, per_site)
-    _legend(page, height - FOOT + 0.2, classes, len(stores) - len(shown))
+    _legend(page, height - FOOT + 0.2, classes, len(stores) - len(rows))
     canvas.draw()  # type: ignore[no-untyped-call]
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
     try:
@@ -95,22 +95,22 @@ def _row(page: _Page, top: float, store: PatchStore, classes: Sequence[str], per
         )
 
 
-def _choose(store: PatchStore, counts: I64, rows: I64, wanted: int) -> list[int]:
+def _choose(store: PatchStore, counts: I64, rows: I64, total: int) -> list[int]:
     """Rows to show, by class: numbers as the mix has them, groups as different as can be."""
     present = np.bincount(store.labels[rows], minlength=len(counts))
-    number = apportion(wanted, counts / counts.sum())
+    number = apportion(total, counts / counts.sum())
     for lacking in np.flatnonzero((number == 0) & (present > 0)):
         if number.max() > 1:
             number[number.argmax()] -= 1
             number[lacking] = 1
-    shuffled = np.random.default_rng(seed_for("preview", store.site)).permutation(rows)
-    chosen: list[int] = []
+    order = np.random.default_rng(seed_for("preview", store.site)).permutation(rows)
+    selection: list[int] = []
     for label, count in enumerate(number):
-        mine = shuffled[store.labels[shuffled] == label]
+        mine = order[store.labels[order] == label]
         _, firsts = np.unique(store.groups[mine], return_index=True)
         others = np.setdiff1d(np.arange(len(mine)), firsts)
-        chosen += mine[np.concatenate([np.sort(firsts), others])[:count]].tolist()
-    return chosen
+        selection += mine[np.concatenate([np.sort(firsts), others])[:count]].tolist()
+    return selection
 
 
 def _legend(page: _Page, y: float, classes: Sequence[str], hidden: int) -> None:

@@ -1,9 +1,6 @@
-"""A site's patches rendered once into one array on disk, and found again by what they are.
+"""A site's patches as the model will see them: rendered once into one array on disk, and found again.
 
-A store lies under `<cache>/stores/<key>/`. The key is a sha256 of the file names, sizes and contents (of files above
-64 KiB the first, middle and last 16 KiB), of everything that shapes the pixels, and of STORE_VERSION; so a copied data
-folder finds its store again, and changed data or settings do not. A found store imports neither MONAI nor an image
-library.
+A store found again imports neither MONAI nor an image library; `store_file.py` says by what it is found.
 
 Microns per pixel. `data.mpp` is the resolution of the patches the model sees, so its field of view is size x mpp
 microns wide. A site that states its own `mpp` has the central part of each image that covers this field cut out
@@ -13,14 +10,8 @@ at all sites. Where one of the two is unknown the whole image is resized, and a 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -30,25 +21,30 @@ from medfl import config
 from medfl.data.catalog import brings_own_data
 from medfl.data.images import images_below
 from medfl.data.partition import SitePartition
-from medfl.data.patch_store import I64, U8, PatchStore
+from medfl.data.patch_store import U8, PatchStore
 from medfl.data.stain import Stain, apply, profile
+from medfl.data.store_file import Problems, open_store, store_digest, store_key, write_store
 from medfl.errors import MedflError
 from medfl.seeds import seed_for
 
-STORE_VERSION = 1
-WHOLE = 1 << 16  # bytes up to which a file is hashed whole
-BLOCK = 1 << 14
 CHUNK = 256  # patches stained at a time
-LISTED = 10  # unreadable files named in a message
-Progress = Callable[[int], None]
-Files = Sequence[tuple[str, Path]]
-Bad = dict[int, str]
+LISTING = 10  # unreadable patches named in a message
+PatchProgress = Callable[[int], None]
+"""Called with the number of patches each time some are done."""
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Look:
-    """Everything but the files that shapes a site's pixels; `field` is in pixels of the site's images."""
+class RenderSettings:
+    """Everything but the patches that shapes a site's pixels. Its fields are part of a store's key.
+
+    Attributes:
+        size: pixels a side of the result.
+        field: pixels a side of the central part that is taken of the site's images; None for the whole.
+        transforms: those of the pipeline, then those of the site.
+        stain, strength: the site's simulated stain; None where there is none.
+        seed: of the transforms; 0 without any.
+    """
 
     size: int
     field: int | None
@@ -59,38 +55,36 @@ class _Look:
 
 
 def render(
-    pipeline: config.Pipeline, site: config.SiteConfig, share: SitePartition, progress: Progress | None = None
+    pipeline: config.Pipeline, site: config.SiteConfig, share: SitePartition, progress: PatchProgress | None = None
 ) -> PatchStore:
     """The site's patches as the model will see them, from the cache or rendered now.
-
-    `progress`, if given, is called with the number of patches each time some are done.
 
     Raises:
         MedflError: unreadable images under `on_bad_image: refuse` (listed), a split of nothing but such images, a
             transform that does not exist or fails, no room on the disk.
     """
-    look = _look(pipeline, site)
-    files = list(zip(share.names, share.paths, strict=True))
-    key = _key(site, files, look)
+    settings = _settings(pipeline, site)
+    key = store_key(share, asdict(settings))
     folder = pipeline.cache_dir / "stores" / key
-    stored = _open(folder)
-    if stored is None:
-        stored = _write(folder, site, files, look, progress)
+    store = open_store(folder)
+    if store is None:
+        shape = (len(share.rows), settings.size, settings.size, 3)
+        store = write_store(folder, shape, site.name, lambda images: _fill(images, share, settings, progress))
     elif progress:
-        progress(len(files))
-    images, bad = stored
-    if bad and pipeline.data.on_bad_image == "refuse":
+        progress(len(share.rows))
+    images, problems = store
+    if problems and pipeline.data.on_bad_image == "refuse":
         raise MedflError(
-            f"site {site.name}: {_listed(files, bad)}; replace or remove them, or set `data.on_bad_image: skip` to "
-            f"leave them out"
+            f"site {site.name}: {_list_problems(share.locations, problems)}; replace or remove them, or set "
+            f"`data.on_bad_image: skip` to leave them out"
         )
-    if bad:
-        log.warning("site %s: %s; they are left out", site.name, _listed(files, bad))
-    kept = np.ones(len(files), dtype=bool)
-    kept[list(bad)] = False
-    labels, groups = share.labels[kept], share.groups[kept]
-    row_of = np.cumsum(kept) - 1
-    splits = {name: row_of[positions[kept[positions]]] for name, positions in share.splits.items()}
+    if problems:
+        log.warning("site %s: %s; they are left out", site.name, _list_problems(share.locations, problems))
+    readable = np.ones(len(share.rows), dtype=bool)
+    readable[list(problems)] = False
+    labels, groups = share.labels[readable], share.groups[readable]
+    row_of = np.cumsum(readable) - 1
+    splits = {name: row_of[positions[readable[positions]]] for name, positions in share.splits.items()}
     for name, rows in splits.items():
         if not len(rows):
             raise MedflError(f"site {site.name}: no image of its {name} split can be read; replace the files")
@@ -100,11 +94,11 @@ def render(
         labels=labels,
         groups=groups,
         splits=splits,
-        digest=_digest(key, labels, groups, splits),
-        mpp=pipeline.data.mpp if look.field else None,
-        names=tuple(name for (name, _), keep in zip(files, kept, strict=True) if keep),
+        digest=store_digest(key, labels, groups, splits),
+        mpp=pipeline.data.mpp if settings.field else None,
+        names=tuple(name for name, keep in zip(share.names, readable, strict=True) if keep),
         group_names=share.catalog.group_names,
-        skipped=len(bad),
+        skipped=len(problems),
     )
 
 
@@ -115,6 +109,7 @@ def read_patches(directory: Path, size: int) -> tuple[list[str], U8]:
         MedflError: no such folder, no image in it, or unreadable images (listed).
     """
     from medfl.data.decode import decode
+    from medfl.data.image_file import image_readers
     from medfl.data.rgb import Unreadable
 
     if not directory.is_dir():
@@ -122,15 +117,16 @@ def read_patches(directory: Path, size: int) -> tuple[list[str], U8]:
     paths = images_below(directory)
     if not paths:
         raise MedflError(f"{directory} holds no image; name a folder with .jpeg, .png, .tif, .bmp or .webp files")
-    results = list(decode(paths, size))
-    bad = {index: str(result) for index, result in enumerate(results) if isinstance(result, Unreadable)}
-    if bad:
-        raise MedflError(f"{directory}: {_listed([(path.name, path) for path in paths], bad)}; replace or remove them")
+    results = list(decode(image_readers(paths), size))
+    problems = {index: str(result) for index, result in enumerate(results) if isinstance(result, Unreadable)}
+    if problems:
+        problem_list = _list_problems([str(path) for path in paths], problems)
+        raise MedflError(f"{directory}: {problem_list}; replace or remove them")
     names = [path.relative_to(directory).as_posix() for path in paths]
     return names, np.stack([result.image for result in results if not isinstance(result, Unreadable)])
 
 
-def _look(pipeline: config.Pipeline, site: config.SiteConfig) -> _Look:
+def _settings(pipeline: config.Pipeline, site: config.SiteConfig) -> RenderSettings:
     data, own = pipeline.data, brings_own_data(pipeline, site)
     strength = data.stain_strength if site.stain_strength is None else site.stain_strength
     stain = None
@@ -140,14 +136,14 @@ def _look(pipeline: config.Pipeline, site: config.SiteConfig) -> _Look:
         stain = Stain(**site.stain.model_dump())
     if own and stain is not None:
         log.warning("site %s: its data are its own, so its `stain` is not applied", site.name)
-    stained = not own and stain is not None and strength > 0
+    simulate = not own and stain is not None and strength > 0
     transforms = [*data.render, *site.render]
-    return _Look(
+    return RenderSettings(
         size=data.size,
         field=_field(data, site, own),
         transforms=transforms,
-        stain=stain if stained else None,
-        strength=strength if stained else 0.0,
+        stain=stain if simulate else None,
+        strength=strength if simulate else 0.0,
         seed=seed_for(pipeline.seed, "render", site.name) if transforms else 0,
     )
 
@@ -172,130 +168,45 @@ def _field(data: config.Data, site: config.SiteConfig, own: bool) -> int | None:
     return field
 
 
-def _key(site: config.SiteConfig, files: Files, look: _Look) -> str:
-    try:
-        with ThreadPoolExecutor(4) as pool:
-            prints = list(pool.map(_fingerprint, (path for _, path in files)))
-    except OSError as error:
-        raise MedflError(f"site {site.name}: {error.filename} cannot be read: {error.strerror}") from None
-    names = [name for name, _ in files]
-    text = json.dumps({"version": STORE_VERSION, "look": asdict(look), "names": names, "files": prints})
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _fingerprint(path: Path) -> tuple[int, str]:
-    size = path.stat().st_size
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        if size <= WHOLE:
-            digest.update(file.read())
-        else:
-            for start in (0, (size - BLOCK) // 2, size - BLOCK):
-                file.seek(start)
-                digest.update(file.read(BLOCK))
-    return size, digest.hexdigest()[:16]
-
-
-def _open(folder: Path) -> tuple[U8, Bad] | None:
-    """Images u8[kept, S, S, 3] and what was left out (position: reason); None without a sound store."""
-    try:
-        record = json.loads((folder / "store.json").read_text(encoding="utf-8"))
-        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-        if list(images.shape) != record["shape"]:
-            raise ValueError(images.shape)
-        return images, {int(position): reason for position, reason in record["bad"].items()}
-    except FileNotFoundError:
-        return None
-    except (OSError, EOFError, ValueError, KeyError, TypeError):  # a damaged store is rendered again
-        shutil.rmtree(folder, ignore_errors=True)
-        return None
-
-
-def _write(
-    folder: Path, site: config.SiteConfig, files: Files, look: _Look, progress: Progress | None
-) -> tuple[U8, Bad]:
-    """Render beside the store's place, then rename: a store is whole or absent, whoever else writes it."""
-    need = len(files) * look.size**2 * 3
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        raise MedflError(
-            f"the cache {folder.parent} cannot be written ({error.strerror}); name another folder under `data.cache` "
-            f"or in the environment variable MEDFL_CACHE"
-        ) from None
-    try:
-        free = shutil.disk_usage(part).free
-        if free < need * 1.05:
-            raise MedflError(
-                f"site {site.name}: its patches need {need / 1e9:.1f} GB and {folder.parent} has {free / 1e9:.1f} GB "
-                f"free; make room, or name another folder under `data.cache`"
-            )
-        _fill(part, site, files, look, progress)
-        part.chmod(0o755)
-        try:
-            part.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was first with the same store
-                raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    stored = _open(folder)
-    if stored is None:
-        raise MedflError(f"the store {folder} was lost while it was read; run again")
-    return stored
-
-
-def _fill(part: Path, site: config.SiteConfig, files: Files, look: _Look, progress: Progress | None) -> None:
+def _fill(
+    images: U8, share: SitePartition, settings: RenderSettings, progress: PatchProgress | None
+) -> tuple[int, Problems]:
+    """Render a site's patches into the first rows of `images`; returns how many, and what cannot be read."""
     from medfl.data.decode import decode
     from medfl.data.rgb import Unreadable
     from medfl.data.transforms import rendering
 
-    where = f"site {site.name}"
-    transform = rendering(look.transforms, where)
-    shape = (len(files), look.size, look.size, 3)
-    images = np.lib.format.open_memmap(part / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
-    bad: Bad = {}
-    row = finished = stretched = 0
+    where, names = f"site {share.site}", share.names
+    transform = rendering(settings.transforms, where)
+    problems: Problems = {}
+    row = ready = stretches = 0
 
     def finish(until: int) -> int:
-        if look.stain is not None and until > finished:
-            images[finished:until] = apply(images[finished:until], look.stain, look.strength)
+        if settings.stain is not None and until > ready:
+            images[ready:until] = apply(images[ready:until], settings.stain, settings.strength)
         if progress:
-            progress(until - finished)
+            progress(until - ready)
         return until
 
-    for position, result in enumerate(decode([path for _, path in files], look.size, look.field)):
+    for position, result in enumerate(decode(share.readers, settings.size, settings.field)):
         if isinstance(result, Unreadable):
-            bad[position] = str(result)
+            problems[position] = str(result)
             continue
-        stretched += not look.field and result.width != result.height
-        images[row] = transform(result.image, seed_for(look.seed, files[position][0]))
+        stretches += not settings.field and result.width != result.height
+        images[row] = transform(result.image, seed_for(settings.seed, names[position]))
         row += 1
-        if row - finished == CHUNK:
-            finished = finish(row)
+        if row - ready == CHUNK:
+            ready = finish(row)
     finish(row)
-    images.flush()
     if not row:
-        raise MedflError(f"{where}: {_listed(files, bad)}; replace them")
-    if stretched:
-        log.warning("%s: %d of %d images are not square and were stretched to a square", where, stretched, len(files))
-    if bad:
-        np.save(part / "kept.npy", images[:row], allow_pickle=False)
-        os.replace(part / "kept.npy", part / "images.npy")
-    record = {"version": STORE_VERSION, "shape": [row, *shape[1:]], "bad": bad}
-    (part / "store.json").write_text(json.dumps(record), encoding="utf-8")
+        raise MedflError(f"{where}: {_list_problems(share.locations, problems)}; replace them")
+    if stretches:
+        total = len(share.rows)
+        log.warning("%s: %d of %d images are not square and were stretched to a square", where, stretches, total)
+    return row, problems
 
 
-def _listed(files: Files, bad: Bad) -> str:
-    named = [f"{files[position][1]} ({reason})" for position, reason in list(bad.items())[:LISTED]]
-    more = f" and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
-    return f"{len(bad)} of {len(files)} images cannot be read: {', '.join(named)}{more}"
-
-
-def _digest(key: str, labels: I64, groups: I64, splits: dict[str, I64]) -> str:
-    digest = hashlib.sha256(key.encode())
-    for name in sorted(splits):
-        digest.update(name.encode() + splits[name].astype("<i8").tobytes())
-    digest.update(labels.astype("<i8").tobytes() + groups.astype("<i8").tobytes())
-    return digest.hexdigest()[:16]
+def _list_problems(locations: Sequence[str], problems: Problems) -> str:
+    first = [f"{locations[position]} ({reason})" for position, reason in list(problems.items())[:LISTING]]
+    more = f" and {len(problems) - LISTING} more" if len(problems) > LISTING else ""
+    return f"{len(problems)} of {len(locations)} images cannot be read: {', '.join(first)}{more}"

@@ -52,26 +52,26 @@ def _fold(counts: I64, share: float, seed: int, cache: Path | None) -> NDArray[n
     digest = hashlib.sha256(facts.encode() + counts.tobytes()).hexdigest()
     file = cache / f"{digest[:32]}.npy"
     with contextlib.suppress(OSError, ValueError, EOFError):
-        held: NDArray[np.bool_] = np.load(file, allow_pickle=False)
-        if held.shape == (len(counts),) and held.dtype == np.bool_:
-            return held
-    chosen = _draw(counts, share, seed)
+        draw: NDArray[np.bool_] = np.load(file, allow_pickle=False)
+        if draw.shape == (len(counts),) and draw.dtype == np.bool_:
+            return draw
+    draw = _draw(counts, share, seed)
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time and nothing else
         cache.mkdir(parents=True, exist_ok=True)
-        staged = file.with_name(f"{file.stem}.{os.getpid()}.tmp.npy")
-        np.save(staged, chosen, allow_pickle=False)
-        os.replace(staged, file)
-    return chosen
+        part = file.with_name(f"{file.stem}.{os.getpid()}.tmp.npy")
+        np.save(part, draw, allow_pickle=False)
+        os.replace(part, file)
+    return draw
 
 
 def _draw(counts: I64, share: float, seed: int) -> NDArray[np.bool_]:
     """Which groups (bool[G]) make up about `share` of the patches of every class; counts i64[G, C]."""
     from sklearn.model_selection import StratifiedGroupKFold
 
-    chosen = np.zeros(len(counts), dtype=bool)
+    selection = np.zeros(len(counts), dtype=bool)
     most = min(MAX_FOLDS, len(counts), int(counts.sum(axis=0).max(initial=0)))
     if most < 2:
-        return chosen
+        return selection
     # m of K folds come nearest to the share; the fewest folds among equals, which keeps each fold rich in groups
     folds = min(range(2, most + 1), key=lambda k: (round(abs(max(1, round(share * k)) / k - share), 9), k))
     rows, of_row = np.repeat(np.arange(len(counts)), counts.sum(axis=1)), []
@@ -86,9 +86,9 @@ def _draw(counts: I64, share: float, seed: int) -> NDArray[np.bool_]:
     for _ in range(min(max(1, round(share * folds)), len(parts) - 1)):
         best = min(range(len(parts)), key=lambda k: float(np.abs(target - have - counts[parts[k]].sum(axis=0)).sum()))
         part = parts.pop(best)
-        chosen[part] = True
+        selection[part] = True
         have += counts[part].sum(axis=0)
-    return chosen
+    return selection
 
 
 def _repair(counts: I64, split: I64) -> None:

@@ -88,11 +88,11 @@ def apply(images: U8, stain: Stain, strength: float = 1.0) -> U8:
         return images.copy()
     transform = partial.transform()
     pixels = images.reshape(-1, 3)
-    stained = np.empty_like(pixels)
+    result = np.empty_like(pixels)
     for start in range(0, len(pixels), CHUNK):
         chunk = slice(start, start + CHUNK)
-        stained[chunk] = to_grey(to_density(pixels[chunk]) @ transform, partial.white)
-    return stained.reshape(images.shape)
+        result[chunk] = to_grey(to_density(pixels[chunk]) @ transform, partial.white)
+    return result.reshape(images.shape)
 
 
 PROFILES: dict[str, Stain] = {

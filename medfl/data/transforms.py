@@ -40,15 +40,15 @@ def rendering(specs: Sequence[Transform], where: str) -> Step:
     def render(patch: U8, seed: int) -> U8:
         for number, (name, step) in enumerate(steps):
             try:
-                done = step(patch, (seed + number) % 2**32)
+                result = step(patch, (seed + number) % 2**32)
             except Exception as error:
                 raise MedflError(f"{where}: `render`: {name} failed on a patch: {_first_line(error)}") from error
-            if done.shape != patch.shape:
+            if result.shape != patch.shape:
                 raise MedflError(
-                    f"{where}: `render`: {name} gives {list(done.shape)} from a patch of {list(patch.shape)}; a "
+                    f"{where}: `render`: {name} gives {list(result.shape)} from a patch of {list(patch.shape)}; a "
                     f"rendering transform keeps the size"
                 )
-            patch = done
+            patch = result
         return patch
 
     return render
@@ -60,8 +60,8 @@ def albumentations_jitter(specs: Sequence[Transform], where: str = "`training.au
     Raises MedflError for an unknown name or arguments.
     """
     albumentations = _albumentations()
-    known = _classes(albumentations, albumentations.BasicTransform)
-    compose = albumentations.Compose([_make(known, *_parts(spec, where), where) for spec in specs])
+    transforms = _classes(albumentations, albumentations.BasicTransform)
+    compose = albumentations.Compose([_make(transforms, *_parts(spec, where), where) for spec in specs])
 
     def apply(patches: U8, seed: int) -> U8:
         compose.set_random_seed(seed % 2**32)
@@ -73,9 +73,9 @@ def albumentations_jitter(specs: Sequence[Transform], where: str = "`training.au
 def _step(spec: Transform, where: str) -> tuple[str, Step]:
     name, arguments = _parts(spec, where)
     albumentations = _albumentations()
-    known = _classes(albumentations, albumentations.BasicTransform)
-    if name in known:
-        return name, _albumentations_step(_make(known, name, {"p": 1.0, **arguments}, where))
+    transforms = _classes(albumentations, albumentations.BasicTransform)
+    if name in transforms:
+        return name, _albumentations_step(_make(transforms, name, {"p": 1.0, **arguments}, where))
     from monai.transforms import MapTransform
 
     dictionary = _classes(importlib.import_module("monai.transforms"), MapTransform)
@@ -86,15 +86,15 @@ def _step(spec: Transform, where: str) -> tuple[str, Step]:
         return name, _monai_step(_make(dictionary, name, {"keys": ["image"], **arguments}, where))
     raise MedflError(
         f"{where}: there is no transform {name} among albumentations' and MONAI's dictionary transforms."
-        f"{nearest(name, [*known, *dictionary])}"
+        f"{nearest(name, [*transforms, *dictionary])}"
     )
 
 
 def _albumentations_step(transform: Any) -> Step:
     def step(patch: U8, seed: int) -> U8:
         transform.set_random_state(np.random.default_rng(seed), random.Random(seed))
-        done: U8 = transform(image=patch)["image"]
-        return done
+        result: U8 = transform(image=patch)["image"]
+        return result
 
     return step
 
@@ -111,8 +111,8 @@ def _monai_step(transform: Any) -> Step:
         if isinstance(transform, Randomizable):
             transform.set_random_state(seed=seed)
         if pathology:
-            done: U8 = np.asarray(transform({"image": patch})["image"])
-            return done
+            result: U8 = np.asarray(transform({"image": patch})["image"])
+            return result
         pixels = torch.tensor(patch).permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format)
         return to_bytes(torch.as_tensor(transform({"image": pixels})["image"]))
 
@@ -128,13 +128,13 @@ def _parts(spec: Transform, where: str) -> tuple[str, dict[str, Any]]:
     return name, arguments
 
 
-def _make(known: dict[str, type], name: str, arguments: dict[str, Any], where: str) -> Any:
-    if name not in known:
-        raise MedflError(f"{where}: albumentations has no transform {name}.{nearest(name, known)}")
+def _make(transforms: dict[str, type], name: str, arguments: dict[str, Any], where: str) -> Any:
+    if name not in transforms:
+        raise MedflError(f"{where}: albumentations has no transform {name}.{nearest(name, transforms)}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # albumentations only warns of an unknown argument
-            return known[name](**arguments)
+            return transforms[name](**arguments)
     except Exception as error:
         raise MedflError(f"{where}: {name} does not take these arguments: {_first_line(error)}") from error
 

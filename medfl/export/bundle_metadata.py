@@ -8,7 +8,7 @@ from medfl.export.exported_model import ExportedModel, version
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 CAUTION = "Research software. Not a medical device; not for diagnosis or treatment."
-DESCRIBED = (
+MODEL_FACTS = (
     "backbone",
     "classes",
     "size",
@@ -63,7 +63,7 @@ def metadata(source: ExportedModel) -> dict[str, Any]:
             "outputs": {"pred": scores | {"type": "logits", "value_range": []}},
             "post_processed_outputs": {"pred": scores | {"value_range": [0, 1]}},
         },
-        "medfl": {name: facts.get(name) for name in DESCRIBED},
+        "medfl": {name: facts.get(name) for name in MODEL_FACTS},
     }
 
 
@@ -113,11 +113,11 @@ tensors and nothing else, and is read as weights only.
 transparency over white, 16-bit grey scaled to 8 bits, resized by area, rounded to whole grey levels.
 
 Classes, in the order of the outputs: {classes}.
-{kept}
+{at_sites}
 ## Licence
 
 The scripts are part of medfl and under the Apache License 2.0. The bundle grants no licence to the weights; those who
-trained them may state one here. {began}
+trained them may state one here. {start}
 
 ## Model card
 
@@ -129,7 +129,7 @@ As in a registry of MLflow; what it says of input and output is of the model ser
 
 def readme(source: ExportedModel) -> str:
     """docs/README.md: how to run the bundle, its licence notes, and the model card."""
-    kept = source.kept_at_sites()
+    at_sites = source.kept_at_sites()
     lines = source.card.strip().splitlines()
     # The card's headings go one level down, under the README's own.
     card = "\n".join(f"#{line}" if line.startswith("#") else line for line in lines)
@@ -144,8 +144,8 @@ def readme(source: ExportedModel) -> str:
         size=source.size,
         resolution=_resolution(source),
         classes=", ".join(source.classes),
-        kept=f"\n{kept}\n" if kept else "",
-        began=source.began_from,
+        at_sites=f"\n{at_sites}\n" if at_sites else "",
+        start=source.began_from,
         card=card or "The run is not on the machine that exported it, so its card is not here.",
     )
     return text.replace(" \n", "\n")

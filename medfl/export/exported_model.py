@@ -86,8 +86,8 @@ class ExportedModel:
 
     def kept_at_sites(self) -> str:
         """A sentence about models that stay at the sites; empty where the global model is all there is."""
-        kept = self.facts.get("kept_at_sites") or []
-        return f"Each training site keeps {' and '.join(kept)}; what is exported is the global model." if kept else ""
+        parts = self.facts.get("kept_at_sites") or []
+        return f"Each training site keeps {' and '.join(parts)}; what is exported is the global model." if parts else ""
 
 
 def version(package: str) -> str:

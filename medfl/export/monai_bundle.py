@@ -21,6 +21,37 @@ from medfl.export.exported_model import ExportedModel
 
 SCRIPTS = (medfl.export.classify, medfl.data.images, medfl.data.rgb)
 BATCH = 64
+POSTPROCESSING: list[dict[str, Any]] = [
+    {
+        "_target_": "monai.transforms.Lambdad",
+        "keys": "pred",
+        "func": "$lambda logits: logits / @temperature",
+        "track_meta": False,
+    },
+    {"_target_": "monai.transforms.Activationsd", "keys": "pred", "softmax": True},
+]
+DATASET: dict[str, Any] = {
+    "_target_": "monai.data.Dataset",
+    "data": {"_target_": "scripts.classify.datalist", "directory": "@dataset_dir"},
+    "transform": "@preprocessing",
+}
+DATALOADER: dict[str, Any] = {
+    "_target_": "monai.data.DataLoader",
+    "dataset": "@dataset",
+    "batch_size": "@batch_size",
+    "shuffle": False,
+}
+EVALUATOR: dict[str, Any] = {
+    "_target_": "scripts.classify.Classifier",
+    "dataloader": "@dataloader",
+    "network": "@network_def",
+    "weights": "@weights",
+    "inferer": "@inferer",
+    "postprocessing": "@postprocessing",
+    "classes": "@classes",
+    "device": "@device",
+    "output": "@output_file",
+}
 
 
 def write_bundle(source: ExportedModel, folder: Path) -> None:
@@ -29,10 +60,10 @@ def write_bundle(source: ExportedModel, folder: Path) -> None:
     Raises:
         MedflError: a class or a setting of the backbone that MONAI would take for an expression.
     """
-    described = {"configs/metadata.json": metadata(source), "configs/inference.json": inference(source)}
+    contents = {"configs/metadata.json": metadata(source), "configs/inference.json": inference_config(source)}
     for name in ("configs", "models", "docs", "scripts"):
         (folder / name).mkdir()
-    for name, content in described.items():
+    for name, content in contents.items():
         (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / "docs" / "README.md").write_text(readme(source), encoding="utf-8")
     (folder / "scripts" / "__init__.py").touch()
@@ -45,7 +76,7 @@ def write_bundle(source: ExportedModel, folder: Path) -> None:
     torch.save(state, folder / "models" / "model.pt")
 
 
-def inference(source: ExportedModel) -> dict[str, Any]:
+def inference_config(source: ExportedModel) -> dict[str, Any]:
     """configs/inference.json: the steps of `medfl predict` in MONAI's terms.
 
     Raises:
@@ -54,7 +85,30 @@ def inference(source: ExportedModel) -> dict[str, Any]:
     facts = source.facts
     for key in ("classes", "args", "backbone"):
         refuse_expressions(facts[key], f"{source.model.directory / 'model.json'}: `{key}`")
-    transforms: list[dict[str, Any]] = [
+    return {
+        "bundle_root": ".",
+        "dataset_dir": "$@bundle_root + '/images'",
+        "output_file": "$@bundle_root + '/eval/probabilities.csv'",
+        "weights": "$@bundle_root + '/models/model.pt'",
+        "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
+        "batch_size": BATCH,
+        "classes": source.classes,
+        "temperature": source.temperature,
+        "network_def": _network(source),
+        "preprocessing": {"_target_": "monai.transforms.Compose", "transforms": _preprocessing(source)},
+        "dataset": DATASET,
+        "dataloader": DATALOADER,
+        "inferer": {"_target_": "monai.inferers.SimpleInferer"},
+        "postprocessing": {"_target_": "monai.transforms.Compose", "transforms": POSTPROCESSING},
+        "evaluator": EVALUATOR,
+        "run": ["$@evaluator.run()"],
+    }
+
+
+def _preprocessing(source: ExportedModel) -> list[dict[str, Any]]:
+    """From an image file to what the network takes, as `medfl predict` does it."""
+    facts = source.facts
+    return [
         {
             "_target_": "monai.transforms.LoadImaged",
             "keys": "image",
@@ -85,57 +139,16 @@ def inference(source: ExportedModel) -> dict[str, Any]:
         },
         {"_target_": "monai.transforms.EnsureTyped", "keys": "image", "dtype": "$torch.float32", "track_meta": False},
     ]
-    after = [
-        {
-            "_target_": "monai.transforms.Lambdad",
-            "keys": "pred",
-            "func": "$lambda logits: logits / @temperature",
-            "track_meta": False,
-        },
-        {"_target_": "monai.transforms.Activationsd", "keys": "pred", "softmax": True},
-    ]
+
+
+def _network(source: ExportedModel) -> dict[str, Any]:
+    """The network without its weights."""
     return {
-        "bundle_root": ".",
-        "dataset_dir": "$@bundle_root + '/images'",
-        "output_file": "$@bundle_root + '/eval/probabilities.csv'",
-        "weights": "$@bundle_root + '/models/model.pt'",
-        "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
-        "batch_size": BATCH,
-        "classes": source.classes,
-        "temperature": source.temperature,
-        "network_def": {
-            **facts["args"],
-            "_target_": "timm.create_model",
-            "model_name": facts["backbone"],
-            "pretrained": False,
-            "num_classes": len(source.classes),
-        },
-        "preprocessing": {"_target_": "monai.transforms.Compose", "transforms": transforms},
-        "dataset": {
-            "_target_": "monai.data.Dataset",
-            "data": {"_target_": "scripts.classify.datalist", "directory": "@dataset_dir"},
-            "transform": "@preprocessing",
-        },
-        "dataloader": {
-            "_target_": "monai.data.DataLoader",
-            "dataset": "@dataset",
-            "batch_size": "@batch_size",
-            "shuffle": False,
-        },
-        "inferer": {"_target_": "monai.inferers.SimpleInferer"},
-        "postprocessing": {"_target_": "monai.transforms.Compose", "transforms": after},
-        "evaluator": {
-            "_target_": "scripts.classify.Classifier",
-            "dataloader": "@dataloader",
-            "network": "@network_def",
-            "weights": "@weights",
-            "inferer": "@inferer",
-            "postprocessing": "@postprocessing",
-            "classes": "@classes",
-            "device": "@device",
-            "output": "@output_file",
-        },
-        "run": ["$@evaluator.run()"],
+        **source.facts["args"],
+        "_target_": "timm.create_model",
+        "model_name": source.facts["backbone"],
+        "pretrained": False,
+        "num_classes": len(source.classes),
     }
 
 

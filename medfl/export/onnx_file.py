@@ -67,13 +67,13 @@ def write_onnx(source: ExportedModel, path: Path) -> str:
         )
     import onnx
 
-    described = facts(source)
+    description = facts(source)
     model = _graph(source)
-    onnx.helper.set_model_props(model, {name: _text(value) for name, value in described.items()})
+    onnx.helper.set_model_props(model, {name: _text(value) for name, value in description.items()})
     model.producer_name, model.producer_version = "medfl", version("medfl")
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString())
-    path.with_suffix(".json").write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.with_suffix(".json").write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return compare(source, path)
 
 
@@ -169,9 +169,9 @@ def _graph(source: ExportedModel) -> Any:
 
 def _forget_paths(part: Any) -> None:
     """Drop the notes of a graph or function: the exporter writes at every node where its code lies on this machine."""
-    for noted in (part, *part.node, *part.value_info, *getattr(part, "initializer", ())):
-        del noted.metadata_props[:]
-        noted.ClearField("doc_string")
+    for item in (part, *part.node, *part.value_info, *getattr(part, "initializer", ())):
+        del item.metadata_props[:]
+        item.ClearField("doc_string")
     for node in part.node:
         for attribute in node.attribute:
             for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):

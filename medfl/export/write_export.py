@@ -55,22 +55,22 @@ def export(reference: str, form: str, out: Path) -> list[str]:
                 os.replace(folder / path.name, path)
         else:
             folder.rename(out)
-    kept = source.kept_at_sites()
-    return [f"Exported: {' and '.join(map(str, targets))}", *([kept] if kept else []), *lines]
+    at_sites = source.kept_at_sites()
+    return [f"Exported: {' and '.join(map(str, targets))}", *([at_sites] if at_sites else []), *lines]
 
 
 @contextmanager
 def _staged(out: Path) -> Iterator[Path]:
     """An empty folder beside `out`, gone afterwards unless it was renamed. Raises MedflError if there is no room."""
-    staged = None
+    parent = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        staged = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        folder = staged / "whole"
+        parent = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        folder = parent / "whole"
         folder.mkdir()  # with the user's own permissions, unlike the temporary folder around it
         yield folder
     except OSError as error:
         raise MedflError(f"--out: {out} cannot be written: {error.strerror or error}") from None
     finally:
-        if staged is not None:
-            shutil.rmtree(staged, ignore_errors=True)
+        if parent is not None:
+            shutil.rmtree(parent, ignore_errors=True)

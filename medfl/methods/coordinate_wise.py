@@ -54,6 +54,7 @@ class Median(_Sorted):
 
     name: ClassVar[str] = "median"
     paper: ClassVar[str] = "arXiv:1803.01498"
+    title: ClassVar[str] = "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates"
 
     @property
     def min_replies(self) -> int:
@@ -76,6 +77,7 @@ class TrimmedMean(_Sorted):
 
     name: ClassVar[str] = "trimmed_mean"
     paper: ClassVar[str] = "arXiv:1803.01498"
+    title: ClassVar[str] = "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates"
     share: float = 0.2
 
     def __post_init__(self) -> None:

@@ -35,11 +35,6 @@ from medfl.seeds import seed_for
 
 BLOCK = 1 << 18  # values of noise drawn at a time
 SHORTER = 1 - 1e-6  # a clipped update is this much shorter than the bound, so that rounding never takes it above
-UNPROTECTED = (
-    *("async_schedule", "before_training", "reject", "transform_reply", "aggregation_weight", "on_reply"),
-    *("aggregate", "aggregate_buffers", "on_validation"),
-)
-"""What another link may not do: move the start, act on what single sites sent, or on figures without noise."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +43,8 @@ class Dp(Method):
 
     name: ClassVar[str] = "dp"
     paper: ClassVar[str] = "arXiv:1710.06963"
+    title: ClassVar[str] = "Learning Differentially Private Recurrent Language Models"
+    private: ClassVar[bool] = True
     runs_last: ClassVar[bool] = True  # what is sent must be what was clipped
     clip: float = 1.0
     noise: float = 1.0
@@ -67,19 +64,6 @@ class Dp(Method):
             f"{model.spec.backbone} has BatchNorm statistics ({model.buffer_layout.size:,} values), which leave a site "
             f"beside its update and cannot be clipped with it in a sensible unit; take a backbone with group or layer "
             f"normalisation, such as `backbone: resnet18` with `args: {{norm_layer: groupnorm}}`, or a ConvNeXt or ViT",
-        )
-
-    def check_compatible(self, other: Method) -> None:
-        """Refuse whatever sends more than the clipped update, or acts on single updates or unprotected figures."""
-        require(
-            not other.local_norms,
-            f"under {other.name} sites send normalisation layers that dp does not cover; leave one of them out",
-        )
-        acts = [p for p in UNPROTECTED if getattr(type(other), p) is not getattr(Method, p)]
-        require(
-            not acts and not other.sends,
-            f"{other.name} starts from another point, sends or weighs more than the one update that dp clips, or acts "
-            f"on what dp does not cover, so the guarantee would not hold; leave one of them out",
         )
 
     def make_update(self, local: SiteContext) -> None:
@@ -113,7 +97,7 @@ class Dp(Method):
 
 def private_link(chain: MethodChain) -> Dp | None:
     """The chain's `dp`, if it has one."""
-    return next((link for link in chain.methods if isinstance(link, Dp)), None)
+    return next((method for method in chain.methods if isinstance(method, Dp)), None)
 
 
 def entropy_normal(count: int) -> Tensor:

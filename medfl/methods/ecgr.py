@@ -99,6 +99,7 @@ class Ecgr(Method):
 
     name: ClassVar[str] = "ecgr"
     paper: ClassVar[str] = "arXiv:2601.03584"
+    title: ClassVar[str] = "Local gradient regulation stabilizes federated learning under client heterogeneity"
     neutral: ClassVar[Mapping[str, Any] | None] = {"beta": 1.0}
     async_safe: ClassVar[bool] = True
     submodel_safe: ClassVar[bool] = True

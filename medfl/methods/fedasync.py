@@ -31,6 +31,7 @@ class FedAsync(Method):
 
     name: ClassVar[str] = "fedasync"
     paper: ClassVar[str] = "arXiv:1903.03934"
+    title: ClassVar[str] = "Asynchronous Federated Optimization"
     merges_itself: ClassVar[str] = "late replies"
     a0: float = 0.6
     exponent: float = 0.5

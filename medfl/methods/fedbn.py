@@ -20,6 +20,7 @@ class FedBN(Method):
 
     name: ClassVar[str] = "fedbn"
     paper: ClassVar[str] = "arXiv:2102.07623"
+    title: ClassVar[str] = "FedBN: Federated Learning on Non-IID Features via Local Batch Normalization"
     async_safe: ClassVar[bool] = True
     submodel_safe: ClassVar[bool] = True
 

@@ -29,6 +29,7 @@ class FedBuff(Method):
 
     name: ClassVar[str] = "fedbuff"
     paper: ClassVar[str] = "arXiv:2106.06639"
+    title: ClassVar[str] = "Federated Learning with Buffered Asynchronous Aggregation"
     merges_itself: ClassVar[str] = "late replies"
     buffer: int = 3
     lr: float = 1.0

@@ -46,9 +46,9 @@ class FedDyn(Method):
 
     def check_compatible(self, other: Method) -> None:
         """The server's step is its own, over plain weighted means of displacements from w."""
-        weighs = type(other).aggregation_weight is not Method.aggregation_weight or other.keeps_updates
+        weighs = other.acts_in("aggregation_weight") or other.keeps_updates
         require(
-            not weighs and type(other).before_training is Method.before_training and not other.local_norms,
+            not weighs and not other.starts_elsewhere,
             f"feddyn corrects the sample-weighted mean of what sites make of the model they received, which "
             f"{other.name} changes; leave one of them out",
         )

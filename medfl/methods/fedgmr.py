@@ -43,7 +43,10 @@ class FedGMR(Method):
 
     name: ClassVar[str] = "fedgmr"
     paper: ClassVar[str] = "arXiv:2512.05372"
-    merges_itself: ClassVar[str] = "submodels"
+    title: ClassVar[str] = (
+        "FedGMR: Federated Learning with Gradual Model Restoration under Asynchrony and Model Heterogeneity"
+    )
+    merges_itself: ClassVar[str] = "sub-models"
     maskable: ClassVar[tuple[Slot, ...]] = ()  # once `prepare` has seen the model, that of the instance
     runs_last: ClassVar[bool] = True  # what other methods add to a gradient must not move a masked weight
     patience: int = 5

@@ -38,11 +38,6 @@ class FedLC(Method):
     def __post_init__(self) -> None:
         number(self.tau, "tau", 0.0, math.inf)
 
-    def check_compatible(self, other: Method) -> None:
-        """One of them knows the site's classes."""
-        if type(other).modify_logits is not Method.modify_logits:
-            raise ValueError(f"fedlc and {other.name} both change the logits that the loss sees; keep one of them")
-
     def modify_logits(self, local: SiteContext, logits: Tensor, labels: Tensor) -> Tensor:
         """f - tau n^(-1/4)."""
         return logits - margins(local.class_counts, self.tau) if self.tau else logits

@@ -49,6 +49,7 @@ class FedNova(Method):
 
     name: ClassVar[str] = "fednova"
     paper: ClassVar[str] = "arXiv:2007.07481"
+    title: ClassVar[str] = "Tackling the Objective Inconsistency Problem in Heterogeneous Federated Optimization"
     rescales_updates: ClassVar[bool] = True
 
     def check(self, model: FlatModel, optimizer: str, momentum: float, weight_decay: float) -> None:
@@ -57,18 +58,6 @@ class FedNova(Method):
             optimizer == "sgd",
             f"its normaliser counts steps of SGD, with or without momentum; set `training.optimizer.name` to sgd, "
             f"not {optimizer}",
-        )
-
-    def check_compatible(self, other: Method) -> None:
-        """Only steps from the received model may be rescaled."""
-        require(
-            not other.replaces_optimiser,
-            f"fednova counts steps of SGD, which {other.name} replaces; leave one of them out",
-        )
-        require(
-            not other.local_norms and type(other).before_training is Method.before_training,
-            f"fednova rescales w - e as steps taken, but under {other.name} sites do not start from w, the model they "
-            f"received; leave one of them out",
         )
 
     def aggregation_weight(self, server: ServerContext, reply: Reply) -> float:

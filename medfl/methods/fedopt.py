@@ -17,6 +17,7 @@ statistics) are averaged as in FedAvg.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -36,13 +37,6 @@ def _decay(value: Any, key: str) -> None:
 class ServerOptimiser(Method):
     """What the four share: one of them a chain, and a learning rate."""
 
-    def check_compatible(self, other: Method) -> None:
-        """Refuse a second one."""
-        require(
-            not isinstance(other, ServerOptimiser),
-            f"{self.name} and {other.name} are both optimisers of the server; keep one of them",
-        )
-
     def _vector(self, server: ServerContext, name: str, start: float = 0.0) -> Tensor:
         """The server's own vector of this method, replaced by a copy that may be written to; `start` at first."""
         key, like = f"{self.name}.{name}", server.weights
@@ -57,6 +51,10 @@ class FedAvgM(ServerOptimiser):
 
     name: ClassVar[str] = "fedavgm"
     paper: ClassVar[str] = "arXiv:1909.06335"
+    title: ClassVar[str] = (
+        "Measuring the Effects of Non-Identical Data Distribution for Federated Visual Classification"
+    )
+    neutral: ClassVar[Mapping[str, Any] | None] = {"lr": 1.0, "momentum": 0.0}
     submodel_safe: ClassVar[bool] = True
     lr: float = 1.0
     momentum: float = 0.9
@@ -101,6 +99,7 @@ class FedAdagrad(_Adaptive):
 
     name: ClassVar[str] = "fedadagrad"
     paper: ClassVar[str] = "arXiv:2003.00295"
+    title: ClassVar[str] = "Adaptive Federated Optimization"
     submodel_safe: ClassVar[bool] = True
 
     def _second_moment(self, v: Tensor, square: Tensor) -> None:
@@ -113,6 +112,7 @@ class FedAdam(_Adaptive):
 
     name: ClassVar[str] = "fedadam"
     paper: ClassVar[str] = "arXiv:2003.00295"
+    title: ClassVar[str] = "Adaptive Federated Optimization"
     submodel_safe: ClassVar[bool] = True
     beta2: float = 0.99
 
@@ -130,6 +130,7 @@ class FedYogi(_Adaptive):
 
     name: ClassVar[str] = "fedyogi"
     paper: ClassVar[str] = "arXiv:2003.00295"
+    title: ClassVar[str] = "Adaptive Federated Optimization"
     submodel_safe: ClassVar[bool] = True
     beta2: float = 0.99
 

@@ -21,6 +21,7 @@ class FedProx(Method):
 
     name: ClassVar[str] = "fedprox"
     paper: ClassVar[str] = "arXiv:1812.06127"
+    title: ClassVar[str] = "Federated Optimization in Heterogeneous Networks"
     neutral: ClassVar[Mapping[str, Any] | None] = {"mu": 0.0}
     async_safe: ClassVar[bool] = True
     submodel_safe: ClassVar[bool] = True

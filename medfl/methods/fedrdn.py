@@ -93,5 +93,5 @@ def pixel_statistics(local: SiteContext) -> Tensor:
         count = patches[..., 0].numel()
         mean = sums / count
         known = torch.cat([mean, (squares / count - mean.square()).clamp_min(0).sqrt()]).float()
-    local.new_state[STATISTICS] = known
+        local.new_state[STATISTICS] = known
     return known

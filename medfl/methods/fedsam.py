@@ -41,11 +41,6 @@ class _SharpnessAware(Method):
     def __post_init__(self) -> None:
         number(self.rho, "rho", 0.0, math.inf)
 
-    def check_compatible(self, other: Method) -> None:
-        """One point for the gradient."""
-        if isinstance(other, _SharpnessAware):
-            raise ValueError(f"{self.name} and {other.name} both move the point of the gradient; keep one of them")
-
     def scratch_bytes(self, steps: int, padded: int) -> int:
         """The point to come back to, and the direction."""
         return 2 * 4 * padded

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -24,6 +24,8 @@ class FineTune(Method):
 
     name: ClassVar[str] = "finetune"
     paper: ClassVar[str] = "arXiv:1910.10252"
+    title: ClassVar[str] = "Federated Evaluation of On-device Personalization"
+    neutral: ClassVar[Mapping[str, Any] | None] = {}
 
     def make_update(self, local: SiteContext) -> None:
         """Keep e and the site's buffers."""

@@ -36,6 +36,7 @@ class Krum(RobustRule):
 
     name: ClassVar[str] = "krum"
     paper: ClassVar[str] = "arXiv:1703.02757"
+    title: ClassVar[str] = "Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent"
     byzantine: int = 1
     keep: int = 1
 

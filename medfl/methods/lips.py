@@ -17,8 +17,9 @@ when a round ends; here it is cut when the next masking round begins, so what a 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -93,6 +94,8 @@ class Lips(Method):
 
     name: ClassVar[str] = "lips"
     paper: ClassVar[str] = "arXiv:2506.00932"
+    title: ClassVar[str] = "From Stagnation to Elevation: Empower Aggregation in FL through the Lens of Sparsity"
+    neutral: ClassVar[Mapping[str, Any] | None] = {"density": 1.0}
     period: int = 5
     density: float = 0.5
     criterion: str = "sensitivity"

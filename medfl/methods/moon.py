@@ -23,7 +23,6 @@ from torch.nn.functional import cosine_similarity, cross_entropy
 
 from medfl.methods.core.context import SiteContext, TrainingBatch
 from medfl.methods.core.method import Method, number
-from medfl.model.flat_model import FlatModel
 
 END, BUFFERS = "moon.end", "moon.buffers"
 
@@ -44,11 +43,6 @@ class Moon(Method):
     def __post_init__(self) -> None:
         number(self.mu, "mu", 0.0, math.inf)
         number(self.temperature, "temperature", 0.0, math.inf, open_low=True)
-
-    def check(self, model: FlatModel, optimizer: str, momentum: float, weight_decay: float) -> None:
-        """Features have to be had."""
-        if not hasattr(model.net, "forward_head"):
-            raise ValueError(f"{model.spec.backbone} does not give its features apart; take another backbone of timm")
 
     def modify_loss(self, local: SiteContext, batch: TrainingBatch, loss: Tensor) -> Tensor:
         """loss + mu l_con, averaged over the batch."""

@@ -31,7 +31,6 @@ from torch import Tensor
 from medfl.messages import Reply
 from medfl.methods.core.context import ServerContext
 from medfl.methods.core.method import Method, number, require
-from medfl.methods.robust_aggregation import unguarded
 
 
 @dataclass(frozen=True)
@@ -74,6 +73,8 @@ class NormClip(_Lengths):
 
     name: ClassVar[str] = "norm_clip"
     paper: ClassVar[str] = "arXiv:1911.07963"
+    title: ClassVar[str] = "Can You Really Backdoor Federated Learning?"
+    guards_updates: ClassVar[bool] = True
     async_safe: ClassVar[bool] = True
     bound: float | None = None
 
@@ -81,15 +82,6 @@ class NormClip(_Lengths):
         super().__post_init__()
         if self.bound is not None:
             number(self.bound, "bound", 0.0, math.inf, open_low=True)
-
-    def check_compatible(self, other: Method) -> None:
-        """Nothing that makes an update longer again."""
-        require(
-            not other.rescales_updates,
-            f"{other.name} divides an update by the steps its site says it took, so what norm_clip has shortened would "
-            f"not stay so; leave one of them out",
-        )
-        unguarded(self, other)
 
     def transform_reply(self, server: ServerContext, reply: Reply) -> Reply:
         """D min(1, C / ||D||), and the same for the change of the buffers."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -137,7 +137,10 @@ class PFLAlign(Method):
 
     name: ClassVar[str] = "pflalign"
     paper: ClassVar[str] = "arXiv:2605.02143"
+    title: ClassVar[str] = "Personalized Federated Learning for Gradient Alignment"
+    neutral: ClassVar[Mapping[str, Any] | None] = {"ablation": "sgd"}
     replaces_optimiser: ClassVar[bool] = True
+    owns_start: ClassVar[bool] = True
     beta: float = 0.9
     eps: float = 1e-12
     p_init: float = 0
@@ -150,13 +153,6 @@ class PFLAlign(Method):
         number(self.p_init, "p_init", 0.0, 1.0)
         require(self.p_init in (0, 1), f"`p_init` is 0 or 1, not {self.p_init!r}")
         require(self.ablation in ABLATIONS, f"`ablation` is one of {', '.join(ABLATIONS)}, not {self.ablation!r}")
-
-    def check_compatible(self, other: Method) -> None:
-        """Refuse a second link that moves or personalises the start: the offset would remember what it did."""
-        require(
-            not other.local_norms and type(other).before_training is Method.before_training,
-            f"pflalign and {other.name} both decide where a site starts; keep one of them",
-        )
 
     def before_training(self, local: SiteContext) -> None:
         """w = theta + D; m = 0."""

@@ -17,6 +17,8 @@ class RobustRule(Method):
     """
 
     keeps_updates: ClassVar[bool] = True
+    replaces_mean: ClassVar[bool] = True
+    guards_updates: ClassVar[bool] = True
 
     def async_schedule(self, sites: int) -> None:
         """Refuse where even a round without a failure has too few replies."""
@@ -29,24 +31,3 @@ class RobustRule(Method):
     def demand(self) -> str:
         """What a round's replies have to be enough for, in words."""
         raise NotImplementedError
-
-    def check_compatible(self, other: Method) -> None:
-        """One rule in a chain, and none that goes by weights or by sums of its own."""
-        require(
-            not isinstance(other, RobustRule), f"{self.name} and {other.name} both replace the mean; keep one of them"
-        )
-        require(
-            type(other).aggregation_weight is Method.aggregation_weight,
-            f"{other.name} is made for a weighted mean of updates, which {self.name} does not take; leave one of them "
-            f"out",
-        )
-        unguarded(self, other)
-
-
-def unguarded(link: Method, other: Method) -> None:
-    """Raise ValueError for a method through which a site acts on the server besides its update."""
-    require(
-        not other.sends,
-        f"{other.name} sums further vectors as sites send them, so {link.name} would guard updates and leave that way "
-        f"open; leave one of them out",
-    )

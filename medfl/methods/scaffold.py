@@ -38,6 +38,7 @@ class Scaffold(Method):
 
     name: ClassVar[str] = "scaffold"
     paper: ClassVar[str] = "arXiv:1910.06378"
+    title: ClassVar[str] = "SCAFFOLD: Stochastic Controlled Averaging for Federated Learning"
     neutral: ClassVar[Mapping[str, Any] | None] = {"frozen": True}
     async_safe: ClassVar[bool] = True
     sends: ClassVar[Mapping[str, int]] = {CHANGE: WEIGHTS}

@@ -6,32 +6,37 @@ This room imports numpy and the standard library only. Definitions: docs/metrics
 from medfl.metrics.auroc import auroc_per_class, supported
 from medfl.metrics.calibration import CalibrationBins, ScoreSums, group_sums, score_sums
 from medfl.metrics.delong import AurocVariance, clustered_delong
+from medfl.metrics.formatting import format_bounds, format_figure, format_interval, format_mean
 from medfl.metrics.histograms import EDGES, ScoreHistograms, score_histograms
 from medfl.metrics.intervals import Intervals, site_intervals
-from medfl.metrics.measure import format_interval, mean_supported, measure
+from medfl.metrics.measure import mean_supported, measure
 from medfl.metrics.membership import losses, membership
-from medfl.metrics.operating import operating_point
+from medfl.metrics.operating import RATES, operating_point
 from medfl.metrics.roc import roc_band
-from medfl.metrics.site_figures import SiteFigures, pooled, site_figures
+from medfl.metrics.site_figures import SiteMeasurement, pooled, site_figures
 from medfl.metrics.stability import Stability, round_stability
 from medfl.metrics.targets import target_scores, target_truth, targets
 from medfl.metrics.temperature import TemperatureFit, TemperatureSums, fit_temperature, temperature_sums
 
 __all__ = [
     "EDGES",
+    "RATES",
     "AurocVariance",
     "CalibrationBins",
     "Intervals",
     "ScoreHistograms",
     "ScoreSums",
-    "SiteFigures",
+    "SiteMeasurement",
     "Stability",
     "TemperatureFit",
     "TemperatureSums",
     "auroc_per_class",
     "clustered_delong",
     "fit_temperature",
+    "format_bounds",
+    "format_figure",
     "format_interval",
+    "format_mean",
     "group_sums",
     "losses",
     "mean_supported",

@@ -95,5 +95,5 @@ def auroc_per_class(probs: FloatArray, labels: IntArray) -> FloatArray:
 
 def mean_auroc(per_class: FloatArray) -> FloatArray:
     """Mean over the supported classes: `[..., C]` -> `[...]`; nan where no class is supported."""
-    known = ~np.isnan(per_class)
-    return ratio(np.where(known, per_class, 0.0).sum(axis=-1), known.sum(axis=-1).astype(np.float64))
+    present = ~np.isnan(per_class)
+    return ratio(np.where(present, per_class, 0.0).sum(axis=-1), present.sum(axis=-1).astype(np.float64))

@@ -48,17 +48,17 @@ def clustered_delong(probs: FloatArray, labels: IntArray, group: IndexArray, n_g
     """
     n_classes = probs.shape[1]
     influence = np.zeros((n_groups, n_classes))
-    known, varies = np.zeros(n_classes, dtype=bool), np.zeros(n_classes, dtype=bool)
+    supported_classes, varies = np.zeros(n_classes, dtype=bool), np.zeros(n_classes, dtype=bool)
     for c in range(n_classes):
         positive = labels == c
-        known[c] = positive.any() and not positive.all()
-        if known[c]:
+        supported_classes[c] = positive.any() and not positive.all()
+        if supported_classes[c]:
             influence[:, c], varies[c] = _influence(probs[:, c], positive, group, n_groups)
     table = np.bincount(group * n_classes + labels, minlength=n_groups * n_classes).reshape(n_groups, n_classes)
     per_class = np.where(varies, (influence**2).sum(axis=0), np.nan)
     mean, df_mean = np.nan, np.nan
     if varies.any():
-        of_mean = influence[:, known].mean(axis=1, keepdims=True)
+        of_mean = influence[:, supported_classes].mean(axis=1, keepdims=True)
         mean, df_mean = float((of_mean**2).sum()), float(_degrees_of_freedom(of_mean, table)[0])
     df_per_class = np.where(varies, _degrees_of_freedom(influence, table), np.nan)
     return AurocVariance(per_class, mean, df_per_class, df_mean)

@@ -1,4 +1,4 @@
-"""All figures of one site in one JSON-ready dict, and how they are printed."""
+"""All figures of one site in one JSON-ready dict: every row of the table of figures, and what stands behind them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medfl.metrics.auroc import FloatArray, IndexArray, auroc_per_class, mean_auroc
+from medfl.metrics import figures
+from medfl.metrics.auroc import FloatArray, IndexArray, IntArray, auroc_per_class
 from medfl.metrics.calibration import ScoreSums, bin_edges, score_sums
+from medfl.metrics.figures import ScoredPatches, finite
 from medfl.metrics.intervals import Interval, Intervals, group_support, site_intervals
 
 SUM_TOLERANCE = 0.02
@@ -51,73 +53,40 @@ def measure(
     p, y, group, n_groups = _checked(probs, labels, groups, classes)
     if loss is not None and not math.isfinite(loss):
         raise ValueError(f"loss is {loss}")
-    n_classes = len(classes)
-    support = group_support(y, group, n_groups, n_classes)
-    patches = np.bincount(y, minlength=n_classes)
     per_class = auroc_per_class(p, y)
-    sums = score_sums(p, y, bins)
-    nll = figure(sums.nll())
-    result: dict[str, Any] = {
-        "n": len(y),
-        "n_groups": n_groups,
+    patches = ScoredPatches(score_sums(p, y, bins), per_class, loss if len(y) else None, p, y)
+    result: dict[str, Any] = {"n": len(y), "n_groups": n_groups, **_support(y, group, n_groups, classes, per_class)}
+    for row in figures.FIGURES:
+        result[row.key] = finite(row.value(patches))
+        if row.per_class is not None:
+            result[f"{row.key}_per_class"] = dict(zip(classes, map(finite, row.per_class(patches)), strict=True))
+    result["confusion"] = patches.sums.confusion.astype(int).tolist()
+    if resamples > 0:
+        intervals = site_intervals(p, y, group, n_groups, resamples=resamples, seed=seed, bins=bins)
+        result |= _interval_entries(intervals, classes)
+        result["reliability"] = reliability(patches.sums)
+    return result
+
+
+def _support(
+    labels: IntArray, group: IndexArray, n_groups: int, classes: Sequence[str], per_class: FloatArray
+) -> dict[str, Any]:
+    """What stands behind the figures: patches and source groups of each class, and which classes have an AUROC."""
+    support = group_support(labels, group, n_groups, len(classes))
+    patches = np.bincount(labels, minlength=len(classes))
+    return {
         "few_groups": support.few(),
         "supported_classes": [name for name, value in zip(classes, per_class, strict=True) if value == value],
         "support": {
             name: {"patches": int(patches[c]), "groups": int(support.positive[c])} for c, name in enumerate(classes)
         },
-        "auroc": figure(mean_auroc(per_class)),
-        "auroc_per_class": dict(zip(classes, map(figure, per_class), strict=True)),
-        "balanced_accuracy": figure(sums.balanced_accuracy()),
-        "accuracy": figure(sums.accuracy()),
-        "loss": nll if loss is None or len(y) == 0 else float(loss),
-        "ece": figure(sums.ece()),
-        "classwise_ece": figure(sums.classwise_ece()),
-        "brier": figure(sums.brier()),
-        "nll": nll,
-        "confusion": sums.confusion.astype(int).tolist(),
     }
-    if resamples > 0:
-        intervals = site_intervals(p, y, group, n_groups, resamples=resamples, seed=seed, bins=bins)
-        result |= _interval_entries(intervals, classes)
-        result["reliability"] = reliability(sums)
-    return result
 
 
 def mean_supported(values: Iterable[float | None]) -> float | None:
     """Mean of the values that exist; None when none does."""
-    known = [value for value in values if value is not None]
-    return math.fsum(known) / len(known) if known else None
-
-
-def format_interval(
-    value: float | None,
-    ci: Sequence[float] | None,
-    digits: int = 3,
-    few_groups: bool = False,
-) -> str:
-    """Print a figure with its interval: `0.943 [0.901, 0.972]`, `0.943 [0.90, 0.97] few groups`, `n/a`.
-
-    Few groups print their interval with one digit less: more would be pretence. Rounding never closes an
-    interval onto a perfect value: a lower bound below 1 is not printed as 1, nor an upper bound above 0 as 0.
-    """
-    if value is None or not math.isfinite(value):
-        return "n/a"
-    text = f"{value:.{digits}f}"
-    if ci is None or (ci[0] == ci[1] and ci[0] in (0.0, 1.0)):
-        text += " [n/a]"
-    else:
-        shown = max(1, digits - 1) if few_groups else digits
-        unit = 10.0**-shown
-        low = min(ci[0], 1.0 - unit) if ci[0] < 1.0 else ci[0]
-        high = max(ci[1], unit) if ci[1] > 0.0 else ci[1]
-        text += f" [{low:.{shown}f}, {high:.{shown}f}]"
-    return text + (" few groups" if few_groups else "")
-
-
-def figure(value: FloatArray | float) -> float | None:
-    """A figure as JSON knows it: None where it is not finite."""
-    number = float(value)
-    return number if math.isfinite(number) else None
+    present = [value for value in values if value is not None]
+    return math.fsum(present) / len(present) if present else None
 
 
 def _checked(
@@ -153,19 +122,18 @@ def _checked(
 
 
 def _interval_entries(intervals: Intervals, classes: Sequence[str]) -> dict[str, Any]:
-    def pair(interval: Interval | None) -> list[float] | None:
-        return None if interval is None else list(interval)
+    entries: dict[str, Any] = {}
+    for row in figures.FIGURES:
+        if row.interval is not None:
+            entries[f"{row.key}_ci"] = _pair(row.interval(intervals))
+        if row.key == "auroc":
+            entries["auroc_se"] = intervals.auroc_se
+            entries["auroc_per_class_ci"] = dict(zip(classes, map(_pair, intervals.auroc_per_class), strict=True))
+    return entries
 
-    return {
-        "auroc_ci": pair(intervals.auroc),
-        "auroc_se": intervals.auroc_se,
-        "auroc_per_class_ci": dict(zip(classes, map(pair, intervals.auroc_per_class), strict=True)),
-        "balanced_accuracy_ci": pair(intervals.balanced_accuracy),
-        "ece_ci": pair(intervals.ece),
-        "classwise_ece_ci": pair(intervals.classwise_ece),
-        "brier_ci": pair(intervals.brier),
-        "nll_ci": pair(intervals.nll),
-    }
+
+def _pair(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else list(interval)
 
 
 def reliability(sums: ScoreSums) -> dict[str, Any]:
@@ -174,6 +142,6 @@ def reliability(sums: ScoreSums) -> dict[str, Any]:
     return {
         "edges": bin_edges(len(top.count)).tolist(),
         "count": top.count.astype(int).tolist(),
-        "confidence": [figure(value) for value in top.confidence()],
-        "accuracy": [figure(value) for value in top.accuracy()],
+        "confidence": [finite(value) for value in top.confidence()],
+        "accuracy": [finite(value) for value in top.accuracy()],
     }

@@ -41,17 +41,17 @@ def membership(
     scores = -np.concatenate([members, others])
     member = np.arange(len(scores)) < len(members)
     names, group = np.unique(np.concatenate([member_groups, other_groups]), return_inverse=True)
-    found: dict[str, Any] = {"auroc": None, "auroc_ci": None, "few_groups": True}
-    found |= {"n_members": len(members), "n_others": len(others)}
+    result: dict[str, Any] = {"auroc": None, "auroc_ci": None, "few_groups": True}
+    result |= {"n_members": len(members), "n_others": len(others)}
     if not len(members) or not len(others):
-        return found
+        return result
     labels = member.astype(np.int64)
     support = group_support(labels, group, len(names), 2)
     variance = clustered_delong(np.stack([-scores, scores], axis=1), labels, group, len(names))
     auroc, squared, df = binary_auroc(scores, member), variance.per_class[1], variance.df_per_class[1]
-    found |= {"auroc": auroc, "few_groups": support.few()}
+    result |= {"auroc": auroc, "few_groups": support.few()}
     if not math.isnan(squared):
         bound = float(perfect_bound(support.pairs())[1])
         interval = logit_interval(auroc, math.sqrt(squared), float(df), bound)
-        found["auroc_ci"] = None if interval is None else list(interval)
-    return found
+        result["auroc_ci"] = None if interval is None else list(interval)
+    return result

@@ -9,6 +9,8 @@ import numpy as np
 from medfl.metrics.auroc import BoolArray, FloatArray, IndexArray, ratio
 from medfl.metrics.intervals import logit_interval, multiplicities, perfect_bound, standard_error
 
+RATES = ("sensitivity", "specificity")
+
 
 def operating_point(
     scores: FloatArray,
@@ -41,7 +43,7 @@ def operating_point(
         "negatives": int(np.count_nonzero(~positive)),
     }
     right = None if threshold is None else (scores >= threshold) == positive
-    for name, side in (("sensitivity", positive), ("specificity", ~positive)):
+    for name, side in zip(RATES, (positive, ~positive), strict=True):
         result[name] = result[f"{name}_ci"] = None
         if right is None or not side.any():
             continue

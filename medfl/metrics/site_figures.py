@@ -17,20 +17,19 @@ from numpy.typing import NDArray
 
 from medfl.metrics.auroc import FloatArray, mean_auroc
 from medfl.metrics.calibration import ScoreSums, score_sums
+from medfl.metrics.figures import Place, ScoredPatches, Style, figures_at, figures_before, finite
 from medfl.metrics.histograms import ScoreHistograms, score_histograms
-from medfl.metrics.measure import figure, measure, reliability
+from medfl.metrics.measure import measure, reliability
 from medfl.metrics.operating import operating_point
 from medfl.metrics.roc import roc_band
 from medfl.metrics.targets import target_scores, target_truth, targets
 
 CURVES = 200
 """Resamples behind the band of an ROC curve, at most: it is looked at, not read off."""
-BEFORE = ("ece", "ece_ci", "classwise_ece", "brier", "nll", "reliability")
-"""Figures that are also given before calibration."""
 
 
 @dataclass(frozen=True)
-class SiteFigures:
+class SiteMeasurement:
     """What a site replies with. All of it is ready for JSON, and none of it is a single score.
 
     Attributes:
@@ -56,7 +55,7 @@ def site_figures(
     resamples: int = 0,
     seed: int = 0,
     bins: int = 15,
-) -> SiteFigures:
+) -> SiteMeasurement:
     """Measure a finished model on one site's patches.
 
     Args:
@@ -69,42 +68,48 @@ def site_figures(
     Raises:
         ValueError: as `measure` does.
     """
-    figures, plain = (
+    measured, uncalibrated = (
         measure(p, labels, groups, classes, resamples=resamples, seed=seed, bins=bins) for p in (probs, before)
     )
     names, group = np.unique(groups, return_inverse=True)
     scores, truth = target_scores(probs, classes, malignant), target_truth(labels, classes, malignant)
     histograms = score_histograms(scores, truth).to_lists()
-    asked = {
+    questions = {
         target: (scores[:, m], truth[:, m], group, len(names)) for m, target in enumerate(targets(classes, malignant))
     }
-    figures |= {"ece_after": figures["ece"]}
-    figures |= {_before(key): plain[key] for key in BEFORE if key in plain}
-    figures["operating"] = {
+    measured |= _before_calibration(measured, uncalibrated)
+    measured["operating"] = {
         target: operating_point(*patches, thresholds.get(target), resamples=resamples, seed=seed)
-        for target, patches in asked.items()
+        for target, patches in questions.items()
         if thresholds is not None
     }
     draws = min(resamples, CURVES)
-    roc = {target: roc_band(*patches, resamples=draws, seed=seed) for target, patches in asked.items()}
-    return SiteFigures(
-        figures=figures,
+    roc = {target: roc_band(*patches, resamples=draws, seed=seed) for target, patches in questions.items()}
+    return SiteMeasurement(
+        figures=measured,
         sums={
             "after": score_sums(probs, labels, bins).to_lists(),
             "before": score_sums(before, labels, bins).to_lists(),
             "histograms": histograms,
         },
-        curves={"targets": list(asked), "roc": roc, "histograms": histograms},
+        curves={"targets": list(questions), "roc": roc, "histograms": histograms},
     )
 
 
-def _before(key: str) -> str:
-    """`ece` -> `ece_before`, `ece_ci` -> `ece_before_ci`."""
-    return f"{key.removesuffix('_ci')}_before" + ("_ci" if key.endswith("_ci") else "")
+def _before_calibration(measured: Mapping[str, Any], uncalibrated: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries that tell of calibration: `ece_after`, `ece_before`, `ece_before_ci`, `reliability_before`, ..."""
+    entries = {f"{row.key}_after": measured[row.key] for row in figures_before(Style.INTERVAL)}
+    for row in figures_before():
+        entries[f"{row.key}_before"] = uncalibrated[row.key]
+        if row.before is Style.INTERVAL and f"{row.key}_ci" in uncalibrated:
+            entries[f"{row.key}_before_ci"] = uncalibrated[f"{row.key}_ci"]
+    if "reliability" in uncalibrated:
+        entries["reliability_before"] = uncalibrated["reliability"]
+    return entries
 
 
 def pooled(sums: Mapping[str, Mapping[str, Any]], classes: Sequence[str]) -> dict[str, Any] | None:
-    """Figures of all sites' patches together, from the `sums` of each site's `Evidence`; None without sites.
+    """Figures of all sites' patches together, from the `sums` of each site's `SiteMeasurement`; None without sites.
 
     Calibration figures, Brier and NLL are those of all scores at once. AUROC is that of scores rounded to their bin;
     `auroc_resolution` bounds the difference. No intervals: the sums do not say which patches belong together.
@@ -114,18 +119,17 @@ def pooled(sums: Mapping[str, Mapping[str, Any]], classes: Sequence[str]) -> dic
     after, before = (reduce(add, (ScoreSums.from_lists(s[key]) for s in sums.values())) for key in ("after", "before"))
     histograms = reduce(add, (ScoreHistograms.from_lists(s["histograms"]) for s in sums.values()))
     auroc, resolution = histograms.auroc()[: len(classes)], histograms.resolution()[: len(classes)]
-    return {
-        "sites": sorted(sums),
-        "n": int(after.patches()),
-        "auroc": figure(mean_auroc(auroc)),
-        "auroc_resolution": figure(mean_auroc(resolution)),
-        "auroc_per_class": dict(zip(classes, map(figure, auroc), strict=True)),
-        "accuracy": figure(after.accuracy()),
-        "ece": figure(after.ece()),
-        "ece_before": figure(before.ece()),
-        "classwise_ece": figure(after.classwise_ece()),
-        "brier": figure(after.brier()),
-        "nll": figure(after.nll()),
+    calibrated, plain = ScoredPatches(after, auroc), ScoredPatches(before, auroc)
+    merged: dict[str, Any] = {"sites": sorted(sums), "n": int(after.patches())}
+    for row, style in figures_at(Place.POOLED).items():
+        merged[row.key] = finite(row.value(calibrated))
+        if row.key == "auroc":
+            merged["auroc_resolution"] = finite(mean_auroc(resolution))
+        if row.per_class is not None:
+            merged[f"{row.key}_per_class"] = dict(zip(classes, map(finite, row.per_class(calibrated)), strict=True))
+        if style is Style.CHANGE:
+            merged[f"{row.key}_before"] = finite(row.value(plain))
+    return merged | {
         "confusion": after.confusion.astype(int).tolist(),
         "reliability": reliability(after),
         "reliability_before": reliability(before),

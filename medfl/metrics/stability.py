@@ -1,15 +1,9 @@
 """How steadily a federation learns: measures over the rounds, fed one round record at a time.
 
-A record is a plain dict
-
-    {"round": t, "evaluated": bool,
-     "sites": {name: {"role": "train" | "held_out", "val": {"auroc": float | None, ...}}},   # "val" may lack
-     "update": None | {"mean_sq": sum_i p_i ||D_i||^2, "sq": ||D||^2, "cosine": float | None,
-                       "inertia": {stage: float}}}
-
-where the metrics describe the model that enters round t and the update is the one round t produced; the last
-record has metrics only. Formulas and the reasons for them: docs/metrics.md. Memory grows by a few numbers per
-evaluated round; a stability object is rebuilt after a restart by replaying the records.
+A record is a `medfl.metrics.record_types.RoundRecord`; `round`, `evaluated`, `update` and each site's `role` and `val`
+are read. Its figures describe the model that enters round t, its update is the one round t produced; the last
+record has figures only. Formulas and the reasons for them: docs/metrics.md. Memory grows by a few numbers per evaluated
+round; a stability object is rebuilt after a restart by replaying the records.
 """
 
 from __future__ import annotations
@@ -21,8 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medfl.metrics.measure import mean_supported
-
-Record = Mapping[str, Any]
+from medfl.metrics.record_types import RoundRecord, UpdateRecord
 
 
 @dataclass(frozen=True)
@@ -34,32 +27,32 @@ class _Spread:
     worst: float
 
 
-def validation_auroc(record: Record) -> dict[str, float]:
+def validation_auroc(record: RoundRecord) -> dict[str, float]:
     """Validation AUROC of the training sites that have one in this round, by name; empty if not evaluated."""
     if not record["evaluated"]:
         return {}
-    found = {}
+    auroc = {}
     for name, site in sorted(record["sites"].items()):
         value = (site.get("val") or {}).get("auroc")
         if site["role"] == "train" and value is not None and math.isfinite(value):
-            found[name] = float(value)
-    return found
+            auroc[name] = float(value)
+    return auroc
 
 
-def round_stability(record: Record) -> dict[str, float]:
+def round_stability(record: RoundRecord) -> dict[str, float]:
     """This round's own numbers, only those that are defined.
 
     Keys: mean_auroc, worst_auroc, site_spread (validation data of the training sites); drift, coherence,
     update_cosine (the update of the round).
     """
     auroc = validation_auroc(record)
-    update = record.get("update") or {}
-    mean_sq, sq = _known(update.get("mean_sq")), _known(update.get("sq"))
+    update = record.get("update")
+    mean_sq, sq = (_finite(update.get("mean_sq")), _finite(update.get("sq"))) if update else (None, None)
     values: dict[str, float | None] = {
         "mean_auroc": mean_supported(auroc.values()),
         "worst_auroc": min(auroc.values(), default=None),
         "site_spread": _spread(auroc),
-        "update_cosine": _known(update.get("cosine")),
+        "update_cosine": _finite(update.get("cosine")) if update else None,
     }
     if mean_sq is not None and sq is not None:
         values["drift"] = math.sqrt(_variance(mean_sq, sq) / sq) if sq > 0 else None
@@ -92,7 +85,7 @@ class Stability:
         self._length = 0.0
         self._inertia: dict[str, float] = {}
 
-    def update(self, record: Record) -> None:
+    def update(self, record: RoundRecord) -> None:
         """Take in the next round. Rounds must come in order, each once.
 
         Raises:
@@ -104,7 +97,7 @@ class Stability:
         self._last_round = t
         scalars = round_stability(record)
         self._take_sites(t, record, scalars)
-        self._take_update(record.get("update") or {}, scalars)
+        self._take_update(record.get("update"), scalars)
 
     def summary(self, selected_round: int | None = None) -> dict[str, Any]:
         """All measures, JSON-ready, None where not defined.
@@ -131,7 +124,7 @@ class Stability:
             "inertia": dict(self._inertia),
         }
 
-    def _take_sites(self, t: int, record: Record, scalars: Mapping[str, float]) -> None:
+    def _take_sites(self, t: int, record: RoundRecord, scalars: Mapping[str, float]) -> None:
         sites = validation_auroc(record)
         for name, site in record["sites"].items():
             if site["role"] == "train":
@@ -152,26 +145,28 @@ class Stability:
         if self._to_target is None and mean >= self.target:
             self._to_target = t
 
-    def _take_update(self, update: Mapping[str, Any], scalars: Mapping[str, float]) -> None:
+    def _take_update(self, update: UpdateRecord | None, scalars: Mapping[str, float]) -> None:
         for key in ("drift", "coherence", "update_cosine"):
             if key in scalars:
                 total, count = self._sums.get(key, (0.0, 0))
                 self._sums[key] = (total + scalars[key], count + 1)
-        mean_sq, sq = _known(update.get("mean_sq")), _known(update.get("sq"))
+        if not update:
+            return
+        mean_sq, sq = _finite(update.get("mean_sq")), _finite(update.get("sq"))
         if mean_sq is not None and sq is not None:
             self._variance += _variance(mean_sq, sq)
             self._length += sq
         for stage, value in (update.get("inertia") or {}).items():
-            known = _known(value)
-            if known is not None:
-                self._inertia[stage] = known
+            change = _finite(value)
+            if change is not None:
+                self._inertia[stage] = change
 
     def _mean(self, key: str) -> float | None:
         total, count = self._sums.get(key, (0.0, 0))
         return total / count if count else None
 
 
-def _known(value: float | None) -> float | None:
+def _finite(value: float | None) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
 
 

@@ -89,6 +89,12 @@ class FlatModel:
         """The float buffers in wire order, f32[B], a copy on the CPU."""
         return self.buffer_vector.cpu().clone()
 
+    @property
+    def gives_features(self) -> bool:
+        """Whether the network has one classifier at its end, so that `features` and `head` are its two parts."""
+        apart = hasattr(self.net, "forward_features") and hasattr(self.net, "forward_head")
+        return apart and isinstance(self.net.get_classifier(), nn.Module)  # type: ignore[operator]
+
     def features(self, images: Tensor) -> Tensor:
         """What the classifier receives, f32[N, F], of normalised images f32[N, 3, S, S], through timm's own
         `forward_features` and `forward_head`."""

@@ -8,9 +8,10 @@ from typing import Any
 
 from medfl.federation.baselines import own_model
 from medfl.federation.server_state import ServerState
+from medfl.metrics.group_figures import held_out_figures
 from medfl.pipeline.final_evaluation import Calibration, Measured, SelectedModel, calibrate, measure_sites, tune
 from medfl.pipeline.prepare import RunSetup
-from medfl.pipeline.summary import held_out_figures, model_facts, summarise
+from medfl.pipeline.summary import model_facts, summarise
 from medfl.runs.folder import RunFolder
 from medfl.runs.progress import ProgressCallbacks
 

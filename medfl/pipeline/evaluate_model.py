@@ -20,12 +20,13 @@ from medfl.data.render import read_patches, render
 from medfl.errors import MedflError
 from medfl.messages import MeasureRequest
 from medfl.methods.core.chain import MethodChain
+from medfl.metrics.group_figures import group_figures
 from medfl.model.backbone import ModelSpec
 from medfl.model.flat_model import FlatModel
 from medfl.pipeline.build_site import build_site, resolve_device
 from medfl.pipeline.final_evaluation import Measured
 from medfl.pipeline.load_pipeline import load_pipeline, load_site
-from medfl.pipeline.summary import group_figures, pooled_figures
+from medfl.pipeline.summary import pooled_figures
 from medfl.runs.folder import RunFolder
 from medfl.runs.records import read_json
 from medfl.runs.tensor_files import load_weights

@@ -15,6 +15,7 @@ import yaml
 from medfl.config import Pipeline, SiteConfig
 from medfl.config.resolved import rename_old_keys
 from medfl.config.yaml_file import BROKEN, parse, read_mapping, validate
+from medfl.data.sources.source_registry import check_sources
 from medfl.errors import MedflError, nearest
 
 
@@ -49,6 +50,7 @@ def load_pipeline(path: Path | str, overrides: Sequence[str] = ()) -> Pipeline:
         pipeline = pipeline.model_copy(
             update={"sites": pipeline.sites.model_copy(update={"train": train, "held_out": held_out, "generate": None})}
         )
+    check_sources(pipeline, str(file))
     _check_sites(pipeline, file)
     if _method_matters(pipeline):
         from medfl.pipeline.method_requirements import check_method  # brings torch in

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from medfl.methods.core.chain import MethodChain
-from medfl.metrics.measure import mean_supported
+from medfl.metrics.group_figures import group_figures
 from medfl.metrics.site_figures import pooled
 from medfl.metrics.stability import Stability
 from medfl.pipeline.final_evaluation import Calibration, Measured, malignant_classes
 from medfl.pipeline.prepare import RunSetup
 from medfl.runs.folder import RunFolder
 from medfl.runs.versions import versions
-
-Z = 1.959964
-"""The 97.5 % point of the normal distribution."""
 
 
 def model_facts(prepared: RunSetup, run_name: str, tuned: Calibration | None = None) -> dict[str, Any]:
@@ -111,46 +107,3 @@ def pooled_figures(
     """Figures of all patches of the held-out sites, and of the training sites, from merged sums."""
     by_role = {role: {n: sums[n] for n, e in sites.items() if e["role"] == role} for role in ("held_out", "train")}
     return {role: pooled(chosen, classes) for role, chosen in by_role.items()}
-
-
-def group_figures(sites: Mapping[str, Mapping[str, Any]], role: str) -> dict[str, Any]:
-    """Figures over the sites of one role; means over sites, not over patches, so that no site is averaged away.
-
-    Sites are independent, so the standard error of their mean AUROC is the root of the sum of their squared ones over
-    their number; `mean_auroc_ci` is 1.96 times that either way, None where a site has no standard error.
-    """
-    chosen = {name: entry for name, entry in sites.items() if entry["role"] == role}
-    auroc = {name: entry["auroc"] for name, entry in chosen.items() if entry["auroc"] is not None}
-    errors = [chosen[name].get("auroc_se") for name in auroc]
-    mean, known = mean_supported(auroc.values()), [error for error in errors if error is not None]
-    half = Z * math.hypot(*known) / len(known) if known and len(known) == len(errors) else None
-    ece, before = (
-        [entry[key] for entry in chosen.values() if entry.get(key) is not None] for key in ("ece", "ece_before")
-    )
-    return {
-        "sites": sorted(chosen),
-        "mean_auroc": mean,
-        "mean_auroc_ci": None if mean is None or half is None else [max(0.0, mean - half), min(1.0, mean + half)],
-        "worst_auroc": min(auroc.values(), default=None),
-        "worst_site": min(auroc, key=lambda name: auroc[name], default=None),
-        "mean_ece": mean_supported(ece),
-        "worst_ece": max(ece, default=None),
-        "mean_ece_before": mean_supported(before),
-        "worst_ece_before": max(before, default=None),
-    }
-
-
-def held_out_figures(measured: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]:
-    """The `held_out` part of a summary of the baseline `local_only`, from {trained_at: {measured_at: figures}}.
-
-    A held-out site's figure is its mean over the sites' own models: what an institution can expect that is handed the
-    model of one of them. Such means have no interval here: models measured at one site share its patches.
-    """
-    names = sorted({site for row in measured.values() for site, entry in row.items() if entry["role"] == "held_out"})
-    keys = ("auroc", "ece", "ece_before")
-    means = {
-        name: {"role": "held_out"}
-        | {key: mean_supported(row[name].get(key) for row in measured.values() if name in row) for key in keys}
-        for name in names
-    }
-    return group_figures(means, "held_out")

@@ -130,10 +130,10 @@ def _inline(text: str, key: str, finding: str) -> str:
     root.attrib |= {"class": "chart", "viewBox": box, "role": "img", "aria-label": finding}
     ids: dict[str, str] = {}
     for element in root.iter():
-        told = _REFERENCE.findall(element.get("clip-path", "") + element.get("style", ""))
-        for found in [*told, element.get(_XLINK, "#")[1:]]:
-            if found:
-                ids.setdefault(found, f"m{key}-{len(ids)}")
+        references = _REFERENCE.findall(element.get("clip-path", "") + element.get("style", ""))
+        for reference in [*references, element.get(_XLINK, "#")[1:]]:
+            if reference:
+                ids.setdefault(reference, f"m{key}-{len(ids)}")
     for parent in root.iter():
         for child in list(parent):
             if child.tag.endswith(("}metadata", "}style")):

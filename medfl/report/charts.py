@@ -145,8 +145,8 @@ def reliability(
 def _bins(ax: Axes, counts: Axes, bins: Mapping[str, Any], token: str) -> None:
     """One reliability curve: hollow and dashed before calibration, solid after it."""
     parts = zip(bins["confidence"], bins["accuracy"], bins["count"], strict=True)
-    known = [part for part in parts if part[0] is not None]
-    x, y, n = ([part[i] for part in known] for i in range(3))
+    filled = [part for part in parts if part[0] is not None]
+    x, y, n = ([part[i] for part in filled] for i in range(3))
     largest = max(n, default=1)
     areas = [max(9.0, 110.0 * count / largest) for count in n]
     tone, is_after = colour(token), token == "after"
@@ -227,8 +227,8 @@ def cells(
     """Rows by rounds, each cell as full as its value on a logarithmic scale from the smallest to the largest."""
     figure = canvas(width, 44 + 22 * len(rows))
     ax = axes(figure, 92, 6, 10, 38)
-    known = [math.log(v) for row in values for v in row if v]
-    low, high = min(known, default=0.0), max(known, default=0.0)
+    logarithms = [math.log(v) for row in values for v in row if v]
+    low, high = min(logarithms, default=0.0), max(logarithms, default=0.0)
     step = min((b - a for a, b in itertools.pairwise(columns)), default=1)
     for index, row in enumerate(values):
         for column, value in zip(columns, row, strict=True):

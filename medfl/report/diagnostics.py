@@ -7,12 +7,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from medfl.metrics import format_interval
+from medfl.metrics import format_figure, format_interval
 from medfl.report import charts
 from medfl.report.chart_style import class_token
-from medfl.report.html_blocks import Figure, figures, folded, heading, join, legend, table, text
+from medfl.report.html_blocks import Picture, figures, folded, heading, join, legend, table, text
 from medfl.report.html_page import PageSection
-from medfl.report.run_results import Evidence, arrow, figure, interval, role_word
+from medfl.report.run_results import Evidence, arrow, interval, role_word
 
 TILTED = 0.02
 """Mean confidence and accuracy this far apart are called over- or under-confidence."""
@@ -28,14 +28,14 @@ def calibration(evidence: Evidence) -> PageSection | None:
     key = [("line", "after", "after calibration" if evidence.calibrated else "as the network gave them")]
     if evidence.calibrated:
         key.insert(0, ("dash", "before", "before calibration"))
-    found = [_reliability(evidence, name, entry) for name, entry in shown.items()]
+    diagrams = [_reliability(evidence, name, entry) for name, entry in shown.items()]
     extra = []
     if not evidence.site:
         for role, words in (("held_out", "All held-out sites"), ("train", "All training sites")):
             part = (evidence.summary.get("pooled") or {}).get(role)
             if part and part.get("reliability") and len(part["sites"]) > 1:
                 extra.append(_reliability(evidence, words, part, f"pooled-{role}"))
-    body = [text(_temperature(evidence)), legend([*key, ("dots", "quiet", "perfectly calibrated")]), figures(found)]
+    body = [text(_temperature(evidence)), legend([*key, ("dots", "quiet", "perfectly calibrated")]), figures(diagrams)]
     if extra:
         body += [heading("Pooled over sites"), figures(extra)]
     lead = (
@@ -52,7 +52,7 @@ def _temperature(evidence: Evidence) -> str:
         words = f"Temperature {fit['temperature']:.3f}: logits are divided by it."
         if evidence.site:
             return words  # the rest is about the training sites together
-        better = arrow(figure(fit["nll_before"]), figure(fit["nll_after"]))
+        better = arrow(format_figure(fit["nll_before"]), format_figure(fit["nll_after"]))
         words += (
             f" It was fitted on {fit['patches']:,} validation patches of the training sites, from sums, so no score "
             f"left a site; their NLL went {better}."
@@ -63,7 +63,7 @@ def _temperature(evidence: Evidence) -> str:
     return "No temperature was fitted in this run: one curve a site, uncalibrated."
 
 
-def _reliability(evidence: Evidence, name: str, entry: Mapping[str, Any], key: str = "") -> Figure:
+def _reliability(evidence: Evidence, name: str, entry: Mapping[str, Any], key: str = "") -> Picture:
     after, before = entry["reliability"], entry.get("reliability_before")
     confidence, accuracy = _means(after)
     gap = confidence - accuracy
@@ -74,9 +74,9 @@ def _reliability(evidence: Evidence, name: str, entry: Mapping[str, Any], key: s
         if gap < -TILTED
         else "neither over- nor under-confident"
     )
-    shift = f"ECE {figure(entry['ece'])}"
+    shift = f"ECE {format_figure(entry['ece'])}"
     if before is not None:
-        shift = f"ECE {arrow(figure(entry['ece_before']), figure(entry['ece']))}"
+        shift = f"ECE {arrow(format_figure(entry['ece_before']), format_figure(entry['ece']))}"
     own = (evidence.summary.get("temperatures") or {}).get(name)
     note = shift + (f", temperature {own:.3f}" if own else "")
     finding = (
@@ -85,16 +85,16 @@ def _reliability(evidence: Evidence, name: str, entry: Mapping[str, Any], key: s
         f"{entry['n']} patches, {tilt}."
     )
     picture = charts.reliability(after, before, name=f"reliability {key or name}", finding=finding)
-    return Figure(name, picture, note)
+    return Picture(name, picture, note)
 
 
 def _means(bins: Mapping[str, Sequence[Any]]) -> tuple[float, float]:
     """Mean confidence and accuracy over all patches of the bins."""
     total = sum(bins["count"]) or 1
-    held = [
+    filled = [
         (n, c, a) for n, c, a in zip(bins["count"], bins["confidence"], bins["accuracy"], strict=True) if c is not None
     ]
-    return sum(n * c for n, c, _ in held) / total, sum(n * a for n, _, a in held) / total
+    return sum(n * c for n, c, _ in filled) / total, sum(n * a for n, _, a in filled) / total
 
 
 def discrimination(evidence: Evidence) -> PageSection | None:
@@ -128,7 +128,7 @@ def discrimination(evidence: Evidence) -> PageSection | None:
 
 
 def _roc_curves(evidence: Evidence, name: str) -> Markup:
-    curves, found, absent = evidence.curves[name]["roc"], [], []
+    curves, pictures, absent = evidence.curves[name]["roc"], [], []
     for target, curve in curves.items():
         if curve is None:
             absent.append(target)
@@ -141,8 +141,8 @@ def _roc_curves(evidence: Evidence, name: str) -> Markup:
             f"false positive rate of {curve['fpr'][at]:.2f}{'' if curve.get('low') else '; no band'}."
         )
         token = "ink" if index is None else class_token(index)
-        found.append(Figure(target, charts.roc(curve, token, name=f"roc {name} {target}", finding=finding), note))
-    blocks = [figures(found, small=True)] if found else []
+        pictures.append(Picture(target, charts.roc(curve, token, name=f"roc {name} {target}", finding=finding), note))
+    blocks = [figures(pictures, small=True)] if pictures else []
     if absent:
         blocks.append(text(f"No curve where the site has no patches of the class, or no others: {', '.join(absent)}."))
     return join(*blocks)
@@ -150,8 +150,8 @@ def _roc_curves(evidence: Evidence, name: str) -> Markup:
 
 def _class_auroc(evidence: Evidence, name: str, target: str) -> str:
     """AUROC of one class as the summary has it; of a target that joins classes, that of its score histograms."""
-    entry = evidence.measured.get(name) or {}
-    if target in (entry.get("auroc_per_class") or {}):
+    entry = evidence.measured.get(name)
+    if entry and target in (entry.get("auroc_per_class") or {}):
         ci = (entry.get("auroc_per_class_ci") or {}).get(target)
         return format_interval(entry["auroc_per_class"][target], ci, few_groups=_few(entry, target))
     curve = evidence.curves[name]
@@ -160,7 +160,7 @@ def _class_auroc(evidence: Evidence, name: str, target: str) -> str:
     from medfl.metrics.histograms import ScoreHistograms
 
     value = float(ScoreHistograms.from_lists(curve["histograms"]).auroc()[curve["targets"].index(target)])
-    return "" if value != value else f"{figure(value)} [n/a]"
+    return "" if value != value else f"{format_figure(value)} [n/a]"
 
 
 def _few(entry: Mapping[str, Any], name: str) -> bool:
@@ -171,12 +171,13 @@ def _few(entry: Mapping[str, Any], name: str) -> bool:
 
 
 def _points(evidence: Evidence, name: str) -> list[list[str]]:
-    points = (evidence.measured.get(name) or {}).get("operating") or {}
+    entry = evidence.measured.get(name)
+    points = (entry.get("operating") if entry else None) or {}
     return [
         [
             name,
             target,
-            figure(point["threshold"]),
+            format_figure(point["threshold"]),
             str(point["positives"]),
             str(point["negatives"]),
             interval(point, "sensitivity"),
@@ -191,7 +192,7 @@ def confusions(evidence: Evidence) -> PageSection | None:
     shown = {name: entry for name, entry in evidence.measured.items() if entry["n"]}
     if not shown:
         return None
-    by_role: dict[str, list[Figure]] = {"held_out": [], "train": []}
+    by_role: dict[str, list[Picture]] = {"held_out": [], "train": []}
     for name, entry in shown.items():
         by_role[entry["role"]].append(_confusion(evidence, name, entry["confusion"]))
     blocks = []
@@ -208,7 +209,7 @@ def confusions(evidence: Evidence) -> PageSection | None:
     return PageSection("confusion", "Confusion matrices", join(*blocks), lead)
 
 
-def _confusion(evidence: Evidence, name: str, matrix: Sequence[Sequence[int]], key: str = "") -> Figure:
+def _confusion(evidence: Evidence, name: str, matrix: Sequence[Sequence[int]], key: str = "") -> Picture:
     classes = evidence.classes
     total, right = sum(map(sum, matrix)), sum(matrix[i][i] for i in range(len(classes)))
     wrong = [(matrix[i][j], classes[i], classes[j]) for i in range(len(classes)) for j in range(len(classes)) if i != j]
@@ -217,4 +218,4 @@ def _confusion(evidence: Evidence, name: str, matrix: Sequence[Sequence[int]], k
     slip = f"; most often {most[1]} taken for {most[2]} ({most[0]})" if most[0] else ""
     finding = f"Confusion matrix of {name}: {right} of {total} patches right{slip}."
     picture = charts.confusion(matrix, classes, name=f"confusion {key or name}", finding=finding)
-    return Figure(name, picture, f"{role}{right} of {total} right")
+    return Picture(name, picture, f"{role}{right} of {total} right")

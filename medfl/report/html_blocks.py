@@ -14,7 +14,7 @@ Cell = str | Markup
 
 
 @dataclass(frozen=True)
-class Figure:
+class Picture:
     """A chart with its caption.
 
     Attributes:
@@ -84,29 +84,29 @@ def heat_map(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Tint]]],
     return _block("heat_map", columns, rows, caption)
 
 
-def figures(found: Sequence[Figure], small: bool = False) -> Markup:
+def figures(pictures: Sequence[Picture], small: bool = False) -> Markup:
     """Charts side by side, as many as fit; `small` for charts half as wide."""
-    return _block("figures", found, small)
+    return _block("figures", pictures, small)
 
 
-def wide(found: Figure) -> Markup:
+def wide(picture: Picture) -> Markup:
     """A chart across the page."""
-    return _block("wide", found)
+    return _block("wide", picture)
 
 
-def tiles(found: Sequence[Tile]) -> Markup:
+def tiles(key_figures: Sequence[Tile]) -> Markup:
     """Key figures side by side."""
-    return _block("tiles", found)
+    return _block("tiles", key_figures)
 
 
-def notes(title: str, found: Sequence[tuple[str, str]]) -> Markup:
+def notes(title: str, entries: Sequence[tuple[str, str]]) -> Markup:
     """A box of (short name, sentence)."""
-    return _block("notes", title, found)
+    return _block("notes", title, entries)
 
 
-def legend(found: Sequence[tuple[str, str, str]]) -> Markup:
+def legend(entries: Sequence[tuple[str, str, str]]) -> Markup:
     """What charts below use: (kind: "box", "line", "dash", "band" or "mark"; colour token; text)."""
-    return _block("legend", found)
+    return _block("legend", entries)
 
 
 def text(*sentences: str) -> Markup:
@@ -129,14 +129,14 @@ def listing(words: str) -> Markup:
     return _block("listing", words)
 
 
-def links(found: Sequence[tuple[str, str]]) -> Markup:
+def links(entries: Sequence[tuple[str, str]]) -> Markup:
     """A list of citations: (text, address or "")."""
-    return _block("links", found)
+    return _block("links", entries)
 
 
-def patches(found: Sequence[PatchPicture]) -> Markup:
+def patches(pictures: Sequence[PatchPicture]) -> Markup:
     """Pictures from a site."""
-    return _block("patches", found)
+    return _block("patches", pictures)
 
 
 def _block(macro: str, *arguments: Any) -> Markup:

@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Literal
 
 from markupsafe import Markup
 
-from medfl.metrics import mean_supported, round_stability
+from medfl.metrics import format_figure, mean_supported, round_stability
+from medfl.metrics.figures import Place
+from medfl.metrics.record_types import RoundRecord
+from medfl.metrics.stability_figures import stability_at
 from medfl.report import charts
 from medfl.report.chart_style import class_token
 from medfl.report.charts import Line
-from medfl.report.html_blocks import Figure, figures, heading, join, legend, table, text, wide
+from medfl.report.html_blocks import Picture, figures, heading, join, legend, table, text, wide
 from medfl.report.html_page import PageSection
-from medfl.report.run_results import Evidence, figure, role_word
+from medfl.report.run_results import Evidence, role_word
 
-MEASURES = (
-    ("oscillation", "oscillation", "mean change of the sites' mean validation AUROC between late rounds"),
-    ("largest_drop", "largest drop", "its largest fall from one round to the next (negative: it only rose)"),
-    ("site_spread", "site spread", "standard deviation over training sites at the selected round"),
-    ("worst_site_auroc", "worst site", "lowest validation AUROC at the selected round"),
-    ("drift", "drift", "how far the sites' updates scatter, in units of the common step"),
-    ("coherence", "coherence", "share of the updates' squared length that does not cancel; 1 when all agree"),
-    ("update_cosine", "update cosine", "cosine between successive common steps"),
-    ("accumulated_variance", "accumulated variance", "scatter summed over rounds, in units of the squared steps"),
-    ("rounds_to_target", "rounds to target", "first round at which the mean validation AUROC reaches the target"),
-)
 BY_ROUND = (
     ("oscillation", "Oscillation", "change of the mean AUROC"),
     ("site_spread", "Spread over sites", "deviation of AUROC"),
@@ -38,20 +30,20 @@ BY_ROUND = (
 
 def class_mix(evidence: Evidence) -> PageSection | None:
     """Patches by class of every site and split."""
-    found = []
+    pictures = []
     for name in evidence.roles:
         data = evidence.run.data.get(name)
         if data is None:
             continue
         rows = [(split, [by_class.get(c, 0) for c in evidence.classes]) for split, by_class in data.patches.items()]
-        told = "; ".join(f"{split} {_counts(evidence.classes, counts)}" for split, counts in rows)
-        picture = charts.bars(rows, name=f"mix {name}", finding=f"Patches at {name}: {told}.")
-        found.append(Figure(name, picture, f"{role_word(evidence.roles[name])}, {data.total():,} patches"))
-    if not found:
+        finding = "; ".join(f"{split} {_counts(evidence.classes, counts)}" for split, counts in rows)
+        picture = charts.bars(rows, name=f"mix {name}", finding=f"Patches at {name}: {finding}.")
+        pictures.append(Picture(name, picture, f"{role_word(evidence.roles[name])}, {data.total():,} patches"))
+    if not pictures:
         return None
     key = [("box", class_token(index), name) for index, name in enumerate(evidence.classes)]
     lead = "Patches of each split by class; the total stands at the bar's end, and the scale is each site's own."
-    return PageSection("class-mix", "Class mix", join(legend(key), figures(found)), lead)
+    return PageSection("class-mix", "Class mix", join(legend(key), figures(pictures)), lead)
 
 
 def _counts(classes: Sequence[str], counts: Sequence[int]) -> str:
@@ -70,24 +62,25 @@ def learning_curves(evidence: Evidence) -> PageSection | None:
     lowest = min(v for _, points in drawn.values() for _, v in points if v is not None)
     limits = (max(0.0, min(0.5, math.floor(lowest * 10) / 10)), 1.02)
     backdrop = [_range([points for _, points in training])] if len(training) > 1 else []
-    found = []
+    pictures = []
     for name, (split, points) in drawn.items():
         watched = split == "test"
         line = Line(
             [t for t, _ in points], [v for _, v in points], "before" if watched else "after", "--" if watched else "-"
         )
         at = dict(points).get(selected)
-        known = [(t, v) for t, v in points if v is not None]
-        note = f"{figure(at)} at round {selected}" if at is not None else f"not evaluated at round {selected}"
+        measured = [(t, v) for t, v in points if v is not None]
+        note = f"{format_figure(at)} at round {selected}" if at is not None else f"not evaluated at round {selected}"
+        first, last = measured[0], measured[-1]
         finding = (
-            f"{'Monitored test' if watched else 'Validation'} AUROC at {name}: {known[0][1]:.3f} at round {known[0][0]}"
-            f", {known[-1][1]:.3f} at round {known[-1][0]}, lowest {min(v for _, v in known):.3f}; {note}."
+            f"{'Monitored test' if watched else 'Validation'} AUROC at {name}: {first[1]:.3f} at round {first[0]}"
+            f", {last[1]:.3f} at round {last[0]}, lowest {min(v for _, v in measured):.3f}; {note}."
         )
         picture = charts.lines(
             [*backdrop, line], name=f"curve {name}", finding=finding, ylim=limits, mark=selected, level=0.5
         )
-        found.append(
-            Figure(name, picture, f"{role_word(evidence.roles[name])}{', monitoring' if watched else ''}: {note}")
+        pictures.append(
+            Picture(name, picture, f"{role_word(evidence.roles[name])}{', monitoring' if watched else ''}: {note}")
         )
     key = [("line", "after", "validation AUROC of the site")]
     if any(split == "test" for split, _ in drawn.values()):
@@ -100,21 +93,21 @@ def learning_curves(evidence: Evidence) -> PageSection | None:
     lead = "Figures at round t are of the model that enters round t; the last is the final model."
     if blind:
         lead += " Held-out sites were measured once, after the round was chosen, so they have no curve."
-    return PageSection("curves", "Learning curves", join(legend(key), figures(found)), lead)
+    return PageSection("curves", "Learning curves", join(legend(key), figures(pictures)), lead)
 
 
-def _curve(records: Iterable[Mapping[str, Any]], name: str) -> tuple[str, list[tuple[int, float | None]]]:
+def _curve(records: Iterable[RoundRecord], name: str) -> tuple[str, list[tuple[int, float | None]]]:
     """("val" or "test", [(round, AUROC)]) of one site."""
-    entries = [(record["round"], record["sites"].get(name) or {}) for record in records]
-    split = "val" if any("val" in entry for _, entry in entries) else "test"
-    return split, [(t, (entry.get(split) or {}).get("auroc")) for t, entry in entries]
+    entries = [(record["round"], record["sites"].get(name)) for record in records]
+    split: Literal["val", "test"] = "val" if any(entry and "val" in entry for _, entry in entries) else "test"
+    return split, [(t, (entry.get(split) or {}).get("auroc") if entry else None) for t, entry in entries]
 
 
 def _range(curves: Sequence[Sequence[tuple[int, float | None]]]) -> Line:
     """The band from the lowest to the highest site."""
     rounds = [t for t, _ in curves[0]]
-    known = [[v for _, v in points if v is not None] for points in zip(*curves, strict=True)]
-    low, high = [min(k, default=None) for k in known], [max(k, default=None) for k in known]
+    by_round = [[v for _, v in points if v is not None] for points in zip(*curves, strict=True)]
+    low, high = [min(k, default=None) for k in by_round], [max(k, default=None) for k in by_round]
     return Line(rounds, low, "quiet", "", low, high)
 
 
@@ -124,19 +117,19 @@ def stability(evidence: Evidence) -> PageSection | None:
         return None
     summary = evidence.summary["stability"]
     rows = [
-        [words, meaning, str(value) if isinstance(value, int) else figure(value)]
-        for key, words, meaning in MEASURES
-        if (value := summary.get(key)) is not None
+        [row.label, row.meaning, format_figure(summary[row.key])]
+        for row in stability_at(Place.REPORT)
+        if summary.get(row.key) is not None
     ]
     blocks = [table(["measure", "what it is", "value"], rows, text=2)] if rows else []
     by_round = _by_round(evidence)
-    found = [_series(by_round[key], title, note) for key, title, note in BY_ROUND if by_round[key]]
+    pictures = [_series(by_round[key], title, note) for key, title, note in BY_ROUND if by_round[key]]
     ages = {r["round"]: [s["age"] for s in r["sites"].values() if "age" in s] for r in evidence.run.rounds}
     if any(ages.values()):
         mean = {t: mean_supported(values) for t, values in ages.items()}
-        found.append(_series({t: v for t, v in mean.items() if v is not None}, "Age of arrivals", "mean, in merges"))
-    if found:
-        blocks.append(figures(found))
+        pictures.append(_series({t: v for t, v in mean.items() if v is not None}, "Age of arrivals", "mean, in merges"))
+    if pictures:
+        blocks.append(figures(pictures))
     inertia = _inertia(evidence)
     if inertia:
         blocks += [heading("Inertia by stage and round"), inertia]
@@ -151,22 +144,22 @@ def stability(evidence: Evidence) -> PageSection | None:
 
 def _by_round(evidence: Evidence) -> dict[str, dict[int, float]]:
     """Measure -> {round: value}."""
-    found: dict[str, dict[int, float]] = {key: {} for key, *_ in BY_ROUND}
+    series: dict[str, dict[int, float]] = {key: {} for key, *_ in BY_ROUND}
     last: float | None = None
     for record in evidence.run.rounds:
         values = round_stability(record)
         mean = values.get("mean_auroc")
         if mean is not None:
             if last is not None:
-                found["oscillation"][record["round"]] = abs(mean - last)
+                series["oscillation"][record["round"]] = abs(mean - last)
             last = mean
-        for key in found:
+        for key in series:
             if key in values:
-                found[key][record["round"]] = values[key]
-    return found
+                series[key][record["round"]] = values[key]
+    return series
 
 
-def _series(values: Mapping[int, float], title: str, note: str) -> Figure:
+def _series(values: Mapping[int, float], title: str, note: str) -> Picture:
     rounds, ys = list(values), list(values.values())
     peak = max(rounds, key=lambda t: values[t])
     finding = (
@@ -180,27 +173,28 @@ def _series(values: Mapping[int, float], title: str, note: str) -> Figure:
     picture = charts.lines(
         [Line(rounds, ys)], name=f"stability {title}", finding=finding, ylim=limits, level=level, height=170.0
     )
-    return Figure(title, picture, note)
+    return Picture(title, picture, note)
 
 
 def _inertia(evidence: Evidence) -> Markup | None:
     """How much each stage of the network moved in each round."""
-    moved = {r["round"]: r["update"]["inertia"] for r in evidence.run.rounds if (r.get("update") or {}).get("inertia")}
+    updates = {record["round"]: record.get("update") for record in evidence.run.rounds}
+    moved = {t: update["inertia"] for t, update in updates.items() if update and update.get("inertia")}
     if not moved:
         return None
     stages = list(dict.fromkeys(stage for values in moved.values() for stage in values))
     grid = [[values.get(stage) for values in moved.values()] for stage in stages]
     means = {s: m for s, row in zip(stages, grid, strict=True) if (m := mean_supported(row)) is not None}
-    known = [value for row in grid for value in row if value]
-    if not known:
+    positive = [value for row in grid for value in row if value]
+    if not positive:
         return None
     most, least = max(means, key=lambda s: means[s]), min(means, key=lambda s: means[s])
-    note = f"from {min(known):.2g} (faint) to {max(known):.2g} (full), logarithmic"
+    note = f"from {min(positive):.2g} (faint) to {max(positive):.2g} (full), logarithmic"
     finding = (
         f"Relative change of each stage's weights by round: {most} moves most ({means[most]:.2g} a round on average), "
         f"{least} least ({means[least]:.2g})."
     )
     width = charts.WIDTH if len(moved) <= 30 else 2 * charts.WIDTH
     picture = charts.cells(stages, list(moved), grid, name="inertia", finding=finding, width=width)
-    one = Figure("Relative change ‖ΔW‖ / ‖W‖", picture, note)
+    one = Picture("Relative change ‖ΔW‖ / ‖W‖", picture, note)
     return figures([one]) if width == charts.WIDTH else wide(one)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from medfl.report.run_results import Evidence, arrow, figure
+from medfl.metrics import format_figure
+from medfl.report.run_results import Evidence, arrow
 
 FEW_SITES = 3
 NAMED = 5
@@ -115,10 +116,11 @@ def _model(evidence: Evidence) -> Iterator[tuple[str, str]]:
             "Not calibrated.",
             "Probabilities are as the network gave them; a stated 90\u00a0% need not be right 90\u00a0% of the time.",
         )
+    changes = {name: (entry.get("ece_before"), entry["ece"]) for name, entry in evidence.measured.items()}
     raised = [
-        f"{name} ({arrow(figure(entry['ece_before']), figure(entry['ece']))})"
-        for name, entry in evidence.measured.items()
-        if entry.get("ece_before") is not None and entry["ece"] > entry["ece_before"]
+        f"{name} ({arrow(format_figure(before), format_figure(after))})"
+        for name, (before, after) in changes.items()
+        if before is not None and after is not None and after > before
     ]
     if raised:
         yield "Calibration everywhere.", f"Calibration made the ECE larger at {several(raised)}."

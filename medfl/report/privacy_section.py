@@ -42,27 +42,27 @@ def _guarantee(evidence: Evidence, spent: Mapping[str, Any]) -> list[Markup]:
         for name, own in spent["sites"].items()
         if evidence.site in (None, name)
     ]
-    told = (
+    explanation = (
         f"Differential privacy of whole sites: updates clipped to length {spent['clip']:g}, noise of "
         f"{spent['noise']:g} times that. Epsilon at a delta of {spent['delta']:g}, by {spent['accountant']}. The last "
         f"column is how often someone can be right at most who guesses from all models whether the site took part; "
         f"guessing blindly is right 50 % of the time."
     )
     head = ["site", "rounds it may have been part of", "epsilon", "best guess"]
-    return [heading("Guarantee"), text(told), table(head, rows), text(COVERED, NOT_COVERED)]
+    return [heading("Guarantee"), text(explanation), table(head, rows), text(COVERED, NOT_COVERED)]
 
 
 def _members(evidence: Evidence) -> list[Markup]:
-    found = {name: entry["membership"] for name, entry in evidence.measured.items() if entry.get("membership")}
-    if not found:
+    attacks = {name: entry["membership"] for name, entry in evidence.measured.items() if entry.get("membership")}
+    if not attacks:
         return []
     rows = [
-        [name, f"{own['n_members']:,}", f"{own['n_others']:,}", interval(own, "auroc")] for name, own in found.items()
+        [name, f"{own['n_members']:,}", f"{own['n_others']:,}", interval(own, "auroc")] for name, own in attacks.items()
     ]
-    told = (
+    explanation = (
         "How well a threshold on the model's loss tells a site's training patches from its test patches: 0.5 is "
         "chance, 1 tells every one. Test patches come from other source groups, so the figure also holds what the "
         "model does worse on new patients. Stronger attacks exist: a value near 0.5 is no proof of privacy."
     )
     head = ["site", "training patches", "test patches", "AUROC [95 %]"]
-    return [heading("Can training patches be told?"), text(told), table(head, rows)]
+    return [heading("Can training patches be told?"), text(explanation), table(head, rows)]

@@ -137,8 +137,8 @@ def _data(evidence: Evidence) -> list[tuple[str, Any]]:
 
 def _digest(evidence: Evidence) -> str:
     """What all sites' data hashes to: equal for equal files dealt equally, wherever they lie."""
-    told = "\n".join(f"{name} {data.digest}" for name, data in sorted(_data(evidence)))
-    return hashlib.sha256(told.encode()).hexdigest()[:32]
+    lines = "\n".join(f"{name} {data.digest}" for name, data in sorted(_data(evidence)))
+    return hashlib.sha256(lines.encode()).hexdigest()[:32]
 
 
 def _own(evidence: Evidence) -> dict[str, Any]:

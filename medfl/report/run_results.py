@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from medfl.errors import MedflError, nearest
-from medfl.metrics import format_interval
+from medfl.metrics import figures, format_interval
+from medfl.metrics.record_types import SiteResult
 from medfl.runs.records import SUMMARY, RunRecords, read_json, read_run
 from medfl.runs.redact import scrub
 
@@ -47,7 +48,7 @@ class Evidence:
         return {name: roles[name] for name in order if self.site in (None, name)}
 
     @cached_property
-    def measured(self) -> dict[str, Mapping[str, Any]]:
+    def measured(self) -> dict[str, SiteResult]:
         """Site -> its test figures, in the order of `roles`; a site whose measurement failed is not in it."""
         sites = self.summary["sites"]
         return {name: sites[name] for name in self.roles if name in sites}
@@ -57,8 +58,8 @@ class Evidence:
         """What the pipeline says of itself, or on a site's own page what the site does."""
         sites = self.pipeline.get("sites") or {}
         own = [entry for role in ("train", "held_out") for entry in sites.get(role) or []]
-        told = next((entry for entry in own if entry.get("name") == self.site), {}) if self.site else self.pipeline
-        return str(told.get("description") or "").strip()
+        speaker = next((entry for entry in own if entry.get("name") == self.site), {}) if self.site else self.pipeline
+        return str(speaker.get("description") or "").strip()
 
     @property
     def arm(self) -> str | None:
@@ -92,8 +93,8 @@ def read_evidence(folder: Path, site: str | None = None) -> Evidence:
     if site is None:
         return evidence
     if site not in evidence.roles:
-        known = ", ".join(evidence.roles)
-        raise MedflError(f"{folder} has no site {site}, only {known}.{nearest(site, evidence.roles)}")
+        names = ", ".join(evidence.roles)
+        raise MedflError(f"{folder} has no site {site}, only {names}.{nearest(site, evidence.roles)}")
     return Evidence(run, evidence.summary, evidence.pipeline, evidence.curves, site)
 
 
@@ -107,15 +108,12 @@ def role_word(role: str) -> str:
     return role.replace("_", "-")
 
 
-def figure(value: float | None, digits: int = 3) -> str:
-    """A figure without an interval, as on the console."""
-    return "n/a" if value is None else f"{value:.{digits}f}"
-
-
 def interval(entry: Mapping[str, Any], key: str) -> str:
-    """A figure with its interval, as on the console: only AUROC is marked where groups are few."""
-    few = bool(entry.get("few_groups")) and key == "auroc"
-    return format_interval(entry.get(key), entry.get(f"{key}_ci"), few_groups=few)
+    """A figure with its interval, as on the console: one of the table of figures as its row says."""
+    rows = {row.key: row for row in figures.FIGURES}
+    if key in rows:
+        return rows[key].format_interval(entry)
+    return format_interval(entry.get(key), entry.get(f"{key}_ci"))
 
 
 def arrow(before: str, after: str) -> str:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from safetensors import SafetensorError
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from medfl.data.atomic_file import write_text
 from medfl.errors import MedflError
 from medfl.federation.server_state import ServerState
+from medfl.metrics.record_types import RoundRecord
 from medfl.model.flat_model import FlatModel
 from medfl.runs.checkpoint import load_checkpoint, save_checkpoint
 from medfl.runs.json_lines import append_json_line, read_json_lines, write_json_lines
@@ -109,9 +110,9 @@ class RunFolder:
                 f"`medfl resume {self.path}`"
             ) from None
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[RoundRecord]:
         """The rounds so far. Raises as `read_json_lines`."""
-        return read_json_lines(self.rounds)
+        return [cast(RoundRecord, line) for line in read_json_lines(self.rounds)]
 
     def truncate(self, rounds: int) -> None:
         """Drop the rounds from number `rounds` on: those after the checkpoint that a resumed run continues from."""

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from medfl.config.resolved import read_resolved
 from medfl.errors import MedflError
+from medfl.metrics.record_types import RoundRecord
 from medfl.runs.json_lines import read_json_lines
 
 PIPELINE = "pipeline.yaml"
@@ -52,7 +53,7 @@ class RunRecords:
 
     folder: Path
     pipeline: Mapping[str, Any]
-    rounds: tuple[Mapping[str, Any], ...]
+    rounds: tuple[RoundRecord, ...]
     summary: Mapping[str, Any] | None
 
     @property
@@ -108,7 +109,9 @@ def read_run(folder: Path) -> RunRecords:
         raise MedflError(f"{folder} is no run folder: it has no {PIPELINE}")
     pipeline = read_resolved(path)
     summary = read_json(folder / SUMMARY) if (folder / SUMMARY).is_file() else None
-    return RunRecords(folder, pipeline, tuple(read_json_lines(folder / ROUNDS)), summary)
+    return RunRecords(
+        folder, pipeline, tuple(cast(RoundRecord, line) for line in read_json_lines(folder / ROUNDS)), summary
+    )
 
 
 def finished_run(folder: Path) -> RunRecords:

@@ -16,14 +16,14 @@ from medfl.errors import MedflError
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write a file where none of its name is looked for yet, and have the disk hold it. Raises OSError,
     SafetensorError."""
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    save_file(_separate(tensors), path)
     flush(path)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a file whole, in the place of what is there. Raises OSError, SafetensorError."""
     with replacing(path) as staged:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, staged, metadata=metadata)
+        save_file(_separate(tensors), staged, metadata=metadata)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -38,3 +38,14 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise MedflError(f"{path} is not a readable safetensors file: {error}") from None
+
+
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors of which no two share memory: what a method keeps unchanged at a site is one tensor in its
+    state and in the pending one."""
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    first: dict[int, str] = {}
+    for name, tensor in whole.items():
+        if first.setdefault(tensor.data_ptr(), name) != name:
+            whole[name] = tensor.clone()
+    return whole

@@ -12,7 +12,7 @@ from medfl.data.patch_store import PatchStore
 from medfl.messages import HistogramRequest, MeasureRequest, Metrics, Request, TemperatureRequest
 from medfl.metrics.histograms import score_histograms
 from medfl.metrics.measure import measure
-from medfl.metrics.site_figures import SiteFigures, site_figures
+from medfl.metrics.site_figures import SiteMeasurement, site_figures
 from medfl.metrics.targets import target_scores, target_truth
 from medfl.metrics.temperature import temperature_sums
 from medfl.seeds import seed_for
@@ -42,7 +42,7 @@ class Measurement:
         truth = target_truth(labels, self.classes, request.malignant)
         return {"histograms": score_histograms(scores, truth).to_lists()}
 
-    def figures(self, request: Request, split: str, logits: Tensor, personal: bool = False) -> SiteFigures:
+    def figures(self, request: Request, split: str, logits: Tensor, personal: bool = False) -> SiteMeasurement:
         """What the final measurement asks for; in a round, and of a personal model, the figures at temperature 1."""
         rows = self.store.splits[split]
         data: dict[str, Any] = {
@@ -55,7 +55,7 @@ class Measurement:
         }
         plain = probabilities(logits)
         if personal or not isinstance(request, MeasureRequest):
-            return SiteFigures(measure(plain, **data), {}, {})
+            return SiteMeasurement(measure(plain, **data), {}, {})
         calibrated = probabilities(logits, request.temperature)
         return site_figures(calibrated, plain, **data, malignant=request.malignant, thresholds=request.thresholds)
 

@@ -1,4 +1,4 @@
-"""What a site works with: `LocalWork` says what it does in a round; a process's sites share one `Workbench`."""
+"""What a site works with: `LocalTrainingConfig` says what it does in a round; its process has one `SharedModel`."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from medfl.data.batches import Batches, Jitter
 from medfl.data.patch_store import PatchStore
 from medfl.messages import HistogramRequest, MeasureRequest, Reply, Request, TemperatureRequest, TrainRequest
 from medfl.methods.core.context import SiteContext
-from medfl.metrics.site_figures import SiteFigures
+from medfl.metrics.site_figures import SiteMeasurement
 from medfl.model.memory_limits import explained
 from medfl.seeds import seed_for
 from medfl.site.evaluator import Evaluator, Rows
@@ -202,9 +202,9 @@ class Site:
             return None
         return draw_members(self.store, request.members, self.training.seed) if request.members else None
 
-    def _measure_personal_models(self, request: Request, measurement: Measurement) -> dict[str, SiteFigures]:
+    def _measure_personal_models(self, request: Request, measurement: Measurement) -> dict[str, SiteMeasurement]:
         """Measure the further models that methods name."""
-        measured: dict[str, SiteFigures] = {}
+        measured: dict[str, SiteMeasurement] = {}
         for method in self.shared.chain.acting("personal_models"):
             for name, model in method.personal_models(self.state, request.weights).items():
                 weights, buffers = (model, request.buffers) if isinstance(model, Tensor) else model

@@ -8,24 +8,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medfl.study.statistics import Figures, Repeat, SiteFigures, difference, holm, mean_over, paired
+from medfl.study.statistics import ByRepeat, ByRepeatAndSite, Repeat, difference, holm, mean_over, paired
 from medfl.study.study_file import ALL, BRACKETS, Planned, Study
-from medfl.study.study_tables import STABILITY, Tables, number
+from medfl.study.study_tables import STABILITY, Tables, group_columns, number, validation_columns
 
 SMALLEST_GAP = 0.005
 """Between local_only and centralised: below it a share of the gap means nothing."""
-FIGURES = (
-    *(
-        f"{role}_{name}"
-        for role in ("held_out", "train")
-        for name in ("mean_auroc", "worst_auroc", "mean_ece_before", "mean_ece")
-    ),
-    *(f"val_mean_{name}" for name in ("auroc", "balanced_accuracy", "nll")),
-    *STABILITY,
-    *(f"inertia_{part}" for part in ("first", "middle", "last")),
-    "megabytes",
-    "virtual_seconds",
-)
+
+
+def run_figures() -> list[str]:
+    """The columns of runs.csv that are averaged and compared."""
+    return [
+        *(f"{role}_{column}" for role in ("held_out", "train") for column in group_columns()),
+        *validation_columns(),
+        *STABILITY,
+        *(f"inertia_{part}" for part in ("first", "middle", "last")),
+        "megabytes",
+        "virtual_seconds",
+    ]
 
 
 def result(study: Study, tables: Tables, failed: Mapping[str, str]) -> dict[str, Any]:
@@ -64,17 +64,19 @@ def _without_started_folds(study: Study, done: Sequence[Planned]) -> list[Planne
     return [run for run in done if have[run.method, _repeat(run)] == asked[run.method, _repeat(run)]]
 
 
-def save(out: Path, found: Mapping[str, Any]) -> None:
+def save(out: Path, findings: Mapping[str, Any]) -> None:
     """Write study.json."""
     from medfl.data.atomic_file import write_text
 
-    write_text(out / "study.json", json.dumps(found, indent=1, allow_nan=False) + "\n")
+    write_text(out / "study.json", json.dumps(findings, indent=1, allow_nan=False) + "\n")
 
 
 def _partition(study: Study, tables: Tables, runs: Sequence[Planned]) -> dict[str, Any]:
     by_method = {name: [run for run in runs if run.method == name] for name in study.methods}
     values = {
-        name: {figure: _by_repeat(tables, its, figure) for figure in FIGURES} for name, its in by_method.items() if its
+        name: {figure: _by_repeat(tables, its, figure) for figure in run_figures()}
+        for name, its in by_method.items()
+        if its
     }
     sites = {name: _by_site(tables, by_method[name]) for name in values}
     headline = {name: mean_over(figures[study.figure].values()) for name, figures in values.items()}
@@ -95,12 +97,12 @@ def _partition(study: Study, tables: Tables, runs: Sequence[Planned]) -> dict[st
 
 def _unseen(tables: Tables, runs: Sequence[Planned]) -> dict[str, Any]:
     """Left-out site -> method -> mean AUROC over seeds, and the interval of its patches where there is one seed."""
-    found: dict[str, dict[str, list[Any]]] = {}
+    by_site: dict[str, dict[str, list[Any]]] = {}
     for run in runs:
         for row in tables.rows[run.key].sites:
             if row["site"] == run.fold and row["model"] == "global":
                 figures = [number(row, name) for name in ("auroc", "auroc_low", "auroc_high")]
-                found.setdefault(run.fold, {}).setdefault(run.method, []).append(figures)
+                by_site.setdefault(run.fold, {}).setdefault(run.method, []).append(figures)
     return {
         site: {
             name: {
@@ -109,26 +111,26 @@ def _unseen(tables: Tables, runs: Sequence[Planned]) -> dict[str, Any]:
             }
             for name, its in methods.items()
         }
-        for site, methods in sorted(found.items())
+        for site, methods in sorted(by_site.items())
     }
 
 
 def _comparisons(
-    study: Study, values: Mapping[str, Mapping[str, Figures]], sites: Mapping[str, SiteFigures]
+    study: Study, values: Mapping[str, Mapping[str, ByRepeat]], sites: Mapping[str, ByRepeatAndSite]
 ) -> dict[str, Any]:
     """Every method against the first; Holm's correction over the methods."""
     reference = study.methods[0]
     others = [name for name in values if name != reference] if reference in values else []
-    found = {}
+    comparisons = {}
     for name in others:
         moved = difference(values[name][study.figure], values[reference][study.figure])
-        found[name] = paired(sites[name], sites[reference], moved).to_json()
-        found[name]["figures"] = {
-            figure: difference(values[name][figure], values[reference][figure]).to_json() for figure in FIGURES
+        comparisons[name] = paired(sites[name], sites[reference], moved).to_json()
+        comparisons[name]["figures"] = {
+            figure: difference(values[name][figure], values[reference][figure]).to_json() for figure in run_figures()
         }
-    for name, adjusted in zip(others, holm([found[name]["p"] for name in others]), strict=True):
-        found[name]["p_holm"] = adjusted
-    return found
+    for name, adjusted in zip(others, holm([comparisons[name]["p"] for name in others]), strict=True):
+        comparisons[name]["p_holm"] = adjusted
+    return comparisons
 
 
 def share_of_gap(value: float | None, ends: Mapping[str, float | None]) -> float | None:
@@ -142,31 +144,31 @@ def share_of_gap(value: float | None, ends: Mapping[str, float | None]) -> float
 def _brackets(study: Study) -> dict[str, str]:
     """`local_only` and `centralised` -> what the study calls them."""
     arms = study.file.arms().items()
-    return {arm: name for arm in BRACKETS for name, stated in arms if arm == stated.baseline}
+    return {arm: name for arm in BRACKETS for name, chain in arms if arm == chain.baseline}
 
 
 def _repeat(run: Planned) -> Repeat:
     return (run.partition, str(run.seed))
 
 
-def _by_repeat(tables: Tables, runs: Sequence[Planned], figure: str) -> Figures:
+def _by_repeat(tables: Tables, runs: Sequence[Planned], figure: str) -> ByRepeat:
     """A figure of every repeat: of its one run, or the mean over its folds."""
-    found: dict[Repeat, list[float | None]] = {}
+    by_repeat: dict[Repeat, list[float | None]] = {}
     for run in runs:
-        found.setdefault(_repeat(run), []).append(number(tables.rows[run.key].run, figure))
+        by_repeat.setdefault(_repeat(run), []).append(number(tables.rows[run.key].run, figure))
     return {
         repeat: sum(v for v in its if v is not None) / len(its) if None not in its else None
-        for repeat, its in found.items()
+        for repeat, its in by_repeat.items()
     }
 
 
-def _by_site(tables: Tables, runs: Sequence[Planned]) -> SiteFigures:
+def _by_site(tables: Tables, runs: Sequence[Planned]) -> ByRepeatAndSite:
     """AUROC of the global model at every held-out site of every repeat; at training sites where none is held out."""
-    found = {}
+    by_site = {}
     for run in runs:
         role = "held_out" if run.pipeline.held_out_sites else "train"
         for row in tables.rows[run.key].sites:
             value = number(row, "auroc")
             if row["role"] == role and row["model"] == "global" and value is not None:
-                found[_repeat(run), row["site"]] = value
-    return found
+                by_site[_repeat(run), row["site"]] = value
+    return by_site

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medfl import config
 from medfl.errors import MedflError
@@ -22,6 +23,12 @@ from medfl.runs.folder import RunFolder
 from medfl.study.study_file import Planned, Study
 from medfl.study.study_tables import Tables, rows_of
 from medfl.tracking.sync_state import locked
+
+if TYPE_CHECKING:
+    from medfl.data.partition import Partition
+
+KEPT_PARTITIONS = 32
+"""So many deals of a study are kept in memory from planning to training; further ones are dealt anew for each run."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class Finished:
 
 
 def carry_out(
-    study: Study, out: Path, jobs: int = 1, told: Callable[[Finished], None] = lambda run: None
+    study: Study, out: Path, jobs: int = 1, on_finished: Callable[[Finished], None] = lambda run: None
 ) -> list[Finished]:
     """Train what is missing, `jobs` runs at a time; returns the runs that failed.
 
@@ -47,19 +54,19 @@ def carry_out(
     try:
         out.mkdir(parents=True, exist_ok=True)
         with locked(out, wait=False):
-            return _carry_out(study, out, jobs, told)
+            return _carry_out(study, out, jobs, on_finished)
     except OSError as error:
         raise MedflError(
             f"the study folder {out} cannot be written ({error.strerror}); name another with --out"
         ) from None
 
 
-def _carry_out(study: Study, out: Path, jobs: int, told: Callable[[Finished], None]) -> list[Finished]:
+def _carry_out(study: Study, out: Path, jobs: int, on_finished: Callable[[Finished], None]) -> list[Finished]:
     tables = Tables.load(out)
-    dealt: dict[str, str] = {}
+    deals = _Deals()
     todo: dict[str, Planned] = {}
     for run in study.runs:
-        digest = _data_of(run, dealt)
+        digest = deals.digest(run)
         folder = out / "runs" / run.key
         if (folder / "allocation_summary.csv").is_file() and digest_of_folder(folder) != digest:
             shutil.rmtree(folder)
@@ -69,14 +76,14 @@ def _carry_out(study: Study, out: Path, jobs: int, told: Callable[[Finished], No
             todo.setdefault(run.key, run)
     tables.save(out, study.runs)
     failed = []
-    for done in _carry_out_each(list(todo.values()), out / "runs", jobs):
+    for done in _carry_out_each(list(todo.values()), out / "runs", jobs, deals):
         if done.problem:
             failed.append(done)
         else:
             folder = out / "runs" / done.run.key
             tables.rows[done.run.key] = rows_of(RunFolder.open(folder), digest_of_folder(folder))
             tables.save(out, study.runs)
-        told(done)
+        on_finished(done)
     return failed
 
 
@@ -92,39 +99,58 @@ def digest_of_folder(folder: Path) -> str:
         return _digest(csv.DictReader(stream))
 
 
-def _data_of(run: Planned, known: dict[str, str]) -> str:
-    """Digest of the data a planned run would be dealt now; it changes when the data behind a study does."""
-    pipeline = run.pipeline
-    deal = json.dumps(
-        [pipeline.seed, pipeline.task.model_dump(), pipeline.data.model_dump(), pipeline.sites.model_dump()],
-        sort_keys=True,
-        default=str,
-    )
-    if deal not in known:
-        from medfl.data.partition import make_partition
+class _Deals:
+    """What the runs of a study are dealt, once for all runs that are dealt the same."""
 
-        try:
-            known[deal] = _digest(make_partition(pipeline).summary())
-        except MedflError as error:
-            raise MedflError(f"{run.title}: {error}") from None
-    return known[deal]
+    def __init__(self) -> None:
+        self._digests: dict[str, str] = {}
+        self._partitions: dict[str, Partition] = {}
+
+    def digest(self, run: Planned) -> str:
+        """Digest of the data a planned run is dealt now; it changes when the data behind a study does."""
+        deal = self._deal(run)
+        if deal not in self._digests:
+            from medfl.data.partition import make_partition
+
+            try:
+                partition = make_partition(run.pipeline)
+            except MedflError as error:
+                raise MedflError(f"{run.title}: {error}") from None
+            self._digests[deal] = _digest(partition.summary())
+            if len(self._partitions) < KEPT_PARTITIONS:
+                self._partitions[deal] = partition
+        return self._digests[deal]
+
+    def partition(self, run: Planned) -> Partition | None:
+        """What a run is dealt; None where that was not kept, so that it has to be dealt again."""
+        return self._partitions.get(self._deal(run))
+
+    @staticmethod
+    def _deal(run: Planned) -> str:
+        """All that decides what a run is dealt."""
+        pipeline = run.pipeline
+        return json.dumps(
+            [pipeline.seed, pipeline.task.model_dump(), pipeline.data.model_dump(), pipeline.sites.model_dump()],
+            sort_keys=True,
+            default=str,
+        )
 
 
 def _digest(rows: Iterable[Mapping[str, str | int]]) -> str:
-    held = [[row["site"], row["split"], row["class"], row["digest"]] for row in rows]
-    return hashlib.sha256(json.dumps(held).encode()).hexdigest()[:12]
+    lines = [[row["site"], row["split"], row["class"], row["digest"]] for row in rows]
+    return hashlib.sha256(json.dumps(lines).encode()).hexdigest()[:12]
 
 
-def _carry_out_each(todo: Sequence[Planned], runs: Path, jobs: int) -> Iterator[Finished]:
+def _carry_out_each(todo: Sequence[Planned], runs: Path, jobs: int, deals: _Deals) -> Iterator[Finished]:
     threads = max(1, (os.cpu_count() or 1) // jobs)
     if jobs == 1:
         for run in todo:
-            yield Finished(run, *_one(_quiet(run, threads), runs / run.key))
+            yield Finished(run, *_one(_quiet(run, threads), runs / run.key, deals.partition(run)))
         return
     # "spawn": a fresh process has no threads or locks of this one, and a GPU can be used in it.
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context, initializer=_leave_with_parent) as pool:
-        waiting = {pool.submit(_one, _quiet(run, threads), runs / run.key): run for run in todo}
+        waiting = {pool.submit(_one, _quiet(run, threads), runs / run.key, deals.partition(run)): run for run in todo}
         try:
             for future in concurrent.futures.as_completed(waiting):
                 yield Finished(waiting[future], *future.result())
@@ -157,8 +183,9 @@ def _quiet(run: Planned, threads: int) -> config.Pipeline:
     return pipeline.model_copy(update={"training": training, "tracking": tracking})
 
 
-def _one(pipeline: config.Pipeline, path: Path) -> tuple[float, str]:
-    """Carry out one run in its folder, in whatever state that is. Returns seconds and what went wrong, if anything."""
+def _one(pipeline: config.Pipeline, path: Path, partition: Partition | None) -> tuple[float, str]:
+    """Carry out one run in its folder, in whatever state that is, on what it is dealt. Returns seconds and what went
+    wrong, if anything."""
     from medfl.pipeline.run import resume
     from medfl.pipeline.run import run as start
 
@@ -167,7 +194,7 @@ def _one(pipeline: config.Pipeline, path: Path) -> tuple[float, str]:
         path.mkdir(parents=True, exist_ok=True)
         with locked(path):  # a worker of a study that was killed may need a moment to notice
             if not (path / "pipeline.yaml").is_file():
-                start(pipeline, path)
+                start(pipeline, path, partition=partition)
             elif not (path / "summary.json").is_file():
                 resume(path)
     except MedflError as error:

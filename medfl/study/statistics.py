@@ -35,15 +35,15 @@ class Mean:
 
 def mean_over(values: Iterable[float | None]) -> Mean:
     """Mean and t-interval over independent repeats; those without the figure are left out."""
-    known = [value for value in values if value is not None]
-    if len(known) < 2:
-        return Mean(len(known), mean_supported(known))
+    present = [value for value in values if value is not None]
+    if len(present) < 2:
+        return Mean(len(present), mean_supported(present))
     from scipy.special import stdtrit  # the quantile alone; scipy.stats takes a second to import
 
-    mean = math.fsum(known) / len(known)
-    error = float(np.std(known, ddof=1)) / math.sqrt(len(known))
-    half = float(stdtrit(len(known) - 1, 0.975)) * error
-    return Mean(len(known), mean, mean - half, mean + half)
+    mean = math.fsum(present) / len(present)
+    error = float(np.std(present, ddof=1)) / math.sqrt(len(present))
+    half = float(stdtrit(len(present) - 1, 0.975)) * error
+    return Mean(len(present), mean, mean - half, mean + half)
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,11 @@ class Paired:
 
 
 Repeat = tuple[str, ...]
-Figures = Mapping[Repeat, float | None]  # of each repeat
-SiteFigures = Mapping[tuple[Repeat, str], float]  # of each repeat at each site
+ByRepeat = Mapping[Repeat, float | None]  # of each repeat
+ByRepeatAndSite = Mapping[tuple[Repeat, str], float]  # of each repeat at each site
 
 
-def difference(method: Figures, reference: Figures) -> Mean:
+def difference(method: ByRepeat, reference: ByRepeat) -> Mean:
     """Mean difference over the repeats that have the figure with both methods."""
     return mean_over(
         value - other
@@ -89,7 +89,7 @@ def difference(method: Figures, reference: Figures) -> Mean:
     )
 
 
-def paired(method: SiteFigures, reference: SiteFigures, differences: Mean) -> Paired:
+def paired(method: ByRepeatAndSite, reference: ByRepeatAndSite, differences: Mean) -> Paired:
     """Compare two methods over the (repeat, site) pairs that both have.
 
     The sites of one repeat share a model, so the pairs are not independent: the interval of the difference is over
@@ -125,11 +125,11 @@ def signed_rank(differences: FloatArray) -> tuple[float | None, float | None]:
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """P-values adjusted for their number (Holm 1979); None stays None and does not count."""
-    known = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
+    ranked = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)
     largest = 0.0
-    for rank, (p, index) in enumerate(known):
-        largest = max(largest, min(1.0, p * (len(known) - rank)))
+    for rank, (p, index) in enumerate(ranked):
+        largest = max(largest, min(1.0, p * (len(ranked) - rank)))
         adjusted[index] = largest
     return adjusted
 

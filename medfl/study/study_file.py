@@ -19,7 +19,6 @@ from medfl.errors import MedflError
 from medfl.pipeline.load_pipeline import load_pipeline
 
 BRACKETS: tuple[config.Baseline, ...] = ("local_only", "centralised")
-FIGURES = ("held_out_mean_auroc", "held_out_worst_auroc", "train_mean_auroc", "train_worst_auroc")
 ALL = "all partitions"
 PLAIN = "as_stated"  # the partition of a study that names none
 # What does not change a run's figures, or lies elsewhere on another machine; the data itself is in the data digest.
@@ -86,11 +85,11 @@ class StudyFile(config.ConfigSection):
 
     def arms(self) -> dict[str, Arm]:
         """The methods by name, in the order of the file; then the brackets that the file does not name itself."""
-        stated = {name: arm if isinstance(arm, Arm) else Arm(method=arm) for name, arm in self.methods.items()}
-        listed = {arm.baseline for arm in stated.values()}
+        arms = {name: arm if isinstance(arm, Arm) else Arm(method=arm) for name, arm in self.methods.items()}
+        listed = {arm.baseline for arm in arms.values()}
         missing = [name for name in BRACKETS if name not in listed] if self.brackets else []
         only_last = {"select": "last", "training.sites_per_round": None}
-        return stated | {name: Arm(baseline=name, set=only_last) for name in missing}
+        return arms | {name: Arm(baseline=name, set=only_last) for name in missing}
 
 
 @dataclass(frozen=True)
@@ -202,9 +201,9 @@ def _resolve(spec: StudyFile, base: Path, overrides: list[str], where: str) -> S
                     "seed": seed,
                     "registry": None,
                 }
-                stated = [*overrides, *(f"{key}={json.dumps(value)}" for key, value in own.items())]
+                settings = [*overrides, *(f"{key}={json.dumps(value)}" for key, value in own.items())]
                 try:
-                    pipeline = load_pipeline(base, stated)
+                    pipeline = load_pipeline(base, settings)
                 except MedflError as error:
                     raise MedflError(f"{where}: partition {partition}, method {name}: {error}") from None
                 for fold, folded in _folds(pipeline, where) if spec.leave_one_site_out else [("", pipeline)]:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medfl.errors import MedflError
 from medfl.metrics import mean_supported, round_stability
+from medfl.metrics.figures import Place, Style, figures_at
+from medfl.metrics.record_types import RoundRecord
+from medfl.metrics.stability_figures import stability_at
 from medfl.study.study_file import Planned
 
 if TYPE_CHECKING:
@@ -22,20 +25,22 @@ if TYPE_CHECKING:
 
 Row = dict[str, str]
 IDENTITY = ("partition", "method", "seed", "fold")
-GROUP_FIGURES = ("mean_auroc", "worst_auroc", "mean_ece_before", "mean_ece")
-VALIDATION = ("auroc", "balanced_accuracy", "nll")
-STABILITY = (
-    "oscillation",
-    "largest_drop",
-    "site_spread",
-    "drift",
-    "coherence",
-    "update_cosine",
-    "accumulated_variance",
-    "rounds_to_target",
-)
-SITE_FIGURES = ("auroc", "balanced_accuracy", "ece_before", "ece", "brier", "nll")
+STABILITY = tuple(row.key for row in stability_at(Place.STUDY_RUNS))
 ROUND_FIGURES = ("mean_auroc", "worst_auroc", "site_spread", "drift", "coherence", "update_cosine")
+
+
+def group_columns() -> list[str]:
+    """The figures over the sites of one role that runs.csv has: a mean and the worst, or the mean before and after."""
+    columns = []
+    for row, style in figures_at(Place.STUDY_RUNS).items():
+        change = style is Style.CHANGE
+        columns += [f"mean_{row.key}_before", f"mean_{row.key}"] if change else [f"mean_{row.key}", f"worst_{row.key}"]
+    return columns
+
+
+def validation_columns() -> list[str]:
+    """The figures whose mean over the training sites' validation data runs.csv has."""
+    return [f"val_mean_{row.key}" for row in figures_at(Place.STUDY_VALIDATION)]
 
 
 @dataclass
@@ -62,16 +67,16 @@ class Tables:
         """
         tables = cls()
         first: dict[str, list[str]] = {}  # a run that stands under two names has its rows twice
-        for row in _read(folder / "runs.csv"):
+        for row in read_table(folder / "runs.csv"):
             if row["key"] not in first:
                 first[row["key"]] = [row[column] for column in IDENTITY]
                 tables.rows[row["key"]] = RunRows(_unnamed(row), [], [])
         for name in ("sites", "curves"):
-            for row in _read(folder / f"{name}.csv"):
+            for row in read_table(folder / f"{name}.csv"):
                 if first.get(row["key"]) == [row[column] for column in IDENTITY]:
-                    held = tables.rows[row["key"]]
-                    (held.sites if name == "sites" else held.curve).append(_unnamed(row))
-        tables.rows = {key: held for key, held in tables.rows.items() if held.sites and held.curve}
+                    rows = tables.rows[row["key"]]
+                    (rows.sites if name == "sites" else rows.curve).append(_unnamed(row))
+        tables.rows = {key: rows for key, rows in tables.rows.items() if rows.sites and rows.curve}
         return tables
 
     def save(self, folder: Path, planned: Sequence[Planned]) -> None:
@@ -92,15 +97,19 @@ def rows_of(folder: RunFolder, data: str) -> RunRows:
     return RunRows(run_row(summary, records, data), site_rows(summary), [curve_row(record) for record in records])
 
 
-def run_row(summary: Mapping[str, Any], records: Sequence[Mapping[str, Any]], data: str) -> Row:
+def run_row(summary: Mapping[str, Any], records: Sequence[RoundRecord], data: str) -> Row:
     """One line of runs.csv. `val_*` are means over the training sites' validation data of the last model."""
     values: dict[str, Any] = {"chain": summary["method"], "rounds": summary["rounds"], "data": data}
     for role in ("held_out", "train"):
         group = summary["held_out" if role == "held_out" else "train_sites"]
-        values |= {f"{role}_{figure}": group.get(figure) for figure in GROUP_FIGURES}
-    last = [entry["val"] for entry in records[-1]["sites"].values() if entry["role"] == "train" and "val" in entry]
-    values |= {f"val_mean_{figure}": mean_supported(entry[figure] for entry in last) for figure in VALIDATION}
-    own = [entry["val_personalised"] for entry in records[-1]["sites"].values() if "val_personalised" in entry]
+        values |= {f"{role}_{figure}": group.get(figure) for figure in group_columns()}
+    entries = records[-1]["sites"].values()
+    last: list[Mapping[str, Any]] = [entry["val"] for entry in entries if entry["role"] == "train" and "val" in entry]
+    values |= {
+        column: mean_supported(entry[column.removeprefix("val_mean_")] for entry in last)
+        for column in validation_columns()
+    }
+    own = [entry["val_personalised"] for entry in entries if "val_personalised" in entry]
     values |= {"val_personalised_balanced_accuracy": mean_supported(entry["balanced_accuracy"] for entry in own)}
     values |= {figure: summary["stability"][figure] for figure in STABILITY}
     inertia = summary["stability"]["inertia"]
@@ -130,7 +139,6 @@ def site_rows(summary: Mapping[str, Any]) -> list[Row]:
     rows = []
     for site, entry in sorted(summary["sites"].items()):
         for model, figures in [("global", entry), *sorted(entry.get("models", {}).items())]:
-            low, high = figures.get("auroc_ci") or (None, None)
             values = {
                 "site": site,
                 "role": entry["role"],
@@ -138,12 +146,24 @@ def site_rows(summary: Mapping[str, Any]) -> list[Row]:
                 "n": figures["n"],
                 "groups": figures["n_groups"],
             }
-            values |= {figure: figures.get(figure) for figure in SITE_FIGURES}
-            rows.append(_texts(values | {"auroc_low": low, "auroc_high": high}))
+            rows.append(_texts(values | _site_figures(figures)))
     return rows
 
 
-def curve_row(record: Mapping[str, Any]) -> Row:
+def _site_figures(figures: Mapping[str, Any]) -> dict[str, float | None]:
+    """The figures of a site as columns; the ends of intervals stand at the end."""
+    values: dict[str, float | None] = {}
+    ends: dict[str, float | None] = {}
+    for row, style in figures_at(Place.STUDY_SITES).items():
+        if style is Style.CHANGE:
+            values[f"{row.key}_before"] = figures.get(f"{row.key}_before")
+        values[row.key] = figures.get(row.key)
+        if style is Style.INTERVAL:
+            ends[f"{row.key}_low"], ends[f"{row.key}_high"] = figures.get(f"{row.key}_ci") or (None, None)
+    return values | ends
+
+
+def curve_row(record: RoundRecord) -> Row:
     """One line of curves.csv: validation AUROC over the training sites of the model that entered the round."""
     scalars = round_stability(record)
     losses = [entry.get("train_loss") for entry in record["sites"].values()]
@@ -170,7 +190,8 @@ def _unnamed(row: Row) -> Row:
     return {key: value for key, value in row.items() if key not in (*IDENTITY, "key")}
 
 
-def _read(path: Path) -> Iterable[Row]:
+def read_table(path: Path) -> list[Row]:
+    """The rows of one table; none where there is no such file. Raises MedflError when it is damaged."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as stream:

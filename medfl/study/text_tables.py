@@ -6,15 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from medfl.metrics import format_figure, format_mean
+from medfl.metrics.figures import Place, Style, figures_at, grouped_figures
+from medfl.metrics.stability_figures import stability_at
 from medfl.study.study_file import ALL
-from medfl.study.study_tables import STABILITY
 
-TITLES = {
-    "held_out_mean_auroc": "mean AUROC at held-out sites",
-    "held_out_worst_auroc": "AUROC at the worst held-out site",
-    "train_mean_auroc": "mean AUROC at training sites",
-    "train_worst_auroc": "AUROC at the worst training site",
-}
 ONE_SEED = (
     "ONE SEED: this shows what happened once. It proves nothing about the methods: another seed may turn the order "
     "round. State at least three seeds, better five."
@@ -22,7 +18,7 @@ ONE_SEED = (
 
 
 @dataclass(frozen=True)
-class Shown:
+class TextTable:
     """One table: the first column names the row."""
 
     title: str
@@ -30,96 +26,101 @@ class Shown:
     rows: Sequence[Sequence[str]]
 
 
-def headline(found: Mapping[str, Any]) -> list[str]:
+def figure_title(key: str) -> str:
+    """A figure over the sites of one role in words: `held_out_mean_auroc` is "mean AUROC at held-out sites"."""
+    titles = {}
+    for role, word in (("held_out", "held-out"), ("train", "training")):
+        for row in grouped_figures():
+            titles[f"{role}_mean_{row.key}"] = f"mean {row.label} at {word} sites"
+            titles[f"{role}_worst_{row.key}"] = f"{row.label} at the worst {word} site"
+    return titles[key]
+
+
+def headline(study: Mapping[str, Any]) -> list[str]:
     """The study in sentences, the warning first."""
-    lines = [ONE_SEED] if found["one_seed"] else []
-    if found["done"] < found["planned"]:
+    lines = [ONE_SEED] if study["one_seed"] else []
+    if study["done"] < study["planned"]:
         lines.append(
-            f"NOT FINISHED: {found['done']} of {found['planned']} runs are done; start the study again to go on."
+            f"NOT FINISHED: {study['done']} of {study['planned']} runs are done; start the study again to go on."
         )
-    for name, partition in found["partitions"].items():
+    for name, partition in study["partitions"].items():
         if name == ALL:
             continue
-        best = {m: e["figures"][found["figure"]]["mean"] for m, e in partition["methods"].items()}
-        known = {m: value for m, value in best.items() if value is not None}
+        means = {m: e["figures"][study["figure"]]["mean"] for m, e in partition["methods"].items()}
+        means = {m: value for m, value in means.items() if value is not None}
         ends = [f"{arm} {value:.3f}" for arm, value in partition["brackets"].items() if value is not None]
-        between = [m for m in known if found["methods"][m] not in (["local_only"], ["centralised"])]
+        between = [m for m in means if study["methods"][m] not in (["local_only"], ["centralised"])]
         if between:
-            top = max(between, key=lambda m: known[m])
+            top = max(between, key=lambda m: means[m])
             within = f", between {' and '.join(ends)}" if ends else ""
             highest = "highest " if len(between) > 1 else ""
-            lines.append(f"{name}: {highest}{TITLES[found['figure']]} with {top}, {known[top]:.3f}{within}.")
+            lines.append(f"{name}: {highest}{figure_title(study['figure'])} with {top}, {means[top]:.3f}{within}.")
     return lines
 
 
-def tables(found: Mapping[str, Any]) -> list[Shown]:
+def text_tables(study: Mapping[str, Any]) -> list[TextTable]:
     """Every table of a study."""
     shown = []
-    for name, partition in found["partitions"].items():
+    for name, partition in study["partitions"].items():
         if not partition["methods"]:
             continue
-        shown += [_results(name, partition, found), _stability(name, partition)]
+        shown += [_results(name, partition, study), _stability(name, partition)]
         if partition["comparisons"]:
-            shown.insert(-1, _comparisons(name, partition, found))
+            shown.insert(-1, _comparisons(name, partition, study))
         if partition["unseen"]:
             shown.insert(-1, _unseen(name, partition))
     return shown
 
 
-def markdown(found: Mapping[str, Any]) -> str:
+def markdown(study: Mapping[str, Any]) -> str:
     """tables.md."""
-    parts = [f"# {found['name']}", found["description"], *headline(found)]
-    parts += [f"## {shown.title}\n\n{markdown_table(shown)}" for shown in tables(found)]
-    parts += [f"Failed: {title}: {why}" for title, why in found["failed"].items()]
+    parts = [f"# {study['name']}", study["description"], *headline(study)]
+    parts += [f"## {shown.title}\n\n{markdown_table(shown)}" for shown in text_tables(study)]
+    parts += [f"Failed: {title}: {why}" for title, why in study["failed"].items()]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def markdown_table(shown: Shown) -> str:
+def markdown_table(shown: TextTable) -> str:
     """One table in Markdown."""
     align = ["---", *["--:"] * (len(shown.columns) - 1)]
     lines = [shown.columns, align, *shown.rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def _results(name: str, partition: Mapping[str, Any], found: Mapping[str, Any]) -> Shown:
-    columns = ["method", "runs", TITLES[found["figure"]] + " [95 %]", "worst", "ECE before", "ECE", "of the gap"]
-    role = found["figure"].partition("_mean")[0].partition("_worst")[0]
+def _results(name: str, partition: Mapping[str, Any], study: Mapping[str, Any]) -> TextTable:
+    role = study["figure"].partition("_mean")[0].partition("_worst")[0]
+    changes = [row for row, style in figures_at(Place.STUDY_RUNS).items() if style is Style.CHANGE]
+    columns = ["method", "runs", figure_title(study["figure"]) + " [95 %]", "worst"]
+    columns += [heading for row in changes for heading in (f"{row.label} before", row.label)]
+    keys = [f"{role}_worst_auroc"]
+    keys += [f"{role}_{key}" for row in changes for key in (f"mean_{row.key}_before", f"mean_{row.key}")]
     rows = []
     for method, entry in partition["methods"].items():
-        figures = entry["figures"]
-        gap = entry["share_of_gap"]
-        rows.append(
-            [
-                method,
-                str(entry["runs"]),
-                _mean(figures[found["figure"]]),
-                _number(figures[f"{role}_worst_auroc"]["mean"]),
-                _number(figures[f"{role}_mean_ece_before"]["mean"]),
-                _number(figures[f"{role}_mean_ece"]["mean"]),
-                "-" if gap is None else f"{gap:.0%}",
-            ]
-        )
-    return Shown(f"{name}: results", columns, rows)
+        figures, gap = entry["figures"], entry["share_of_gap"]
+        means = [format_figure(figures[key]["mean"], missing="-") for key in keys]
+        share = "-" if gap is None else f"{gap:.0%}"
+        rows.append([method, str(entry["runs"]), _mean(figures[study["figure"]]), *means, share])
+    return TextTable(f"{name}: results", [*columns, "of the gap"], rows)
 
 
-def _comparisons(name: str, partition: Mapping[str, Any], found: Mapping[str, Any]) -> Shown:
+def _comparisons(name: str, partition: Mapping[str, Any], study: Mapping[str, Any]) -> TextTable:
     columns = ["method", "difference [95 %]", "pairs", "p", "p (Holm)", "effect", "wins/ties/losses"]
     rows = [
         [
             method,
-            _mean(entry["difference"], signed=True),
+            _mean(entry["difference"], "+.3f"),
             str(entry["pairs"]),
             _p(entry["p"]),
             _p(entry["p_holm"]),
-            "-" if entry["effect"] is None else f"{entry['effect']:+.2f}",
+            format_figure(entry["effect"], "+.2f", "-"),
             f"{entry['wins']}/{entry['ties']}/{entry['losses']}",
         ]
         for method, entry in partition["comparisons"].items()
     ]
-    return Shown(f"{name}: against {found['reference']}", columns, rows)
+    return TextTable(f"{name}: against {study['reference']}", columns, rows)
 
 
-def _unseen(name: str, partition: Mapping[str, Any]) -> Shown:
+def _unseen(name: str, partition: Mapping[str, Any]) -> TextTable:
     """Over seeds where there are several; else the interval is that of the site's patches."""
     methods = list(partition["methods"])
     rows = []
@@ -130,29 +131,21 @@ def _unseen(name: str, partition: Mapping[str, Any]) -> Shown:
             mean = entry and (entry["auroc"] | ({"ci": entry["ci"]} if entry["ci"] else {}))
             shown.append(_mean(mean) if mean else "-")
         rows.append([site, *shown])
-    return Shown(f"{name}: AUROC at each site when it was left out [95 %]", ["left out", *methods], rows)
+    return TextTable(f"{name}: AUROC at each site when it was left out [95 %]", ["left out", *methods], rows)
 
 
-def _stability(name: str, partition: Mapping[str, Any]) -> Shown:
-    columns = ["method", *(figure.replace("_", " ") for figure in STABILITY)]
+def _stability(name: str, partition: Mapping[str, Any]) -> TextTable:
+    stability = stability_at(Place.STUDY_RUNS)
     rows = [
-        [method, *(_number(entry["figures"][figure]["mean"], ".4g") for figure in STABILITY)]
+        [method, *(format_figure(entry["figures"][row.key]["mean"], ".4g", "-") for row in stability)]
         for method, entry in partition["methods"].items()
     ]
-    return Shown(f"{name}: stability, means over runs", columns, rows)
+    return TextTable(f"{name}: stability, means over runs", ["method", *(row.label for row in stability)], rows)
 
 
-def _mean(mean: Mapping[str, Any], signed: bool = False) -> str:
-    form = "+.3f" if signed else ".3f"
-    if mean["mean"] is None:
-        return "n/a"
-    interval = " [n/a]" if mean["ci"] is None else f" [{mean['ci'][0]:{form}}, {mean['ci'][1]:{form}}]"
-    return f"{mean['mean']:{form}}{interval}"
-
-
-def _number(value: float | None, form: str = ".3f") -> str:
-    return "-" if value is None else f"{value:{form}}"
+def _mean(mean: Mapping[str, Any], form: str = ".3f") -> str:
+    return format_mean(mean["mean"], mean["ci"], form)
 
 
 def _p(value: float | None) -> str:
-    return "-" if value is None else "<.001" if value < 0.001 else f"{value:.3f}"
+    return "<.001" if value is not None and value < 0.001 else format_figure(value, missing="-")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medfl.study.analysis import FIGURES
+from medfl.study.analysis import run_figures
 from medfl.study.study_file import Study
 from medfl.study.study_tables import Tables, number
 from medfl.tracking.log_study import LoggedRun, log_study
@@ -15,18 +15,18 @@ from medfl.tracking.log_study import LoggedRun, log_study
 FILES = ("study.json", "tables.md", "runs.csv", "sites.csv", "curves.csv", "report.html")
 
 
-def track(study: Study, tables: Tables, found: Mapping[str, Any], out: Path) -> str:
+def track(study: Study, tables: Tables, findings: Mapping[str, Any], out: Path) -> str:
     """Log a study with the tracking settings of its pipeline; one line on how that went."""
     runs = []
     for run in study.runs:
         if run.key in tables.rows:
             row = tables.rows[run.key].run
-            figures = {name: value for name in FIGURES if (value := number(row, name)) is not None}
+            figures = {name: value for name in run_figures() if (value := number(row, name)) is not None}
             params = {key: str(value) for key, value in run.identity.items() if value != ""} | {"chain": row["chain"]}
             runs.append(LoggedRun(run.title, run.key, params, figures))
     means = {
         f"{partition}/{method}/{figure}": mean["mean"]
-        for partition, part in found["partitions"].items()
+        for partition, part in findings["partitions"].items()
         for method, entry in part["methods"].items()
         for figure, mean in entry["figures"].items()
         if mean["mean"] is not None

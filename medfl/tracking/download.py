@@ -137,7 +137,7 @@ def _explain(client: MlflowClient, name: str, alias: str | None, version: str | 
         raise MedflError(f"there is no registered model {name!r}.{nearest(name, models) or listed}")
     if alias:
         aliases = sorted(models[name].aliases)
-        known = f" It has: {', '.join(aliases)}." if aliases else " It has none."
-        raise MedflError(f"the registered model {name!r} has no alias {alias!r}.{nearest(alias, aliases) or known}")
+        hint = f" It has: {', '.join(aliases)}." if aliases else " It has none."
+        raise MedflError(f"the registered model {name!r} has no alias {alias!r}.{nearest(alias, aliases) or hint}")
     versions = sorted(int(v.version) for v in client.search_model_versions(f"name='{name}'"))
     raise MedflError(f"the registered model {name!r} has no version {version}; it has {', '.join(map(str, versions))}")

@@ -7,6 +7,36 @@ from dataclasses import dataclass
 from typing import Any
 
 from medfl import config
+from medfl.metrics.figures import figure
+
+ROLES = {"held_out": "held-out", "train": "training"}
+SIDES = {"higher": "below", "lower": "above"}
+"""On which side of its bound a figure of this direction misses."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A bound that a pipeline file may set on a figure over the sites of one role.
+
+    A figure of which more is better is held to the smallest lower 95 % bound over the sites, one of which less is
+    better to the mean over them.
+
+    Attributes:
+        key: in the pipeline file.
+        role: of the sites.
+        figure: key of the figure.
+    """
+
+    key: str
+    role: str
+    figure: str
+
+
+GATES = (
+    Gate("held_out_auroc_min", "held_out", "auroc"),
+    Gate("worst_site_auroc_min", "train", "auroc"),
+    Gate("held_out_ece_max", "held_out", "ece"),
+)
 
 
 @dataclass(frozen=True)
@@ -16,20 +46,21 @@ class Miss:
     Attributes:
         gate: its key in the pipeline file.
         bound: what it asks for.
-        figure: what the run reached; None when there is no such figure.
+        value: what the run reached; None when there is no such figure.
         what: which figure, in words.
+        side: on which side of the bound the value lies, in a word.
     """
 
     gate: str
     bound: float
-    figure: float | None
+    value: float | None
     what: str
+    side: str
 
     def __str__(self) -> str:
-        if self.figure is None:
+        if self.value is None:
             return f"{self.gate}: {self.what} is not available, {self.bound:g} is asked for"
-        side = "above" if self.gate.endswith("_max") else "below"
-        return f"{self.gate}: {self.what} is {self.figure:.4f}, {side} the bound {self.bound:g}"
+        return f"{self.gate}: {self.what} is {self.value:.4f}, {self.side} the bound {self.bound:g}"
 
 
 def check(summary: Mapping[str, Any], gates: config.Gates, roles: Mapping[str, str] | None = None) -> list[Miss]:
@@ -46,39 +77,41 @@ def check(summary: Mapping[str, Any], gates: config.Gates, roles: Mapping[str, s
         roles: site -> role of every site that should have been measured; by default those of the summary, which
             does not know a site whose measurement failed.
     """
-    sites = summary["sites"]
-    roles = roles or {name: site["role"] for name, site in sites.items()}
+    roles = roles or {name: site["role"] for name, site in summary["sites"].items()}
     misses = []
-    for gate, role in (("held_out_auroc_min", "held_out"), ("worst_site_auroc_min", "train")):
-        bound = getattr(gates, gate)
-        if bound is not None:
-            figure, what = _smallest_lower_bound(sites, _named(roles, role), role)
-            if figure is None or not figure >= bound:  # so that nan misses too
-                misses.append(Miss(gate, bound, figure, what))
-    if gates.held_out_ece_max is not None:
-        held_out = _named(roles, "held_out")
-        complete = held_out and all(sites.get(name, {}).get("ece") is not None for name in held_out)
-        ece = summary["held_out"]["mean_ece"] if complete else None
-        if ece is None or not ece <= gates.held_out_ece_max:
-            misses.append(Miss("held_out_ece_max", gates.held_out_ece_max, ece, "the mean ECE of the held-out sites"))
+    for gate in GATES:
+        bound = getattr(gates, gate.key)
+        if bound is None:
+            continue
+        names = sorted(name for name, role in roles.items() if role == gate.role)
+        direction = figure(gate.figure).direction
+        if direction == "higher":
+            value, what = _smallest_lower_bound(summary, gate, names)
+            passes = value is not None and value >= bound
+        else:
+            value, what = _mean(summary, gate, names)
+            passes = value is not None and value <= bound
+        if not passes:  # nan misses too
+            misses.append(Miss(gate.key, bound, value, what, SIDES[direction]))
     return misses
 
 
-def _named(roles: Mapping[str, str], role: str) -> list[str]:
-    return sorted(name for name, its in roles.items() if its == role)
-
-
-def _smallest_lower_bound(
-    sites: Mapping[str, Mapping[str, Any]], names: list[str], role: str
-) -> tuple[float | None, str]:
-    kind = {"held_out": "held-out", "train": "training"}[role]
+def _smallest_lower_bound(summary: Mapping[str, Any], gate: Gate, names: list[str]) -> tuple[float | None, str]:
+    label, kind = figure(gate.figure).label, ROLES[gate.role]
     bounds: dict[str, float] = {}
     for name in names:
-        interval = sites.get(name, {}).get("auroc_ci")
+        interval = summary["sites"].get(name, {}).get(f"{gate.figure}_ci")
         if interval is None:
-            return None, f"the lower 95 % bound of AUROC at the {kind} site {name}"
+            return None, f"the lower 95 % bound of {label} at the {kind} site {name}"
         bounds[name] = float(interval[0])
     if not bounds:
-        return None, f"the AUROC of a {kind} site"
+        return None, f"the {label} of a {kind} site"
     worst = min(names, key=lambda name: bounds[name])
-    return bounds[worst], f"the lower 95 % bound of AUROC at the {kind} site {worst}"
+    return bounds[worst], f"the lower 95 % bound of {label} at the {kind} site {worst}"
+
+
+def _mean(summary: Mapping[str, Any], gate: Gate, names: list[str]) -> tuple[float | None, str]:
+    over = summary["held_out" if gate.role == "held_out" else "train_sites"]
+    complete = names and all(summary["sites"].get(name, {}).get(gate.figure) is not None for name in names)
+    what = f"the mean {figure(gate.figure).label} of the {ROLES[gate.role]} sites"
+    return (over[f"mean_{gate.figure}"] if complete else None), what

@@ -82,8 +82,8 @@ def _log(
 ) -> str:
     from mlflow.entities import Param
 
-    found = client.search_runs([experiment], f"tags.`{STUDY_TAG}` = '{study_id}'", max_results=50_000)
-    there = {run.data.tags.get(RUN_TAG): str(run.info.run_id) for run in found}
+    runs_there = client.search_runs([experiment], f"tags.`{STUDY_TAG}` = '{study_id}'", max_results=50_000)
+    there = {run.data.tags.get(RUN_TAG): str(run.info.run_id) for run in runs_there}
     tags = {STUDY_TAG: study_id, "medfl.study": name}
     parent = there.get(None)
     if parent is None:

@@ -10,30 +10,30 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from medfl.metrics import mean_supported, round_stability
+from medfl.metrics import RATES, figures, mean_supported, round_stability
+from medfl.metrics.figures import Style
+from medfl.metrics.record_types import RoundRecord, SiteRecord
 
-BEFORE = ("ece_before", "ece_after", "classwise_ece_before", "brier_before", "nll_before")
-FIGURES = ("auroc", "balanced_accuracy", "accuracy", "loss", "ece", "classwise_ece", "brier", "nll")
 Values = dict[str, float]
 
 
-def site_round(entry: Mapping[str, Any]) -> Values:
+def site_round(entry: SiteRecord) -> Values:
     """A site's metrics in one round, from `record["sites"][name]`.
 
     Held-out figures while training are `monitoring/...`, a name apart from the final `test/...`: the final
     figure belongs to the selected round, which may also have been monitored.
     """
-    values = figures("val", entry.get("val")) | figures("monitoring", entry.get("test"))
-    values |= _known({"train/loss": entry.get("train_loss")})
-    return values | _known({key: entry.get(key) for key in ("bytes_up", "bytes_down")})
+    values = measured_values("val", entry.get("val")) | measured_values("monitoring", entry.get("test"))
+    values |= _finite({"train/loss": entry.get("train_loss")})
+    return values | _finite({key: entry.get(key) for key in ("bytes_up", "bytes_down")})
 
 
-def federation_round(record: Mapping[str, Any]) -> Values:
+def federation_round(record: RoundRecord) -> Values:
     """The federation's metrics in one round: means over the training sites, the worst site, stability, failures."""
     sites = [site_round(entry) for entry in record["sites"].values() if entry["role"] == "train"]
     values = _means(sites) | _worst(sites, "val/auroc")
     values |= {f"stability/{key}": value for key, value in round_stability(record).items()}
-    values |= _known({key: record.get(key) for key in ("virtual_seconds", "wall_seconds")})
+    values |= _finite({key: record.get(key) for key in ("virtual_seconds", "wall_seconds")})
     values |= _flat("privacy", record.get("privacy") or {})
     return values | {"failures": float(len(record["failures"]))}
 
@@ -41,22 +41,24 @@ def federation_round(record: Mapping[str, Any]) -> Values:
 def site_final(entry: Mapping[str, Any], largest_drop: float | None) -> Values:
     """A site's result on test data, from `summary["sites"][name]`: figures with their 95 % bounds, those before
     calibration, and `test/sensitivity/<target>` and `test/specificity/<target>` at the chosen thresholds."""
-    values = test_figures(entry) | _known({"test/auroc_se": entry.get("auroc_se")})
-    for figure in (*FIGURES, "ece_before"):
-        values |= _interval(f"test/{figure}", entry.get(figure), entry.get(f"{figure}_ci"))
+    values = test_values(entry) | _finite({"test/auroc_se": entry.get("auroc_se")})
+    keys = [row.key for row in figures.FIGURES]
+    keys += [f"{row.key}_before" for row in figures.figures_before(Style.INTERVAL)]
+    for key in keys:
+        values |= _interval(f"test/{key}", entry.get(key), entry.get(f"{key}_ci"))
     for target, point in (entry.get("operating") or {}).items():
-        for rate in ("sensitivity", "specificity"):
+        for rate in RATES:
             values |= _interval(f"test/{rate}/{plain(target)}", point[rate], point[f"{rate}_ci"])
-    told = entry.get("membership") or {}
-    values |= _interval("test/membership_auroc", told.get("auroc"), told.get("auroc_ci"))
-    values |= _known({"test/patches": entry.get("n"), "test/groups": entry.get("n_groups")})
-    return values | _known({"final/stability/largest_drop": largest_drop})
+    membership = entry.get("membership") or {}
+    values |= _interval("test/membership_auroc", membership.get("auroc"), membership.get("auroc_ci"))
+    values |= _finite({"test/patches": entry.get("n"), "test/groups": entry.get("n_groups")})
+    return values | _finite({"final/stability/largest_drop": largest_drop})
 
 
 def federation_final(summary: Mapping[str, Any]) -> Values:
     """The federation's result: test figures over the training sites, held-out figures, figures of all patches together,
     what validation data decided (temperature, thresholds), stability over all rounds."""
-    sites = [test_figures(entry) for entry in summary["sites"].values() if entry["role"] == "train"]
+    sites = [test_values(entry) for entry in summary["sites"].values() if entry["role"] == "train"]
     stability = {k: v for k, v in (summary.get("stability") or {}).items() if k != "largest_drop_by_site"}
     values = _means(sites) | _worst(sites, "test/auroc")
     values |= held_out(summary)
@@ -70,22 +72,27 @@ def federation_final(summary: Mapping[str, Any]) -> Values:
 def held_out(summary: Mapping[str, Any]) -> Values:
     """Means over the held-out sites, and `pooled/...`: all patches of the sites of one role together."""
     over = summary["held_out"]
-    pooled = {role: figures for role, figures in (summary.get("pooled") or {}).items() if figures}
+    pooled = {role: merged for role, merged in (summary.get("pooled") or {}).items() if merged}
     mean = _interval("held_out/mean_auroc", over["mean_auroc"], over.get("mean_auroc_ci"))
     return _flat("held_out", over) | mean | _flat("pooled", pooled)
 
 
-def test_figures(entry: Mapping[str, Any]) -> Values:
+def test_values(entry: Mapping[str, Any]) -> Values:
     """`test/<figure>` of a site's result, with those before calibration."""
-    return figures("test", entry) | _known({f"test/{figure}": entry.get(figure) for figure in BEFORE})
+    keys = []
+    for row in figures.figures_before():
+        keys += [f"{row.key}_before", *([f"{row.key}_after"] if row.before is Style.INTERVAL else [])]
+    return measured_values("test", entry) | _finite({f"test/{key}": entry.get(key) for key in keys})
 
 
-def figures(prefix: str, measured: Mapping[str, Any] | None) -> Values:
-    """`prefix/<figure>` and `prefix/auroc/<class>` of one dictionary of `medfl.metrics.measure`."""
+def measured_values(prefix: str, measured: Mapping[str, Any] | None) -> Values:
+    """`prefix/<figure>` and `prefix/<figure>/<class>` of one dictionary of `medfl.metrics.measure`."""
     measured = measured or {}
-    values = _known({f"{prefix}/{figure}": measured.get(figure) for figure in FIGURES})
-    per_class = measured.get("auroc_per_class") or {}
-    return values | _known({f"{prefix}/auroc/{plain(name)}": value for name, value in per_class.items()})
+    values = _finite({f"{prefix}/{row.key}": measured.get(row.key) for row in figures.FIGURES})
+    for row in figures.FIGURES:
+        per_class = measured.get(f"{row.key}_per_class") or {}
+        values |= _finite({f"{prefix}/{row.key}/{plain(name)}": value for name, value in per_class.items()})
+    return values
 
 
 def plain(name: str) -> str:
@@ -93,7 +100,7 @@ def plain(name: str) -> str:
     return re.sub(r"[^\w\-. ]", "_", name, flags=re.ASCII)
 
 
-def _known(values: Mapping[str, Any]) -> Values:
+def _finite(values: Mapping[str, Any]) -> Values:
     """Finite numbers only. Truth values are no figures."""
     return {
         key: float(value)
@@ -105,11 +112,11 @@ def _known(values: Mapping[str, Any]) -> Values:
 def _interval(key: str, value: float | None, interval: Sequence[float] | None) -> Values:
     """A figure as `key`, its 95 % bounds as `key_low` and `key_high`."""
     low, high = interval or (None, None)
-    return _known({key: value, f"{key}_low": low, f"{key}_high": high})
+    return _finite({key: value, f"{key}_low": low, f"{key}_high": high})
 
 
 def _flat(prefix: str, values: Mapping[str, Any]) -> Values:
-    flat = _known({f"{prefix}/{plain(key)}": value for key, value in values.items()})
+    flat = _finite({f"{prefix}/{plain(key)}": value for key, value in values.items()})
     for key, value in values.items():
         if isinstance(value, Mapping):
             flat |= _flat(f"{prefix}/{plain(key)}", value)
@@ -117,13 +124,13 @@ def _flat(prefix: str, values: Mapping[str, Any]) -> Values:
 
 
 def _means(sites: Iterable[Values]) -> Values:
-    gathered: dict[str, list[float]] = {}
+    by_key: dict[str, list[float]] = {}
     for values in sites:
         for key, value in values.items():
-            gathered.setdefault(key, []).append(value)
-    return _known({key: mean_supported(values) for key, values in gathered.items()})
+            by_key.setdefault(key, []).append(value)
+    return _finite({key: mean_supported(values) for key, values in by_key.items()})
 
 
 def _worst(sites: Iterable[Values], key: str) -> Values:
-    known = [values[key] for values in sites if key in values]
-    return {f"worst_site/{key}": min(known)} if known else {}
+    worst = min((values[key] for values in sites if key in values), default=None)
+    return {} if worst is None else {f"worst_site/{key}": worst}

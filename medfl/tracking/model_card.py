@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from medfl.data.citations import GROUPS, LC25000
 from medfl.methods.core.registry import citations
-from medfl.metrics import format_interval
+from medfl.metrics import RATES, format_figure, format_interval
+from medfl.metrics.figures import Place, Style, figures_at
+from medfl.metrics.stability_figures import stability_at
 from medfl.runs.records import SiteData
 from medfl.runs.redact import scrub
 
@@ -64,7 +66,8 @@ def _data(summary: Mapping[str, Any], pipeline: Mapping[str, Any], data: Mapping
     settings = pipeline["data"]
     dealt = settings.get("mode", "dealt") == "dealt"
     yield "## Data"
-    yield f"Source: {_SOURCES[settings['source']]}."
+    kind = settings["source"]
+    yield f"Source: {_SOURCES.get(kind, f'patches of the source {kind}')}."
     yield (
         "Whole source groups were dealt to simulated institutions; no group is in two sites or two splits."
         if dealt
@@ -73,15 +76,15 @@ def _data(summary: Mapping[str, Any], pipeline: Mapping[str, Any], data: Mapping
     yield "\n| site | role | patches | class mix | digest |\n|---|---|---|---|---|"
     for name, site in summary["sites"].items():
         role = site["role"].replace("_", "-")
-        known = data.get(name)
-        if known is None:
+        own = data.get(name)
+        if own is None:
             yield f"| {name} | {role} | {site['n']} (test) | {_mix(site.get('support') or {})} | |"
             continue
         counts: dict[str, int] = {}
-        for by_class in known.patches.values():
+        for by_class in own.patches.values():
             for label, count in by_class.items():
                 counts[label] = counts.get(label, 0) + count
-        yield f"| {name} | {role} | {known.total()} | {_shares(counts)} | {known.digest[:12]} |"
+        yield f"| {name} | {role} | {own.total()} | {_shares(counts)} | {own.digest[:12]} |"
 
 
 def _mix(support: Mapping[str, Mapping[str, int]]) -> str:
@@ -111,23 +114,28 @@ def _table(title: str, summary: Mapping[str, Any], role: str) -> Iterator[str]:
         yield "None."
         return
     yield "95 % intervals by bootstrap over source groups. AUROC one against the rest, mean over supported classes.\n"
-    yield "| site | patches | groups | classes | AUROC | balanced accuracy | ECE before | ECE | Brier | NLL |"
-    yield "|---|---|---|---|---|---|---|---|---|---|"
+    columns = _columns()
+    yield f"| {' | '.join(['site', 'patches', 'groups', 'classes', *(heading for heading, _ in columns)])} |"
+    yield "|" + "---|" * (4 + len(columns))
     for name, site in sites.items():
-        few = bool(site.get("few_groups"))
-        figures = [
-            format_interval(site.get(key), site.get(f"{key}_ci"), few_groups=few and key == "auroc")
-            for key in ("auroc", "balanced_accuracy", "ece", "brier", "nll")
-        ]
-        figures.insert(2, _figure(site.get("ece_before")))
-        supported = len(site["supported_classes"])
-        yield f"| {name} | {site['n']} | {site['n_groups']} | {supported} | {' | '.join(figures)} |"
+        cells = [name, str(site["n"]), str(site["n_groups"]), str(len(site["supported_classes"]))]
+        yield f"| {' | '.join(cells + [cell(site) for _, cell in columns])} |"
     if role == "held_out":
         over = summary["held_out"]
         yield (
-            f"\nOver the held-out sites: mean AUROC {_figure(over.get('mean_auroc'))}, worst "
-            f"{_figure(over.get('worst_auroc'))}; calibration: mean ECE {_figure(over.get('mean_ece'))}."
+            f"\nOver the held-out sites: mean AUROC {format_figure(over.get('mean_auroc'))}, worst "
+            f"{format_figure(over.get('worst_auroc'))}; calibration: mean ECE {format_figure(over.get('mean_ece'))}."
         )
+
+
+def _columns() -> list[tuple[str, Callable[[Mapping[str, Any]], str]]]:
+    """(heading, cell of a site) for every figure that the card shows."""
+    columns: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = []
+    for row, style in figures_at(Place.CARD).items():
+        if style is Style.CHANGE:
+            columns.append((f"{row.label} before", row.format_before))
+        columns.append((row.label, row.format if style is Style.VALUE else row.format_interval))
+    return columns
 
 
 def _calibration(summary: Mapping[str, Any]) -> Iterator[str]:
@@ -137,9 +145,9 @@ def _calibration(summary: Mapping[str, Any]) -> Iterator[str]:
         yield "None: probabilities are the network's own."
         return
     yield (
-        f"The model's logits are divided by the temperature {_figure(fit['temperature'])}, fitted to {fit['patches']} "
-        f"validation patches of the training sites (NLL {_figure(fit['nll_before'])} before, "
-        f"{_figure(fit['nll_after'])} after). Every figure here is of these probabilities, but for ECE before."
+        f"The model's logits are divided by the temperature {format_figure(fit['temperature'])}, fitted to "
+        f"{fit['patches']} validation patches of the training sites (NLL {format_figure(fit['nll_before'])} before, "
+        f"{format_figure(fit['nll_after'])} after). Every figure here is of these probabilities, but for ECE before."
     )
     if fit.get("bound") is not None:
         yield "The temperature is at the end of its range: the validation data did not determine it."
@@ -156,16 +164,15 @@ def _operating(summary: Mapping[str, Any]) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|"
     for name, site in summary["sites"].items():
         for target, point in (site.get("operating") or {}).items() if site["role"] == "held_out" else ():
-            rates = [format_interval(point[rate], point[f"{rate}_ci"]) for rate in ("sensitivity", "specificity")]
-            counts = f"{_figure(point['threshold'])} | {point['positives']} | {point['negatives']}"
+            rates = [format_interval(point[rate], point[f"{rate}_ci"]) for rate in RATES]
+            counts = f"{format_figure(point['threshold'])} | {point['positives']} | {point['negatives']}"
             yield f"| {name} | {target} | {counts} | {' | '.join(rates)} |"
 
 
 def _stability(summary: Mapping[str, Any]) -> Iterator[str]:
     yield "## Stability over the rounds"
     stability = summary.get("stability") or {}
-    shown = ("oscillation", "largest_drop", "site_spread", "drift", "coherence", "update_cosine", "rounds_to_target")
-    yield ", ".join(f"{key.replace('_', ' ')} {_figure(stability.get(key))}" for key in shown) + "."
+    yield ", ".join(f"{row.label} {format_figure(stability.get(row.key))}" for row in stability_at(Place.CARD)) + "."
 
 
 def _limits(summary: Mapping[str, Any], model: Mapping[str, Any], pipeline: Mapping[str, Any]) -> Iterator[str]:
@@ -204,7 +211,3 @@ def _citations(pipeline: Mapping[str, Any], methods: Sequence[str]) -> Iterator[
         cited.append(GROUPS)
     cited += [f"{name}: {paper}" for name, paper in citations(methods).items()]
     yield "\n".join(f"- {line}" for line in cited) or "None."
-
-
-def _figure(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -81,9 +81,7 @@ def register(
         GateFailed: a gate or the alias guard refuses; the registry is as before, the run is kept (exit code 3).
         MedflError: the run is not finished, a name is not allowed, or MLflow does not answer.
     """
-    for kind, word in (("--name", name), ("--alias", alias)):
-        if word is not None and not re.fullmatch(r"[\w\-. ]+", word):
-            raise MedflError(f"{kind} {word!r}: use letters, digits, spaces and `-_.` only")
+    _check_names(name, alias)
     run = finished_run(folder)
     misses = check(run.summary or {}, gates, run.roles) if gates else []
     if misses:
@@ -97,10 +95,8 @@ def register(
         refusal = ""
         if holder is not None and holder.tags.get(UUID_TAG) != state.run_uuid:
             refusal = _refusal(client, uri, run, holder, margin, evaluate_holder)
-            if refusal and not force:
-                raise GateFailed(
-                    f"{alias!r} stays at version {holder.version} of {name!r}: {refusal}; --force moves it"
-                )
+        if holder is not None and refusal and not force:
+            raise GateFailed(f"{alias!r} stays at version {holder.version} of {name!r}: {refusal}; --force moves it")
         version = _version_of(client, name, state.run_uuid)
         created = version is None
         if version is None:
@@ -111,15 +107,14 @@ def register(
             client.set_registered_model_alias(name, alias, version.version)
     except mlflow_errors() as error:
         raise MedflError(f"MLflow at {shown(uri)} does not register {run.name}: {brief(error)}") from error
-    return Registered(
-        name=name,
-        version=str(version.version),
-        alias=alias,
-        uri=f"models:/{name}@{alias}" if alias else f"models:/{name}/{version.version}",
-        run_id=result.run_id,
-        created=created,
-        forced=refusal,
-    )
+    place = f"models:/{name}@{alias}" if alias else f"models:/{name}/{version.version}"
+    return Registered(name, str(version.version), alias, place, result.run_id, created, refusal)
+
+
+def _check_names(name: str, alias: str | None) -> None:
+    for option, word in (("--name", name), ("--alias", alias)):
+        if word is not None and not re.fullmatch(r"[\w\-. ]+", word):
+            raise MedflError(f"{option} {word!r}: use letters, digits, spaces and `-_.` only")
 
 
 def held_out_digest(run: RunRecords) -> str:
@@ -146,8 +141,8 @@ def held_out_auroc(summary: Mapping[str, Any]) -> dict[str, float | None]:
 
 def _holder(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
     """The version an alias points at; None when the model or the alias does not exist."""
-    found = {model.name: model for model in client.search_registered_models(f"name='{name}'")}
-    version = found[name].aliases.get(alias) if name in found else None
+    models = {model.name: model for model in client.search_registered_models(f"name='{name}'")}
+    version = models[name].aliases.get(alias) if name in models else None
     return None if version is None else client.get_model_version(name, str(version))
 
 
@@ -160,30 +155,35 @@ def _refusal(
     evaluate_holder: Callable[[Path], SiteAuroc] | None,
 ) -> str:
     """Why the alias may not move, or "". Both models are compared over the sites where both have an AUROC."""
-    new = held_out_auroc(run.summary or {})
-    if not any(value is not None for value in new.values()):
+    ours = held_out_auroc(run.summary or {})
+    if not any(value is not None for value in ours.values()):
         return "the new model has no held-out AUROC to compare"
-    known: SiteAuroc
+    theirs: SiteAuroc
     if holder.tags.get("held_out.digest") == held_out_digest(run):
-        known = json.loads(holder.tags["held_out.sites"])
+        theirs = json.loads(holder.tags["held_out.sites"])
     elif evaluate_holder is not None:
         try:
-            known = evaluate_holder(fetch_version(client, uri, holder).directory)
+            theirs = evaluate_holder(fetch_version(client, uri, holder).directory)
         except MedflError as error:
             return f"its holder cannot be measured on these held-out data ({error})"
     else:
         return "its holder was measured on other held-out data, so that nothing says which model is better"
-    lost = [site for site, value in known.items() if value is not None and new.get(site) is None]
+    return _worse(ours, theirs, margin)
+
+
+def _worse(ours: SiteAuroc, theirs: SiteAuroc, margin: float) -> str:
+    """Why a new model is no substitute for the holder, from the AUROC of both by site; "" where it is."""
+    lost = [site for site, value in theirs.items() if value is not None and ours.get(site) is None]
     if lost:
         return f"the new model has no AUROC at {', '.join(lost)}, where its holder has one"
-    both = [site for site, value in new.items() if value is not None and known.get(site) is not None]
-    ours, theirs = (mean_supported([values[site] for site in both]) for values in (new, known))
-    if ours is None or theirs is None:
+    both = [site for site, value in ours.items() if value is not None and theirs.get(site) is not None]
+    our_mean, their_mean = (mean_supported([values[site] for site in both]) for values in (ours, theirs))
+    if our_mean is None or their_mean is None:
         return "no held-out site has an AUROC of both models"
-    if ours >= theirs - margin:
+    if our_mean >= their_mean - margin:
         return ""
     return (
-        f"on the same held-out sites the new model has a mean AUROC of {ours:.4f} and its holder {theirs:.4f}, "
+        f"on the same held-out sites the new model has a mean AUROC of {our_mean:.4f} and its holder {their_mean:.4f}, "
         f"which is worse by more than the margin {margin:g}"
     )
 

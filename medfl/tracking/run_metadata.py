@@ -56,18 +56,18 @@ def parameters(run: RunRecords) -> dict[str, str]:
         if isinstance(e, dict)
     }
     replaced = {"sites": sites, "method": {"chain": run.method, **links}}
-    kept = {key: value for key, value in pipeline.items() if key not in ("description", "name")}
-    return {key: value[:MAX_VALUE] for key, value in _dotted(kept | replaced).items() if value}
+    settings = {key: value for key, value in pipeline.items() if key not in ("description", "name")}
+    return {key: value[:MAX_VALUE] for key, value in _dotted(settings | replaced).items() if value}
 
 
 def failures_text(run: RunRecords) -> str:
     """Which site failed in which round and how, for the tag `medfl.failures`; empty without failures."""
-    told = [
+    lines = [
         f"round {record['round']}: {failure['site']} ({reason_class(str(failure['reason']))})"
         for record in run.rounds
         for failure in record["failures"]
     ]
-    return "; ".join(told)[:MAX_TAG]
+    return "; ".join(lines)[:MAX_TAG]
 
 
 def dataset(site: str, data: SiteData) -> DatasetInput:

@@ -13,10 +13,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from medfl import config
 from medfl.errors import MedflError
+from medfl.metrics.record_types import RoundRecord
 from medfl.runs.records import MODEL, REPORT, WEIGHTS, RunRecords, read_run
 from medfl.tracking import metric_names, run_metadata
 from medfl.tracking.connect import artifact_location, brief, client_for, mlflow_errors, resolve_uri, shown
@@ -154,8 +155,8 @@ class _Pass:
     def _runs_there(self) -> dict[str | None, str]:
         """Site (None for the federation) -> run id, of the runs that exist."""
         query = f"tags.`{RUN_UUID_TAG}` = '{self.state.run_uuid}'"
-        found = self.client.search_runs([self.server.experiment_id], query, max_results=5000)
-        return {run.data.tags.get("site"): run.info.run_id for run in found}
+        runs = self.client.search_runs([self.server.experiment_id], query, max_results=5000)
+        return {run.data.tags.get("site"): run.info.run_id for run in runs}
 
     def _create_run(self, site: str | None) -> str:
         role = self.run.roles[site] if site else "federation"
@@ -260,7 +261,7 @@ class _Pass:
             mark.status = status
 
 
-def _round_values(record: Mapping[str, Any], site: str | None) -> dict[str, float]:
+def _round_values(record: RoundRecord, site: str | None) -> dict[str, float]:
     if site is None:
         return metric_names.federation_round(record)
     entry = record["sites"].get(site)
@@ -271,17 +272,17 @@ def experiment_id(client: MlflowClient, name: str, location: str | None) -> str:
     """The id of the experiment, made if need be."""
     from mlflow.exceptions import MlflowException
 
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
         try:
             return str(client.create_experiment(name, artifact_location=location))
         except MlflowException:
-            found = client.get_experiment_by_name(name)  # another run has just made it
-            if found is None:
+            experiment = client.get_experiment_by_name(name)  # another run has just made it
+            if experiment is None:
                 raise
-    if found.lifecycle_stage != "active":
+    if experiment.lifecycle_stage != "active":
         raise MedflError(f"`tracking.experiment`: {name!r} was deleted in MLflow; restore it or choose another name")
-    return str(found.experiment_id)
+    return str(experiment.experiment_id)
 
 
 def _batches(items: list[T], size: int) -> Iterator[list[T]]:

@@ -22,7 +22,7 @@ from medfl.errors import MedflError
 from medfl.export import onnx_file
 from medfl.export.bundle_metadata import metadata
 from medfl.export.exported_model import ExportedModel
-from medfl.export.monai_bundle import inference, refuse_expressions
+from medfl.export.monai_bundle import inference_config, refuse_expressions
 from medfl.export.write_export import export
 from medfl.methods.core.chain import build_chain
 from medfl.model.backbone import ModelSpec
@@ -180,7 +180,7 @@ def test_names_that_would_be_code_are_refused(run: Path, tmp_path: Path) -> None
     source = ExportedModel.of(find_model(str(run)))
     spoilt = ExportedModel(source.model, source.facts | {"classes": ["a", "$b"]}, source.summary, source.card)
     with pytest.raises(MedflError, match="`classes` would be"):
-        inference(spoilt)
+        inference_config(spoilt)
 
 
 # --- ONNX -----------------------------------------------------------------------------------------------------------

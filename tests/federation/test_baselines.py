@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from medfl.cli.console_tables import print_outcome
 from medfl.cli.terminal import Terminal
 from medfl.errors import MedflError
 from medfl.federation.baselines import Centralised, LocalOnly, own_model
@@ -15,12 +16,12 @@ from medfl.federation.virtual_time import SiteSpeed
 from medfl.messages import POOL
 from medfl.methods.core.chain import build_chain
 from medfl.methods.core.method_table import method_table
+from medfl.metrics.group_figures import held_out_figures
 from medfl.pipeline.build_site import pool, pooled_site
 from medfl.pipeline.evaluate_model import find_model
 from medfl.pipeline.load_pipeline import dump_pipeline, load_pipeline
 from medfl.pipeline.register_run import register_run
 from medfl.pipeline.run import resume, run
-from medfl.pipeline.summary import held_out_figures
 from medfl.runs.progress import ProgressCallbacks
 from medfl.runs.records import read_run
 from medfl.site.site import Site
@@ -131,8 +132,11 @@ def test_the_listing_says_what_goes_with_what():
     goes = {row[0]: row[3] for row in method_table()}
     assert not goes.keys() & {"local_only", "centralised"}
     assert goes["ecgr"] == "all"
-    assert goes["fedasync"] == "ecgr, fedbn, fedprox, norm_clip, norm_guard, scaffold"
-    assert goes["fedgmr"] == "ecgr, fedadagrad, fedadam, fedavgm, fedbn, fedprox, fedyogi"
+    assert (
+        goes["fedasync"]
+        == "ecgr, fedbn, fedlc, fedlesam, fedprox, fedsam, logit_adjustment, moon, norm_clip, norm_guard, scaffold"
+    )
+    assert goes["fedgmr"] == "ecgr, fedadagrad, fedadam, fedavgm, fedbn, fedlc, fedprox, fedyogi, logit_adjustment"
     parameters = {row[0]: row[1] for row in method_table()}
     assert "patience=5" in parameters["fedgmr"]
 
@@ -179,7 +183,7 @@ def test_local_only_from_file_to_matrix(small, tmp_path, capsys):
     mean = (matrix["slow"]["far"] + matrix["swift"]["far"]) / 2
     assert outcome.summary["held_out"]["mean_auroc"] == pytest.approx(mean)
     assert "auroc_ci" in outcome.summary["sites"]["slow"]
-    Terminal().outcome(outcome.summary, "run", "off")
+    print_outcome(Terminal(), outcome.summary, "run", "off")
     shown = capsys.readouterr().out
     assert "trained at" in shown
     assert f"{matrix['swift']['slow']:.3f}" in shown

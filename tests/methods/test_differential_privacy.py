@@ -12,7 +12,8 @@ from scipy.stats import norm
 
 from medfl.errors import MedflError
 from medfl.methods.core.chain import build_chain
-from medfl.methods.core.method_table import compatible, known_methods, method_class
+from medfl.methods.core.method_table import compatible
+from medfl.methods.core.registry import built_in_methods
 from medfl.methods.differential_privacy import Dp, entropy_normal
 from medfl.runs.privacy_ledger import Ledger, best_guess, epsilon
 from tests.hand import Absent, play
@@ -120,8 +121,9 @@ def test_server_optimisers_come_after_the_noise():
 
 def test_what_goes_with_dp():
     link = Dp()
-    meets = {n for n in known_methods() if n != "dp" and compatible(link, method_class(n)())}
-    assert meets == {"ecgr", "fedprox", "finetune", "fedavgm", "fedadagrad", "fedadam", "fedyogi"}
+    meets = {name for name, kind in built_in_methods().items() if name != "dp" and compatible(link, kind())}
+    at_the_site = {"ecgr", "fedprox", "finetune", "fedlc", "logit_adjustment", "fedsam", "fedlesam", "moon"}
+    assert meets == {*at_the_site, "fedavgm", "fedadagrad", "fedadam", "fedyogi"}
 
 
 @pytest.mark.parametrize("other", ["scaffold", "fednova", "fedbn", "lips", "fedgmr", "pflalign"])

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from medfl.errors import MedflError
 from medfl.model.backbone import ModelSpec, create, load_checkpoint
 from medfl.model.flat_model import FlatModel
+from tests.hand import three_weights
 
 CPU = torch.device("cpu")
 
@@ -173,3 +174,50 @@ class Evil:
 
     def __reduce__(self):
         return (open, (self.path, "w"))
+
+
+# ----------------------------------------------------------------------------------------- features apart from the head
+
+WITH_FEATURES = ["test_byobnet", "test_resnet", "test_vit", "test_convnext", "test_efficientnet"]
+
+
+@pytest.mark.parametrize("backbone", WITH_FEATURES)
+def test_the_head_of_the_features_is_the_network(backbone):
+    size = {"img_size": 32} if "vit" in backbone else {}
+    model = FlatModel(ModelSpec(backbone, ("a", "b", "c"), size), CPU)
+    images = torch.randn(4, 3, 32, 32)
+    assert model.gives_features
+    for training in (False, True):
+        model.net.train(training)
+        features = model.features(images)
+        assert features.shape[0] == 4
+        assert features.dim() == 2
+        assert torch.equal(model.head(features), model.net(images))
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_features_under_other_weights_leave_the_network_and_its_statistics(channels_last):
+    other = FlatModel(ModelSpec("test_resnet", ("a", "b"), channels_last=channels_last), CPU, seed=2)
+    model = FlatModel(ModelSpec("test_resnet", ("a", "b"), channels_last=channels_last), CPU, seed=1)
+    other.buffer_vector.mul_(1.5)
+    images = torch.randn(4, 3, 32, 32)
+    model.net.train()
+    loss = model.head(model.features(images)).square().mean()  # a graph whose backward pass is still to come
+    weights, buffers = model.weights(), model.buffers()
+    features = model.features_at(other.vector, other.buffer_vector, images)
+    other.net.eval()
+    torch.testing.assert_close(features, other.features(images).detach())
+    assert not features.requires_grad
+    assert model.net.training
+    assert torch.equal(model.weights(), weights)
+    assert torch.equal(model.buffers(), buffers)
+    model.check()
+    loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters)
+
+
+def test_a_network_with_two_classifiers_or_none_gives_no_features():
+    model = FlatModel(ModelSpec("test_resnet", ("a", "b")), CPU)
+    model.net.get_classifier = lambda: (model.net.fc, model.net.fc)
+    assert not model.gives_features
+    assert not FlatModel(ModelSpec(three_weights.__name__, ("a", "b")), CPU).gives_features

@@ -10,12 +10,14 @@ import yaml
 from scipy.optimize import brentq
 from sklearn.metrics import log_loss, roc_auc_score
 
+from medfl.cli.console_tables import print_outcome
 from medfl.cli.terminal import Terminal
 from medfl.config import Task
 from medfl.errors import MedflError
 from medfl.federation.transport import InProcess
 from medfl.messages import Failure, TemperatureRequest, TrainRequest
 from medfl.metrics import EDGES, temperature_sums
+from medfl.metrics.group_figures import group_figures
 from medfl.pipeline import run as carrying_out
 from medfl.pipeline.evaluate_model import evaluate, find_model, predict
 from medfl.pipeline.final_evaluation import (
@@ -29,7 +31,7 @@ from medfl.pipeline.final_evaluation import (
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.prepare import prepare
 from medfl.pipeline.run import resume, run
-from medfl.pipeline.summary import group_figures, summarise
+from medfl.pipeline.summary import summarise
 from medfl.site.measurement import probabilities
 from medfl.site.site import SiteDiverged
 from medfl.tracking import metric_names
@@ -317,7 +319,7 @@ def test_the_registered_model_evaluate_and_predict_give_calibrated_probabilities
 
 def test_console_and_mlflow_show_the_summarys_numbers(finished, capsys):
     summary = finished.read_summary()
-    Terminal().outcome(summary, "run", "off")
+    print_outcome(Terminal(), summary, "run", "off")
     shown = capsys.readouterr().out
     over, pooled, fit = summary["held_out"], summary["pooled"]["held_out"], summary["calibration"]
     assert f"mean ECE {over['mean_ece_before']:.3f} -> {over['mean_ece']:.3f}" in shown
@@ -385,7 +387,7 @@ def test_calibrate_none_leaves_the_networks_own_probabilities(small, prepared, f
         assert entry["nll"] == entry["nll_before"] == calibrated["sites"][name]["nll_before"]
         assert entry["auroc"] == pytest.approx(calibrated["sites"][name]["auroc"], abs=0.05)
     assert set(summary["operating"]["thresholds"]) == {*CLASSES, "malignant"}
-    Terminal().outcome(summary, "run", "off")
+    print_outcome(Terminal(), summary, "run", "off")
     assert "Not calibrated" in capsys.readouterr().out
 
 
@@ -402,7 +404,7 @@ def test_each_sites_own_model_has_its_own_temperature(small, tmp_path, capsys):
     assert summary["held_out"]["mean_ece_before"] != summary["held_out"]["mean_ece"]
     assert set(json.loads(outcome.folder.curves.read_text())["sites"]) == {"north", "south"}
     assert metric_names.federation_final(summary)["temperatures/north"] == own["north"]
-    Terminal().outcome(summary, "run", "off")
+    print_outcome(Terminal(), summary, "run", "off")
     assert f"Temperatures: north {own['north']:.3f}" in capsys.readouterr().out
 
 
@@ -461,7 +463,7 @@ def test_no_validation_patches_anywhere(prepared, finished, capsys):
     point = summary["sites"]["east"]["operating"]["lung_n"]
     assert (point["threshold"], point["sensitivity"]) == (None, None)
     assert point["positives"] > 0
-    Terminal().outcome(summary | {"timings": {"total": 1.0}}, "run", "off")
+    print_outcome(Terminal(), summary | {"timings": {"total": 1.0}}, "run", "off")
     assert "Not calibrated" in capsys.readouterr().out
 
 
@@ -502,7 +504,7 @@ def test_scores_that_are_not_finite_are_a_named_failure_everywhere(prepared, fin
     assert [f["site"] for f in summary["failures"] if f["phase"] == "validation"] == ["north", "south"]
     assert [f["site"] for f in summary["failures"] if f["phase"] == "test"] == sorted(SITES)
     assert all("not finite" in failure["reason"] for failure in summary["failures"])
-    Terminal().outcome(summary | {"timings": {"total": 1.0}}, "run", "off")
+    print_outcome(Terminal(), summary | {"timings": {"total": 1.0}}, "run", "off")
     assert "not finite" in capsys.readouterr().out
 
 
@@ -513,7 +515,7 @@ def test_no_held_out_site(prepared, finished, capsys):
     assert summary["pooled"]["held_out"] is None
     assert summary["held_out"]["mean_auroc_ci"] is summary["held_out"]["mean_ece_before"] is None
     assert not any(key.startswith("pooled/held_out") for key in metric_names.federation_final(summary))
-    Terminal().outcome(summary | {"timings": {"total": 1.0}}, "run", "off")
+    print_outcome(Terminal(), summary | {"timings": {"total": 1.0}}, "run", "off")
     shown = capsys.readouterr().out
     assert "Temperature" in shown
     assert "thresholds" not in shown
@@ -529,5 +531,5 @@ def test_an_all_wrong_model_is_measured_and_said_to_be_no_better_than_chance(pre
     assert (tuned.temperature, tuned.calibration["bound"]) == (20.0, "upper")
     summary = summarise(prepared, finished, 2, tuned, measure_sites(prepared, chosen, tuned, prepared.sites))
     assert summary["sites"]["east"]["accuracy"] == 0
-    Terminal().outcome(summary | {"timings": {"total": 1.0}}, "run", "off")
+    print_outcome(Terminal(), summary | {"timings": {"total": 1.0}}, "run", "off")
     assert "no better than chance" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 import pytest
 
+from medfl.cli.console_tables import print_outcome
 from medfl.cli.terminal import Terminal
 from medfl.methods.core.registry import built_in_methods
 from medfl.pipeline.load_pipeline import load_pipeline
@@ -51,5 +52,5 @@ def test_personal_models_are_reported_beside_the_global_one(tmp_path, capsys):
     site = summary["sites"]["general-hospital"]
     assert set(site["models"]) == {"aligned", "personalised"}
     assert len({site["nll"], site["models"]["aligned"]["nll"], site["models"]["personalised"]["nll"]}) == 3
-    Terminal().outcome(summary, "run", "MLflow: off")
+    print_outcome(Terminal(), summary, "run", "MLflow: off")
     assert "personalised" in capsys.readouterr().out

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from medfl.cli.console_tables import print_sites
 from medfl.cli.dry_run import print_plan
 from medfl.cli.terminal import Terminal
 from medfl.errors import MedflError, RunFailed
@@ -226,7 +227,7 @@ def test_a_site_of_one_class_says_not_available(tmp_path, capsys):
     summary = run(load_pipeline(path), tmp_path / "run").summary
     assert summary["sites"]["a"]["auroc"] is None
     assert summary["train_sites"]["mean_auroc"] == summary["sites"]["b"]["auroc"]
-    Terminal().sites(summary["sites"])
+    print_sites(Terminal(), summary["sites"])
     assert "n/a" in capsys.readouterr().out
 
 

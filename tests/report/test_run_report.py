@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medfl.cli.commands.report import report
+from medfl.cli.commands.report_command import report
 from medfl.errors import MedflError
 from medfl.metrics import format_interval
+from medfl.metrics.group_figures import group_figures
 from medfl.metrics.site_figures import pooled, site_figures
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.patch_gallery import with_patches
 from medfl.pipeline.run import run
-from medfl.pipeline.summary import group_figures
 from medfl.report import charts, html_blocks
 from medfl.report.chart_style import TOKENS
 from medfl.report.html_page import PageSection, render_page

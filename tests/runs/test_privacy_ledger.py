@@ -5,6 +5,7 @@ import json
 import pytest
 import yaml
 
+from medfl.cli.console_tables import print_outcome
 from medfl.cli.terminal import Terminal
 from medfl.errors import MedflError
 from medfl.pipeline.load_pipeline import load_pipeline
@@ -112,7 +113,7 @@ def test_summary_metrics_report_and_console(finished, capsys):
     assert "Covered: the weights" in alone
     assert not any(name in alone for name in trained[1:])
 
-    Terminal().outcome(summary, "here", "MLflow: off")
+    print_outcome(Terminal(), summary, "here", "MLflow: off")
     printed = capsys.readouterr().out
     assert f"Privacy of a whole site: epsilon {spent['epsilon']:.3g} at delta 1e-05; weights only" in printed
     assert "Training patches told by their loss: AUROC at most" in printed
@@ -125,7 +126,7 @@ def test_a_seeded_run_says_that_it_is_not_private(small, tmp_path, capsys):
     assert "Not private: for tests." in page
     assert "Covered: the weights" not in page
     assert "Can training patches be told?" not in page
-    Terminal().outcome(done.summary, "here", "MLflow: off")
+    print_outcome(Terminal(), done.summary, "here", "MLflow: off")
     printed = capsys.readouterr().out
     assert "NOT PRIVATE" in printed
     assert "epsilon" not in printed

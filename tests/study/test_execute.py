@@ -215,10 +215,10 @@ def test_other_data_behind_the_same_study_is_trained_again(finished, files):
     first = text.splitlines()[1]
     digest = Tables.load(finished).rows[load_study(files / "study.yaml").runs[0].key].run["data"]
     (finished / "runs.csv").write_text(text.replace(first, first.replace(digest, "0" * 12)))
-    told = []
-    failed = carry_out(load_study(files / "study.yaml"), finished, told=told.append)
+    ended = []
+    failed = carry_out(load_study(files / "study.yaml"), finished, on_finished=ended.append)
     assert not failed
-    assert [done.run.title for done in told] == ["as_stated · fedavg · seed 1"]
+    assert [done.run.title for done in ended] == ["as_stated · fedavg · seed 1"]
     assert (finished / "runs.csv").read_text() == text
 
 
@@ -242,6 +242,23 @@ def test_the_brackets_frame_the_result(files, tmp_path):
     assert set(part["brackets"]) == {"local_only", "centralised"}
     assert part["methods"]["local_only"]["share_of_gap"] in (0.0, None)
     assert "between local_only" in (tmp_path / "tables.md").read_text()
+
+
+def test_what_was_dealt_to_plan_a_run_is_what_it_trains_on(files, tmp_path, monkeypatch):
+    def again(pipeline):
+        raise AssertionError("dealt twice")
+
+    monkeypatch.setattr("medfl.pipeline.prepare.make_partition", again)
+    study = load_study(altered(files, methods={"fedavg": [], "alone": ["local_only"]}, seeds=[1]))
+    assert carry_out(study, tmp_path) == []
+
+
+def test_a_baseline_is_stated_by_its_key_or_as_a_chain(files):
+    methods = {"fedavg": [], "alone": {"baseline": "local_only"}, "pooled": {"method": ["centralised"]}}
+    study = load_study(altered(files, methods=methods, seeds=[1], brackets=True))
+    assert study.methods == ["fedavg", "alone", "pooled"]
+    assert [run.pipeline.baseline for run in study.runs] == [None, "local_only", "centralised"]
+    assert all(run.pipeline.method == [] for run in study.runs)
 
 
 def test_a_deal_that_fails_names_its_run(files, tmp_path):

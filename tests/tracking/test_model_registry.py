@@ -296,6 +296,8 @@ def test_the_model_card(tmp_path: Path) -> None:
     summary["leaky"] = True
     summary["failures"] = [{"site": "north", "reason": "x", "round": 1}]
     pipeline["data"] |= {"source": "lc25000", "mode": "own"}
+    elsewhere = pipeline | {"data": pipeline["data"] | {"source": "archive"}}
+    assert "Source: patches of the source archive." in model_card(summary, model, elsewhere, records.data)
     card = model_card(summary, model | {"mpp": 0.5}, pipeline | {"method": []})
     for part in (
         "**Leaky",

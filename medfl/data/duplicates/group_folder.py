@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medfl.data.catalog import LC25000_PARENT, ORGANS
-from medfl.data.duplicates.keypoints import Keypoints, Progress, describe_files
+from medfl.data.duplicates.keypoints import Keypoints, Progress, describe_patches
 from medfl.data.duplicates.near_duplicates import Pair, find_pairs, linked
+from medfl.data.image_file import image_readers
 from medfl.data.images import IMAGE_SUFFIXES, images_below
 from medfl.data.patch_store import I64
 from medfl.data.rgb import Unreadable
+from medfl.data.sources.lc25000 import LC25000_PARENT, ORGANS
+from medfl.data.table_file import open_table
 from medfl.errors import MedflError
 
 
@@ -47,8 +47,8 @@ class Grouping:
         members: dict[int, list[str]] = {}
         for name, group in zip(self.names, self.groups.tolist(), strict=True):
             members.setdefault(group, []).append(name)
-        counted = [(names[0], dict(Counter(map(_class_folder, names)))) for names in members.values()]
-        return [(first, classes) for first, classes in counted if len(classes) > 1]
+        counts = [(names[0], dict(Counter(map(_class_folder, names)))) for names in members.values()]
+        return [(first, classes) for first, classes in counts if len(classes) > 1]
 
     def write(self, path: Path) -> None:
         """Write `path,source_group`, whole or not at all.
@@ -58,18 +58,14 @@ class Grouping:
         Raises:
             MedflError: the file cannot be written, or an image has gone.
         """
-        named: dict[int, str] = {}
-        part = path.with_name(path.name + ".part")
+        group_names: dict[int, str] = {}
         try:
-            with part.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                writer.writerow(["path", "source_group"])
+            with open_table(path, ("path", "source_group")) as writer:
                 for name, group in zip(self.names, self.groups.tolist(), strict=True):
-                    if group not in named:
+                    if group not in group_names:
                         content = name.encode() + (self.root / name).read_bytes()
-                        named[group] = "copies-" + hashlib.sha256(content).hexdigest()[:12]
-                    writer.writerow([name, named[group]])
-            os.replace(part, path)
+                        group_names[group] = "copies-" + hashlib.sha256(content).hexdigest()[:12]
+                    writer.writerow([name, group_names[group]])
         except OSError as error:
             raise MedflError(f"{error.filename or path}: {error.strerror}; {path} is not written") from None
 
@@ -80,7 +76,7 @@ def group_folder(root: Path, overlap: float, progress: Progress) -> Grouping:
     Args:
         root: the folder that `data.root` will name.
         overlap: how much of the smaller field two images must share to be linked.
-        progress: told about finished steps.
+        progress: called with every step, how much of it is done, and of how much.
 
     Raises:
         MedflError: no such folder, no image in it, or none that can be read.
@@ -95,10 +91,10 @@ def group_folder(root: Path, overlap: float, progress: Progress) -> Grouping:
     if not paths:
         raise MedflError(f"{root} holds no image; images end in {', '.join(IMAGE_SUFFIXES)} and lie at any depth")
     names = tuple(path.relative_to(root).as_posix() for path in paths)
-    images = describe_files(paths, progress)
+    images = describe_patches(image_readers(paths), progress)
     unreadable = {name: str(image) for name, image in zip(names, images, strict=True) if isinstance(image, Unreadable)}
     if len(unreadable) == len(names):
-        raise MedflError(f"{root}: none of {len(names)} images can be read, the first is {listed(unreadable)}")
+        raise MedflError(f"{root}: none of {len(names)} images can be read, the first is {list_unreadable(unreadable)}")
     pairs = find_pairs(readable(images), progress)
     return Grouping(root, names, linked(len(names), pairs, overlap), tuple(pairs), unreadable)
 
@@ -108,10 +104,10 @@ def readable(images: Sequence[Keypoints | Unreadable]) -> list[Keypoints]:
     return [Keypoints.none() if isinstance(image, Unreadable) else image for image in images]
 
 
-def listed(unreadable: dict[str, str]) -> str:
+def list_unreadable(unreadable: dict[str, str]) -> str:
     """The first three of the unreadable images, with reasons."""
-    named = [f"{name} ({reason})" for name, reason in list(unreadable.items())[:3]]
-    return ", ".join(named) + (f" and {len(unreadable) - 3} more" if len(unreadable) > 3 else "")
+    first = [f"{name} ({reason})" for name, reason in list(unreadable.items())[:3]]
+    return ", ".join(first) + (f" and {len(unreadable) - 3} more" if len(unreadable) > 3 else "")
 
 
 def _class_folder(name: str) -> str:

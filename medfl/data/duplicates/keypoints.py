@@ -12,16 +12,16 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from medfl.data.decode import WORKERS, reason
+from medfl.data.decode import WORKERS
+from medfl.data.image_file import PatchReader, failure_reason
 from medfl.data.patch_store import U8
-from medfl.data.rgb import Unreadable, to_rgb
+from medfl.data.rgb import Unreadable
 
 SIDE = 224  # pixels of the longer side; larger images are reduced to it
 POINTS = 300  # the strongest keypoints of an image that are kept
@@ -64,31 +64,30 @@ def describe(grey: U8) -> Keypoints:
         width, height = (max(1, round(length * SIDE / max(grey.shape))) for length in (width, height))
         grey = np.asarray(cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
     dark, bright = np.percentile(grey, (1, 99))
-    stretched = (grey - dark) * (255 / max(bright - dark, FAINT))
+    levels = (grey - dark) * (255 / max(bright - dark, FAINT))
     sift = cv2.SIFT.create(nfeatures=POINTS, contrastThreshold=CONTRAST, enable_precise_upscale=True)
-    found, raw = sift.detectAndCompute(stretched.clip(0, 255).astype(np.uint8), None)
-    places = np.array([point.pt for point in found[:POINTS]], np.float32).reshape(-1, 2)
+    points, raw = sift.detectAndCompute(levels.clip(0, 255).astype(np.uint8), None)
+    places = np.array([point.pt for point in points[:POINTS]], np.float32).reshape(-1, 2)
     histograms = np.zeros((0, 128), np.float32) if raw is None else np.asarray(raw, np.float32)[:POINTS]
     shares = histograms / np.maximum(histograms.sum(axis=1, keepdims=True), 1)
     return Keypoints(places, np.minimum(SCALE * np.sqrt(shares), 255).astype(np.uint8), width, height)
 
 
-def describe_files(paths: Sequence[Path], progress: Progress) -> list[Keypoints | Unreadable]:
-    """The keypoints of image files in their order, or why there are none."""
+def describe_patches(readers: Sequence[PatchReader], progress: Progress) -> list[Keypoints | Unreadable]:
+    """The keypoints of patches in their order, or why there are none."""
 
-    def one(path: Path) -> Keypoints | Unreadable:
+    def describe_one(read: PatchReader) -> Keypoints | Unreadable:
         try:
-            with Image.open(path) as image:
-                return describe(np.asarray(to_rgb(image).convert("L")))
-        except Exception as error:  # a damaged file may raise anything
-            return Unreadable(reason(error, path))
+            return describe(np.asarray(Image.fromarray(read()).convert("L")))
+        except Exception as error:  # a damaged patch may raise anything
+            return Unreadable(failure_reason(error))
 
-    described: list[Keypoints | Unreadable] = []
+    keypoints: list[Keypoints | Unreadable] = []
     with one_thread_each(), ThreadPoolExecutor(WORKERS) as pool:
-        for result in pool.map(one, paths):
-            described.append(result)
-            progress("images read", len(described), len(paths))
-    return described
+        for result in pool.map(describe_one, readers):
+            keypoints.append(result)
+            progress("images read", len(keypoints), len(readers))
+    return keypoints
 
 
 @contextlib.contextmanager

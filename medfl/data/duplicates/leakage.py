@@ -1,25 +1,25 @@
 """Near-copies between the sites and splits of a pipeline: what a wrong or missing list of source groups lets through.
 
-The files themselves are compared, not what a simulated stain makes of them. Two patches in one split of one site may be
-copies of each other; a copy in training data of a patch that the model is tested on makes the test too easy.
+The patches themselves are compared, not what a simulated stain makes of them. Two patches in one split of one site may
+be copies of each other; a copy in training data of a patch that the model is tested on makes the test too easy.
 """
 
 from __future__ import annotations
 
-import csv
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from medfl.data.duplicates.group_folder import listed, readable
-from medfl.data.duplicates.keypoints import Progress, describe_files
+from medfl.data.duplicates.group_folder import list_unreadable, readable
+from medfl.data.duplicates.keypoints import Progress, describe_patches
 from medfl.data.duplicates.near_duplicates import Pair, find_pairs
+from medfl.data.image_file import PatchReader
 from medfl.data.partition import Partition
 from medfl.data.patch_store import I64
 from medfl.data.rgb import Unreadable
+from medfl.data.table_file import open_table
 from medfl.errors import MedflError
 
 # Columns of the CSV of pairs; a is trained on where either is.
@@ -34,7 +34,7 @@ class CopiesLeak(MedflError):
 
 
 @dataclass(frozen=True)
-class Place:
+class PatchPlace:
     """One split of one site."""
 
     site: str
@@ -51,8 +51,8 @@ class Crossing:
     `pairs` have enough overlap and `patches` of `one` and of `other` are in them; `partial` other pairs have less.
     """
 
-    one: Place
-    other: Place
+    one: PatchPlace
+    other: PatchPlace
     pairs: int
     patches: tuple[int, int]
     partial: int
@@ -66,15 +66,15 @@ class Search:
     Attributes:
         places: all splits of all sites that hold patches.
         place: i64[N], index into `places`.
-        paths: N files.
-        pairs: proven pairs between different places, of any overlap; first and second are positions in `paths`.
+        locations: where the N patches lie, as their sources describe it.
+        pairs: proven pairs between different places, of any overlap; first and second are positions in `locations`.
         overlap: what a pair must share of the smaller field to count as copies.
-        unreadable: files that were left out, and why.
+        unreadable: patches that were left out, and why.
     """
 
-    places: tuple[Place, ...]
+    places: tuple[PatchPlace, ...]
     place: I64
-    paths: tuple[Path, ...]
+    locations: tuple[str, ...]
     pairs: tuple[Pair, ...]
     overlap: float
     unreadable: dict[str, str]
@@ -85,27 +85,27 @@ class Search:
 
     def leaks(self) -> list[Pair]:
         """Copies in training data of patches that are tested on, those with most matches first."""
-        found = [pair for pair in self.pairs if pair.overlap >= self.overlap and self.leaking(pair)]
-        return sorted(found, key=lambda pair: -pair.matches)
+        leaks = [pair for pair in self.pairs if pair.overlap >= self.overlap and self.leaking(pair)]
+        return sorted(leaks, key=lambda pair: -pair.matches)
 
     def tested(self) -> tuple[int, int]:
         """How many test patches have a copy in training data, and how many test patches there are."""
-        leaked = {end for pair in self.leaks() for end in (pair.first, pair.second) if self._split(end) == "test"}
-        return len(leaked), sum(self.places[index].split == "test" for index in self.place)
+        leaks = {end for pair in self.leaks() for end in (pair.first, pair.second) if self._split(end) == "test"}
+        return len(leaks), sum(self.places[index].split == "test" for index in self.place)
 
     def crossings(self) -> list[Crossing]:
         """Counts for every two places with a pair between them: leaks first, then by numbers."""
         between: dict[tuple[int, int], list[tuple[int, int, float]]] = {}
         for pair in self.pairs:
             one, other = self.ends(pair)
-            found = between.setdefault((int(self.place[one]), int(self.place[other])), [])
-            found.append((one, other, pair.overlap))
+            crossing = between.setdefault((int(self.place[one]), int(self.place[other])), [])
+            crossing.append((one, other, pair.overlap))
         rows = []
-        for (one, other), found in sorted(between.items()):
-            copies = [(a, b) for a, b, overlap in found if overlap >= self.overlap]
+        for (one, other), pairs in sorted(between.items()):
+            copies = [(a, b) for a, b, overlap in pairs if overlap >= self.overlap]
             patches = len({a for a, _ in copies}), len({b for _, b in copies})
             leak = bool(copies) and self.places[one].split == "train" and self.places[other].split == "test"
-            partial = len(found) - len(copies)
+            partial = len(pairs) - len(copies)
             rows.append(Crossing(self.places[one], self.places[other], len(copies), patches, partial, leak))
         return sorted(rows, key=lambda row: (not row.leak, -row.pairs, -row.partial))
 
@@ -115,22 +115,18 @@ class Search:
         return one, other
 
     def show(self, patch: int) -> str:
-        """Where a patch is, and its file."""
-        return f"{self._at(patch)} {self.paths[patch]}"
+        """Where a patch is, and where it lies."""
+        return f"{self._at(patch)} {self.locations[patch]}"
 
     def write(self, path: Path) -> None:
         """Write all pairs, leaks first. Names files: the table stays where it was made."""
-        part = path.with_name(path.name + ".part")
         try:
-            with part.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                writer.writerow(COLUMNS)
+            with open_table(path, COLUMNS) as writer:
                 writer.writerows(self._rows())
-            os.replace(part, path)
         except OSError as error:
             raise MedflError(f"{path} cannot be written: {error.strerror}; name another file with --out") from None
 
-    def _at(self, patch: int) -> Place:
+    def _at(self, patch: int) -> PatchPlace:
         return self.places[int(self.place[patch])]
 
     def _split(self, patch: int) -> str:
@@ -138,44 +134,48 @@ class Search:
 
     def _rows(self) -> Iterator[list[object]]:
         leaks = self.leaks()
-        leaked = set(leaks)
-        for pair in [*leaks, *(pair for pair in self.pairs if pair not in leaked)]:
-            row: list[object] = ["yes" if pair in leaked else "no"]
+        first = set(leaks)
+        rest = [pair for pair in self.pairs if pair not in first]
+        for number, pair in enumerate([*leaks, *rest]):
+            row: list[object] = ["yes" if number < len(leaks) else "no"]
             for end in self.ends(pair):
                 place = self._at(end)
-                row += [place.site, place.split, self.paths[end]]
+                row += [place.site, place.split, self.locations[end]]
             figures = [f"{pair.overlap:.3f}", pair.matches, f"{pair.turn:.1f}", f"{pair.zoom:.3f}"]
             yield [*row, *figures, "yes" if pair.mirrored else "no"]
 
 
-def find_leaks(allocation: Partition, overlap: float, skip_unreadable: bool, progress: Progress) -> Search:
+def find_leaks(partition: Partition, overlap: float, skip_unreadable: bool, progress: Progress) -> Search:
     """Compare the patches of different sites and splits.
 
     Args:
-        allocation: which file is where.
+        partition: which patch is where.
         overlap: how much of the smaller field two patches must share to count as copies.
         skip_unreadable: leave out images that cannot be read, as `data.on_bad_image: skip` says.
-        progress: told about finished steps.
+        progress: called with every step, how much of it is done, and of how much.
 
     Raises:
         MedflError: images that cannot be read, unless they are to be skipped.
     """
-    places: list[Place] = []
-    paths: list[Path] = []
+    places: list[PatchPlace] = []
+    readers: list[PatchReader] = []
+    locations: list[str] = []
     place: list[int] = []
-    for share in allocation.sites:
-        files = share.paths
+    for share in partition.sites:
+        site_readers, site_locations = share.readers, share.locations
         for split, positions in share.splits.items():
-            paths += [files[position] for position in positions]
+            readers += [site_readers[position] for position in positions]
+            locations += [site_locations[position] for position in positions]
             place += [len(places)] * len(positions)
-            places.append(Place(share.site, split))
-    images = describe_files(paths, progress)
-    bad = {str(path): str(image) for path, image in zip(paths, images, strict=True) if isinstance(image, Unreadable)}
+            places.append(PatchPlace(share.site, split))
+    images = describe_patches(readers, progress)
+    results = zip(locations, images, strict=True)
+    bad = {location: str(image) for location, image in results if isinstance(image, Unreadable)}
     if bad and not skip_unreadable:
         raise MedflError(
-            f"{len(bad)} of {len(paths)} images cannot be read: {listed(bad)}; replace or remove them, or set "
-            f"`data.on_bad_image: skip` to leave them out"
+            f"{len(bad)} of {len(locations)} images cannot be read: {list_unreadable(bad)}; replace or remove them, "
+            f"or set `data.on_bad_image: skip` to leave them out"
         )
     where = np.array(place, np.int64)
     pairs = find_pairs(readable(images), progress, where)
-    return Search(tuple(places), where, tuple(paths), tuple(pairs), overlap, bad)
+    return Search(tuple(places), where, tuple(locations), tuple(pairs), overlap, bad)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 CANDIDATES = 20  # images, as they are or mirrored, that each image is compared with in earnest
 WORDS = 512  # examples for each half of a descriptor
-SHARED = 64  # keypoints for every example, at least: where there are fewer, no two images would have a word in common
+PER_EXAMPLE = 64  # keypoints for every example, at least: with fewer, no two images would share a word
 MATCHES = 8  # keypoints that must coincide
 RATIO = 0.85  # of the distances to the nearest and to the second nearest descriptor
 TOLERANCE = 3.0  # pixels between keypoints that coincide
@@ -61,23 +61,23 @@ def find_pairs(images: Sequence[Keypoints], progress: Progress, places: I64 | No
 
     Args:
         images: the N images' keypoints.
-        progress: told about finished steps.
+        progress: called with every step, how much of it is done, and of how much.
         places: i64[N]; only images of different places are compared.
     """
     apart = np.arange(len(images)) if places is None else places
-    wanted = sorted(_candidates(images, apart, progress))
-    blocks = [wanted[start : start + BLOCK] for start in range(0, len(wanted), BLOCK)]
+    candidates = sorted(_candidates(images, apart, progress))
+    blocks = [candidates[start : start + BLOCK] for start in range(0, len(candidates), BLOCK)]
 
     def prove(block: Sequence[tuple[int, int, bool]]) -> list[Pair]:
         return [pair for candidate in block if (pair := align(images, *candidate)) is not None]
 
-    found: list[Pair] = []
+    proofs: list[Pair] = []
     with one_thread_each(), ThreadPoolExecutor(WORKERS) as pool:
         for number, pairs in enumerate(pool.map(prove, blocks)):
-            found += pairs
-            progress("pairs compared", number * BLOCK + len(blocks[number]), len(wanted))
+            proofs += pairs
+            progress("pairs compared", number * BLOCK + len(blocks[number]), len(candidates))
     best: dict[tuple[int, int], Pair] = {}
-    for pair in found:  # symmetric tissue may be proven both as it is and mirrored
+    for pair in proofs:  # symmetric tissue may be proven both as it is and mirrored
         if pair.matches > (best[at].matches if (at := (pair.first, pair.second)) in best else 0):
             best[at] = pair
     return list(best.values())
@@ -108,10 +108,10 @@ def align(images: Sequence[Keypoints], first: int, second: int, mirrored: bool) 
     top, mutual = likeness[rows, nearest], likeness.max(axis=0)[nearest]
     likeness[rows, nearest] = -1
     # The squared distance of unit vectors is 2 - 2 x likeness.
-    kept = (top >= mutual) & (1 - top < RATIO**2 * (1 - likeness.max(axis=1)))
-    if kept.sum() < MATCHES:
+    good = (top >= mutual) & (1 - top < RATIO**2 * (1 - likeness.max(axis=1)))
+    if good.sum() < MATCHES:
         return None
-    here, there = a.places[kept], b.places[nearest[kept]]
+    here, there = a.places[good], b.places[nearest[good]]
     turn, inliers = cv2.estimateAffinePartial2D(
         here, there, method=cv2.RANSAC, ransacReprojThreshold=TOLERANCE, maxIters=500, confidence=0.99
     )
@@ -120,9 +120,9 @@ def align(images: Sequence[Keypoints], first: int, second: int, mirrored: bool) 
     zoom = float(np.hypot(turn[0, 0], turn[1, 0]))
     if not 1 / ZOOM <= zoom <= ZOOM:
         return None
-    moved = (_corners(a) @ turn[:, :2].T + turn[:, 2]).astype(np.float32)
+    outline = (_corners(a) @ turn[:, :2].T + turn[:, 2]).astype(np.float32)
     smaller = min(a.width * a.height * zoom**2, b.width * b.height)
-    overlap = min(cv2.intersectConvexConvex(moved, _corners(b))[0] / smaller, 1.0)
+    overlap = min(cv2.intersectConvexConvex(outline, _corners(b))[0] / smaller, 1.0)
     degrees = float(np.degrees(np.arctan2(turn[1, 0], turn[0, 0])))
     return Pair(first, second, overlap, matches, degrees, zoom, mirrored)
 
@@ -138,12 +138,12 @@ def _candidates(images: Sequence[Keypoints], places: I64, progress: Progress) ->
     every = np.concatenate([image.descriptors for image in images])
     if not len(every):
         return set()
-    words = min(WORDS, -(-len(every) // SHARED))
+    words = min(WORDS, -(-len(every) // PER_EXAMPLE))
     examples = every[np.random.default_rng(0).choice(len(every), words, replace=False)]
     both = np.concatenate([every, np.take(every, UPSIDE_DOWN, axis=1)])
     sizes = [len(image.descriptors) for image in images] * 2
     plain, mirrored = _weighted(_word_counts(both, sizes, examples, progress), len(images))
-    found = set()
+    candidates = set()
     for start in range(0, len(images), BLOCK):
         block = slice(start, start + BLOCK)
         scores = np.hstack([(kind[block] @ plain.T).toarray() for kind in (plain, mirrored)])
@@ -152,9 +152,9 @@ def _candidates(images: Sequence[Keypoints], places: I64, progress: Progress) ->
         for row, columns in enumerate(likely):
             for column in columns[scores[row, columns] >= 0]:
                 kind, other = divmod(int(column), len(images))
-                found.add((min(start + row, other), max(start + row, other), bool(kind)))
+                candidates.add((min(start + row, other), max(start + row, other), bool(kind)))
         progress("images compared by words", min(start + BLOCK, len(images)), len(images))
-    return found
+    return candidates
 
 
 def _word_counts(descriptors: U8, sizes: Sequence[int], examples: U8, progress: Progress) -> csr_matrix:
@@ -162,12 +162,12 @@ def _word_counts(descriptors: U8, sizes: Sequence[int], examples: U8, progress: 
     so that a repeated texture does not outweigh the rest."""
     from scipy.sparse import csr_matrix
 
-    known, words = _float(examples), np.empty(len(descriptors), np.int64)
+    targets, words = _float(examples), np.empty(len(descriptors), np.int64)
     for start in range(0, len(descriptors), 50_000):
         block = slice(start, start + 50_000)
         figures, word = _float(descriptors[block]), torch.zeros(1, dtype=torch.int64)
         for half in (slice(0, 64), slice(64, 128)):
-            centres = known[:, half]
+            centres = targets[:, half]
             nearest = (2 * figures[:, half] @ centres.T - (centres**2).sum(dim=1)).argmax(dim=1)
             word = word * len(examples) + nearest
         words[block] = word.numpy()
@@ -183,8 +183,8 @@ def _weighted(counts: csr_matrix, images: int) -> tuple[csr_matrix, csr_matrix]:
 
     holders = np.maximum(counts[:images].getnnz(axis=0), 1)
     rarity = np.log((images + 1) / holders).astype(np.float32)
-    weighted = normalize(counts.multiply(rarity).tocsr())
-    return weighted[:images], weighted[images:]
+    rows = normalize(counts.multiply(rarity).tocsr())
+    return rows[:images], rows[images:]
 
 
 def _float(descriptors: U8) -> torch.Tensor:

@@ -71,12 +71,12 @@ def read_rows(
             f"{where}: {path} has no column {' and no column '.join(lacking)}; its first line must name "
             f"{' or '.join(','.join(names) for names in alternatives)}.{nearest(lacking[0], columns)}"
         )
-    kept = {name: columns.index(name) for name in (*required, *optional) if name in columns}
+    column_of = {name: columns.index(name) for name in (*required, *optional) if name in columns}
     rows = []
     for line, cells in lines[1:]:
         if not any(cell.strip() for cell in cells):
             continue
-        values = {name: cells[at].strip() if at < len(cells) else "" for name, at in kept.items()}
+        values = {name: cells[at].strip() if at < len(cells) else "" for name, at in column_of.items()}
         empty = next((name for name in required if not values[name]), None)
         if empty:
             raise MedflError(f"{where}: {path}, line {line}: the cell under {empty} is empty; fill it")

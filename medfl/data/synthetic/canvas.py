@@ -216,9 +216,9 @@ class Canvas:
         inner = amount * (1 - rng.uniform(*kind.pale, n))
         rim_level = np.minimum(amount * AMOUNT, 255).astype(int).tolist()
         inner_level = np.minimum(inner * AMOUNT, 255).astype(int).tolist()
-        fixed = self.unit * (1 << SHIFT)
-        spot = np.round((centres + rng.normal(0, 0.22, (n, 2)) * axes) * fixed).astype(int).tolist()
-        spot_radius = np.round(axes[:, 1] * rng.uniform(0.2, 0.32, n) * fixed).astype(int).tolist()
+        scale = self.unit * (1 << SHIFT)
+        spot = np.round((centres + rng.normal(0, 0.22, (n, 2)) * axes) * scale).astype(int).tolist()
+        spot_radius = np.round(axes[:, 1] * rng.uniform(0.2, 0.32, n) * scale).astype(int).tolist()
         has_spot = rng.uniform(size=n) < kind.nucleoli
         membrane = max(1, round(0.006 * self.unit))
         body = np.zeros((self.width, self.width), np.uint8)

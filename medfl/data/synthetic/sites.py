@@ -25,14 +25,16 @@ def generate_sites(generate: Generate, classes: Sequence[str], seed: int) -> tup
     apart, so a site keeps its stain when the classes change. Class mix ~ Dirichlet(alpha, ..., alpha): a small alpha
     gives sites of nearly one class, a large one gives all sites the same mix (Hsu et al., arXiv 1909.06335).
     """
-    train, held_out = _drawn(generate.model_dump_json(), tuple(classes), seed)
+    train, held_out = _draw_sites(generate.model_dump_json(), tuple(classes), seed)
     return list(train), list(held_out)
 
 
 @functools.lru_cache(maxsize=64)
-def _drawn(stated: str, classes: tuple[str, ...], seed: int) -> tuple[tuple[SiteConfig, ...], tuple[SiteConfig, ...]]:
+def _draw_sites(
+    settings: str, classes: tuple[str, ...], seed: int
+) -> tuple[tuple[SiteConfig, ...], tuple[SiteConfig, ...]]:
     """What `generate_sites` says; a study asks for the same institutions with every one of its methods."""
-    generate = Generate.model_validate_json(stated)
+    generate = Generate.model_validate_json(settings)
     train = [
         _site(generate, classes, seed, "train", f"site-{k:02d}").model_copy(update=_capacity(generate, k))
         for k in range(1, generate.count + 1)

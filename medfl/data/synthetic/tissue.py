@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from medfl.data.optics import EOSIN, HAEMATOXYLIN, U8, stain_matrix, to_grey
 from medfl.data.synthetic.canvas import TILT, Canvas, tile_side
-from medfl.data.synthetic.histology import DRAW, edge
+from medfl.data.synthetic.histology import DRAW
+from medfl.data.synthetic.tissue_parts import edge
 from medfl.errors import MedflError, nearest
 
 TISSUE_CLASSES = ("lung_aca", "lung_n", "lung_scc", "colon_aca", "colon_n")
@@ -64,9 +65,9 @@ def draw_copies(label: str, seed: int, index: int, size: int, copies: int) -> U8
     for patch in patches:
         turn: NDArray[Any] = cv2.getRotationMatrix2D((middle, middle), rng.uniform(-TILT, TILT), 1.0)
         turn[:, 2] += (size - 1) / 2 - middle
-        rotated = cv2.warpAffine(tile, turn, (size, size), flags=cv2.INTER_LINEAR)
+        copy = cv2.warpAffine(tile, turn, (size, size), flags=cv2.INTER_LINEAR)
         across, down = rng.choice((-1, 1), 2)
-        patch[:] = rotated[::down, ::across]
+        patch[:] = copy[::down, ::across]
     return patches
 
 
@@ -118,7 +119,7 @@ def write_tissue(
 def _is_complete(root: Path, manifest: Mapping[str, object]) -> bool:
     """Whether root holds just this tissue; False while it holds nothing, MedflError if it holds anything else."""
     try:
-        found = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
+        there = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
         if root.is_dir() and any(root.iterdir()):
             raise MedflError(
@@ -126,10 +127,10 @@ def _is_complete(root: Path, manifest: Mapping[str, object]) -> bool:
             ) from None
         return False
     except ValueError:
-        found = {}
-    if found != manifest:
-        differing = [key for key in manifest if found.get(key) != manifest[key]]
-        was = ", ".join(f"{key} {found.get(key)} instead of {manifest[key]}" for key in differing)
+        there = {}
+    if there != manifest:
+        differing = [key for key in manifest if there.get(key) != manifest[key]]
+        was = ", ".join(f"{key} {there.get(key)} instead of {manifest[key]}" for key in differing)
         raise MedflError(
             f"{root} holds generated tissue of other parameters ({was}); remove it or name another data.root."
         )
@@ -152,7 +153,7 @@ def _write(root: Path, manifest: dict[str, Any], workers: int) -> None:
         for label in manifest["classes"]:
             (draft / _folder(label)).mkdir(parents=True)
         with ThreadPoolExecutor(workers) as pool:
-            lines = [line for written in pool.map(save, tiles) for line in written]
+            lines = [line for table in pool.map(save, tiles) for line in table]
         (draft / "source_groups.csv").write_text("\n".join(["label,filename,source_group", *lines, ""]))
         (draft / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         if root.is_dir():

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-ALLOWED = ("nvflare.collab.runtime.", "medfl.engines.nvflare.app.")  # classes that a party lets a job name
+ALLOWED = ("nvflare.collab.runtime.", "medfl.engines.nvflare.flare_app.")  # classes that a party lets a job name
 SYNC = 300.0  # seconds a site has to start its process of a job
 PATIENCE = 6 * 3600.0  # seconds a site has to render its patches, at its first words
 
@@ -31,7 +31,7 @@ def write_job(folder: Path, run: str, timeout: float, sites: int) -> Path:
     server = {
         "format_version": 2,
         "workflows": [_part("controller", "nvflare.collab.runtime.controller.CollabController", _controller(sites))],
-        "components": [_part("_server", "medfl.engines.nvflare.app.ServerApp", _numbers(run, timeout))],
+        "components": [_part("_server", "medfl.engines.nvflare.flare_app.ServerApp", _numbers(run, timeout))],
     }
     executor = {
         "path": "nvflare.collab.runtime.executor.CollabExecutor",
@@ -40,7 +40,7 @@ def write_job(folder: Path, run: str, timeout: float, sites: int) -> Path:
     client = {
         "format_version": 2,
         "executors": [{"tasks": ["*"], "executor": executor}],
-        "components": [_part("_client", "medfl.engines.nvflare.app.SiteApp", {})],
+        "components": [_part("_client", "medfl.engines.nvflare.flare_app.SiteApp", {})],
     }
     _write(job / "meta.json", meta)
     _write(job / "app" / "config" / "config_fed_server.json", server)

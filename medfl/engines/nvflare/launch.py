@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medfl import config
-from medfl.engines.nvflare.app import HOME
+from medfl.engines.nvflare.flare_app import HOME
 from medfl.engines.nvflare.job import write_job
 from medfl.engines.nvflare.preflight import server_kit
 from medfl.engines.nvflare.run_layout import Laid, laid_before, lay_out, lay_out_kit, scratch

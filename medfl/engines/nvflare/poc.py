@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from medfl.engines.nvflare.app import HOME
+from medfl.engines.nvflare.flare_app import HOME
 from medfl.engines.nvflare.job import write_job
 from medfl.engines.nvflare.provision import place_server, provision
 from medfl.engines.nvflare.run_layout import Laid, scratch

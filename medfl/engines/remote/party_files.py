@@ -25,7 +25,7 @@ from medfl import config
 from medfl.config.resolved import read_resolved
 from medfl.config.yaml_file import validate
 from medfl.data.atomic_file import write_text
-from medfl.data.catalog import Catalog, brings_own_data, pipeline_root, strays
+from medfl.data.catalog import Catalog, brings_own_data, pipeline_source
 from medfl.data.partition import SitePartition, own_partition
 from medfl.errors import MedflError
 from medfl.pipeline.load_pipeline import dump_pipeline, load_site
@@ -61,7 +61,7 @@ def write_site(folder: Path, pipeline: config.Pipeline, site: config.SiteConfig,
     stated = yaml.safe_dump(site.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
     write_text(folder / "site.yaml", stated)
     if share is not None:
-        write_text(folder / "allocation.csv", _slice(share, _base(pipeline)))
+        write_text(folder / "allocation.csv", _slice(share))
 
 
 def read_server(folder: Path) -> tuple[config.Pipeline, dict[str, Any]]:
@@ -121,22 +121,15 @@ def _with_sites(pipeline: config.Pipeline, sites: Mapping[str, config.SiteConfig
     return pipeline.model_copy(update={"sites": listed})
 
 
-def _base(pipeline: config.Pipeline) -> Path:
-    """The folder below which dealt files lie."""
-    root = pipeline_root(pipeline)
-    return root if root.is_dir() else root.parent.resolve()
-
-
-def _slice(share: SitePartition, base: Path) -> str:
+def _slice(share: SitePartition) -> str:
     text, catalog = io.StringIO(), share.catalog
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for split, positions in share.splits.items():
         for row in share.rows[positions]:
-            group, path = catalog.groups[row], catalog.paths[row]
-            file = path.relative_to(base).as_posix() if path.is_relative_to(base) else path
+            group, reference = catalog.groups[row], catalog.references[row]
             label = catalog.classes[catalog.labels[row]]
-            writer.writerow([row, split, label, group, catalog.group_names[group], catalog.names[row], file])
+            writer.writerow([row, split, label, group, catalog.group_names[group], catalog.names[row], reference])
     return text.getvalue()
 
 
@@ -151,15 +144,18 @@ def _dealt(pipeline: config.Pipeline, site: config.SiteConfig, role: str, file: 
         classes = tuple(pipeline.task.classes)
         numbers = sorted({int(line["group_index"]) for line in lines})
         names = {int(line["group_index"]): line["group"] for line in lines}
-        base = _base(pipeline)
+        source = pipeline_source(pipeline)
         catalog = Catalog(
-            paths=tuple(base / line["file"] for line in ordered),
+            source=source,
+            references=tuple(line["file"] for line in ordered),
             names=tuple(line["name"] for line in ordered),
             labels=np.array([classes.index(line["class"]) for line in ordered]),
             groups=np.searchsorted(numbers, [int(line["group_index"]) for line in ordered]),
             group_names=tuple(names[number] for number in numbers),
             classes=classes,
             groups_unknown=pipeline.data.source_groups == "ignore",
+            scope="",
+            published=True,
         )
         rank = np.empty(len(lines), dtype=np.int64)
         rank[order] = np.arange(len(lines))
@@ -170,15 +166,18 @@ def _dealt(pipeline: config.Pipeline, site: config.SiteConfig, role: str, file: 
         raise MedflError(f"there is no {file}; put the file that came with the kit back") from None
     except (OSError, KeyError, ValueError, TypeError):
         raise MedflError(f"{file} is damaged; put the file that came with the kit back") from None
-    if (strayed := strays(base, catalog.paths)) is not None:
+    stray = source.outside(catalog.references)
+    if stray is not None:
         raise MedflError(
-            f"{file} names {strayed}, which leads out of {base} (`data.root`); ask for a kit that does not"
+            f"{file} names {source.describe(stray)}, which leads out of {source.place} (`data.root`); ask for a kit "
+            f"that does not"
         )
-    absent = [path for path in catalog.paths if not path.is_file()]
+    absent = source.absent(catalog.references)
     if absent:
         raise MedflError(
-            f"{len(absent)} of {len(lines)} files of {file} are not there, the first is {absent[0]}; set `data.root` "
-            f"in {file.with_name('pipeline.yaml')} to where the data lie on this machine"
+            f"{len(absent)} of {len(lines)} {source.patch_words[1]} of {file} are not there, the first is "
+            f"{source.describe(absent[0])}; set `data.root` in {file.with_name('pipeline.yaml')} to where the data lie "
+            f"on this machine"
         )
     positions = {split: np.array(found) for split, found in splits.items()}
     return SitePartition(site.name, role, catalog, np.arange(len(lines)), positions)

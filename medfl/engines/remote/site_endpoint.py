@@ -178,6 +178,6 @@ def keyed_groups(share: SitePartition, file: Path) -> dict[str, list[str]]:
     if not file.is_file():
         return {}
     key, catalog = bytes.fromhex(file.read_text(encoding="ascii").strip()), share.catalog
-    scope = "own" if Path(catalog.scope).is_absolute() else "published"
+    scope = "published" if catalog.published else "own"
     names = sorted({catalog.group_names[group] for group in catalog.groups[share.rows]})
     return {scope: [hmac.new(key, name.encode(), "sha256").hexdigest()[:16] for name in names]}

@@ -8,8 +8,9 @@ from itertools import permutations
 from typing import Any
 
 from medfl.errors import MedflError, nearest
+from medfl.methods.core.compatibility import check_pair
 from medfl.methods.core.context import SiteContext
-from medfl.methods.core.method import Method, require
+from medfl.methods.core.method import Method
 from medfl.methods.core.registry import method_class
 from medfl.model.flat_model import FlatModel
 
@@ -27,10 +28,7 @@ class MethodChain:
     def __init__(self, methods: Sequence[Method] = ()) -> None:
         self.methods = tuple(methods)
         ordered = sorted(self.methods, key=lambda method: method.runs_last)
-        self._by_phase = {
-            phase: tuple(method for method in ordered if getattr(type(method), phase) is not getattr(Method, phase))
-            for phase in PHASES
-        }
+        self._by_phase = {phase: tuple(method for method in ordered if method.acts_in(phase)) for phase in PHASES}
 
     def acts(self, phase: str) -> bool:
         """Whether any method acts in a phase."""
@@ -46,15 +44,15 @@ class MethodChain:
             getattr(method, phase)(local)
 
     def async_schedule(self, sites: int) -> tuple[int, float] | None:
-        """Arrivals and window of the asynchronous schedule (see `Method.wait`); None is the synchronous one.
+        """Arrivals and window of the asynchronous schedule (see `Method.async_schedule`); None is the synchronous one.
 
         Raises:
             MedflError: `sites` training sites are too few for it.
         """
         for method in self.methods:
             try:
-                if (wait := method.async_schedule(sites)) is not None:
-                    return wait
+                if (schedule := method.async_schedule(sites)) is not None:
+                    return schedule
             except ValueError as error:
                 raise MedflError(f"`method.{method.name}`: {error}") from None
         return None
@@ -91,14 +89,17 @@ class MethodChain:
             MedflError: one sentence naming the method and the remedy.
         """
         replacing = [method.name for method in self.methods if method.replaces_optimiser]
-        if len(replacing) > 1:
-            raise MedflError(f"`method`: {' and '.join(replacing)} both replace the optimiser; keep one of them")
         if replacing and (optimizer != "sgd" or momentum or weight_decay):
             raise MedflError(
                 f"`method`: {replacing[0]} replaces the optimiser, so `training.optimizer` must be sgd with momentum 0 "
                 f"and weight_decay 0, not {optimizer} with momentum {momentum:g} and weight_decay {weight_decay:g}"
             )
         for method in self.methods:
+            if method.needs_features and not model.gives_features:
+                raise MedflError(
+                    f"`method.{method.name}`: {model.spec.backbone} does not give its features apart from one "
+                    f"classifier; take another backbone of timm"
+                )
             try:
                 method.check(model, optimizer, momentum, weight_decay)
             except ValueError as error:
@@ -129,18 +130,18 @@ def build_chain(entries: Iterable[str | Mapping[str, Any]]) -> MethodChain:
     """
     methods: list[Method] = []
     for entry in entries:
-        stated = {"name": entry} if isinstance(entry, str) else dict(entry)
-        name = stated.pop("name", None)
+        parameters = {"name": entry} if isinstance(entry, str) else dict(entry)
+        name = parameters.pop("name", None)
         if not isinstance(name, str):
             raise MedflError(f"`method`: each entry is a name or a mapping with `name`, not {entry!r}")
         kind = method_class(name)
         allowed = [f.name for f in dataclasses.fields(kind)]
-        for key in stated:
+        for key in parameters:
             if key not in allowed:
                 close = nearest(key, allowed)
                 raise MedflError(f"`method.{name}.{key}` is no parameter of it.{close} It has: {', '.join(allowed)}")
         try:
-            method = kind(**stated)
+            method = kind(**parameters)
         except (TypeError, ValueError) as error:
             raise MedflError(f"`method.{name}`: {error}") from None
         if any(type(other) is kind for other in methods):
@@ -152,14 +153,3 @@ def build_chain(entries: Iterable[str | Mapping[str, Any]]) -> MethodChain:
         except ValueError as error:
             raise MedflError(f"`method`: {error}") from None
     return MethodChain(sorted(methods, key=lambda method: method.name))
-
-
-def check_pair(method: Method, other: Method) -> None:
-    """Raise ValueError with one sentence if `method` cannot share a chain with `other`, by what both declare."""
-    safe = {"": True, "submodels": other.submodel_safe, "late replies": other.async_safe}[method.merges_itself]
-    require(
-        safe,
-        f"{method.name} merges {method.merges_itself} by rules of its own, and {other.name} is not known to hold under "
-        f"them; leave one of them out",
-    )
-    method.check_compatible(other)

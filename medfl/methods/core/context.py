@@ -1,4 +1,4 @@
-"""What methods see of a round: `LocalRound` at a site, `Server` at the server."""
+"""What methods see of a round: `SiteContext` at a site, `ServerContext` at the server."""
 
 from __future__ import annotations
 

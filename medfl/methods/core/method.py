@@ -76,7 +76,7 @@ class Method:
     Attributes of the class:
         name: what a pipeline calls it.
         paper, title: where it is from: "arXiv:..." or "doi:...", and the title; shown in the model card and the report.
-        neutral: parameters with which it is FedAvg, bit for bit; None where there are none.
+        neutral: parameters with which it is FedAvg, up to rounding; None where there are none.
         runs_last: it acts after the other methods in every phase, because it must have the last word on a gradient.
         replaces_optimiser: it takes the optimiser's steps itself; momentum, AdamW and weight decay are refused.
         local_norms: normalisation layers (affine parameters and statistics) stay at each site.
@@ -84,10 +84,14 @@ class Method:
             `WEIGHTS` is the model's P.
         keeps_updates: it combines the updates of a round itself and needs each of them, in `server.updates`.
         needs_features: its `modify_loss` reads `batch.features`.
-        merges_itself: "submodels" or "late replies" where it merges those by rules of its own; "" where it does not.
+        merges_itself: "sub-models" or "late replies" where it merges those by rules of its own; "" where it does not.
             It then goes only with methods that declare `submodel_safe` or `async_safe`, since nothing else is known
             to hold under such a merge.
-        rescales_updates: it divides an update by numbers that the site states.
+        replaces_mean: it makes the new model from the round's updates without their weighted mean.
+        rescales_updates: it divides w - e by the steps that the site says it took, as steps of SGD from w.
+        guards_updates: no update of one site may pull the model away, so nothing else that sites send may either.
+        owns_start: what it keeps at a site is relative to the received model, so nothing else may move the start.
+        private: a site's clipped update is all that may leave it, and all that may be acted on.
     """
 
     name: ClassVar[str]
@@ -102,7 +106,21 @@ class Method:
     merges_itself: ClassVar[str] = ""
     async_safe: ClassVar[bool] = False
     submodel_safe: ClassVar[bool] = False
+    replaces_mean: ClassVar[bool] = False
     rescales_updates: ClassVar[bool] = False
+    guards_updates: ClassVar[bool] = False
+    owns_start: ClassVar[bool] = False
+    private: ClassVar[bool] = False
+
+    @classmethod
+    def acts_in(cls, phase: str) -> bool:
+        """Whether it overrides a phase."""
+        return getattr(cls, phase) is not getattr(Method, phase)
+
+    @property
+    def starts_elsewhere(self) -> bool:
+        """Whether sites start from another model than the one they received."""
+        return self.local_norms or self.acts_in("before_training")
 
     @property
     def min_replies(self) -> int:
@@ -126,7 +144,8 @@ class Method:
         """Take once what the method needs to know of the model, at a site and at the server alike."""
 
     def check_compatible(self, other: Method) -> None:
-        """Raise ValueError with one sentence if this method cannot share a chain with another."""
+        """Raise ValueError with one sentence if this method cannot share a chain with another, for a reason that is in
+        none of the rules of medfl.methods.core.compatibility."""
 
     def before_training(self, local: SiteContext) -> None:
         """Move the start point."""

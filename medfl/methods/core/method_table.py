@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from medfl.methods.core.chain import check_pair
+from medfl.methods.core.compatibility import check_pair
 from medfl.methods.core.method import Method
 from medfl.methods.core.registry import known_methods
 

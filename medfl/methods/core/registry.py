@@ -20,10 +20,13 @@ GROUP = "medfl.methods"  # of the entry points
 def built_in_methods() -> dict[str, type[Method]]:
     """Method name -> class, of every module of `medfl.methods`."""
     classes: dict[str, type[Method]] = {}
-    for module in pkgutil.iter_modules(medfl.methods.__path__):
-        if not module.ispkg:
-            classes |= _methods_of(f"{medfl.methods.__name__}.{module.name}")
+    for module in _modules():
+        classes |= _methods_of(f"{medfl.methods.__name__}.{module}")
     return dict(sorted(classes.items()))
+
+
+def _modules() -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(medfl.methods.__path__) if not module.ispkg]
 
 
 def _methods_of(module: str) -> dict[str, type[Method]]:
@@ -43,7 +46,8 @@ def known_methods() -> dict[str, type[Method]]:
 
 def method_class(name: str) -> type[Method]:
     """The class of a method name. Raises MedflError with the nearest names."""
-    built_in = built_in_methods()
+    own = _methods_of(f"{medfl.methods.__name__}.{name}") if name in _modules() else {}  # others are not imported
+    built_in = own if name in own else built_in_methods()
     if name in built_in:
         return built_in[name]
     known = known_methods()  # looking through all packages takes its time

@@ -57,32 +57,32 @@ class Curves:
 
     def _of(self, partition: str, method: str, seeds: Sequence[str]) -> Mapping[str, list[list[Point]]]:
         """Seed -> a curve a fold."""
-        found = self._points.get((partition, method), {})
-        chosen = seeds or list(found)
-        return {seed: found[seed] for seed in chosen} if set(chosen) <= set(found) else {}
+        by_seed = self._points.get((partition, method), {})
+        chosen = seeds or list(by_seed)
+        return {seed: by_seed[seed] for seed in chosen} if set(chosen) <= set(by_seed) else {}
 
     @cached_property
     def _points(self) -> dict[tuple[str, str], dict[str, list[list[Point]]]]:
         """(partition, method) -> seed -> a curve a fold."""
-        found: dict[tuple[str, str], dict[str, dict[str, list[Row]]]] = {}
+        points: dict[tuple[str, str], dict[str, dict[str, list[Row]]]] = {}
         for row in self.rows:
-            of_method = found.setdefault((row["partition"], row["method"]), {})
+            of_method = points.setdefault((row["partition"], row["method"]), {})
             of_method.setdefault(row["seed"], {}).setdefault(row["fold"], []).append(row)
         return {
             key: {seed: [_points(rows) for rows in folds.values()] for seed, folds in seeds.items()}
-            for key, seeds in found.items()
+            for key, seeds in points.items()
         }
 
 
 def _points(rows: Sequence[Row]) -> list[Point]:
     """The measured rounds. AUROC is of the model that entered the round: it was there when the round before ended."""
-    found, clock = [], 0.0 if number(rows[0], "virtual_seconds") is not None else None
+    points, clock = [], 0.0 if number(rows[0], "virtual_seconds") is not None else None
     for row in sorted(rows, key=lambda row: int(row["round"])):
         auroc = number(row, "mean_auroc")
         if auroc is not None:
-            found.append((float(row["round"]), clock, auroc))
+            points.append((float(row["round"]), clock, auroc))
         clock = number(row, "virtual_seconds")
-    return found
+    return points
 
 
 def _course(
@@ -91,15 +91,15 @@ def _course(
     read: Callable[[dict[float, float], float], float | None],
 ) -> Course | None:
     """Means over folds, then mean and range over seeds, where every fold of every seed has a value."""
-    found = []
+    points = []
     for moment in xs:
         values = [mean_of_all([read(fold, moment) for fold in folds]) for folds in curves.values()]
-        known = [value for value in values if value is not None]
-        if known and len(known) == len(values):
-            found.append((moment, sum(known) / len(known), min(known), max(known)))
-    if not found:
+        present = [value for value in values if value is not None]
+        if present and len(present) == len(values):
+            points.append((moment, sum(present) / len(present), min(present), max(present)))
+    if not points:
         return None
-    x, mean, low, high = ([point[i] for point in found] for i in range(4))
+    x, mean, low, high = ([point[i] for point in points] for i in range(4))
     return Course(x, mean, low, high, list(curves))
 
 
@@ -112,5 +112,5 @@ def _newest(curve: dict[float, float], moment: float) -> float | None:
 
 def mean_of_all(values: Iterable[float | None]) -> float | None:
     """None where any is unknown: a mean over fewer folds would be another figure."""
-    known = list(values)
-    return None if None in known or not known else sum(v for v in known if v is not None) / len(known)
+    ordered = list(values)
+    return None if None in ordered or not ordered else sum(v for v in ordered if v is not None) / len(ordered)

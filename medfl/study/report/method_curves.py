@@ -8,7 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from medfl.report.html_blocks import Figure, figures, folded, heading, legend, table, text
+from medfl.metrics import format_figure, format_mean
+from medfl.report.html_blocks import Picture, figures, folded, heading, legend, table, text
 from medfl.study.report import study_charts
 from medfl.study.report.curve_table import Course
 from medfl.study.report.study_charts import Dots
@@ -39,9 +40,9 @@ def learning_curves(evidence: StudyEvidence, name: str, partition: Mapping[str, 
         ("Learning curves", "round", by_round, False),
         ("Learning curves over virtual time", "virtual seconds", by_time, True),
     ):
-        known = {method: course for method, course in courses.items() if course}
-        if known:
-            drawn = _panels(evidence, name, title, xlabel, known)
+        present = {method: course for method, course in courses.items() if course}
+        if present:
+            drawn = _panels(evidence, name, title, xlabel, present)
             blocks += [heading(title), text(_said(evidence, steps)), legend(key), figures(drawn, small=True)]
     return blocks
 
@@ -58,14 +59,16 @@ def _said(evidence: StudyEvidence, steps: bool) -> str:
     return said
 
 
-def _panels(evidence: StudyEvidence, name: str, title: str, xlabel: str, courses: Mapping[str, Course]) -> list[Figure]:
+def _panels(
+    evidence: StudyEvidence, name: str, title: str, xlabel: str, courses: Mapping[str, Course]
+) -> list[Picture]:
     steps = xlabel != "round"
     read = evidence.curves.by_time if steps else evidence.curves.by_round
     xs = [x for course in courses.values() for x in course.x]
     lowest = min(min(course.low) for course in courses.values())
     highest = max(max(course.high) for course in courses.values())
     floor = math.floor(lowest * 20) / 20
-    found = []
+    panels = []
     for method, course in courses.items():
         other = None if method == evidence.reference else read(name, evidence.reference, course.seeds)
         end = f"{course.x[-1]:,.0f} s" if steps else f"round {course.x[-1]:.0f}"
@@ -82,8 +85,8 @@ def _panels(evidence: StudyEvidence, name: str, title: str, xlabel: str, courses
             ylim=(floor, min(1.005, highest + 0.05 * (highest - floor) + 0.002)),
             steps=steps,
         )
-        found.append(Figure(method, picture, note))
-    return found
+        panels.append(Picture(method, picture, note))
+    return panels
 
 
 def steadiness(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) -> list[Markup]:
@@ -94,15 +97,15 @@ def steadiness(evidence: StudyEvidence, name: str, partition: Mapping[str, Any])
     return [*blocks, _cost(partition)]
 
 
-def _pictures(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) -> list[Figure]:
+def _pictures(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) -> list[Picture]:
     """A picture a measure, a row a method."""
-    found = []
+    pictures = []
     for column, title, note in MEASURES:
         rows = []
         for method, entry in partition["methods"].items():
             mean = entry["figures"][column]["mean"]
-            points = evidence.known(name, method, column)
-            words = "-" if mean is None else f"{mean:.3g}"
+            points = evidence.values(name, method, column)
+            words = format_figure(mean, ".3g", "-")
             if column == "rounds_to_target":
                 words = f"{len(points)} of {entry['figures'][evidence.figure]['n']}"
             shown = points if len(points) > 1 else []
@@ -111,24 +114,30 @@ def _pictures(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) 
         if not values:
             continue
         log = min(values) > 0 and max(values) / min(values) > WIDE_RANGE
-        told = "; ".join(f"{row.label} {row.beside}" for row in rows if row.mean is not None)
+        means = "; ".join(f"{row.label} {row.beside}" for row in rows if row.mean is not None)
         picture = study_charts.dots(
             rows,
             name=f"stability {column} {name}",
-            finding=f"{title} by method in {name} ({note}), mean over runs: {told}.",
+            finding=f"{title} by method in {name} ({note}), mean over runs: {means}.",
             xlabel=f"{title.lower()}, logarithmic" if log else title.lower(),
             log=log,
             zero=True,
         )
-        found.append(Figure(title, picture, note))
-    return found
+        pictures.append(Picture(title, picture, note))
+    return pictures
 
 
 def _differences(evidence: StudyEvidence, partition: Mapping[str, Any]) -> Markup:
     measures = [column for column, *_ in MEASURES[:-1]]
     columns = ["method", *(f"{column.rpartition('_')[2]} [95 %]" for column in measures)]
     rows = [
-        [method, *(_moved(entry["figures"][column]) for column in measures)]
+        [
+            method,
+            *(
+                format_mean(entry["figures"][column]["mean"], entry["figures"][column]["ci"], "+.3g")
+                for column in measures
+            ),
+        ]
         for method, entry in partition["comparisons"].items()
     ]
     return folded(f"Stability: differences to {evidence.reference}, paired by seed", table(columns, rows))
@@ -137,18 +146,13 @@ def _differences(evidence: StudyEvidence, partition: Mapping[str, Any]) -> Marku
 def _cost(partition: Mapping[str, Any]) -> Markup:
     """What was sent, and how long it would have taken."""
     rows = [
-        [method, *(_amount(entry["figures"][column]["mean"]) for column in ("megabytes", "virtual_seconds"))]
+        [
+            method,
+            *(
+                format_figure(entry["figures"][column]["mean"], ",.1f", "-")
+                for column in ("megabytes", "virtual_seconds")
+            ),
+        ]
         for method, entry in partition["methods"].items()
     ]
     return folded("Sent and waited for, means over runs", table(["method", "megabytes", "virtual seconds"], rows))
-
-
-def _amount(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.1f}"
-
-
-def _moved(mean: Mapping[str, Any]) -> str:
-    if mean["mean"] is None:
-        return "n/a"
-    ends = "n/a" if mean["ci"] is None else f"{mean['ci'][0]:+.3g}, {mean['ci'][1]:+.3g}"
-    return f"{mean['mean']:+.3g} [{ends}]"

@@ -7,16 +7,16 @@ from typing import Any
 
 from markupsafe import Markup
 
-from medfl.report.html_blocks import Figure, Tint, figures, folded, heading, heat_map, join, legend, table, text
+from medfl.metrics import format_figure
+from medfl.report.html_blocks import Picture, Tint, figures, folded, heading, heat_map, join, legend, table, text
 from medfl.report.html_page import PageSection
-from medfl.report.run_results import figure
 from medfl.study.report import study_charts
 from medfl.study.report.leave_one_site_out import unseen_sites
 from medfl.study.report.method_curves import learning_curves, steadiness
 from medfl.study.report.study_charts import Dots, Level
 from medfl.study.report.study_results import StudyEvidence
 from medfl.study.study_file import ALL, PLAIN
-from medfl.study.text_tables import TITLES, Shown, tables
+from medfl.study.text_tables import TextTable, figure_title, text_tables
 
 
 def chapter(evidence: StudyEvidence, name: str, key: str) -> PageSection:
@@ -26,7 +26,7 @@ def chapter(evidence: StudyEvidence, name: str, key: str) -> PageSection:
     title = "All partitions" if whole else "Methods compared" if name == PLAIN else name
     if not partition["methods"]:
         return PageSection(key, title, text("No run of this partition is done."))
-    shown = tables({**evidence.found, "partitions": {name: partition}})
+    shown = text_tables({**evidence.study, "partitions": {name: partition}})
     results, stability = shown[0], shown[-1]
     against = shown[1] if partition["comparisons"] else None
     blocks = [_table(evidence, results)]
@@ -37,7 +37,7 @@ def chapter(evidence: StudyEvidence, name: str, key: str) -> PageSection:
     if against:
         blocks += [heading(f"Against {evidence.reference}"), text(READING), _table(evidence, against)]
     if not whole:
-        if evidence.found.get("leave_one_site_out"):
+        if evidence.study.get("leave_one_site_out"):
             blocks += unseen_sites(evidence, name, partition)
         else:
             blocks += _site_by_site(evidence, partition)
@@ -54,7 +54,7 @@ READING = (
 
 
 def _title(evidence: StudyEvidence) -> str:
-    title = TITLES[evidence.figure]
+    title = figure_title(evidence.figure)
     return title[0].upper() + title[1:]
 
 
@@ -70,25 +70,25 @@ def _lead(evidence: StudyEvidence, partition: Mapping[str, Any], whole: bool) ->
     return f"{_title(evidence)}: {over}. Methods stand in the order of the study file, not by rank."
 
 
-def _table(evidence: StudyEvidence, shown: Shown) -> Markup:
+def _table(evidence: StudyEvidence, shown: TextTable) -> Markup:
     """A table as the console prints it, with a rule above the brackets at its end."""
     names = [row[0] for row in shown.rows]
-    columns = [column.replace(TITLES[evidence.figure], _short(evidence)) for column in shown.columns]
+    columns = [column.replace(figure_title(evidence.figure), _short(evidence)) for column in shown.columns]
     starts = [i for i, name in enumerate(names) if i and evidence.is_bracket(name) > evidence.is_bracket(names[i - 1])]
     return table(columns, shown.rows, break_before=starts)
 
 
 def _short(evidence: StudyEvidence) -> str:
     """The figure's name without where it is measured, which the lead says."""
-    return TITLES[evidence.figure].partition(" at ")[0]
+    return figure_title(evidence.figure).partition(" at ")[0]
 
 
-def _by_method(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) -> list[Figure]:
+def _by_method(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) -> list[Picture]:
     """Means, differences, wins and losses: three pictures with the same rows."""
-    found = [_means(evidence, name, partition)]
+    pictures = [_means(evidence, name, partition)]
     if partition["comparisons"]:
-        found += [_differences(evidence, name, partition), _tallies(evidence, name, partition)]
-    return found
+        pictures += [_differences(evidence, name, partition), _tallies(evidence, name, partition)]
+    return pictures
 
 
 def _key(evidence: StudyEvidence, partition: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -107,24 +107,23 @@ def _key(evidence: StudyEvidence, partition: Mapping[str, Any]) -> list[tuple[st
     return key
 
 
-def _means(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) -> Figure:
+def _means(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) -> Picture:
     rows = []
     for method, entry in partition["methods"].items():
         mean = entry["figures"][evidence.figure]
-        points = evidence.known(name, method, evidence.figure) if mean["n"] > 1 else []
-        rows.append(
-            Dots(method, mean["mean"], _pair(mean["ci"]), points, figure(mean["mean"]), evidence.is_bracket(method))
-        )
+        points = evidence.values(name, method, evidence.figure) if mean["n"] > 1 else []
+        words = format_figure(mean["mean"])
+        rows.append(Dots(method, mean["mean"], _pair(mean["ci"]), points, words, evidence.is_bracket(method)))
     ends = [Level(value, arm, True) for arm, value in partition["brackets"].items() if value is not None]
-    told = "; ".join(f"{row.label} {row.beside}{_interval(row.ends)}" for row in rows)
+    means = "; ".join(f"{row.label} {row.beside}{_interval(row.ends)}" for row in rows)
     within = "".join(f" {level.word} lies at {level.at:.3f}." for level in ends)
-    finding = f"{_title(evidence)} by method in {name}: {told}.{within}"
+    finding = f"{_title(evidence)} by method in {name}: {means}.{within}"
     name = f"means {name}"
     picture = study_charts.dots(rows, name=name, finding=finding, xlabel=_short(evidence), levels=ends, lines=2)
-    return Figure(_title(evidence), picture)
+    return Picture(_title(evidence), picture)
 
 
-def _differences(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) -> Figure:
+def _differences(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) -> Picture:
     rows = []
     for method in partition["methods"]:
         if method == evidence.reference:
@@ -132,12 +131,14 @@ def _differences(evidence: StudyEvidence, name: str, partition: Mapping[str, Any
             continue
         mean = partition["comparisons"][method]["difference"]
         points = evidence.moved(name, method, evidence.figure) if mean["n"] > 1 else []
-        words = "n/a" if mean["mean"] is None else f"{mean['mean']:+.3f}"
+        words = format_figure(mean["mean"], "+.3f")
         rows.append(Dots(method, mean["mean"], _pair(mean["ci"]), points, words, evidence.is_bracket(method)))
-    told = "; ".join(
+    means = "; ".join(
         f"{row.label} {row.beside}{_interval(row.ends, '+')}" for row in rows if row.label != evidence.reference
     )
-    finding = f"Mean difference of {TITLES[evidence.figure]} to {evidence.reference} in {name}, seed by seed: {told}."
+    finding = (
+        f"Mean difference of {figure_title(evidence.figure)} to {evidence.reference} in {name}, seed by seed: {means}."
+    )
     zero = [Level(0.0, study_charts.middle(evidence.reference))]
     # The brackets may be far away: the scale is for the methods, and an arrow points to where the others are.
     federated = [row for row in rows if not row.minor and row.mean is not None] or rows
@@ -151,10 +152,10 @@ def _differences(evidence: StudyEvidence, name: str, partition: Mapping[str, Any
         span=study_charts.span_of(federated, zero),
         lines=2,
     )
-    return Figure(f"Difference to {evidence.reference}", picture, "paired by seed")
+    return Picture(f"Difference to {evidence.reference}", picture, "paired by seed")
 
 
-def _tallies(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) -> Figure:
+def _tallies(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) -> Picture:
     rows: list[tuple[str, tuple[int, int, int] | None, str]] = []
     for method in partition["methods"]:
         entry = partition["comparisons"].get(method)
@@ -165,19 +166,19 @@ def _tallies(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) -
         else:
             counts = (entry["wins"], entry["ties"], entry["losses"])
             rows.append((method, counts, "/".join(map(str, counts))))
-    told = "; ".join(f"{method} {words}" for method, counts, words in rows if counts)
+    tallies = "; ".join(f"{method} {words}" for method, counts, words in rows if counts)
     finding = (
-        f"Wins, ties and losses of AUROC against {evidence.reference} in {name}, by seed and site: {told or 'none'}."
+        f"Wins, ties and losses of AUROC against {evidence.reference} in {name}, by seed and site: {tallies or 'none'}."
     )
     picture = study_charts.tallies(rows, name=f"tallies {name}", finding=finding, lines=2)
-    return Figure("Wins, ties, losses", picture, "by seed and site")
+    return Picture("Wins, ties, losses", picture, "by seed and site")
 
 
 def _seeds(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) -> Markup:
     rows = []
     for method in partition["methods"]:
         values = evidence.by_repeat(name, method, evidence.figure)
-        rows.append([method, *(figure(values.get((name, seed))) for seed in evidence.seeds)])
+        rows.append([method, *(format_figure(values.get((name, seed))) for seed in evidence.seeds)])
     return table(["method", *(f"seed {seed}" for seed in evidence.seeds)], rows)
 
 

@@ -125,10 +125,10 @@ def _dots(ax: Axes, index: int, row: Dots, left: float, right: float) -> None:
     for ends, width in ((row.outer, 0.9), (row.ends, 2.4)):
         if ends:
             ax.plot(ends, [index, index], color=tone, linewidth=width)
-    known = [row.mean] if row.mean is not None else []
+    means = [row.mean] if row.mean is not None else []
     fill = tone if row.ends or row.points else colour("paper")
-    ax.plot(known, [index] * len(known), "o", color=tone, markerfacecolor=fill, markersize=6.0, zorder=4)
-    values = [*row.points, *known, *(row.ends or ()), *(row.outer or ())]
+    ax.plot(means, [index] * len(means), "o", color=tone, markerfacecolor=fill, markersize=6.0, zorder=4)
+    values = [*row.points, *means, *(row.ends or ()), *(row.outer or ())]
     for edge, marker, beyond in (
         (left, "<", min(values, default=left) < left),
         (right, ">", max(values, default=right) > right),

@@ -21,26 +21,26 @@ def study_limits(evidence: StudyEvidence) -> list[tuple[str, str]]:
 
 def disagreement(evidence: StudyEvidence) -> str:
     """A sentence where study.json and runs.csv are of two moments, so that tables and charts may differ; else ""."""
-    found = {name: part["methods"] for name, part in evidence.partitions.items() if name != ALL}
-    told = sum(entry["runs"] for methods in found.values() for entry in methods.values())
-    if told == len(evidence.runs):
+    by_partition = {name: part["methods"] for name, part in evidence.partitions.items() if name != ALL}
+    analysed = sum(entry["runs"] for methods in by_partition.values() for entry in methods.values())
+    if analysed == len(evidence.runs):
         return ""
     return (
-        f"NOT OF ONE MOMENT: study.json tells of {told} runs, runs.csv holds {len(evidence.runs)}, so tables and "
+        f"NOT OF ONE MOMENT: study.json tells of {analysed} runs, runs.csv holds {len(evidence.runs)}, so tables and "
         "charts of this page may differ. `medfl study` with --tables brings them together."
     )
 
 
 def _runs(evidence: StudyEvidence) -> Iterator[tuple[str, str]]:
-    found = evidence.found
-    open_ = found["planned"] - found["done"]
+    study = evidence.study
+    open_ = study["planned"] - study["done"]
     if open_:
         yield (
             "Runs are missing.",
-            f"{open_} of {found['planned']} runs are not done{_short(evidence)}. One that fails would hardly have been "
+            f"{open_} of {study['planned']} runs are not done{_short(evidence)}. One that fails would hardly have been "
             "a method's best.",
         )
-    mixed = sorted({f"{part}, seed {seed}" for (part, seed, _), told in evidence.deals.items() if len(told) > 1})
+    mixed = sorted({f"{part}, seed {seed}" for (part, seed, _), digests in evidence.deals.items() if len(digests) > 1})
     if mixed:
         yield (
             "Pairs on different data.",
@@ -118,9 +118,9 @@ def _design(evidence: StudyEvidence) -> Iterator[tuple[str, str]]:
             "No unseen site.",
             "The figure is of sites that trained, so nothing is known about a hospital that did not.",
         )
-    known = [set(partition["brackets"]) for partition in evidence.partitions.values() if partition["methods"]]
-    lacking = [arm for arm in ("local_only", "centralised") if not all(arm in ends for ends in known)]
-    if known and lacking:
+    brackets = [set(partition["brackets"]) for partition in evidence.partitions.values() if partition["methods"]]
+    lacking = [arm for arm in ("local_only", "centralised") if not all(arm in ends for ends in brackets)]
+    if brackets and lacking:
         words = {
             "local_only": "what every site reaches alone",
             "centralised": "what all data in one place would reach",

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from medfl.errors import MedflError
 from medfl.methods.core.registry import citations
+from medfl.metrics.formatting import MISSING
 from medfl.report.html_blocks import Tint, heading, heat_map, join, legend, links, notes, table, text
 from medfl.report.html_page import PageSection, render_page
 from medfl.report.limitations import several
@@ -20,7 +21,7 @@ from medfl.study.report.partition_chapter import chapter
 from medfl.study.report.study_limitations import disagreement, study_limits
 from medfl.study.report.study_results import StudyEvidence, read_study
 from medfl.study.study_file import ALL, PLAIN
-from medfl.study.text_tables import TITLES, headline
+from medfl.study.text_tables import figure_title, headline
 
 STATISTICS = (
     ("Holm's rule: S. Holm 1979, Scandinavian Journal of Statistics 6", ""),
@@ -43,12 +44,12 @@ def study_html(folder: Path) -> str:
         chapter(evidence, name, f"partition-{index}") for index, name in enumerate(evidence.partitions, start=1)
     ]
     return render_page(
-        str(evidence.found["name"]),
+        str(evidence.study["name"]),
         [_result(evidence), *chapters, _methods(evidence), _record(evidence)],
         kicker="medfl study",
-        subtitle=evidence.found["description"],
+        subtitle=evidence.study["description"],
         facts=_facts(evidence),
-        notice=" ".join([*headline({**evidence.found, "partitions": {}}), disagreement(evidence)]).strip(),
+        notice=" ".join([*headline({**evidence.study, "partitions": {}}), disagreement(evidence)]).strip(),
     )
 
 
@@ -69,14 +70,14 @@ def write_study_report(folder: Path, out: Path | None = None) -> Path:
 
 
 def _facts(evidence: StudyEvidence) -> list[str]:
-    found, brackets = evidence.found, sum(map(evidence.is_bracket, evidence.methods))
+    study, brackets = evidence.study, sum(map(evidence.is_bracket, evidence.methods))
     methods = _count(len(evidence.methods) - brackets, "method")
     return [
         f"{methods} and {_count(brackets, 'bracket')}" if brackets else methods,
         _count(len(evidence.seeds), "seed"),
         _count(sum(name != ALL for name in evidence.partitions), "partition"),
-        *(["every training site left out in turn"] if found.get("leave_one_site_out") else []),
-        f"{found['done']} of {found['planned']} runs done",
+        *(["every training site left out in turn"] if study.get("leave_one_site_out") else []),
+        f"{study['done']} of {study['planned']} runs done",
         f"compared with {evidence.reference}",
     ]
 
@@ -90,7 +91,7 @@ def _result(evidence: StudyEvidence) -> PageSection:
     blocks = [text(*(list(sentences(evidence)) or ["No run is done yet."]))]
     glance = _glance(evidence)
     if glance:
-        blocks += [heading(f"Difference to {evidence.reference} at a glance: {TITLES[evidence.figure]}"), *glance]
+        blocks += [heading(f"Difference to {evidence.reference} at a glance: {figure_title(evidence.figure)}"), *glance]
     return PageSection(
         "result", "Result", join(*blocks, notes("What this study does not show", study_limits(evidence)))
     )
@@ -98,7 +99,7 @@ def _result(evidence: StudyEvidence) -> PageSection:
 
 def sentences(evidence: StudyEvidence) -> Iterator[str]:
     """A paragraph a partition: the highest, and which differences are told from nothing."""
-    calm = {**evidence.found, "one_seed": False, "done": evidence.found["planned"]}
+    calm = {**evidence.study, "one_seed": False, "done": evidence.study["planned"]}
     for name, partition in evidence.partitions.items():
         highest = headline({**calm, "partitions": {name: partition}})
         verdict = _verdict(evidence, partition)
@@ -112,14 +113,14 @@ def sentences(evidence: StudyEvidence) -> Iterator[str]:
 
 def _lowest(evidence: StudyEvidence, name: str) -> str:
     """How far apart the unseen sites are, for the reference."""
-    found = evidence.unseen(name, evidence.reference) if name != ALL else {}
-    known = {site: unseen.mean for site, unseen in found.items() if unseen.mean is not None}
-    if len(known) < 2:
+    sites = evidence.unseen(name, evidence.reference) if name != ALL else {}
+    means = {site: unseen.mean for site, unseen in sites.items() if unseen.mean is not None}
+    if len(means) < 2:
         return ""
-    low, high = min(known, key=lambda site: known[site]), max(known, key=lambda site: known[site])
+    low, high = min(means, key=lambda site: means[site]), max(means, key=lambda site: means[site])
     return (
-        f"Of the sites left out in turn, {low} is the lowest with {evidence.reference}, AUROC {known[low]:.3f}, and "
-        f"{high} the highest, {known[high]:.3f}."
+        f"Of the sites left out in turn, {low} is the lowest with {evidence.reference}, AUROC {means[low]:.3f}, and "
+        f"{high} the highest, {means[high]:.3f}."
     )
 
 
@@ -131,12 +132,12 @@ def _verdict(evidence: StudyEvidence, partition: Mapping[str, Any]) -> str:
         return ""
     above = [name for name, (low, _) in ends.items() if low > 0]
     below = [name for name, (_, high) in ends.items() if high < 0]
-    told = [f"{side} zero for {several(names)}" for side, names in (("above", above), ("below", below)) if names]
+    sides = [f"{side} zero for {several(names)}" for side, names in (("above", above), ("below", below)) if names]
     others = len(ends) - len(above) - len(below)
-    if not told:
+    if not sides:
         return f"Against {evidence.reference}, the interval of the difference includes zero for {several(list(ends))}."
     rest = f"; it includes zero for {others} of {len(ends)}" if others else ""
-    return f"Against {evidence.reference}, the interval of the difference lies {' and '.join(told)}{rest}."
+    return f"Against {evidence.reference}, the interval of the difference lies {' and '.join(sides)}{rest}."
 
 
 def _glance(evidence: StudyEvidence) -> list[Markup]:
@@ -146,15 +147,15 @@ def _glance(evidence: StudyEvidence) -> list[Markup]:
         return []
     names = [name for name in evidence.methods if any(name in comparisons for comparisons in parts.values())]
     rows = [(name, [_cell(comparisons.get(name)) for comparisons in parts.values()]) for name in names]
-    known = len(evidence.seeds) > 1
-    key = [legend([("box", "heat", "the 95\u00a0% interval leaves out zero: ▲ better, ▼ worse")])] if known else []
+    repeats = len(evidence.seeds) > 1
+    key = [legend([("box", "heat", "the 95\u00a0% interval leaves out zero: ▲ better, ▼ worse")])] if repeats else []
     return [*key, heat_map(["method", *parts], rows)]
 
 
 def _cell(entry: Mapping[str, Any] | None) -> Tint:
     mean = entry["difference"]["mean"] if entry else None
     if entry is None or mean is None:
-        return Tint("n/a", None)
+        return Tint(MISSING, None)
     ends = entry["difference"]["ci"]
     decided = ends is not None and (ends[0] > 0 or ends[1] < 0)
     mark = ("▲\u00a0" if mean > 0 else "▼\u00a0") if decided else ""
@@ -174,10 +175,10 @@ def _methods(evidence: StudyEvidence) -> PageSection:
     return PageSection("methods", "Methods", table(["method", "chain", "role", "runs done"], rows, text=3), lead)
 
 
-def chain(stated: Sequence[Any]) -> str:
+def chain(links_: Sequence[Any]) -> str:
     """A chain as a study file states it: `ecgr (select random) + fedprox`; the empty one is FedAvg."""
     words = []
-    for link in stated:
+    for link in links_:
         name = link if isinstance(link, str) else str(link["name"])
         parameters = [] if isinstance(link, str) else [f"{k} {v}" for k, v in link.items() if k != "name"]
         words.append(f"{name} ({', '.join(parameters)})" if parameters else name)
@@ -186,16 +187,16 @@ def chain(stated: Sequence[Any]) -> str:
 
 def _record(evidence: StudyEvidence) -> PageSection:
     """What failed, what the runs were carried out with, and whom to cite."""
-    failed = evidence.found["failed"]
+    failed = evidence.study["failed"]
     blocks = [heading("Failed runs")]
     if failed:
         blocks.append(table(["run", "why"], [[title, why] for title, why in failed.items()], text=2))
         blocks.append(text("They count nowhere. The next start of the study tries them again."))
     else:
         blocks.append(text("None."))
-    told = Counter(tuple(row.get(column, "") for column in MACHINE) for row in evidence.runs)
-    if told:
-        rows = [[*values, str(count)] for values, count in sorted(told.items())]
+    machines = Counter(tuple(row.get(column, "") for column in MACHINE) for row in evidence.runs)
+    if machines:
+        rows = [[*values, str(count)] for values, count in sorted(machines.items())]
         blocks += [heading("Versions and devices"), table([*MACHINE, "runs"], rows, text=len(MACHINE))]
     dealt = sorted({digest for digests in evidence.deals.values() for digest in digests})
     if dealt:
@@ -208,11 +209,11 @@ def _record(evidence: StudyEvidence) -> PageSection:
 
 def _citations(evidence: StudyEvidence) -> Iterator[tuple[str, str]]:
     """(text, address) of the methods' papers, of calibration and of the statistics."""
-    stated = [
+    names = [
         link if isinstance(link, str) else str(link["name"]) for links_ in evidence.methods.values() for link in links_
     ]
     numbers = {"FedAvg": FEDAVG} if any(not evidence.is_bracket(name) for name in evidence.methods) else {}
-    numbers |= {name: paper.removeprefix("arXiv:") for name, paper in citations(stated).items()}
+    numbers |= {name: paper.removeprefix("arXiv:") for name, paper in citations(names).items()}
     if any(row.get("temperature") for row in evidence.runs):
         numbers["Temperature scaling"] = TEMPERATURE
     for name, number in numbers.items():

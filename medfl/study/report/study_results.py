@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,7 @@ from medfl.runs.records import read_json
 from medfl.runs.redact import scrub_text
 from medfl.study.report.curve_table import Curves, mean_of_all
 from medfl.study.study_file import ALL, BRACKETS
-from medfl.study.study_tables import Row, Tables, number
+from medfl.study.study_tables import Row, Tables, number, read_table
 
 STUDY, RUNS = "study.json", "runs.csv"
 KEYS = ("name", "figure", "reference", "seeds", "methods", "partitions", "planned", "done", "one_seed")
@@ -47,10 +46,10 @@ class Unseen:
     @property
     def envelope(self) -> tuple[float, float] | None:
         """From the lowest to the highest end of the seeds' intervals; None where a seed has none."""
-        known = [ends for ends in self.ends.values() if ends]
-        if not known or len(known) < len(self.ends):
+        present = [ends for ends in self.ends.values() if ends]
+        if not present or len(present) < len(self.ends):
             return None
-        return min(low for low, _ in known), max(high for _, high in known)
+        return min(low for low, _ in present), max(high for _, high in present)
 
 
 @dataclass(frozen=True)
@@ -58,12 +57,12 @@ class StudyEvidence:
     """A study as its report tells it.
 
     Attributes:
-        found: study.json, its free text without local paths.
-        runs, sites: the tables' rows, those of methods and partitions that `found` knows.
+        study: study.json, its free text without local paths.
+        runs, sites: the tables' rows, those of methods and partitions that `study` names.
         curves: those of curves.csv.
     """
 
-    found: Mapping[str, Any]
+    study: Mapping[str, Any]
     runs: Sequence[Row]
     sites: Sequence[Row]
     curves: Curves
@@ -71,24 +70,24 @@ class StudyEvidence:
     @property
     def figure(self) -> str:
         """The figure of the headline."""
-        return str(self.found["figure"])
+        return str(self.study["figure"])
 
     @property
     def reference(self) -> str:
         """The method that the others are compared with."""
-        return str(self.found["reference"])
+        return str(self.study["reference"])
 
     @property
     def seeds(self) -> list[str]:
         """As the tables write them."""
-        return [str(seed) for seed in self.found["seeds"]]
+        return [str(seed) for seed in self.study["seeds"]]
 
     @property
     def partitions(self) -> dict[str, Mapping[str, Any]]:
         """What study.json says of every partition; last all of them together, once there are runs of two."""
-        found: dict[str, Mapping[str, Any]] = dict(self.found["partitions"])
-        begun = sum(bool(partition["methods"]) for name, partition in found.items() if name != ALL)
-        return found if begun > 1 else {name: partition for name, partition in found.items() if name != ALL}
+        by_name: dict[str, Mapping[str, Any]] = dict(self.study["partitions"])
+        begun = sum(bool(partition["methods"]) for name, partition in by_name.items() if name != ALL)
+        return by_name if begun > 1 else {name: partition for name, partition in by_name.items() if name != ALL}
 
     @property
     def most_seeds(self) -> int:
@@ -99,7 +98,7 @@ class StudyEvidence:
     @property
     def methods(self) -> dict[str, Sequence[Any]]:
         """Name -> chain, in the order of the study file."""
-        return dict(self.found["methods"])
+        return dict(self.study["methods"])
 
     def is_bracket(self, method: str) -> bool:
         """Whether a method is `local_only` or `centralised`: no federation."""
@@ -113,10 +112,10 @@ class StudyEvidence:
     @cached_property
     def deals(self) -> dict[tuple[str, str, str], set[str]]:
         """(partition, seed, fold) -> digests of the data that its runs were trained and measured on."""
-        found: dict[tuple[str, str, str], set[str]] = {}
+        by_deal: dict[tuple[str, str, str], set[str]] = {}
         for row in self.runs:
-            found.setdefault((row["partition"], row["seed"], row["fold"]), set()).add(row["data"])
-        return found
+            by_deal.setdefault((row["partition"], row["seed"], row["fold"]), set()).add(row["data"])
+        return by_deal
 
     @property
     def same_patches(self) -> bool:
@@ -132,12 +131,12 @@ class StudyEvidence:
 
     def by_repeat(self, partition: str, method: str, column: str) -> dict[Repeat, float | None]:
         """A figure of every repeat: of its one run, or the mean over its folds, as in study.json."""
-        found: dict[Repeat, list[float | None]] = {}
+        columns: dict[Repeat, list[float | None]] = {}
         for row in self.runs_of(partition, method):
-            found.setdefault((row["partition"], row["seed"]), []).append(number(row, column))
-        return {repeat: mean_of_all(values) for repeat, values in found.items()}
+            columns.setdefault((row["partition"], row["seed"]), []).append(number(row, column))
+        return {repeat: mean_of_all(values) for repeat, values in columns.items()}
 
-    def known(self, partition: str, method: str, column: str) -> list[float]:
+    def values(self, partition: str, method: str, column: str) -> list[float]:
         """The same as numbers, repeats without the figure left out."""
         return [value for value in self.by_repeat(partition, method, column).values() if value is not None]
 
@@ -159,18 +158,18 @@ class StudyEvidence:
             if (row["partition"], row["method"], row["model"]) == (partition, method, "global")
             and row["site"] == row["fold"]
         }
-        found = {}
+        by_site = {}
         for site in dict.fromkeys(row["fold"] for row in folds):
             runs = {row["seed"]: row for row in folds if row["fold"] == site}
             auroc = {seed: number(row, "held_out_mean_auroc") for seed, row in runs.items()}
             own = {seed: lines[seed, site] for seed in runs if (seed, site) in lines}
-            known = {seed: value for seed, value in auroc.items() if value is not None}
-            ends = {seed: _ends(own.get(seed)) for seed in known}
+            present = {seed: value for seed, value in auroc.items() if value is not None}
+            ends = {seed: _ends(own.get(seed)) for seed in present}
             groups = [int(row["groups"]) for row in own.values() if row["groups"]]
-            stated = self.partitions[partition]["unseen"].get(site, {}).get(method)
-            ci = (stated["ci"] or stated["auroc"]["ci"]) if stated else None
-            found[site] = Unseen(known, (ci[0], ci[1]) if ci else None, ends, min(groups, default=None))
-        return found
+            analysis = self.partitions[partition]["unseen"].get(site, {}).get(method)
+            ci = (analysis["ci"] or analysis["auroc"]["ci"]) if analysis else None
+            by_site[site] = Unseen(present, (ci[0], ci[1]) if ci else None, ends, min(groups, default=None))
+        return by_site
 
 
 def read_study(folder: Path) -> StudyEvidence:
@@ -184,27 +183,20 @@ def read_study(folder: Path) -> StudyEvidence:
             f"{folder} has no {STUDY} yet; `medfl study STUDY.yaml --out {folder}` writes it at its end, and with "
             "--tables at once"
         )
-    found = read_json(folder / STUDY)
-    missing = [key for key in KEYS if key not in found]
-    missing += sorted({key for part in (found.get("partitions") or {}).values() for key in PARTS if key not in part})
+    study = read_json(folder / STUDY)
+    missing = [key for key in KEYS if key not in study]
+    missing += sorted({key for part in (study.get("partitions") or {}).values() for key in PARTS if key not in part})
     if missing:
         raise MedflError(f"{folder / STUDY} lacks {', '.join(missing)}; `medfl study` with --tables writes it anew")
     Tables.load(folder)  # refuses damaged tables in a sentence
-    found["description"] = scrub_text(str(found.get("description") or "").strip())
-    found["failed"] = {title: scrub_text(why) for title, why in (found.get("failed") or {}).items()}
-    known = {(partition, method) for partition in found["partitions"] for method in found["methods"]}
+    study["description"] = scrub_text(str(study.get("description") or "").strip())
+    study["failed"] = {title: scrub_text(why) for title, why in (study.get("failed") or {}).items()}
+    pairs = {(partition, method) for partition in study["partitions"] for method in study["methods"]}
     runs, sites, curves = (
-        [row for row in _rows(folder / name) if (row["partition"], row["method"]) in known]
+        [row for row in read_table(folder / name) if (row["partition"], row["method"]) in pairs]
         for name in (RUNS, "sites.csv", "curves.csv")
     )
-    return StudyEvidence(found, runs, sites, Curves(curves))
-
-
-def _rows(path: Path) -> list[Row]:
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
+    return StudyEvidence(study, runs, sites, Curves(curves))
 
 
 def _ends(row: Row | None) -> tuple[float, float] | None:

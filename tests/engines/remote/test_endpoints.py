@@ -487,7 +487,7 @@ def test_what_a_site_says_cannot_command_a_terminal(small, tmp_path):
 def test_without_the_extra_one_sentence_says_what_to_install(monkeypatch):
     import medfl.engines.nvflare.launch  # noqa: F401
 
-    for name in ("launch", "app"):
+    for name in ("launch", "flare_app"):
         monkeypatch.delitem(sys.modules, f"medfl.engines.nvflare.{name}")
         monkeypatch.delattr(f"medfl.engines.nvflare.{name}")
     monkeypatch.setitem(sys.modules, "nvflare.collab", None)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from medfl.cli.commands.report import report
+from medfl.cli.commands.report_command import report
 from medfl.errors import MedflError
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.report.chart_style import TOKENS
@@ -22,7 +22,7 @@ from medfl.study.report.study_page import chain, sentences, study_html, write_st
 from medfl.study.report.study_results import read_study
 from medfl.study.study_file import ALL, Planned, Study, StudyFile
 from medfl.study.study_tables import STABILITY, RunRows, Tables
-from medfl.study.text_tables import ONE_SEED, tables
+from medfl.study.text_tables import ONE_SEED, text_tables
 from tests.pages import Page
 
 METHODS = {"fedavg": [], "ecgr": [{"name": "ecgr", "select": "norm"}], "prox": ["fedprox"]}
@@ -191,7 +191,7 @@ def test_the_tables_are_those_that_the_study_prints(whole):
     assert list(found["partitions"]) == ["even", "skew", ALL]
     assert len(sections) == 3
     for key, (name, partition) in zip(sections, found["partitions"].items(), strict=True):
-        results, against, stability = tables({**found, "partitions": {name: partition}})
+        results, against, stability = text_tables({**found, "partitions": {name: partition}})
         on_page = page.tables[key]
         assert on_page[0][1:] == [list(row) for row in results.rows]
         assert [table[1:] for table in on_page if table[0] == list(against.columns)] == [against.rows]

@@ -44,5 +44,5 @@ def report(
         from medfl.pipeline import patch_gallery
 
         print(f"Report: {write_report(path, target, site, patch_gallery.with_patches)}")
-        return
-    print(f"Report: {write_report(path, target, site)}")
+    else:
+        print(f"Report: {write_report(path, target, site)}")

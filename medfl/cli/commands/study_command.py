@@ -55,30 +55,30 @@ def _carry_out(study: Study, folder: Path, jobs: int, terminal: Terminal, train:
     from medfl.study.analysis import result, save
     from medfl.study.execute import Finished, carry_out
     from medfl.study.study_tables import Tables
-    from medfl.study.text_tables import headline, markdown, tables
+    from medfl.study.text_tables import headline, markdown, text_tables
     from medfl.study.track_study import track
 
     count = 0
 
-    def told(done: Finished) -> None:
+    def say(done: Finished) -> None:
         nonlocal count
         count += 1
         outcome = f"FAILED: {done.problem}" if done.problem else f"{done.seconds:.0f} s"
         terminal.say(f"  {count:3d}  {done.run.title}: {outcome}")
 
-    failed = carry_out(study, folder, jobs, told) if train else []
+    failed = carry_out(study, folder, jobs, say) if train else []
     done_runs = Tables.load(folder)
-    found = result(study, done_runs, {done.run.title: done.problem for done in failed})
-    save(folder, found)
-    write_text(folder / "tables.md", markdown(found))
+    findings = result(study, done_runs, {done.run.title: done.problem for done in failed})
+    save(folder, findings)
+    write_text(folder / "tables.md", markdown(findings))
     page = _page(folder, terminal)
-    for shown in tables(found):
+    for shown in text_tables(findings):
         terminal.table(shown.title, shown.columns, shown.rows)
-    for line in headline(found):
+    for line in headline(findings):
         terminal.say(line)
     terminal.say(f"Study:  {folder}" + (f"\nReport: {page}" if page else ""))
     if train:
-        terminal.say(track(study, done_runs, found, folder))
+        terminal.say(track(study, done_runs, findings, folder))
     if failed:
         raise RunFailed(f"{len(failed)} of {len(study.runs)} runs failed; start the study again to try them once more")
 

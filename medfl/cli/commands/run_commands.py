@@ -94,17 +94,18 @@ def evaluate(
     ] = None,
 ) -> None:
     """Measure a model at sites: AUROC with intervals, calibration, confusion matrix."""
+    from medfl.cli.console_tables import print_confusion, print_operating_points, print_sites
     from medfl.data.atomic_file import write_text
     from medfl.pipeline.evaluate_model import evaluate as measure
     from medfl.pipeline.evaluate_model import find_model
 
     with open_terminal() as terminal:
-        found = find_model(model)
-        result = measure(found, [*(sites or []), *(more or [])], pipeline, Path(predictions) if predictions else None)
-        terminal.sites(result["sites"], f"{result['run']}: test data")
-        terminal.operating(result)
+        trained = find_model(model)
+        result = measure(trained, [*(sites or []), *(more or [])], pipeline, Path(predictions) if predictions else None)
+        print_sites(terminal, result["sites"], f"{result['run']}: test data")
+        print_operating_points(terminal, result)
         for name in sorted(result["sites"]):
-            terminal.confusion(name, result["sites"][name]["confusion"], found.facts["classes"])
+            print_confusion(terminal, name, result["sites"][name]["confusion"], trained.facts["classes"])
         if json_file:
             try:
                 write_text(Path(json_file), json.dumps(result, indent=2, allow_nan=False) + "\n")
@@ -115,7 +116,7 @@ def evaluate(
             terminal.say(f"Scores (they stay on this machine): {predictions}")
         from medfl.tracking.log_evaluation import log_evaluation
 
-        terminal.say(log_evaluation(result, found.run_id, found.run.path if found.run else None))
+        terminal.say(log_evaluation(result, trained.run_id, trained.run.path if trained.run else None))
 
 
 def predict(
@@ -129,13 +130,13 @@ def predict(
     from medfl.pipeline.evaluate_model import find_model
     from medfl.pipeline.evaluate_model import predict as score
 
-    found = find_model(model)
-    rows = score(found, Path(directory))
+    trained = find_model(model)
+    rows = score(trained, Path(directory))
     try:
         stream = open(out, "w", newline="", encoding="utf-8") if out else contextlib.nullcontext(sys.stdout)  # noqa: SIM115
         with stream as target:
             writer = csv.writer(target, lineterminator="\n")
-            writer.writerow(["file", *(f"p_{name}" for name in found.facts["classes"])])
+            writer.writerow(["file", *(f"p_{name}" for name in trained.facts["classes"])])
             writer.writerows([name, *(f"{p:.6f}" for p in probabilities)] for name, probabilities in rows)
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -186,7 +187,9 @@ def track(run: RunPath) -> None:
 
 def finish(outcome: Outcome, pipeline: Pipeline, terminal: Terminal) -> None:
     """The end of a run: the table, where things are, the registry if the pipeline names one, what to do next."""
-    terminal.outcome(outcome.summary, str(outcome.folder.path), outcome.tracking)
+    from medfl.cli.console_tables import print_outcome
+
+    print_outcome(terminal, outcome.summary, str(outcome.folder.path), outcome.tracking)
     if pipeline.registry is not None:
         from medfl.pipeline.register_run import register_run
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from medfl.cli.commands.common import PipelineFile, Set, about, launcher, open_terminal
-from medfl.cli.commands.runs import RESUME, finish
+from medfl.cli.commands.run_commands import RESUME, finish
 
 Kit = Annotated[str, typer.Argument(metavar="KIT", help="A kit's folder.")]
 Timeout = Annotated[

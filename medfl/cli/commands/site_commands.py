@@ -1,0 +1,32 @@
+"""Commands that look at sites."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medfl.cli.commands.common import PipelineFile, Set, about
+
+sites_app = typer.Typer(help="Look at sites.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@sites_app.command("preview")
+def sites_preview(
+    pipeline: PipelineFile,
+    set_: Set = None,
+    out: Annotated[str, typer.Option(help="Picture to write.")] = "sites.png",
+) -> None:
+    """Write one picture: a row of patches per site, as the model will see them."""
+    from medfl.data.partition import make_partition
+    from medfl.data.preview import preview
+    from medfl.data.render import render
+    from medfl.pipeline.load_pipeline import load_pipeline
+
+    with about(pipeline):
+        loaded = load_pipeline(pipeline, set_ or [])
+        by_name = {site.name: site for site in loaded.all_sites}
+        stores = [render(loaded, by_name[share.site], share) for share in make_partition(loaded).sites]
+        preview(stores, Path(out), loaded)
+    print(f"Picture: {out}")

@@ -1,0 +1,192 @@
+"""The tables of the command line: what was measured at the sites, how a run ended, who has which patches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from medfl.cli.terminal import Terminal
+from medfl.metrics import RATES, format_figure, format_interval
+from medfl.metrics.figures import Place, SiteFigure, Style, figure, figures_at
+from medfl.metrics.record_types import SiteResult
+from medfl.metrics.stability_figures import stability_at
+
+Cell = Callable[[Mapping[str, Any]], str]
+
+
+def print_sites(terminal: Terminal, sites: Mapping[str, SiteResult], title: str = "Test data, measured once") -> None:
+    """The per-site table: training sites first, held-out sites after them; n are patches."""
+    columns = [_column(row, style) for row, style in figures_at(Place.CONSOLE).items()]
+    order = sorted(sites, key=lambda name: (sites[name]["role"] != "train", name))
+    rows = [[*_site_cells(name, sites[name]), *(cell(sites[name]) for _, cell in columns)] for name in order]
+    headings = ["site", "role", "n (groups)", "classes", *(heading for heading, _ in columns)]
+    terminal.table(title, headings, rows)
+
+
+def _column(row: SiteFigure, style: Style) -> tuple[str, Cell]:
+    """Heading and cell of a figure."""
+    if style is Style.VALUE:
+        return row.heading, row.format
+    if style is Style.INTERVAL:
+        return f"{row.heading} [95 %]", row.format_interval
+    return (
+        f"{row.heading} before -> after [95 %]",
+        lambda entry: f"{row.format_before(entry)} -> {row.format_interval(entry)}",
+    )
+
+
+def _site_cells(name: str, entry: SiteResult) -> list[str]:
+    patches = f"{entry['n']} ({entry['n_groups']})"
+    return [name, str(entry["role"]).replace("_", "-"), patches, str(len(entry["supported_classes"]))]
+
+
+def print_own_models(terminal: Terminal, sites: Mapping[str, SiteResult]) -> None:
+    """AUROC of the further models that a method keeps at each site, beside the global one."""
+    models = {name: entry["models"] for name, entry in sorted(sites.items()) if "models" in entry}
+    if not models:
+        return
+    kinds = sorted({kind for own in models.values() for kind in own})
+    auroc = figure("auroc")
+    rows = [
+        [name, auroc.format_interval(sites[name]), *(auroc.format_interval(own[k]) if k in own else "-" for k in kinds)]
+        for name, own in models.items()
+    ]
+    terminal.table("AUROC of each site's own models on its test data", ["site", "global", *kinds], rows)
+
+
+def print_operating_points(terminal: Terminal, summary: Mapping[str, Any]) -> None:
+    """Sensitivity and specificity at held-out sites, at the thresholds chosen on validation data."""
+    rows = [
+        [name, target, format_figure(point["threshold"]), str(point["positives"]), str(point["negatives"])]
+        + [format_interval(point[rate], point[f"{rate}_ci"]) for rate in RATES]
+        for name, entry in sorted(summary["sites"].items())
+        for target, point in (entry.get("operating") or {}).items()
+        if entry["role"] == "held_out"
+    ]
+    if rows:
+        wanted = summary["operating"]["sensitivity"] if summary.get("operating") else None
+        purpose = f" for sensitivity {wanted:g}" if wanted else ""
+        columns = ["site", "target", "threshold", "positive", "negative", *(f"{rate} [95 %]" for rate in RATES)]
+        terminal.table(f"Held-out sites, at thresholds from validation data{purpose}", columns, rows)
+
+
+def print_confusion(terminal: Terminal, site: str, matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> None:
+    """A confusion matrix: truth down, prediction across."""
+    rows = [[f"true {name}", *map(str, counts)] for name, counts in zip(classes, matrix, strict=True)]
+    terminal.table(f"{site}: confusion", ["", *classes], rows)
+
+
+def print_partition(terminal: Terminal, rows: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> None:
+    """Patches (groups) per site, split and class."""
+    cells: dict[tuple[str, str, str], dict[str, tuple[int, int]]] = {}
+    for row in rows:
+        place = (str(row["site"]), str(row["role"]), str(row["split"]))
+        cells.setdefault(place, {})[str(row["class"])] = (int(row["patches"]), int(row["groups"]))
+    table = []
+    for (site, role, split), by_class in cells.items():
+        counts = [by_class.get(name, (0, 0)) for name in classes]
+        shown = [f"{patches} ({groups})" if patches else "-" for patches, groups in counts]
+        total = f"{sum(p for p, _ in counts)} ({sum(g for _, g in counts)})"
+        table.append([site, role.replace("_", "-"), split, *shown, total])
+    terminal.table("Patches (source groups)", ["site", "role", "split", *classes, "all"], table)
+
+
+def print_cross_sites(terminal: Terminal, matrix: Mapping[str, Mapping[str, float | None]]) -> None:
+    """AUROC of every site's own model at every site: trained down, measured across."""
+    columns = sorted({site for row in matrix.values() for site in row}, key=lambda site: (site not in matrix, site))
+    rows = [[name, *(format_figure(row.get(site)) for site in columns)] for name, row in sorted(matrix.items())]
+    terminal.table("AUROC, trained at / measured at", ["", *columns], rows)
+
+
+def print_outcome(terminal: Terminal, summary: Mapping[str, Any], folder: str, tracking: str) -> None:
+    """The end of a run: the per-site table, stability, where things are."""
+    print_sites(terminal, summary["sites"], f"Test data, measured once, model of round {summary['selected_round']}")
+    print_own_models(terminal, summary["sites"])
+    if summary.get("cross_site_auroc"):
+        print_cross_sites(terminal, summary["cross_site_auroc"])
+    print_operating_points(terminal, summary)
+    for line in (
+        *_held_out_lines(summary),
+        _calibration_line(summary),
+        *_privacy_lines(summary),
+        _stability_line(summary),
+        *_caution_lines(summary),
+        f"Run:    {folder}  ({summary['timings']['total']:.0f} s)",
+        tracking,
+    ):
+        terminal.say(line)
+
+
+def _held_out_lines(summary: Mapping[str, Any]) -> list[str]:
+    held_out, lines = summary["held_out"], []
+    if held_out["sites"]:
+        lines.append(
+            f"Held-out sites: mean AUROC {format_interval(held_out['mean_auroc'], held_out.get('mean_auroc_ci'))}, "
+            f"worst {held_out['worst_site']} {format_figure(held_out['worst_auroc'])}, mean ECE "
+            f"{format_figure(held_out.get('mean_ece_before'))} -> {format_figure(held_out['mean_ece'])}"
+        )
+    pooled = (summary.get("pooled") or {}).get("held_out")
+    if pooled:
+        bound = pooled["auroc_resolution"]
+        lines.append(
+            f"All their {pooled['n']} patches together: AUROC {format_figure(pooled['auroc'])}"
+            + ("" if bound is None else f" (to within {max(bound, 1e-4):.4f})")
+            + f", ECE {format_figure(pooled['ece_before'])} -> {format_figure(pooled['ece'])}, "
+            + f"Brier {format_figure(pooled['brier'])}"
+        )
+    return lines
+
+
+def _calibration_line(summary: Mapping[str, Any]) -> str:
+    own = summary.get("temperatures")
+    if own:
+        return "Temperatures: " + ", ".join(f"{name} {format_figure(value)}" for name, value in sorted(own.items()))
+    fit = summary.get("calibration")
+    if not fit:
+        return "Not calibrated: probabilities are the network's own"
+    line = (
+        f"Temperature {fit['temperature']:.3f} from {fit['patches']} validation patches: their NLL "
+        f"{format_figure(fit['nll_before'])} -> {format_figure(fit['nll_after'])}"
+    )
+    why = {
+        "lower": "; left alone, since the model separates them perfectly",
+        "upper": "; the end of its range, since the model is no better than chance on them",
+    }
+    return line + why.get(fit.get("bound"), "")
+
+
+def _privacy_lines(summary: Mapping[str, Any]) -> list[str]:
+    """What `dp` guarantees, and how well a site's training patches can be told from its test patches."""
+    lines = []
+    spent = summary.get("privacy")
+    if spent and spent["seeded"]:
+        lines.append("NOT PRIVATE: the noise of `dp` came from the run's seed, which is for tests only")
+    elif spent:
+        lines.append(
+            f"Privacy of a whole site: epsilon {spent['epsilon']:.3g} at delta {spent['delta']:g}; weights only"
+        )
+    attacks = {name: entry.get("membership") or {} for name, entry in summary["sites"].items()}
+    measured = {name: attack for name, attack in attacks.items() if attack.get("auroc") is not None}
+    if measured:
+        worst = max(measured, key=lambda name: measured[name]["auroc"])
+        shown = figure("auroc").format_interval(measured[worst])
+        lines.append(f"Training patches told by their loss: AUROC at most {shown}, at {worst} (0.5 is chance)")
+    return lines
+
+
+def _stability_line(summary: Mapping[str, Any]) -> str:
+    figures = (f"{row.label} {format_figure(summary['stability'][row.key])}" for row in stability_at(Place.CONSOLE))
+    return "Stability: " + ", ".join(figures)
+
+
+def _caution_lines(summary: Mapping[str, Any]) -> list[str]:
+    """What to keep in mind: leaky splits, the latest failures, that time was virtual."""
+    lines = []
+    if summary["leaky"]:
+        lines.append("LEAKY: source groups were ignored; near-copies of test patches may have been trained on.")
+    for failure in summary["failures"][-5:]:
+        lines.append(f"Failed: site {failure['site']}, round {failure['round']}: {failure['reason']}")
+    seconds = summary.get("virtual_seconds")
+    if seconds is not None:
+        lines.append(f"Virtual time: {seconds:.0f} s, if every site had the line that its file states")
+    return lines

@@ -1,0 +1,203 @@
+"""What sources of image files have in common: a root, references that are paths below a folder, source groups.
+
+A source group is the original tile of augmented copies, the slide, or the patient. It comes from a CSV
+(`label,filename,source_group` or `path,source_group`) that `data.source_groups` names or that lies in a usual place;
+else from what the kind of source itself says; else the user must say what holds: `source_groups: filename` (every
+file is a source of its own) or `ignore`.
+
+Files without any of these are refused, not taken for one source per file: in a hospital's own data several patches of
+one patient are the rule, and the optimistic figures they give look like good ones.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from abc import abstractmethod
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from medfl.data.images import IMAGE_SUFFIXES
+from medfl.data.patch_store import U8
+from medfl.data.sources.group_table import GROUPS_CSV, look_up_groups
+from medfl.data.sources.source import PatchEntry, PatchGroups, Source, SourceSpec
+from medfl.errors import MedflError, nearest
+
+WHOLE = 1 << 16  # bytes up to which a file is hashed whole
+BLOCK = 1 << 14
+
+
+class FileSource(Source):
+    """Image files below a folder; a reference is a path relative to it, with slashes."""
+
+    patch_words = "file", "files"
+    root_variable: ClassVar[str] = ""
+    """Environment variable that names the root where no file does."""
+    augmentation: ClassVar[str] = ""
+    """Why patches are augmented copies and may not be taken for sources of their own; empty where they are not."""
+
+    def __init__(self, spec: SourceSpec) -> None:
+        super().__init__(spec)
+        self.root = self.find_root()
+
+    @property
+    def place(self) -> str:
+        """What `data.root` names."""
+        return str(self.root)
+
+    @functools.cached_property
+    def folder(self) -> Path:
+        """What references are relative to."""
+        return self.root
+
+    def find_root(self) -> Path:
+        """What `data.root` names, absolute. Raises MedflError where nothing is there."""
+        where, name, key = self.spec.where, self.spec.root, "`data.root`"
+        if name is None and os.environ.get(self.root_variable):
+            name, key = os.environ[self.root_variable], f"the environment variable {self.root_variable}"
+        if name is None:
+            other = f" or set the environment variable {self.root_variable}" if self.root_variable else ""
+            raise MedflError(f"{where}: `data.root` is missing; state where the {self.kind} data lie{other}")
+        root = Path(name).expanduser().absolute()
+        if not root.exists():
+            beside = [path.name for path in root.parent.iterdir()] if root.parent.is_dir() else []
+            raise MedflError(
+                f"{where}: {key} names {root}, which does not exist; correct it.{nearest(root.name, beside)}"
+            )
+        self.check_root(root, f"{where}: {key} names")
+        return root
+
+    @abstractmethod
+    def check_root(self, root: Path, start: str) -> None:
+        """Raise MedflError, begun by `start`, if what is there cannot be the root of this kind of source."""
+
+    @abstractmethod
+    def list_files(self) -> list[PatchEntry]:
+        """Every file, in an order that depends on names only."""
+
+    @abstractmethod
+    def own_groups(self, entries: Sequence[PatchEntry]) -> list[str] | None:
+        """The groups that need no CSV, if the source itself says which files belong together."""
+
+    @abstractmethod
+    def no_groups(self, entries: Sequence[PatchEntry]) -> str:
+        """What is missing where nothing says which files belong together, and the first remedies."""
+
+    def group_tables(self) -> list[Path]:
+        """Usual places of a CSV of source groups, the first that is there counts."""
+        return [self.root / GROUPS_CSV]
+
+    def is_published(self, table: Path) -> bool:
+        """Whether the names in a CSV mean the same sources wherever the data lie."""
+        return False
+
+    def entries(self) -> list[PatchEntry]:
+        """Every file, in an order that depends on names only. Raises MedflError where there is none."""
+        entries = self.list_files()
+        if not entries:
+            raise MedflError(
+                f"{self.spec.where}: no image in {self.root} (`data.root`); images end in {', '.join(IMAGE_SUFFIXES)} "
+                f"and lie in one folder per class"
+            )
+        return entries
+
+    def path(self, reference: str) -> Path:
+        """The file of a reference."""
+        return self.folder / reference
+
+    def read(self, reference: str) -> U8:
+        """The decoded file u8[H, W, 3]. Raises Unreadable."""
+        from medfl.data.image_file import read_image  # an image library, which a store on the disk does not need
+
+        return read_image(self.path(reference))
+
+    def byte_count(self, reference: str) -> int:
+        """Bytes of the file."""
+        return os.stat(self.describe(reference)).st_size
+
+    def fingerprint(self, reference: str) -> str:
+        """Short sha256 of the content; of files above 64 KiB, of the first, middle and last 16 KiB."""
+        digest = hashlib.sha256()
+        with open(self.describe(reference), "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size <= WHOLE:
+                digest.update(file.read())
+            else:
+                for start in (0, (size - BLOCK) // 2, size - BLOCK):
+                    file.seek(start)
+                    digest.update(file.read(BLOCK))
+        return digest.hexdigest()[:16]
+
+    def identity(self, reference: str) -> Hashable:
+        """What the file is on the disk, so that links and overlapping roots are seen."""
+        status = os.stat(self.describe(reference))
+        return status.st_dev, status.st_ino
+
+    def describe(self, reference: str) -> str:
+        """The file's path."""
+        return os.path.join(self.folder, reference)  # asked of every patch at every start: a Path takes its time
+
+    def outside(self, references: Sequence[str]) -> str | None:
+        """The first reference that lies outside the folder once links and `..` are followed, or None."""
+        top, real = self.folder.resolve(), functools.cache(Path.resolve)  # a folder holds thousands of files
+        for reference in references:
+            path = self.path(reference)
+            target = path.resolve() if path.is_symlink() else real(path.parent) / path.name
+            if not target.is_relative_to(top):
+                return reference
+        return None
+
+    def absent(self, references: Sequence[str]) -> list[str]:
+        """References of files that do not exist."""
+        return [reference for reference in references if not self.path(reference).is_file()]
+
+    def groups(self, entries: Sequence[PatchEntry]) -> PatchGroups:
+        """The source group of every file.
+
+        Raises:
+            MedflError: nothing says which files belong together, or a CSV that does is missing, bad or incomplete.
+        """
+        scope, where = str(self.folder.resolve()), self.spec.where
+        if self.spec.source_groups == "ignore":
+            return PatchGroups([entry.name for entry in entries], scope, unknown=True)
+        if self.spec.source_groups == "filename":
+            if self.augmentation:
+                raise MedflError(
+                    f"{where}: `data.source_groups: filename` does not hold for {self.kind}: {self.augmentation}; name "
+                    f"its CSV of source groups, or set `source_groups: ignore`, which marks every result as leaky"
+                )
+            return PatchGroups([entry.name for entry in entries], scope)
+        table = self._group_table()
+        if table is not None:
+            names, published = look_up_groups(table, entries, self.spec), self.is_published(table)
+            return PatchGroups(names, self.kind if published else scope, published=published)
+        own = self.own_groups(entries)
+        if own is None:
+            raise MedflError(f"{where}: {self._without_groups(entries)}")
+        return PatchGroups(own, scope)
+
+    def _group_table(self) -> Path | None:
+        """The CSV of source groups: the one that is named, or one in a usual place, or None."""
+        if self.spec.source_groups is None:
+            return next((path for path in self.group_tables() if path.is_file()), None)
+        table = Path(self.spec.source_groups).expanduser().absolute()
+        if not table.is_file():
+            raise MedflError(
+                f"{self.spec.where}: `data.source_groups` names {table}, which is no file; name a CSV with the columns "
+                f"label,filename,source_group, or use one of the words filename and ignore"
+            )
+        return table
+
+    def _without_groups(self, entries: Sequence[PatchEntry]) -> str:
+        if self.augmentation:
+            return (
+                f"no source groups for {self.root}: {self.augmentation}; name a CSV with the columns "
+                f"label,filename,source_group under `data.source_groups`, or set `source_groups: ignore`, which marks "
+                f"every result as leaky"
+            )
+        return (
+            f"{self.no_groups(entries)}, or set `source_groups: filename` (every image has a source of its own) or "
+            f"`ignore` (marks every result as leaky)"
+        )

@@ -1,0 +1,42 @@
+"""A CSV that says which images were cut from one source: `label,filename,source_group` or `path,source_group`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from medfl.data.sources.csv_table import read_rows
+from medfl.data.sources.source import PatchEntry, SourceSpec
+from medfl.errors import MedflError
+
+GROUPS_CSV = "source_groups.csv"
+COLUMNS = [("label", "filename", "source_group"), ("path", "source_group")]
+
+
+def look_up_groups(table: Path, entries: Sequence[PatchEntry], spec: SourceSpec) -> list[str]:
+    """The group of every listed image file; labels may be the files' own words or those of `task.classes`.
+
+    Raises:
+        MedflError: the CSV is bad, gives an image two groups, or lacks images.
+    """
+    group_of: dict[tuple[str, ...], str] = {}
+    for row in read_rows(table, spec.where, COLUMNS):
+        key = (row["label"], row["filename"]) if "label" in row.cells else (row["path"].replace("\\", "/"),)
+        if group_of.setdefault(key, row["source_group"]) != row["source_group"]:
+            raise MedflError(
+                f"{spec.where}: {table}, line {row.line}: {'/'.join(key)} has two source groups; keep one row of it"
+            )
+    names, missing = [], []
+    for entry in entries:
+        words = (entry.word, (spec.labels or {}).get(entry.word, entry.word))
+        file_names = (entry.key, entry.reference.rpartition("/")[2])
+        keys = [(entry.reference,), *((word, name) for word in words for name in file_names)]
+        names.append(next((group_of[key] for key in keys if key in group_of), ""))
+        if not names[-1]:
+            missing.append(entry.name)
+    if missing:
+        raise MedflError(
+            f"{spec.where}: {len(missing)} of {len(entries)} images have no row in {table} (`data.source_groups`), "
+            f"the first is {missing[0]}; add the rows"
+        )
+    return names

@@ -1,0 +1,166 @@
+"""What a source of patches does: it lists labelled patches and reads one of them by its reference.
+
+A reference is a text that only its source understands: a path below a folder, a key of an archive, a place on a slide.
+A new kind of source is one file in this package with a class that `source_registry.register` decorates; a pipeline
+or site file then names it under `data.source`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from medfl import config
+from medfl.data.patch_store import U8
+from medfl.errors import MedflError, nearest
+
+
+@dataclass(frozen=True)
+class SourceSpec:
+    """What a pipeline or site file says about its data.
+
+    Attributes:
+        where: that file's subject, "pipeline NAME" or "site NAME", with which messages begin.
+        root: `data.root`, None where there is none.
+        source_groups: `data.source_groups`, None where there is none.
+        classes: `task.classes`.
+        labels: a site's own words for classes, `{word: class}`; None for data that are dealt.
+        data: the pipeline's `data` section, for the settings of one kind of source.
+        cache: folder for what a source generates.
+    """
+
+    where: str
+    root: str | None
+    source_groups: str | None
+    classes: tuple[str, ...]
+    labels: dict[str, str] | None
+    data: config.Data
+    cache: Path
+
+
+@dataclass(frozen=True)
+class PatchEntry:
+    """One patch as its source lists it.
+
+    Attributes:
+        word: the source's own word for the class.
+        key: what the patch is called within its class, the same wherever the data lie.
+        reference: what the source reads the patch by.
+        group: the patient, slide or tile it was cut from; empty where the source does not say.
+    """
+
+    word: str
+    key: str
+    reference: str
+    group: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the patch is called at its site."""
+        return f"{self.word}/{self.key}"
+
+
+@dataclass(frozen=True)
+class PatchGroups:
+    """The source group of every patch of a list.
+
+    Attributes:
+        names: a name for each patch.
+        scope: within one scope, equal names mean the same source, also across catalogs.
+        unknown: near copies may lie in different groups.
+        published: the names mean the same wherever the data lie.
+    """
+
+    names: list[str]
+    scope: str
+    unknown: bool = False
+    published: bool = False
+
+
+class Source(ABC):
+    """One kind of source, opened where a pipeline or site file says its data lie.
+
+    Making one raises MedflError where there are no such data.
+    """
+
+    kind: ClassVar[str]
+    """The word under `data.source`."""
+    dealt_only: ClassVar[bool] = False
+    """No site can bring data of this kind; they are dealt to simulated institutions."""
+    class_word: ClassVar[str] = "label"
+    """What messages call that which names a class."""
+    patch_words: ClassVar[tuple[str, str]] = "patch", "patches"
+    """What messages call a patch, and several."""
+
+    def __init__(self, spec: SourceSpec) -> None:
+        self.spec = spec
+
+    @property
+    @abstractmethod
+    def place(self) -> str:
+        """Where the data lie, for messages at the site."""
+
+    @abstractmethod
+    def entries(self) -> list[PatchEntry]:
+        """Every patch, in an order that depends on names only. Raises MedflError for data that cannot be used."""
+
+    @abstractmethod
+    def read(self, reference: str) -> U8:
+        """The patch u8[H, W, 3], RGB and upright. Raises `medfl.data.rgb.Unreadable`, which says why it cannot."""
+
+    @abstractmethod
+    def byte_count(self, reference: str) -> int:
+        """How large the patch is where it is stored; cheap, it is asked of every patch at every start."""
+
+    @abstractmethod
+    def fingerprint(self, reference: str) -> str:
+        """A digest of the patch's content: another one whenever the patch changes, the same wherever it lies."""
+
+    def identity(self, reference: str) -> Hashable:
+        """What the patch is, however it is reached: equal for two references, also of two sources, to one patch."""
+        return self.kind, self.place, reference
+
+    def describe(self, reference: str) -> str:
+        """Where the patch lies, for people and for tables that stay at the site."""
+        return reference
+
+    def outside(self, references: Sequence[str]) -> str | None:
+        """The first of references written by others that leads out of this source's data, or None."""
+        return None
+
+    def absent(self, references: Sequence[str]) -> list[str]:
+        """Those of references written by others that lead to nothing."""
+        present = {entry.reference for entry in self.entries()}
+        return [reference for reference in references if reference not in present]
+
+    def groups(self, entries: Sequence[PatchEntry]) -> PatchGroups:
+        """The source group of every listed patch.
+
+        Raises:
+            MedflError: nothing says which patches belong together.
+        """
+        if self.spec.source_groups == "ignore":
+            return PatchGroups([entry.name for entry in entries], self.place, unknown=True)
+        if not all(entry.group for entry in entries):
+            raise MedflError(
+                f"{self.spec.where}: {self.place} does not say which patches come from one source; set "
+                f"`source_groups: ignore`, which marks every result as leaky"
+            )
+        return PatchGroups([entry.group for entry in entries], self.place)
+
+    def class_index(self, word: str) -> int:
+        """The class that the source's own word stands for. Raises MedflError for a word that is no class."""
+        labels, classes = self.spec.labels or {}, self.spec.classes
+        name = labels.get(word, word)
+        if name in classes:
+            return classes.index(name)
+        mapped = f", mapped to {name} by `labels`," if word in labels else ""
+        remedy = "rename it" if self.spec.labels is None else f"map it in the site file, `labels: {{{word}: ...}}`"
+        raise MedflError(
+            f'{self.spec.where}: the {self.class_word} "{word}" of {self.place}{mapped} is no class of `task.classes` '
+            f"({', '.join(classes)}); {remedy}, or point `data.root` at a part without it."
+            f"{nearest(name, [*classes, *labels])}"
+        )

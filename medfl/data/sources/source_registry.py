@@ -1,0 +1,56 @@
+"""Which kinds of source there are: the files of this package that register one, and those of installed packages."""
+
+from __future__ import annotations
+
+import functools
+import pkgutil
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, TypeVar
+
+from medfl import config
+from medfl.data import sources
+from medfl.errors import MedflError, nearest
+
+if TYPE_CHECKING:
+    from medfl.data.sources.source import Source
+
+SOURCES: dict[str, type[Source]] = {}
+"""Registered sources by the word under `data.source`."""
+S = TypeVar("S", bound="type[Source]")
+
+
+def register(source: S) -> S:
+    """Make a source known under its `kind`; a decorator."""
+    SOURCES[source.kind] = source
+    return source
+
+
+def source_class(kind: str) -> type[Source]:
+    """The source behind a word under `data.source`. Raises MedflError with the nearest words where there is none."""
+    _import_built_in()
+    if kind in SOURCES:
+        return SOURCES[kind]
+    packages = {entry.name: entry for entry in entry_points(group="medfl.sources")}
+    if kind not in packages:
+        words = sorted({*SOURCES, *packages})
+        raise MedflError(f"`data.source`: there is no source {kind!r}.{nearest(kind, words)} Known: {', '.join(words)}")
+    source: type[Source] = packages[kind].load()
+    return source
+
+
+def check_sources(pipeline: config.Pipeline, where: str) -> None:
+    """Raise MedflError, begun by `where`, if a pipeline or one of its sites names a source there is not."""
+    sites = {f"{where}: site {site.name}": site.data.source for site in pipeline.all_sites if site.data}
+    for place, kind in {where: pipeline.data.source, **sites}.items():
+        try:
+            if kind is not None:
+                source_class(kind)
+        except MedflError as error:
+            raise MedflError(f"{place}: {error}") from None
+
+
+@functools.cache
+def _import_built_in() -> None:
+    for module in pkgutil.iter_modules(sources.__path__):
+        import_module(f"{sources.__name__}.{module.name}")

@@ -1,0 +1,105 @@
+"""The shapes of what is measured and recorded: a site's figures, a site's part of a round, a round, a summary.
+
+These are the dictionaries as they lie in `rounds.jsonl` and `summary.json`; docs/architecture.md tells of every key. A
+figure of the table in `medfl.metrics.figures` is read by its row's key, so only those that code names are listed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NotRequired, TypedDict
+
+Role = Literal["train", "held_out"]
+
+
+class ClassSupport(TypedDict):
+    """What a site has of one class."""
+
+    patches: int
+    groups: int
+
+
+class SiteFigures(TypedDict, total=False):
+    """What `measure` returns of one site's patches; None is "not available".
+
+    The later keys are there once a finished model was measured: with the figures before calibration and at operating
+    points.
+    """
+
+    n: int
+    n_groups: int
+    few_groups: bool
+    supported_classes: list[str]
+    support: dict[str, ClassSupport]
+    auroc: float | None
+    auroc_ci: Sequence[float] | None
+    auroc_se: float | None
+    auroc_per_class: dict[str, float | None]
+    auroc_per_class_ci: dict[str, Sequence[float] | None]
+    balanced_accuracy: float | None
+    accuracy: float | None
+    loss: float | None
+    ece: float | None
+    ece_before: float | None
+    classwise_ece: float | None
+    brier: float | None
+    nll: float | None
+    confusion: list[list[int]]
+    reliability: Mapping[str, Any]
+    reliability_before: Mapping[str, Any]
+    operating: Mapping[str, Mapping[str, Any]]
+    membership: Mapping[str, Any]
+
+
+class SiteResult(SiteFigures):
+    """A site's entry of `summary.json`: its test figures, its role, and those of models that a method keeps there."""
+
+    role: Role
+    models: NotRequired[Mapping[str, SiteFigures]]
+
+
+class SiteRecord(TypedDict):
+    """A site's part of a round record; what it trained or measured in that round is there."""
+
+    role: Role
+    bytes_down: int
+    bytes_up: int
+    val: NotRequired[SiteFigures]
+    test: NotRequired[SiteFigures]
+    val_personalised: NotRequired[SiteFigures]
+    samples: NotRequired[int]
+    steps: NotRequired[int]
+    train_loss: NotRequired[float]
+    age: NotRequired[int]
+
+
+class FailureRecord(TypedDict):
+    """A site that did not do its part, and why."""
+
+    site: str
+    reason: str
+
+
+class UpdateRecord(TypedDict):
+    """Lengths of a round's updates: sum_i p_i ||D_i||^2, ||D||^2, the cosine to the update before, change by stage."""
+
+    mean_sq: float
+    sq: float
+    cosine: float | None
+    inertia: dict[str, float | None]
+
+
+class RoundRecord(TypedDict):
+    """One line of `rounds.jsonl`: figures of the model that enters the round, and the update made in it."""
+
+    round: int
+    evaluated: bool
+    counted: bool
+    lr_scale: float
+    participants: list[str]
+    failures: list[FailureRecord]
+    sites: dict[str, SiteRecord]
+    update: UpdateRecord | None
+    virtual_seconds: NotRequired[float]
+    wall_seconds: NotRequired[float]
+    privacy: NotRequired[Mapping[str, Any]]

@@ -1,0 +1,100 @@
+"""Stores are found again by what they were rendered from."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medfl.data.partition import own_partition
+from medfl.data.render import render
+from medfl.errors import MedflError
+from tests.data.rendering import own, render_all
+from tests.datafiles import (
+    pipeline,
+    pixels,
+    site,
+    write_image,
+)
+
+
+def stores_in(made) -> list[Path]:
+    return sorted((made.cache_dir / "stores").iterdir())
+
+
+def test_a_store_is_keyed_by_content_and_settings(root: Path, tmp_path: Path) -> None:
+    first = render_all(own(root))["here"]
+    assert len(stores_in(own(root))) == 1
+    copy = Path(shutil.copytree(root, tmp_path / "copy"))
+    os.utime(copy / "lung_aca" / "lung_aca-p00" / "000.png", (1, 1))
+    again = render_all(own(copy))["here"]
+    assert len(stores_in(own(root))) == 1  # a copied folder finds its store
+    assert again.digest == first.digest
+    render_all(own(root, size=20))
+    render_all(own(root, render=[{"HorizontalFlip": {}}]))
+    assert len(stores_in(own(root))) == 3
+    write_image(copy / "lung_aca" / "lung_aca-p00" / "000.png", pixels(77))
+    changed = render_all(own(copy))["here"]
+    assert len(stores_in(own(root))) == 4
+    assert changed.digest != first.digest
+    assert np.array_equal(changed.images[0], pixels(77))
+    assert not list((own(root).cache_dir / "stores").glob(".*"))  # no half-written store is left
+
+
+def test_large_files_are_told_apart_by_their_middle(tmp_path: Path) -> None:
+    image = pixels(0, 300)  # 270 kB uncompressed
+    path = write_image(tmp_path / "own" / "lung_n" / "ann" / "a.bmp", image)
+    first = render_all(own(tmp_path / "own", size=300))["here"]
+    image[150, :, :] ^= 255
+    write_image(path, image)
+    assert not np.array_equal(render_all(own(tmp_path / "own", size=300))["here"].images, first.images)
+
+
+def test_a_damaged_store_is_rendered_again(root: Path) -> None:
+    made = own(root)
+    first = np.array(render_all(made)["here"].images)
+    (folder,) = stores_in(made)
+    for damage in (b"", b"\x93NUMPY broken", (folder / "images.npy").read_bytes()[:-1]):
+        (folder / "images.npy").write_bytes(damage)
+        assert np.array_equal(render_all(made)["here"].images, first)
+
+
+def test_a_failed_rendering_leaves_nothing(root: Path) -> None:
+    made = own(root, render=[{"CenterCrop": {"height": 8, "width": 8}}])
+    with pytest.raises(MedflError, match=r"site here: `render`: CenterCrop gives \[8, 8, 3\].*keeps the size"):
+        render_all(made)
+    assert not list((made.cache_dir / "stores").iterdir())
+
+
+def test_a_cache_that_cannot_be_written(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(MedflError, match=r"cache .* cannot be written .*`data.cache`.*MEDFL_CACHE"):
+        render_all(own(root, cache=tmp_path / "file"))
+
+
+def test_a_store_found_again_imports_neither_monai_nor_a_decoder(root: Path) -> None:
+    made = pipeline([site("here", root, "folder")], mode="own", render=["HorizontalFlip"])
+    here = made.train_sites[0]
+    digest = render(made, here, own_partition(made, here, "held_out")).digest
+    script = (
+        "import sys, json\nfrom medfl import config\nfrom medfl.data.partition import own_partition\n"
+        "from medfl.data.render import render\nmade = config.Pipeline.model_validate(json.loads(sys.stdin.read()))\n"
+        "here = made.train_sites[0]\nstore = render(made, here, own_partition(made, here, 'held_out'))\n"
+        "heavy = ('monai', 'torch', 'PIL', 'albumentations', 'medfl.data.decode')\n"
+        "print(store.digest, store.images.shape[0], [name for name in heavy if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], input=made.model_dump_json(), text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split(maxsplit=2) == [digest, "12", "[]\n"]
+
+
+def test_the_record_beside_a_store_is_plain(root: Path) -> None:
+    made = own(root)
+    render_all(made)
+    (folder,) = stores_in(made)
+    assert sorted(path.name for path in folder.iterdir()) == ["images.npy", "store.json"]
+    assert json.loads((folder / "store.json").read_text()) == {"version": 1, "shape": [12, 16, 16, 3], "bad": {}}

@@ -1,0 +1,156 @@
+"""The phases of a local step: where each acts, what it sees, and that one nobody asks for costs nothing."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from medfl.methods.core.chain import MethodChain
+from medfl.methods.core.method import Method
+from medfl.site import local_training
+from tests.hand import Hand, play
+from tests.toys import toy_bench, toy_federation, toy_run, toy_sites, toy_work
+
+ONE = {"one": Hand(2, target=(0.0, 0.0, 1.0), curvature=(1.0, 0.4, 0.2), steps=1)}  # one step of lr .5
+START = (4.0, 2.0, -3.0)
+
+
+@dataclass(frozen=True)
+class Probe(Method):
+    """A method whose phases are set by tests."""
+
+    name: ClassVar[str] = "probe"
+
+
+def run(kind, rounds=2, backbone="test_byobnet"):
+    """(weights, buffers) after rounds of a toy federation with one method."""
+    bench = toy_bench(backbone=backbone)
+    bench.chain = MethodChain([kind()])
+    federation, _ = toy_federation(bench, toy_sites(bench, (16, 16), toy_work(local_steps=2)), rounds=rounds)
+    state = federation.run()
+    return state.weights, state.buffers
+
+
+def plain(rounds=2, backbone="test_byobnet"):
+    return run(Probe, rounds, backbone)
+
+
+def by_hand(kind):
+    return play(MethodChain([kind()]), ONE, rounds=1, start=START).rounds(1)[0]
+
+
+def test_without_any_phase_a_step_is_one_call_of_the_network(monkeypatch):
+    def fail(*_):
+        raise AssertionError("a phase that nobody asked for")
+
+    monkeypatch.setattr(local_training._Forward, "_edited", fail)
+    monkeypatch.setattr(local_training, "_at_other_points", fail)
+    monkeypatch.setattr("medfl.model.flat_model.FlatModel.features", fail)
+    monkeypatch.setattr("medfl.model.flat_model.FlatModel.gather_gradient", fail)
+    state, records = toy_run(rounds=1)
+    assert records[0]["counted"]
+    assert torch.isfinite(state.weights).all()
+
+
+def test_a_perturbed_point_gives_the_gradient_and_the_weights_are_put_back():
+    """At w + 1 the gradient is c (w + 1 - t): 5, 1.2, -.6; the step of lr .5 is from w: 1.5, 1.4, -2.7."""
+
+    class Perturb(Probe):
+        def perturb(self, local):
+            local.model.vector.add_(1.0)
+
+    assert by_hand(Perturb) == pytest.approx([1.5, 1.4, -2.7], abs=1e-6)
+
+
+def test_ascent_sees_the_first_gradient_and_the_step_is_along_the_second():
+    """g = c (w - t) = 4, .8, -.8; at w + g: c (w + g - t) = 8, 1.12, -.96; the step from w: 0, 1.44, -2.52."""
+    seen = []
+
+    class Ascend(Probe):
+        def ascend(self, local):
+            seen.append(local.model.layout.pack(local.gradient).tolist())
+            local.model.vector.add_(local.gradient)
+
+        def on_gradient(self, local):
+            seen.append(local.model.layout.pack(local.gradient).tolist())
+
+    assert by_hand(Ascend) == pytest.approx([0.0, 1.44, -2.52], abs=1e-5)
+    assert seen[0] == pytest.approx([4.0, 0.8, -0.8], abs=1e-5)
+    assert seen[1] == pytest.approx([8.0, 1.12, -0.96], abs=1e-5)
+
+
+def test_a_second_pass_leaves_the_statistics_of_the_first():
+    class Stay(Probe):
+        def ascend(self, local):
+            local.gradient.zero_()
+
+    weights, buffers = run(Stay, rounds=1, backbone="test_resnet")
+    expected, statistics = plain(rounds=1, backbone="test_resnet")
+    torch.testing.assert_close(buffers, statistics, rtol=0, atol=0)
+    torch.testing.assert_close(weights, expected, rtol=0, atol=1e-6)
+
+
+def test_images_are_normalised_ones_and_what_is_returned_goes_through_the_network():
+    seen = []
+
+    class Look(Probe):
+        def transform_batch(self, local, images):
+            mean, std = (torch.tensor(v).view(3, 1, 1) for v in (local.model.mean, local.model.std))
+            seen.append(images * std + mean)
+            return images
+
+    class Blank(Probe):
+        def transform_batch(self, local, images):
+            return torch.zeros_like(images)
+
+    assert torch.equal(run(Look)[0], plain()[0])
+    pixels = torch.stack(seen)
+    assert pixels.min() > -1e-6
+    assert 0.6 < pixels.max() < 1 + 1e-6
+    assert not torch.allclose(run(Blank)[0], plain()[0])
+
+
+def test_the_loss_may_be_looked_at_added_to_and_replaced_given_logits_labels_and_features():
+    seen = []
+
+    class Look(Probe):
+        needs_features: ClassVar[bool] = True
+
+        def modify_loss(self, local, batch, loss):
+            seen.append(batch)
+            assert torch.equal(local.model.head(batch.features), batch.logits)
+            assert torch.equal(cross_entropy(batch.logits, batch.labels), loss)
+            return loss
+
+    class Half(Probe):
+        def modify_loss(self, local, batch, loss):
+            assert batch.features is None
+            return 0.5 * cross_entropy(batch.logits, batch.labels)
+
+    class HalfTheGradient(Probe):
+        def modify_gradient(self, local):
+            local.gradient.mul_(0.5)
+
+    assert torch.equal(run(Look)[0], plain()[0])
+    assert seen[0].images.shape == (8, 3, 32, 32)
+    torch.testing.assert_close(run(Half)[0], run(HalfTheGradient)[0], rtol=0, atol=1e-6)
+
+
+def test_changed_logits_are_those_that_the_loss_sees():
+    class Shift(Probe):
+        def modify_logits(self, local, logits, labels):
+            assert local.class_counts.sum() == 16
+            return logits + torch.tensor([5.0, 0.0, 0.0])
+
+        def modify_loss(self, local, batch, loss):
+            assert torch.equal(cross_entropy(batch.logits, batch.labels), loss)
+            return loss
+
+    class Scaled(Probe):
+        def modify_logits(self, local, logits, labels):
+            return logits + 5.0  # the same for all classes: the softmax does not see it
+
+    assert not torch.allclose(run(Shift)[0], plain()[0])
+    torch.testing.assert_close(run(Scaled)[0], plain()[0], rtol=0, atol=1e-4)
