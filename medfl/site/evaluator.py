@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medfl.data.batches import Batches
+from medfl.data.patch_store import PatchStore
 from medfl.site.shared_model import SharedModel
 
 Rows = NDArray[np.int64]
@@ -20,21 +21,22 @@ class Evaluator:
 
     Args:
         shared: the network that the model is loaded into; what it holds afterwards is nobody's business.
-        batches: the site's patches.
+        store: the site's patches.
+        batches: the same on the device.
         batch_size: patches in a forward pass.
     """
 
-    def __init__(self, shared: SharedModel, batches: Batches, batch_size: int) -> None:
+    def __init__(self, shared: SharedModel, store: PatchStore, batches: Batches, batch_size: int) -> None:
         self.shared = shared
+        self.store = store
         self.batches = batches
         self.batch_size = batch_size
 
     def rows(self, split: str) -> Rows:
         """Rows of the store that make a split. Raises ValueError where the site has none of that name."""
-        store = self.batches.store
-        if split not in store.splits:
-            raise ValueError(f"{store.site} has no split {split!r}, only {', '.join(store.splits)}")
-        return store.splits[split]
+        if split not in self.store.splits:
+            raise ValueError(f"{self.store.site} has no split {split!r}, only {', '.join(self.store.splits)}")
+        return self.store.splits[split]
 
     def logits(self, weights: Tensor, buffers: Tensor, rows: Rows | str) -> Tensor:
         """Logits f64[n, C] on the CPU of the model (f32[P], f32[B]), in the order of these rows or those of a split."""

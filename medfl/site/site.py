@@ -77,10 +77,10 @@ class Site:
             self.store, model.device, model.mean, model.std, self.training.augment, self.jitter, channels_last
         )
 
-    @cached_property
+    @property
     def evaluator(self) -> Evaluator:
         """Logits of models on this site's patches."""
-        return Evaluator(self.shared, self.batches, self.training.eval_batch_size)
+        return Evaluator(self.shared, self.store, self.batches, self.training.eval_batch_size)
 
     def memory(self) -> SiteMemory:
         """What this site carries from round to round, as a value."""
