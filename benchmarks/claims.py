@@ -240,12 +240,15 @@ def means_table(study: str, column: str) -> str:
 
 
 def progress() -> str:
-    """Which studies are finished, from the runs that their files ask for."""
+    """Which studies are finished, from the runs that their files ask for, by what the files call them: the tables may be
+    of an earlier version of medfl, whose runs have other keys."""
     lines = ["| study | runs done | of |", "|---|--:|--:|"]
+    columns = ("partition", "method", "seed", "fold")
     for name in STUDIES:
         planned = load_study(ROOT / "pipelines" / "studies" / f"{name}.yaml").runs
-        done = {row["key"] for row in Runs.load(name).runs}
-        lines.append(f"| `{name}` | {sum(run.key in done for run in planned)} | {len(planned)} |")
+        done = {tuple(str(row[column]) for column in columns) for row in Runs.load(name).runs}
+        known = sum((run.partition, run.method, str(run.seed), run.fold) in done for run in planned)
+        lines.append(f"| `{name}` | {known} | {len(planned)} |")
     return "\n".join(lines)
 
 

@@ -138,7 +138,7 @@ def test_arrays_hold_no_objects(tmp_path, bomb):
 def test_a_sites_kept_state_is_data(tmp_path, bomb):
     (tmp_path / "run1.safetensors").write_bytes(bomb[0])
     with pytest.raises(StateLost, match="damaged"):
-        SiteStateFile(tmp_path, "run1", SimpleNamespace(state={}, pending=None))
+        SiteStateFile(tmp_path, "run1", SimpleNamespace(name="a", state={}, pending=None))
 
 
 @pytest.mark.parametrize("where", ["message", "header", "vectors"])

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from medfl.data.citations import GROUPS, LC25000
-from medfl.methods.core.registry import citations
 from medfl.metrics import RATES, format_figure, format_interval
 from medfl.metrics.figures import Place, Style, figures_at
 from medfl.metrics.stability_figures import stability_at
@@ -204,6 +203,8 @@ def _limits(summary: Mapping[str, Any], model: Mapping[str, Any], pipeline: Mapp
 
 
 def _citations(pipeline: Mapping[str, Any], methods: Sequence[str]) -> Iterator[str]:
+    from medfl.methods.core.registry import citations  # PyTorch, which a mirror must not wait for
+
     settings = pipeline["data"]
     yield "## Citations"
     cited = [LC25000] if settings["source"] == "lc25000" else []

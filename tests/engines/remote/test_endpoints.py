@@ -497,5 +497,5 @@ def test_without_the_extra_one_sentence_says_what_to_install(monkeypatch):
 
 def test_pooled_training_is_refused_before_anything_is_written(small, tmp_path):
     with pytest.raises(MedflError, match="one process"):
-        lay_out(load_pipeline(small, ["baseline=centralised"]), "poc", tmp_path / "far")
+        lay_out(load_pipeline(small, ["method=[]", "baseline=centralised"]), "poc", tmp_path / "far")
     assert not (tmp_path / "far").exists()
