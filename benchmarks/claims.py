@@ -240,7 +240,7 @@ def means_table(study: str, column: str) -> str:
 
 
 def progress() -> str:
-    """Which studies are finished, from the runs that their files ask for, by what the files call them: the tables may be
+    """Which studies are finished, from the runs that their files ask for, by what the files call them: tables may be
     of an earlier version of medfl, whose runs have other keys."""
     lines = ["| study | runs done | of |", "|---|--:|--:|"]
     columns = ("partition", "method", "seed", "fold")
