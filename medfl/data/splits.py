@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import warnings
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from medfl.data.atomic_file import replacing
 from medfl.data.patch_store import I64
 from medfl.seeds import seed_for
 
@@ -58,9 +58,8 @@ def _fold(counts: I64, share: float, seed: int, cache: Path | None) -> NDArray[n
     draw = _draw(counts, share, seed)
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time and nothing else
         cache.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(f"{file.stem}.{os.getpid()}.tmp.npy")
-        np.save(part, draw, allow_pickle=False)
-        os.replace(part, file)
+        with replacing(file) as staged, staged.open("wb") as stream:
+            np.save(stream, draw, allow_pickle=False)
     return draw
 
 

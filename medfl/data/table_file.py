@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from medfl.data.atomic_file import replacing
 
 if TYPE_CHECKING:
     from _csv import Writer
@@ -16,9 +17,7 @@ if TYPE_CHECKING:
 @contextlib.contextmanager
 def open_table(path: Path, columns: Iterable[str]) -> Iterator[Writer]:
     """A writer of rows below these columns; the file has its name once the last row is written. Raises OSError."""
-    part = path.with_name(path.name + ".part")
-    with part.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as staged, staged.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         yield writer
-    os.replace(part, path)

@@ -24,7 +24,7 @@ def take_steps(
     optimizer = None if chain.acts("optimizer_step") else _optimizer(model.parameters, training, local.lr)
     observes, edits, records = chain.acts("on_gradient"), chain.acts("modify_gradient"), chain.acts("after_step")
     moves = chain.acts("perturb") or chain.acts("ascend")
-    forward = _Forward(local, shared, training, batches.store.labels[rows])
+    forward = _Forward(local, shared, training)
     total = torch.zeros((), device=model.device)
     shared.net.train()
     for parameter in model.parameters:
@@ -56,11 +56,9 @@ def take_steps(
 class _Forward:
     """The loss of a batch and its gradient, through the phases that methods act in; plain where none does."""
 
-    def __init__(
-        self, local: SiteContext, shared: SharedModel, training: LocalTrainingConfig, labels: NDArray[np.int64]
-    ) -> None:
+    def __init__(self, local: SiteContext, shared: SharedModel, training: LocalTrainingConfig) -> None:
         model, chain = shared.model, shared.chain
-        weights = class_weights(labels, len(model.spec.classes)) if training.weighted_loss else None
+        weights = class_weights(local.labels, len(model.spec.classes)) if training.weighted_loss else None
         self.criterion = nn.CrossEntropyLoss(weights).to(model.device)
         self.local, self.shared = local, shared
         self.transforms, self.logit_edits, self.loss_edits = (
