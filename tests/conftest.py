@@ -34,10 +34,12 @@ def pytest_unconfigure():
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_world(tmp_path_factory):
-    """No test reads or writes the user's cache or tracking server; the cache is content-keyed, so one serves all.
-    What a test writes need not outlast the machine, so nothing waits for the disk."""
+    """No test reads or writes the user's cache or tracking server; the cache is content-keyed, so one serves all,
+    also those in the suite's other process. What a test writes need not outlast the machine, so nothing waits for
+    the disk."""
     os.fsync = lambda file: None
-    os.environ["MEDFL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    base = tmp_path_factory.getbasetemp()
+    os.environ["MEDFL_CACHE"] = str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache")
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     os.environ.pop("MEDFL_LC25000", None)
 

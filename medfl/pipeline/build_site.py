@@ -36,8 +36,10 @@ def checked_shared_model(pipeline: config.Pipeline) -> SharedModel:
 
 
 def set_threads(pipeline: config.Pipeline) -> None:
-    """As many threads for this process as the pipeline states, or as there are cores."""
-    torch.set_num_threads(pipeline.training.threads or os.cpu_count() or 1)
+    """As many threads for this process as the pipeline states, OMP_NUM_THREADS does, or there are cores for it."""
+    stated = os.environ.get("OMP_NUM_THREADS", "")
+    default = int(stated) if stated.isdecimal() and int(stated) else len(os.sched_getaffinity(0))
+    torch.set_num_threads(pipeline.training.threads or default)
 
 
 def resolve_device(stated: str) -> torch.device:

@@ -1,6 +1,7 @@
-"""Every shipped pipeline of a method carries out, cut short, on the tissue the quickstart uses too."""
+"""Every shipped pipeline of a method carries out, cut short, at six of the shipped institutions with few patches."""
 
 import pytest
+import yaml
 
 from medfl.cli.console_tables import print_outcome
 from medfl.cli.terminal import Terminal
@@ -13,10 +14,30 @@ METHODS = sorted((ROOT / "pipelines" / "methods").glob("*.yaml"))
 SHORT = [
     "training.rounds=2",
     "training.local_steps=2",
+    "training.batch_size=8",
+    "training.threads=1",
     "evaluation.resamples=100",
     "tracking.enabled=false",
     "data.size=32",
+    "data.tissue={tiles_per_class: 30, copies: 4, size: 32}",
 ]
+TRAIN, HELD_OUT = (
+    ("lung_centre", "colon_clinic", "general_hospital", "screening_programme", "rural_laboratory"),
+    ("private_laboratory",),
+)
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """Settings that cut a pipeline short; the sites are the shipped ones with 40 patches each."""
+    folder = tmp_path_factory.mktemp("site_configs")
+    for name in (*TRAIN, *HELD_OUT):
+        site = yaml.safe_load((ROOT / "site_configs" / f"{name}.yaml").read_text()) | {"patches": 40}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(site))
+    files = {
+        role: [f"{folder / name}.yaml" for name in names] for role, names in (("train", TRAIN), ("held_out", HELD_OUT))
+    }
+    return [*SHORT, f"sites={yaml.safe_dump(files, default_flow_style=True, width=10_000).strip()}"]
 
 
 def test_every_method_has_a_pipeline():
@@ -36,17 +57,17 @@ def name_of(entry):
 
 
 @pytest.mark.parametrize("path", METHODS, ids=lambda path: path.stem)
-def test_it_carries_out(path, tmp_path):
-    summary = run(load_pipeline(path, [*SHORT, "training.threads=1"]), tmp_path / "run").summary
+def test_it_carries_out(path, short, tmp_path):
+    summary = run(load_pipeline(path, short), tmp_path / "run").summary
     assert not summary["failures"]
     measured = summary["cross_site_auroc"]["lung-centre"] if path.stem == "local_only" else summary["sites"]
-    assert len(measured) == 7
+    assert len(measured) == 6
     assert summary["rounds"] == 2
 
 
-def test_personal_models_are_reported_beside_the_global_one(tmp_path, capsys):
+def test_personal_models_are_reported_beside_the_global_one(short, tmp_path, capsys):
     path = next(path for path in METHODS if path.stem == "pflalign")
-    summary = run(load_pipeline(path, [*SHORT, "training.threads=1"]), tmp_path / "run").summary
+    summary = run(load_pipeline(path, short), tmp_path / "run").summary
     for entry in summary["sites"].values():
         assert ("models" in entry) == (entry["role"] == "train")
     site = summary["sites"]["general-hospital"]
