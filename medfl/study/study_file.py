@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from medfl import config
 from medfl.config.resolved import rename_old_keys
@@ -34,19 +34,11 @@ NOT_FIGURES = (
 
 class Arm(config.ConfigSection):
     """A method of a study, or a baseline in its place, and keys of the pipeline that go with it (a tuned learning rate,
-    say). `method: [local_only]` means `baseline: local_only`."""
+    say)."""
 
     method: list[str | dict[str, Any]] = Field(default=[])
     baseline: config.Baseline | None = None
     set: dict[str, Any] = Field(default={})
-
-    @model_validator(mode="before")
-    @classmethod
-    def _old_spelling(cls, raw: Any) -> Any:
-        if isinstance(raw, dict):
-            raw = dict(raw)
-            rename_old_keys(raw)
-        return raw
 
     @property
     def chain(self) -> list[str | dict[str, Any]]:
@@ -61,7 +53,7 @@ class StudyFile(config.ConfigSection):
     description: str = ""
     pipeline: str
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-    methods: dict[str, list[str | dict[str, Any]] | Arm] = Field(min_length=1)
+    methods: dict[str, Arm] = Field(min_length=1)
     partitions: dict[str, dict[str, Any]] = Field(default={})
     leave_one_site_out: bool = False
     brackets: bool = True
@@ -85,7 +77,7 @@ class StudyFile(config.ConfigSection):
 
     def arms(self) -> dict[str, Arm]:
         """The methods by name, in the order of the file; then the brackets that the file does not name itself."""
-        arms = {name: arm if isinstance(arm, Arm) else Arm(method=arm) for name, arm in self.methods.items()}
+        arms = dict(self.methods)
         listed = {arm.baseline for arm in arms.values()}
         missing = [name for name in BRACKETS if name not in listed] if self.brackets else []
         only_last = {"select": "last", "training.sites_per_round": None}
@@ -125,10 +117,11 @@ class Planned:
 
 @dataclass(frozen=True)
 class Study:
-    """A study file and its runs, in the order partition, seed, method, fold."""
+    """A study file and its runs, in the order partition, seed, method, fold; `notices` are for its user."""
 
     file: StudyFile
     runs: tuple[Planned, ...]
+    notices: tuple[str, ...] = ()
 
     @property
     def methods(self) -> list[str]:
@@ -160,11 +153,26 @@ def load_study(path: Path | str, overrides: Sequence[str] = ()) -> Study:
             f"{file} is a pipeline file, not a study; a study names `pipeline`, `seeds` and `methods` "
             f"(docs/studies.md), or take `medfl study --leave-one-site-out {file}`"
         )
+    notices = _arms_in_full(raw)
     spec = validate(StudyFile, raw, file)
     base = file.parent / Path(spec.pipeline).expanduser()
     if not base.is_file():
         raise MedflError(f"{file}: `pipeline`: there is no pipeline file {base}")
-    return _resolve(spec, base, list(overrides), str(file))
+    return replace(_resolve(spec, base, list(overrides), str(file)), notices=notices)
+
+
+def _arms_in_full(raw: dict[str, Any]) -> tuple[str, ...]:
+    """Every method of a study file as a mapping in the present spelling, in place; a sentence about each old one."""
+    notices: list[str] = []
+    methods = raw.get("methods")
+    if not isinstance(methods, dict):
+        return ()
+    for name, arm in methods.items():
+        if isinstance(arm, list):
+            methods[name] = arm = {"method": arm}
+        if isinstance(arm, dict):
+            notices += [f"methods.{name}: {notice}" for notice in rename_old_keys(arm)]
+    return tuple(notices)
 
 
 def leave_one_site_out(path: Path | str, overrides: Sequence[str] = ()) -> Study:
@@ -181,11 +189,11 @@ def leave_one_site_out(path: Path | str, overrides: Sequence[str] = ()) -> Study
         leave_one_site_out=True,
         brackets=False,
     )
-    return _resolve(spec, Path(path), list(overrides), str(path))
+    return replace(_resolve(spec, Path(path), list(overrides), str(path)), notices=pipeline.notices)
 
 
 def _chain_name(method: Sequence[str | Mapping[str, Any]]) -> str:
-    return "+".join(entry if isinstance(entry, str) else next(iter(entry)) for entry in method) or "fedavg"
+    return "+".join(entry if isinstance(entry, str) else str(entry["name"]) for entry in method) or "fedavg"
 
 
 def _resolve(spec: StudyFile, base: Path, overrides: list[str], where: str) -> Study:

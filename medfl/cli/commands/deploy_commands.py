@@ -55,6 +55,8 @@ def kit(
     with open_terminal() as terminal, about(pipeline):
         from medfl.engines.nvflare.startup_kit import make_kits
 
+        for notice in loaded.notices:
+            terminal.say(notice)
         parties = make_kits(loaded, Path(out), server, port)
         terminal.say(f"Kits in {out}: {', '.join(parties)}")
         terminal.say(f"Hand each over privately and keep {Path(out) / 'authority'} to yourself: its key admits sites.")

@@ -39,6 +39,8 @@ def study(
     with open_terminal("every finished round is kept. Start the study again to go on") as terminal:
         from medfl.study.execute import missing
 
+        for notice in loaded.notices:
+            terminal.say(notice)
         todo = missing(loaded, folder)
         terminal.say(
             f"{loaded.file.name}: {len(loaded.runs)} runs, {len(loaded.runs) - len(todo)} of them done, in {folder}"

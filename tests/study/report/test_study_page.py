@@ -65,7 +65,7 @@ class Made:
             description=about,
             pipeline="p.yaml",
             seeds=list(seeds),
-            methods=methods,
+            methods={name: arm if isinstance(arm, dict) else {"method": arm} for name, arm in methods.items()},
             partitions={name: {} for name in partitions},
             brackets=brackets,
             leave_one_site_out=folds != ("",),
@@ -162,7 +162,13 @@ def whole(pipeline, tmp_path_factory):
 @pytest.fixture(scope="module")
 def left_out(pipeline, tmp_path_factory):
     """A study that leaves every site out in turn, with two seeds: its folder and its page."""
-    made = Made(pipeline, {"fedavg": [], "alone": ["local_only"]}, (1, 2), folds=("site-01", "site-02"), brackets=False)
+    made = Made(
+        pipeline,
+        {"fedavg": [], "alone": {"baseline": "local_only"}},
+        (1, 2),
+        folds=("site-01", "site-02"),
+        brackets=False,
+    )
     folder = made.write(tmp_path_factory.mktemp("study") / "folds")
     return folder, Page(study_html(folder))
 

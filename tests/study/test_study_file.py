@@ -1,0 +1,44 @@
+"""The study file: its spellings, and the names it gives."""
+
+import pytest
+import yaml
+
+from medfl.errors import MedflError
+from medfl.study.study_file import leave_one_site_out, load_study
+from tests.tiny import write_tiny
+
+
+def study(folder, methods):
+    """A study of the tiny pipeline with these methods and no brackets of its own."""
+    write_tiny(folder)
+    file = folder / "study.yaml"
+    file.write_text(
+        yaml.safe_dump({"name": "s", "pipeline": "tiny.yaml", "seeds": [1], "methods": methods, "brackets": False})
+    )
+    return load_study(file)
+
+
+def test_the_old_spelling_of_a_baseline_loads_with_one_line_naming_the_new(tmp_path):
+    old = study(tmp_path, {"alone": ["local_only"], "pooled": {"method": [{"name": "centralised"}]}, "fedavg": []})
+    new = study(tmp_path, {"alone": {"baseline": "local_only"}, "pooled": {"baseline": "centralised"}, "fedavg": []})
+    assert [run.key for run in old.runs] == [run.key for run in new.runs]
+    assert [run.pipeline.baseline for run in old.runs] == ["local_only", None, "centralised"]
+    assert old.notices == (
+        "methods.alone: `method: [local_only]` is now written `baseline: local_only`",
+        "methods.pooled: `method: [centralised]` is now written `baseline: centralised`",
+    )
+    assert new.notices == ()
+
+
+def test_what_is_no_method_is_refused(tmp_path):
+    for methods in ([], "fedavg", {"a": 3}, {"a": {"chain": []}}):
+        with pytest.raises(MedflError, match=r"study.yaml: `methods"):
+            study(tmp_path, methods)
+
+
+def test_leaving_one_site_out_is_named_after_the_chain(tmp_path):
+    method = [{"name": "fedprox", "mu": 0.1}, "ecgr"]
+    sites = {"generate": {"count": 3, "held_out": 1, "patches": 24, "dirichlet_alpha": 5.0}}
+    left = leave_one_site_out(write_tiny(tmp_path, method=method, sites=sites))
+    assert left.methods == ["fedprox+ecgr"]
+    assert [run.fold for run in left.runs] == ["site-01", "site-02", "site-03"]
