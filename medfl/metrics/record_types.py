@@ -103,3 +103,48 @@ class RoundRecord(TypedDict):
     virtual_seconds: NotRequired[float]
     wall_seconds: NotRequired[float]
     privacy: NotRequired[Mapping[str, Any]]
+
+
+class RunFailure(FailureRecord):
+    """A failure in a summary: of a round, or of the closing `phase` (validation, test) on the model selected."""
+
+    round: int
+    phase: NotRequired[str]
+
+
+class RunSummary(TypedDict):
+    """`summary.json`: what a run came to. Figures of sites and groups are in the rows of the table of figures.
+
+    A run with baseline `local_only` has `cross_site_auroc` and `temperatures`, one with `dp` has `privacy`.
+    """
+
+    pipeline: str
+    run: str
+    method: str
+    chain: list[dict[str, Any]]
+    seed: int
+    leaky: bool
+    source: str
+    mode: str
+    rounds: int
+    selected_round: int
+    select: str | dict[str, Any]
+    classes: list[str]
+    temperature: float | None
+    calibration: dict[str, Any] | None
+    operating: dict[str, Any] | None
+    sites: dict[str, SiteResult]
+    held_out: dict[str, Any]
+    train_sites: dict[str, Any]
+    pooled: dict[str, Any] | None
+    stability: dict[str, Any]
+    virtual_seconds: float | None
+    failures: list[RunFailure]
+    model: dict[str, Any]
+    mpp: float | None
+    threads: int
+    versions: dict[str, str]
+    timings: NotRequired[dict[str, float]]
+    privacy: NotRequired[dict[str, Any]]
+    cross_site_auroc: NotRequired[dict[str, dict[str, float | None]]]
+    temperatures: NotRequired[dict[str, float | None]]

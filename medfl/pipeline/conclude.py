@@ -9,6 +9,7 @@ from typing import Any
 from medfl.federation.baselines import own_model
 from medfl.federation.server_state import ServerState
 from medfl.metrics.group_figures import held_out_figures
+from medfl.metrics.record_types import FailureRecord, RunSummary, SiteResult
 from medfl.pipeline.final_evaluation import Calibration, Measured, SelectedModel, calibrate, measure_sites, tune
 from medfl.pipeline.prepare import RunSetup
 from medfl.pipeline.summary import model_facts, summarise
@@ -20,7 +21,7 @@ Curves = Mapping[str, Mapping[str, Any]]
 
 def conclude(
     setup: RunSetup, folder: RunFolder, state: ServerState, watcher: ProgressCallbacks
-) -> tuple[dict[str, Any], Curves]:
+) -> tuple[RunSummary, Curves]:
     """Measure what was trained, on test data, once: (summary.json without its timings, curves of each site)."""
     if setup.pipeline.baseline == "local_only":
         watcher.say("Calibrating each site's own model, then measuring it on the test data of every site, once")
@@ -38,7 +39,7 @@ def select_model(setup: RunSetup, state: ServerState) -> SelectedModel:
     return SelectedModel(round_, weights, buffers, state.accepted)
 
 
-def conclude_global(setup: RunSetup, folder: RunFolder, selected: SelectedModel) -> tuple[dict[str, Any], Curves]:
+def conclude_global(setup: RunSetup, folder: RunFolder, selected: SelectedModel) -> tuple[RunSummary, Curves]:
     """Calibrate and save the selected model, then measure it: (summary.json, curves of each site)."""
     tuned = tune(setup, selected)
     facts = model_facts(setup, folder.path.name, tuned)
@@ -47,14 +48,14 @@ def conclude_global(setup: RunSetup, folder: RunFolder, selected: SelectedModel)
     return summarise(setup, folder, selected.round, tuned, measured), measured.curves
 
 
-def conclude_alone(setup: RunSetup, folder: RunFolder, state: ServerState) -> tuple[dict[str, Any], Curves]:
+def conclude_alone(setup: RunSetup, folder: RunFolder, state: ServerState) -> tuple[RunSummary, Curves]:
     """The same of the baseline `local_only`: each site's own model, calibrated on that site's validation data, measured
     at home with all that belongs to it and elsewhere without intervals."""
     rounds, names = setup.config.rounds, sorted(setup.config.train_sites)
-    rows: dict[str, dict[str, dict[str, Any]]] = {}
+    rows: dict[str, dict[str, SiteResult]] = {}
     temperatures: dict[str, float | None] = {}
     home = Measured()
-    failures: list[Mapping[str, str]] = []
+    failures: list[FailureRecord] = []
     for name in names:
         own = SelectedModel(rounds, *own_model(state, name), state.accepted)
         tuned = calibrate(setup, own, [name])

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from operator import add
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch import Tensor
@@ -19,13 +19,14 @@ from torch import Tensor
 from medfl import config
 from medfl.messages import Failure, HistogramRequest, MeasureRequest, Reply, Request, TemperatureRequest
 from medfl.metrics.histograms import ScoreHistograms
+from medfl.metrics.record_types import FailureRecord, Role, SiteResult
 from medfl.metrics.targets import targets
 from medfl.metrics.temperature import TemperatureSums, fit_temperature, temperature_sums
 from medfl.pipeline.prepare import RunSetup
 
 MALIGNANT = ("lung_aca", "lung_scc", "colon_aca")
 BENIGN = ("lung_n", "colon_n")
-Lost = Sequence[Mapping[str, str]]
+Lost = Sequence[FailureRecord]
 
 
 @dataclass(frozen=True)
@@ -62,16 +63,16 @@ class Calibration:
 class Measured:
     """Test data of sites: by site the entry of summary.json, the sums that merge and the entry of curves.json."""
 
-    sites: dict[str, dict[str, Any]] = field(default_factory=dict)
+    sites: dict[str, SiteResult] = field(default_factory=dict)
     sums: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     curves: dict[str, dict[str, Any]] = field(default_factory=dict)
     failures: Lost = ()
 
-    def add(self, reply: Reply, role: str) -> None:
+    def add(self, reply: Reply, role: Role) -> None:
         """Take a site's reply in; models that a method keeps at the site come along as `models`."""
         own = {split[5:]: dict(figures) for split, figures in reply.metrics.items() if split.startswith("test_")}
-        entry = {"role": role, **reply.metrics["test"]}
-        self.sites[reply.site] = entry | ({"models": own} if own else {})
+        entry = {"role": role, **reply.metrics["test"], **({"models": own} if own else {})}
+        self.sites[reply.site] = cast(SiteResult, entry)
         self.sums[reply.site] = reply.sums["test"]
         self.curves[reply.site] = {"role": role, **reply.curves["test"]}
 
@@ -187,5 +188,5 @@ def _answers(
             yield answer
 
 
-def _named(lost: Mapping[str, str]) -> tuple[dict[str, str], ...]:
+def _named(lost: Mapping[str, str]) -> tuple[FailureRecord, ...]:
     return tuple({"site": site, "reason": reason} for site, reason in lost.items())

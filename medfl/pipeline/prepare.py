@@ -15,6 +15,7 @@ from medfl.federation.rounds import Federation
 from medfl.federation.server_state import FederationConfig, ServerState
 from medfl.federation.transport import InProcess, Transport
 from medfl.messages import POOL
+from medfl.metrics.record_types import Role
 from medfl.pipeline.build_federation import build_schedule, federation_config
 from medfl.pipeline.build_site import build_sites, checked_shared_model, pooled_site
 from medfl.runs.progress import ProgressCallbacks
@@ -41,7 +42,7 @@ class RunSetup:
     seconds: float = 0.0
 
     @property
-    def roles(self) -> dict[str, str]:
+    def roles(self) -> dict[str, Role]:
         """Site -> "train" or "held_out", in the pipeline's order."""
         return {site.name: site.role or "train" for site in self.pipeline.all_sites}
 

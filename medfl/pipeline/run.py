@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from medfl import config
 from medfl.data.atomic_file import write_text
@@ -16,6 +15,7 @@ from medfl.data.partition import Partition
 from medfl.errors import MedflError
 from medfl.federation.callbacks import Callback, PhaseTimer
 from medfl.federation.server_state import ServerState
+from medfl.metrics.record_types import RunSummary
 from medfl.pipeline.conclude import conclude
 from medfl.pipeline.load_pipeline import dump_pipeline, load_pipeline
 from medfl.pipeline.prepare import LocalRunSetup, RunSetup, prepare
@@ -31,7 +31,7 @@ class Outcome:
     """What a finished run leaves: its folder, its summary, and one line on how tracking ended."""
 
     folder: RunFolder
-    summary: dict[str, Any]
+    summary: RunSummary
     tracking: str
 
 
@@ -111,7 +111,7 @@ def _carry_out(
     began: float,
     watcher: ProgressCallbacks,
 ) -> Outcome:
-    def work(watching: ProgressCallbacks) -> dict[str, Any]:
+    def work(watching: ProgressCallbacks) -> RunSummary:
         return play(setup, folder, state, spent, began, watching)
 
     return follow(folder, setup.pipeline, watcher, work)
@@ -124,7 +124,7 @@ def play(
     spent: Mapping[str, float],
     began: float,
     watcher: ProgressCallbacks,
-) -> dict[str, Any]:
+) -> RunSummary:
     """Play the rounds that are left, choose, calibrate, measure, and write it all into the run folder.
 
     Args:
@@ -165,7 +165,7 @@ def follow(
     folder: RunFolder,
     pipeline: config.Pipeline,
     watcher: ProgressCallbacks,
-    work: Callable[[ProgressCallbacks], dict[str, Any]],
+    work: Callable[[ProgressCallbacks], RunSummary],
 ) -> Outcome:
     """Let `work` fill the run folder, MLflow brought up to date meanwhile; then the page, and the outcome.
 

@@ -9,6 +9,7 @@ import torch
 
 from medfl.methods.core.chain import MethodChain
 from medfl.metrics.group_figures import group_figures
+from medfl.metrics.record_types import RunFailure, RunSummary
 from medfl.metrics.site_figures import pooled
 from medfl.metrics.stability import Stability
 from medfl.pipeline.final_evaluation import Calibration, Measured, malignant_classes
@@ -55,16 +56,18 @@ def summarise(
     selected_round: int,
     tuned: Calibration,
     measured: Measured,
-) -> dict[str, Any]:
+) -> RunSummary:
     """summary.json without its timings."""
     pipeline, chain, sites = prepared.pipeline, prepared.shared.chain, measured.sites
     stability = Stability(k=pipeline.evaluation.window, target=pipeline.evaluation.target)
-    lost = []
+    failures: list[RunFailure] = []
     virtual = None
     for record in folder.records():
         stability.update(record)
         virtual = record.get("virtual_seconds")
-        lost += [{"round": record["round"], **failure} for failure in record["failures"]]
+        failures += [{"round": record["round"], "site": f["site"], "reason": f["reason"]} for f in record["failures"]]
+    for phase, lost in (("validation", tuned.failures), ("test", measured.failures)):
+        failures += [{"round": selected_round, "phase": phase, **failure} for failure in lost]
     facts = model_facts(prepared, folder.path.name)
     return {
         "pipeline": pipeline.name,
@@ -88,12 +91,7 @@ def summarise(
         "pooled": pooled_figures(sites, measured.sums, pipeline.task.classes) if measured.sums else None,
         "stability": stability.summary(selected_round),
         "virtual_seconds": virtual,
-        "failures": lost
-        + [
-            {"round": selected_round, "phase": phase, **failure}
-            for phase, failures in (("validation", tuned.failures), ("test", measured.failures))
-            for failure in failures
-        ],
+        "failures": failures,
         "model": {k: facts[k] for k in ("backbone", "parameters", "fingerprint", "size", "buffers")},
         "mpp": facts["mpp"],
         "threads": torch.get_num_threads(),

@@ -15,7 +15,7 @@ from torch import Tensor
 from medfl.data.atomic_file import write_text
 from medfl.errors import MedflError
 from medfl.federation.server_state import ServerState
-from medfl.metrics.record_types import RoundRecord
+from medfl.metrics.record_types import RoundRecord, RunSummary
 from medfl.model.flat_model import FlatModel
 from medfl.runs.checkpoint import load_checkpoint, save_checkpoint
 from medfl.runs.json_lines import append_json_line, read_json_lines, write_json_lines
@@ -139,7 +139,7 @@ class RunFolder:
             write_tensors(self.model, model.state_dict(weights, buffers))
             write_text(self.model_json, json.dumps(dict(facts), indent=2) + "\n")
 
-    def save_summary(self, summary: Mapping[str, Any]) -> None:
+    def save_summary(self, summary: RunSummary) -> None:
         """Write summary.json. Raises MedflError if there is no room."""
         with self._written(*AT_THE_END):
             write_text(self.summary, json.dumps(dict(summary), indent=2, allow_nan=False) + "\n")
@@ -151,9 +151,9 @@ class RunFolder:
         with self._written(*AT_THE_END):
             write_text(self.curves, json.dumps(curves, separators=(",", ":"), allow_nan=False) + "\n")
 
-    def read_summary(self) -> dict[str, Any]:
+    def read_summary(self) -> RunSummary:
         """summary.json. Raises MedflError when the run has not finished."""
         if not self.summary.is_file():
             raise MedflError(f"{self.path} has no summary.json yet; finish it with `medfl resume {self.path}`")
-        summary: dict[str, Any] = json.loads(self.summary.read_text(encoding="utf-8"))
+        summary: RunSummary = json.loads(self.summary.read_text(encoding="utf-8"))
         return summary

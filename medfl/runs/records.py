@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from medfl.config.resolved import read_resolved
 from medfl.errors import MedflError
-from medfl.metrics.record_types import RoundRecord
+from medfl.metrics.record_types import RoundRecord, RunSummary
 from medfl.runs.json_lines import read_json_lines
 
 PIPELINE = "pipeline.yaml"
@@ -54,7 +54,7 @@ class RunRecords:
     folder: Path
     pipeline: Mapping[str, Any]
     rounds: tuple[RoundRecord, ...]
-    summary: Mapping[str, Any] | None
+    summary: RunSummary | None
 
     @property
     def name(self) -> str:
@@ -108,7 +108,7 @@ def read_run(folder: Path) -> RunRecords:
     if not path.is_file():
         raise MedflError(f"{folder} is no run folder: it has no {PIPELINE}")
     pipeline = read_resolved(path)
-    summary = read_json(folder / SUMMARY) if (folder / SUMMARY).is_file() else None
+    summary = cast(RunSummary, read_json(folder / SUMMARY)) if (folder / SUMMARY).is_file() else None
     return RunRecords(
         folder, pipeline, tuple(cast(RoundRecord, line) for line in read_json_lines(folder / ROUNDS)), summary
     )

@@ -39,7 +39,7 @@ def log_model(client: MlflowClient, run: RunRecords, state: State, server: Track
     from mlflow.entities import LoggedModelOutput
 
     settings = portable(read_json(run.folder / MODEL), run.folder / MODEL)
-    summary = run.summary or {}
+    summary: Mapping[str, Any] = run.summary or {}
     if not server.model_id:
         server.model_id = _begun(client, server, state) or _begin(client, run, server, state)
         state.save()

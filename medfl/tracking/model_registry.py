@@ -197,7 +197,7 @@ def _version_of(client: MlflowClient, name: str, run_uuid: str) -> ModelVersion 
 def _create_version(
     client: MlflowClient, name: str, run: RunRecords, run_id: str, model_id: str, run_uuid: str
 ) -> ModelVersion:
-    summary = run.summary or {}
+    summary: Mapping[str, Any] = run.summary or {}
     settings = scrub(read_json(run.folder / MODEL))
     card = model_card(summary, settings, run.pipeline, run.data)
     if not client.search_registered_models(f"name='{name}'"):

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from medfl import config
 from medfl.errors import MedflError
@@ -198,7 +198,7 @@ class _Pass:
 
     def _log_result(self) -> None:
         """The result on test data, at the selected round."""
-        summary = self.run.summary or {}
+        summary: Mapping[str, Any] = self.run.summary or {}
         step = int(summary["selected_round"])
         drops = (summary.get("stability") or {}).get("largest_drop_by_site") or {}
         results: dict[str | None, metric_names.Values] = {None: metric_names.federation_final(summary)}

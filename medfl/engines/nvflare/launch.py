@@ -19,6 +19,7 @@ from medfl.engines.processes import Crew, stoppable
 from medfl.engines.remote.party_files import whole_lines, write_run
 from medfl.engines.remote.server_endpoint import ENDED, SAID
 from medfl.errors import MedflError, RunFailed
+from medfl.metrics.record_types import RunSummary
 from medfl.pipeline.run import Outcome, follow
 from medfl.runs.folder import RunFolder
 from medfl.runs.progress import ProgressCallbacks
@@ -80,7 +81,7 @@ def resume(path: Path | str, watcher: ProgressCallbacks) -> Outcome:
 def _carry_out(laid: Laid, watcher: ProgressCallbacks, limit: float | None, wait: float = WAIT) -> Outcome:
     until = None if limit is None else time.monotonic() + limit
 
-    def work(watching: ProgressCallbacks) -> dict[str, Any]:
+    def work(watching: ProgressCallbacks) -> RunSummary:
         # The crew comes first: what an earlier part left running, if it was killed outright, must not write any more.
         with stoppable(), Crew(laid.run, laid.pipeline.training.threads) as crew:
             loaded = laid.folder.load_checkpoint({})
