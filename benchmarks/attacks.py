@@ -38,6 +38,7 @@ from medfl.federation.transport import InProcess, Transport
 from medfl.messages import EvaluateRequest, Failure, Reply, Request
 from medfl.methods.core.chain import build_chain
 from medfl.metrics.measure import mean_supported
+from medfl.metrics.record_types import RoundRecord
 from medfl.pipeline.build_site import build_sites
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.prepare import LocalRunSetup, prepare
@@ -103,9 +104,9 @@ class Recorder(Callback):
     """Keeps the records of the rounds."""
 
     def __init__(self) -> None:
-        self.records: list[dict[str, Any]] = []
+        self.records: list[RoundRecord] = []
 
-    def after_round(self, record: dict[str, Any], state: ServerState) -> None:
+    def after_round(self, record: RoundRecord, state: ServerState) -> None:
         """See Callback."""
         self.records.append(record)
 

@@ -17,6 +17,7 @@ from medfl.federation.server_state import FederationConfig, ServerState
 from medfl.federation.transport import InProcess
 from medfl.messages import Reply
 from medfl.methods.core.chain import build_chain
+from medfl.metrics.record_types import RoundRecord
 from medfl.model.backbone import ModelSpec
 from medfl.model.flat_model import FlatModel
 from medfl.site.shared_model import LocalTrainingConfig, SharedModel
@@ -85,7 +86,7 @@ class Rounds:
             FederationConfig(**settings | plan), InProcess(self.sites), state, chain=bench.chain
         )
 
-    def play(self) -> dict[str, Any]:
+    def play(self) -> RoundRecord:
         """One round: every participant's local steps, and all that goes with them. Returns its record."""
         record = self.federation.run_round()
         if record["failures"] or not record["counted"]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from medfl.federation.server_state import FederationConfig, ServerState
 from medfl.messages import Reply, squared_length
 from medfl.methods.core.chain import MethodChain
 from medfl.methods.core.context import ServerContext
+from medfl.metrics.record_types import UpdateRecord
 from medfl.model.layout import Slot
 
 TOGETHER = 4  # updates folded in one pass
@@ -47,7 +47,7 @@ class Aggregation:
             method.on_reply(server, reply)
         return reply
 
-    def advance(self, server: ServerContext, state: ServerState) -> dict[str, Any]:
+    def advance(self, server: ServerContext, state: ServerState) -> UpdateRecord:
         """Make the round part of the state; returns the `update` part of the record."""
         mean, buffers, mean_square = self._mean.finish()
         for method in self.chain.acting("aggregate"):

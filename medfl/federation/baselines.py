@@ -8,13 +8,13 @@ they count no bytes; what pooling the data would cost is not counted either.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from torch import Tensor
 
 from medfl.federation.schedule import CountedMessage, FederationView, Synchronous
 from medfl.federation.server_state import FederationConfig, RoundProgress, ServerState
 from medfl.messages import POOL, Reply
+from medfl.metrics.record_types import RecordRole, UpdateRecord
 
 
 class LocalOnly(Synchronous):
@@ -40,7 +40,7 @@ class LocalOnly(Synchronous):
         end = self.model(federation, reply.site)[0] - reply.update
         progress.server.round_sums |= {f"own.{reply.site}.weights": end, f"own.{reply.site}.buffers": reply.buffers}
 
-    def advance(self, federation: FederationView, progress: RoundProgress) -> dict[str, Any] | None:
+    def advance(self, federation: FederationView, progress: RoundProgress) -> UpdateRecord | None:
         """Every site goes on from where it ended; there is no global update to describe."""
         federation.state.tensors |= progress.server.round_sums
         return None
@@ -65,7 +65,7 @@ class Centralised(Synchronous):
         """The pool."""
         return (POOL,)
 
-    def role(self, federation: FederationView, site: str) -> str:
+    def role(self, federation: FederationView, site: str) -> RecordRole:
         """The pool is a site of role "pool"."""
         return "pool" if site == POOL else super().role(federation, site)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from time import perf_counter
-from typing import Any
 
 from medfl.federation.server_state import ServerState
+from medfl.metrics.record_types import RoundRecord
 
 ROUND_PHASES = ("train", "evaluate", "aggregate")
 
@@ -21,7 +21,7 @@ class Callback:
     def before_run(self, state: ServerState) -> None:
         """Before the first round that is left to play."""
 
-    def after_round(self, record: dict[str, Any], state: ServerState) -> None:
+    def after_round(self, record: RoundRecord, state: ServerState) -> None:
         """After each round, when the state is whole. What is changed in the record, later callbacks see."""
 
     def after_run(self, state: ServerState, error: BaseException | None) -> None:
@@ -54,7 +54,7 @@ class PhaseTimer(Callback):
         finally:
             self.add(phase, perf_counter() - began)
 
-    def after_round(self, record: dict[str, Any], state: ServerState) -> None:
+    def after_round(self, record: RoundRecord, state: ServerState) -> None:
         """Close the round's account."""
         self.close()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import cast
 
 from torch import Tensor
 
@@ -19,6 +19,7 @@ from medfl.messages import EvaluateRequest, Failure, Reply, Request, TrainReques
 from medfl.methods.core.chain import MethodChain
 from medfl.methods.core.context import ServerContext
 from medfl.methods.core.update_matrix import UpdateMatrix
+from medfl.metrics.record_types import RoundRecord, SiteRecord, UpdateRecord
 
 MAX_LOST_ROUNDS = 3  # consecutive rounds without a quorum after which a run stops
 
@@ -86,7 +87,7 @@ class Federation:
                     f"`training.quorum` if sites are missing"
                 )
 
-    def run_round(self) -> dict[str, Any]:
+    def run_round(self) -> RoundRecord:
         """One round; returns its record. The state has then advanced by it."""
         config, state, t = self.config, self.state, self.state.round
         last = t == config.rounds
@@ -107,7 +108,7 @@ class Federation:
             server.updates.close()
         state.lost = 0 if counted or last else state.lost + 1
         state.round = t + 1
-        record = {
+        record: RoundRecord = {
             "round": t,
             "evaluated": evaluated,
             "counted": counted,
@@ -117,7 +118,7 @@ class Federation:
             "sites": progress.sites,
             "update": update,
         }
-        return record | self.schedule.clock(self)
+        return cast(RoundRecord, record | self.schedule.clock(self))
 
     def _ask(self, progress: RoundProgress, training: Collection[str], evaluated: bool, lr_scale: float) -> None:
         """Ask every site that has something to do in this round."""
@@ -155,7 +156,7 @@ class Federation:
         for phase, seconds in answer.seconds.items():
             self.timer.add(phase, seconds)
         entry = progress.sites.setdefault(answer.site, {})
-        entry |= {split: dict(figures) for split, figures in answer.metrics.items()}
+        entry |= cast(SiteRecord, {split: dict(figures) for split, figures in answer.metrics.items()})
         entry["role"] = self.schedule.role(self, answer.site)
         entry |= {"bytes_down": progress.bytes_down.get(answer.site, 0), "bytes_up": 0}
         if answer.update is not None:
@@ -200,7 +201,7 @@ class Federation:
         for method in self.chain.acting("on_validation"):
             method.on_validation(progress.server, measured)
 
-    def _advance(self, progress: RoundProgress) -> dict[str, Any] | None:
+    def _advance(self, progress: RoundProgress) -> UpdateRecord | None:
         """Make a round that counts part of the state; returns the `update` part of the record."""
         with self.timer.measure("aggregate"):
             update = self.schedule.advance(self, progress)

@@ -11,7 +11,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
@@ -22,6 +22,7 @@ from medfl.federation.virtual_time import jitter_seed
 from medfl.messages import Failure, Reply, Request, message_bytes
 from medfl.methods.core.chain import MethodChain
 from medfl.methods.core.context import ServerContext
+from medfl.metrics.record_types import RecordRole, UpdateRecord
 from medfl.seeds import seed_for
 
 MakeRequest = Callable[[str], Request]  # the message to a site, made when that site is about to be asked
@@ -78,7 +79,7 @@ class Schedule(Protocol):
         """The model (f32[P], f32[B]) that a site is sent."""
         ...
 
-    def role(self, federation: FederationView, site: str) -> str:
+    def role(self, federation: FederationView, site: str) -> RecordRole:
         """What the record calls a site: "train", "held_out", "pool"."""
         ...
 
@@ -112,7 +113,7 @@ class Schedule(Protocol):
         """How many replies make a round count."""
         ...
 
-    def advance(self, federation: FederationView, progress: RoundProgress) -> dict[str, Any] | None:
+    def advance(self, federation: FederationView, progress: RoundProgress) -> UpdateRecord | None:
         """Make a counted round's replies part of the state; the `update` part of the record."""
         ...
 
@@ -137,7 +138,7 @@ class Synchronous:
         """The global model."""
         return federation.state.weights, federation.state.buffers
 
-    def role(self, federation: FederationView, site: str) -> str:
+    def role(self, federation: FederationView, site: str) -> RecordRole:
         """See Schedule.role."""
         return "train" if site in federation.config.train_sites else "held_out"
 
@@ -181,7 +182,7 @@ class Synchronous:
         """The share of the participants that the plan states, or what a method needs."""
         return max(federation.chain.min_replies, math.ceil(federation.config.quorum * len(training)))
 
-    def advance(self, federation: FederationView, progress: RoundProgress) -> dict[str, Any] | None:
+    def advance(self, federation: FederationView, progress: RoundProgress) -> UpdateRecord | None:
         """The global model moves by the mean update."""
         return federation.aggregation.advance(progress.server, federation.state)
 

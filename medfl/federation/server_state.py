@@ -12,6 +12,7 @@ from torch import Tensor
 from medfl.federation.virtual_time import SiteSpeed
 from medfl.messages import Reply
 from medfl.methods.core.context import ServerContext
+from medfl.metrics.record_types import FailureRecord, SiteRecord
 from medfl.model.layout import Slot
 
 
@@ -130,7 +131,7 @@ class RoundProgress:
 
     server: ServerContext
     asked: dict[str, int]
-    sites: dict[str, dict[str, Any]] = field(default_factory=dict)
-    failures: list[dict[str, str]] = field(default_factory=list)
+    sites: dict[str, SiteRecord] = field(default_factory=dict)
+    failures: list[FailureRecord] = field(default_factory=list)
     bytes_down: dict[str, int] = field(default_factory=dict)
     slowest: float = 0.0

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NotRequired, TypedDict
 
 Role = Literal["train", "held_out"]
+RecordRole = Literal["train", "held_out", "pool"]
 
 
 class ClassSupport(TypedDict):
@@ -58,19 +59,22 @@ class SiteResult(SiteFigures):
     models: NotRequired[Mapping[str, SiteFigures]]
 
 
-class SiteRecord(TypedDict):
-    """A site's part of a round record; what it trained or measured in that round is there."""
+class SiteRecord(TypedDict, total=False):
+    """A site's part of a round record: its role and bytes, and what it trained or measured in that round.
 
-    role: Role
+    The role of `baseline: centralised`'s one place is "pool".
+    """
+
+    role: RecordRole
     bytes_down: int
     bytes_up: int
-    val: NotRequired[SiteFigures]
-    test: NotRequired[SiteFigures]
-    val_personalised: NotRequired[SiteFigures]
-    samples: NotRequired[int]
-    steps: NotRequired[int]
-    train_loss: NotRequired[float]
-    age: NotRequired[int]
+    val: SiteFigures
+    test: SiteFigures
+    val_personalised: SiteFigures
+    samples: int
+    steps: int
+    train_loss: float | None
+    age: int
 
 
 class FailureRecord(TypedDict):
@@ -83,7 +87,7 @@ class FailureRecord(TypedDict):
 class UpdateRecord(TypedDict):
     """Lengths of a round's updates: sum_i p_i ||D_i||^2, ||D||^2, the cosine to the update before, change by stage."""
 
-    mean_sq: float
+    mean_sq: float | None
     sq: float
     cosine: float | None
     inertia: dict[str, float | None]

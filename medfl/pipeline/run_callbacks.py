@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
 
 from medfl.federation.callbacks import Callback, PhaseTimer
 from medfl.federation.server_state import ServerState
+from medfl.metrics.record_types import RoundRecord
 from medfl.runs.background_writer import Background
 from medfl.runs.folder import RunFolder
 from medfl.runs.privacy_ledger import Ledger
@@ -25,7 +25,7 @@ class PrivacyAccount(Callback):
 
     ledger: Ledger
 
-    def after_round(self, record: dict[str, Any], state: ServerState) -> None:
+    def after_round(self, record: RoundRecord, state: ServerState) -> None:
         """See Callback."""
         record.update(self.ledger.spend(record))
 
@@ -45,7 +45,7 @@ class CheckpointWriter(Callback):
     watcher: ProgressCallbacks
     _writer: Background = field(default_factory=Background, init=False)
 
-    def after_round(self, record: dict[str, Any], state: ServerState) -> None:
+    def after_round(self, record: RoundRecord, state: ServerState) -> None:
         """Hand the round over as a value that later rounds leave alone."""
         phases, seconds = dict(self.timer.round_seconds), dict(self.timer.seconds)
         memories, snapshot = [site.memory() for site in self.sites], state.snapshot()
@@ -68,6 +68,6 @@ class RoundTeller(Callback):
     watcher: ProgressCallbacks
     rounds: int
 
-    def after_round(self, record: dict[str, Any], state: ServerState) -> None:
+    def after_round(self, record: RoundRecord, state: ServerState) -> None:
         """See Callback."""
         self.watcher.round(record, self.rounds)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 from medfl.errors import MedflError
 from medfl.methods.core.chain import MethodChain
 from medfl.methods.differential_privacy import Dp, private_link
+from medfl.metrics.record_types import RoundRecord, UpdateRecord
 from medfl.runs.json_lines import append_json_line, read_json_lines, write_json_lines
 
 ORDERS = (
@@ -64,7 +64,7 @@ class Ledger:
             write_json_lines(path, releases)  # without a torn line
         return cls(link, path, releases)
 
-    def spend(self, record: Mapping[str, Any]) -> dict[str, Any]:
+    def spend(self, record: RoundRecord) -> RoundRecord:
         """Note the release of a finished round; its record with `privacy`: {"epsilon", "delta"} so far.
 
         The mean squared length of the updates is taken out of it: it has no noise, and beside a noised mean neither
@@ -75,7 +75,9 @@ class Ledger:
             append_json_line(self.path, release)
             self.releases.append(release)
         spent = {"epsilon": self._epsilon(max(self.rounds().values(), default=0)), "delta": self.link.delta}
-        update = record["update"] and {**record["update"], "mean_sq": None}
+        update: UpdateRecord | None = None
+        if record["update"] is not None:
+            update = {**record["update"], "mean_sq": None}
         return {**record, "update": update, "privacy": spent}
 
     def rounds(self) -> dict[str, int]:

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from medfl.federation.server_state import FederationConfig, ServerState
 from medfl.federation.virtual_time import SiteSpeed
 from medfl.messages import Failure, Reply, Request, message_bytes
 from medfl.methods.core.chain import MethodChain
+from medfl.metrics.record_types import RoundRecord
 from medfl.model.backbone import ModelSpec
 from medfl.model.flat_model import FlatModel
 from medfl.runs.folder import RunFolder
@@ -115,7 +115,7 @@ class ToyRun:
     federation: Federation
     sites: dict[str, Site]
     transport: ToyTransport
-    records: list[dict[str, Any]] = field(default_factory=list)
+    records: list[RoundRecord] = field(default_factory=list)
 
     @property
     def state(self) -> ServerState:
