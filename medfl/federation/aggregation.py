@@ -20,21 +20,32 @@ CHUNK = 1 << 18  # values of the accumulator that stay in cache meanwhile
 
 
 class Aggregation:
-    """Lets the methods of a chain act on the replies of a round, and on their mean; `state` gives the sizes."""
+    """Lets the methods of a chain act on the replies of a round, and on their mean; `state` gives the sizes.
+
+    What stays at sites is no part of an update here; it goes where the buffers go (`LocalLayers`). The record tells of
+    the updates as the sites sent them, whatever the methods make of them.
+    """
 
     def __init__(self, config: FederationConfig, state: ServerState, chain: MethodChain) -> None:
         self.config = config
         self.chain = chain
-        self._mean = WeightedMean(state)
+        self._mean = WeightedMean(state, len(chain.local_layers))
+        changed = chain.acts("transform_reply") or chain.acts("aggregation_weight")
+        self._sent = WeightedMean(state, len(chain.local_layers)) if changed else None
 
     def reset(self) -> None:
         """Forget what the last round left."""
         self._mean.reset()
+        if self._sent is not None:
+            self._sent.reset()
 
     def fold(self, server: ServerContext, reply: Reply) -> Reply:
         """Fold one accepted reply; returns it as the methods have changed it."""
         server.samples[reply.site] = reply.samples
         server.ages[reply.site] = server.round - reply.round
+        reply = self.chain.local_layers.taken_out(reply, server.origin(reply.site))
+        if self._sent is not None:
+            self._sent.add(reply)
         factor = None
         for method in self.chain.acting("transform_reply"):
             reply = method.transform_reply(server, reply)
@@ -50,24 +61,29 @@ class Aggregation:
     def advance(self, server: ServerContext, state: ServerState) -> UpdateRecord:
         """Make the round part of the state; returns the `update` part of the record."""
         mean, buffers, mean_square = self._mean.finish()
+        sent = mean
+        if self._sent is not None:
+            sent, _, mean_square = self._sent.finish()
+        square = squared_length(sent)
         for method in self.chain.acting("aggregate"):
             mean = method.aggregate(server, mean)
-        square = squared_length(mean)
         for method in self.chain.acting("server_step"):
             mean = method.server_step(server, mean)
+        for method in self.chain.acting("aggregate_buffers"):
+            buffers = method.aggregate_buffers(server, buffers)
+        weights, buffers = self.chain.local_layers.put_back(state.weights - mean, buffers)
+        step = state.weights - weights if len(self.chain.local_layers) else mean
         inertia = {
-            stage: _ratio(_norm(mean, slots), _norm(state.weights, slots))
+            stage: _ratio(_norm(step, slots), _norm(state.weights, slots))
             for stage, slots in self.config.stages.items()
         }
         cosine = None
         if state.previous is not None:
-            lengths = math.sqrt(squared_length(mean) * squared_length(state.previous))
-            cosine = _ratio(float(torch.dot(mean, state.previous)), lengths)
-        for method in self.chain.acting("aggregate_buffers"):
-            buffers = method.aggregate_buffers(server, buffers)
-        state.weights = state.weights - mean
+            lengths = math.sqrt(squared_length(step) * squared_length(state.previous))
+            cosine = _ratio(float(torch.dot(step, state.previous)), lengths)
+        state.weights = weights
         state.buffers = buffers.clone()
-        state.previous = mean.clone()
+        state.previous = step.clone()
         return {"mean_sq": mean_square, "sq": square, "cosine": cosine, "inertia": inertia}
 
 
@@ -75,12 +91,13 @@ class WeightedMean:
     """Sample-weighted mean of updates and buffers, streamed: one accumulator whatever the number of sites.
 
     Up to `TOGETHER` updates wait and are then added block by block, so that the accumulator passes through memory once
-    for all of them; every value is added in the same order as one by one.
+    for all of them; every value is added in the same order as one by one. `local` values of layers that stay at sites
+    stand behind the buffers.
     """
 
-    def __init__(self, state: ServerState) -> None:
+    def __init__(self, state: ServerState, local: int = 0) -> None:
         self.update = torch.zeros_like(state.weights)
-        self.buffers = torch.zeros_like(state.buffers)
+        self.buffers = torch.zeros(len(state.buffers) + local)
         self.reset()
 
     def reset(self) -> None:

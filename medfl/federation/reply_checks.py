@@ -40,7 +40,8 @@ def reason_to_reject(
             f"the update is of architecture {reply.fingerprint or '(not stated)'}, and the model's is "
             f"{plan.fingerprint}; the site's backbone, classes or medfl differ"
         )
-    sizes = {"update": server.weights.numel(), "buffers": server.buffers.numel()}
+    local = chain.local_layers
+    sizes = {"update": server.weights.numel(), "buffers": server.buffers.numel() - len(local)}
     vectors = {"update": reply.update, "buffers": reply.buffers, **reply.extra}
     for name, length in chain.sends.items():
         vectors.setdefault(name, None)
@@ -54,7 +55,7 @@ def reason_to_reject(
     if reply.train_loss is not None and not math.isfinite(reply.train_loss):
         return f"the training loss is not finite in round {reply.round}"
     for method in chain.acting("reject"):
-        found: str | None = method.reject(server, reply)
+        found: str | None = method.reject(server, local.taken_out(reply, server.origin(reply.site)))
         if found is not None:
             return found
     return None

@@ -182,7 +182,7 @@ class Federation:
             seed=config.seed,
             momentum=config.momentum,
             lr=config.lr * lr_scale,
-            buffers=state.buffers,
+            buffers=self.chain.local_layers.with_buffers(state.weights, state.buffers),
             tensors=state.tensors,
             json_state=state.json_state,
             densities=config.densities,

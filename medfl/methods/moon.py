@@ -8,6 +8,7 @@ A site's features are drawn to those of the global model and away from those of 
 A site that trains for the first time has no last model, and takes the plain loss. mu = 0 is FedAvg. The paper puts a
 projection head of two layers before the features that are compared; here they are what the classifier receives, so
 that the architecture stays the one that is served. The two other models are in evaluation mode.
+Under FedBN all three have the site's own normalisation layers.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Moon(Method):
             local.buffer("moon_buffers", (local.buffers.numel(),)),
         )
         if local.step == 0:
-            model.layout.unpack(local.state[END], last)
+            local.with_local_layers(model.layout.unpack(local.state[END], last))
             model.buffer_layout.unpack(local.state[BUFFERS], buffers)
         ours = model.features_at(local.received, local.buffers, batch.images)
         theirs = model.features_at(last, buffers, batch.images)

@@ -85,10 +85,11 @@ class FailureRecord(TypedDict):
 
 
 class UpdateRecord(TypedDict):
-    """Lengths of a round's updates: sum_i p_i ||D_i||^2, ||D||^2, the cosine to the update before, change by stage."""
+    """A round's updates as the sites sent them, sum_i p_i ||D_i||^2 and ||D||^2 with D = sum_i p_i D_i (None in a
+    private run), and what the global model made of them: the cosine to its step before, its change by stage."""
 
     mean_sq: float | None
-    sq: float
+    sq: float | None
     cosine: float | None
     inertia: dict[str, float | None]
 

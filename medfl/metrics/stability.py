@@ -56,7 +56,7 @@ def round_stability(record: RoundRecord) -> dict[str, float]:
     }
     if mean_sq is not None and sq is not None:
         values["drift"] = math.sqrt(_variance(mean_sq, sq) / sq) if sq > 0 else None
-        values["coherence"] = sq / mean_sq if mean_sq > 0 else None
+        values["coherence"] = min(1.0, sq / mean_sq) if mean_sq > 0 else None  # above 1 by rounding only
     return {key: value for key, value in values.items() if value is not None}
 
 

@@ -67,8 +67,8 @@ class Ledger:
     def spend(self, record: RoundRecord) -> RoundRecord:
         """Note the release of a finished round; its record with `privacy`: {"epsilon", "delta"} so far.
 
-        The mean squared length of the updates is taken out of it: it has no noise, and beside a noised mean neither
-        drift nor coherence would mean anything.
+        The lengths of the updates and of their mean are taken out of it, and drift and coherence with them: they are
+        those of what the sites sent, and have no noise.
         """
         if record["counted"]:
             release = {"round": record["round"], "sites": list(record["participants"])}
@@ -77,7 +77,7 @@ class Ledger:
         spent = {"epsilon": self._epsilon(max(self.rounds().values(), default=0)), "delta": self.link.delta}
         update: UpdateRecord | None = None
         if record["update"] is not None:
-            update = {**record["update"], "mean_sq": None}
+            update = {**record["update"], "mean_sq": None, "sq": None}
         return {**record, "update": update, "privacy": spent}
 
     def rounds(self) -> dict[str, int]:

@@ -20,6 +20,7 @@ from medfl.data.batches import Batches, Jitter
 from medfl.data.patch_store import PatchStore
 from medfl.messages import HistogramRequest, MeasureRequest, Reply, Request, TemperatureRequest, TrainRequest
 from medfl.methods.core.context import SiteContext
+from medfl.methods.core.local_layers import LocalLayers
 from medfl.metrics.site_figures import SiteMeasurement
 from medfl.model.memory_limits import explained
 from medfl.seeds import seed_for
@@ -65,6 +66,7 @@ class Site:
         self.local_norms = bench.chain.local_norms and role == "train"
         self.local_buffers = (buffers == "local" or bench.chain.local_norms) and role == "train"
         self.norm_slots = bench.model.norm_slots() if self.local_norms else []
+        self.local_layers = LocalLayers.of(self.norm_slots, bench.model.device)
         self.jitter = jitter
         self._memory = SiteMemory(name)
 
@@ -122,7 +124,7 @@ class Site:
         began = time.perf_counter()
         with self._explained("training", self.training.batch_size, "training.batch_size"):
             local, loss = self._train(request)
-        update = self._update(local, request.round)
+        update = self._update(local, request)
         reply = dataclasses.replace(
             answer,
             samples=len(self.store.splits["train"]),
@@ -222,9 +224,10 @@ class Site:
         return by_split
 
     def begin(self, request: TrainRequest) -> SiteContext:
-        """Start a round: the received model loaded, and moved to where the methods want training to start."""
+        """Start a round: the received model loaded, with this site's own layers where the method keeps them local, and
+        moved to where the methods want training to start."""
         bench, work, model = self.shared, self.training, self.shared.model
-        model.load(request.weights, request.buffers)
+        model.load(*self.own_model(request.weights, request.buffers))
         local = SiteContext(
             model=model,
             received=_copy_into(bench.scratch, "received", model.vector),
@@ -240,12 +243,10 @@ class Site:
             buffers=model.buffer_vector.clone() if bench.chain.needs_features else model.buffer_vector,
             labels=self.store.labels[self.store.splits["train"]],
             patches=lambda: self.store.images[self.store.splits["train"]],
+            local_layers=self.local_layers,
         )
-        own = self.own_model(request.weights, request.buffers)
-        if own[0] is not request.weights or own[1] is not request.buffers:
-            model.load(*own)
         bench.chain.call("before_training", local)
-        moved = bench.chain.acts("before_training") or own[0] is not request.weights
+        moved = bench.chain.acts("before_training")
         local.start = _copy_into(bench.scratch, "start", model.vector) if moved else local.received
         return local
 
@@ -257,19 +258,23 @@ class Site:
             raise SiteDiverged(f"the training loss is not finite in round {request.round}")
         return local, mean_loss
 
-    def _update(self, local: SiteContext, round_: int) -> Tensor:
-        """w - endpoint in wire order, with endpoint = s - u."""
-        bench = self.shared
+    def _update(self, local: SiteContext, request: TrainRequest) -> Tensor:
+        """w - endpoint in wire order, with endpoint = s - u, and e where layers stay at the site."""
+        bench, model = self.shared, self.shared.model
         bench.chain.call("make_update", local)
         self._keep_norms(local.new_state)
         if local.new_state:
-            self._memory = self._memory.proposing(round_, local.new_state)
+            self._memory = self._memory.proposing(request.round, local.new_state)
         displacement = local.displacement
         if displacement is None:
-            displacement = torch.sub(local.start, bench.model.vector, out=local.vector("displacement"))
+            displacement = torch.sub(local.start, model.vector, out=local.vector("displacement"))
         if local.start is not local.received:
             displacement = displacement + (local.received - local.start)
-        return bench.model.layout.pack(displacement)
+        update = model.layout.pack(displacement)
+        if self.local_norms:
+            wire = self.local_layers.wire
+            update[wire] = request.weights[wire] - local.new_state["norms"].cpu()
+        return update
 
 
 def _copy_into(scratch: dict[str, Tensor], name: str, vector: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from medfl.federation.rounds import Federation
 from medfl.federation.selection import selection_value
 from medfl.federation.server_state import FederationConfig, ServerState
 from medfl.messages import Failure, Reply, TrainRequest
+from medfl.methods.core.chain import build_chain
+from medfl.metrics.stability import round_stability
 from medfl.site.site import Site
 from tests.toys import Recorder, toy_bench, toy_federation, toy_run, toy_sites, toy_store, toy_work
 
@@ -31,13 +33,13 @@ class Script:
             if isinstance(answer, str):
                 yield Failure(name, message.round, answer)
             else:
-                samples, update = answer
+                samples, update, steps = (*answer, 1)[:3]
                 metrics = {"val": {"auroc": 0.5, "loss": 1.0}} if message.splits else {}
                 yield Reply(
                     name,
                     message.round,
                     samples=samples if isinstance(message, TrainRequest) else 0,
-                    steps=1,
+                    steps=steps,
                     update=torch.tensor(update) if isinstance(message, TrainRequest) else None,
                     buffers=torch.zeros(0) if isinstance(message, TrainRequest) else None,
                     train_loss=1.0 if isinstance(message, TrainRequest) else None,
@@ -45,14 +47,15 @@ class Script:
                 )
 
 
-def scripted(answers, rounds=1, **plan):
+def scripted(answers, rounds=1, method=(), **plan):
+    """An answer is (samples, update), (samples, update, steps) or the reason of a failure."""
     names = tuple(answers)
     settings = {"train_sites": names, "held_out_sites": (), "rounds": rounds, "seed": 0, "stages": {}} | plan
     state = ServerState(0, torch.tensor([1.0, 2.0, 3.0]), torch.zeros(0))
     records = []
     transport = Script(answers)
     return (
-        Federation(FederationConfig(**settings), transport, state, [Recorder(records)]),
+        Federation(FederationConfig(**settings), transport, state, [Recorder(records)], build_chain(method)),
         records,
         transport,
     )
@@ -68,6 +71,34 @@ def test_weighted_mean_and_drift_by_hand():
     assert records[0]["update"]["cosine"] is None
     assert records[1]["update"] is None
     assert records[1]["evaluated"]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        ["fednova"],
+        [{"name": "norm_clip", "bound": 0.25}],
+        [{"name": "fedavgm", "lr": 0.5}],
+        [{"name": "fedbuff", "buffer": 1}],
+        ["median"],
+        [{"name": "trimmed_mean", "share": 0.34}],
+        [{"name": "dp", "noise": 9.0, "clip": 0.1, "seeded": True}],
+    ],
+)
+def test_drift_and_coherence_are_of_the_updates_as_sent_whatever_the_method_makes_of_them(method):
+    """p = 1/4, 3/4 of patches (the third site has one of a million): as by hand above, |D|^2 = .625 of 1.
+
+    After FedNova's rescaling |D|^2 would be 3.25^2 (1/16 + 9/256) = 1.03, a coherence above 1.
+    """
+    answers = {"a": (250_000, [1.0, 0.0, 0.0], 1), "b": (750_000, [0.0, 1.0, 0.0], 4), "c": (1, [0.0, 0.0, 0.0], 1)}
+    federation, records, _ = scripted(answers, method=method)
+    state = federation.run()
+    assert not torch.allclose(state.weights, torch.tensor([0.75, 1.25, 3.0]))
+    assert records[0]["update"]["mean_sq"] == pytest.approx(1.0, rel=1e-5)
+    assert records[0]["update"]["sq"] == pytest.approx(0.625, rel=1e-5)
+    figures = round_stability(records[0])
+    assert figures["coherence"] == pytest.approx(0.625, rel=1e-5)
+    assert figures["drift"] == pytest.approx(math.sqrt(0.6), rel=1e-5)
 
 
 def test_cosine_of_successive_updates():

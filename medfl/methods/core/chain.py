@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import permutations
@@ -10,6 +11,7 @@ from typing import Any
 from medfl.errors import MedflError, nearest
 from medfl.methods.core.compatibility import check_pair
 from medfl.methods.core.context import SiteContext
+from medfl.methods.core.local_layers import LocalLayers
 from medfl.methods.core.method import Method
 from medfl.methods.core.registry import method_class
 from medfl.model.flat_model import FlatModel
@@ -20,14 +22,21 @@ PHASES = (
     *("personal_models", "send", "reject", "transform_reply", "aggregation_weight", "on_reply", "aggregate"),
     *("server_step", "aggregate_buffers", "on_validation", "wire_bytes"),
 )
+TRAINS = "optimizer_step"
+"""The phase in which the whole model is trained, what stays at the site with it."""
 
 
 class MethodChain:
-    """The methods of a pipeline, called phase by phase."""
+    """The methods of a pipeline, called phase by phase.
+
+    Attributes:
+        local_layers: what stays at each site, once `prepare` has seen the model.
+    """
 
     def __init__(self, methods: Sequence[Method] = ()) -> None:
         self.methods = tuple(methods)
         ordered = sorted(self.methods, key=lambda method: method.runs_last)
+        self.local_layers = LocalLayers()
         self._by_phase = {phase: tuple(method for method in ordered if method.acts_in(phase)) for phase in PHASES}
 
     def acts(self, phase: str) -> bool:
@@ -39,9 +48,10 @@ class MethodChain:
         return self._by_phase[phase]
 
     def call(self, phase: str, local: SiteContext) -> None:
-        """Let every method that acts in a phase at a site act."""
-        for method in self._by_phase[phase]:
-            getattr(method, phase)(local)
+        """Let every method that acts in a phase at a site act, on all but what stays at the site."""
+        with local.without_local_layers() if self.acts(phase) and phase != TRAINS else contextlib.nullcontext():
+            for method in self._by_phase[phase]:
+                getattr(method, phase)(local)
 
     def async_schedule(self, sites: int) -> tuple[int, float] | None:
         """Arrivals and window of the asynchronous schedule (see `Method.async_schedule`); None is the synchronous one.
@@ -107,6 +117,7 @@ class MethodChain:
 
     def prepare(self, model: FlatModel) -> None:
         """Let every method take what it needs to know of the model."""
+        self.local_layers = LocalLayers.of(model.norm_slots() if self.local_norms else (), model.device)
         for method in self.methods:
             method.prepare(model)
 

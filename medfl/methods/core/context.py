@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medfl.methods.core.local_layers import LocalLayers
 from medfl.methods.core.update_matrix import UpdateMatrix
 from medfl.model.flat_model import FlatModel
 
@@ -39,7 +41,8 @@ class SiteContext:
 
     Attributes:
         model: the network in training; `model.vector` is the current point.
-        received: w, the global model of this round; not to be written.
+        received: w, the global model of this round, with the layers that stay at the site (FedBN) as the site has them;
+            not to be written.
         start: s, where local training starts; equals `received` unless a method moved it.
         round, rounds: t and R.
         steps: T, local steps of this round.
@@ -53,9 +56,12 @@ class SiteContext:
         gradient: the flat gradient during the phases that read it.
         displacement: u, set in `make_update`; None means the plain s - e.
         scratch: reusable buffers by name, shared by all sites of the process.
-        buffers: native float buffers [B] of the received model, on the device; not to be written.
+        buffers: native float buffers [B] with which the site measures the received model, on the device; not to be
+            written.
         labels: i64[n], the classes of the site's training patches.
         patches: u8[n, S, S, 3], a function that gives the site's training patches.
+        local_layers: what stays at the site. It is zero in every vector while a method acts, but for the forward pass
+            (`modify_loss`) and `optimizer_step`.
     """
 
     model: FlatModel
@@ -77,12 +83,25 @@ class SiteContext:
     buffers: Tensor = field(default_factory=lambda: torch.zeros(0))
     labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     patches: Callable[[], NDArray[np.uint8]] = field(default=lambda: np.zeros((0, 1, 1, 3), np.uint8))
+    local_layers: LocalLayers = field(default_factory=LocalLayers)
 
     @cached_property
     def class_counts(self) -> Tensor:
         """f32[C] on the device: how many training patches of each class the site has."""
         counts = np.bincount(self.labels, minlength=len(self.model.spec.classes))
         return torch.tensor(counts, dtype=torch.float32, device=self.received.device)
+
+    def without_local_layers(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, the model, its start, the received one and the gradient are zero where layers stay at the site."""
+        if not len(self.local_layers):
+            return contextlib.nullcontext()
+        return self.local_layers.hidden((self.model.vector, self.received, self.start, self.gradient))
+
+    def with_local_layers(self, vector: Tensor) -> Tensor:
+        """A native vector [padded] that was made while a method acted, in place with the layers that stay at the site
+        as training began with them: those of the site's model at the end of its last round."""
+        vector[self.local_layers.native] = self.received[self.local_layers.native]
+        return vector
 
     def buffer(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """A reusable float32 buffer of at least this shape, allocated once; contents are what they were."""
@@ -115,7 +134,8 @@ class ServerContext:
 
     Attributes:
         weights: f32[P], the global model entering the round.
-        buffers: f32[B], its float buffers (BatchNorm statistics).
+        buffers: f32[B + L], its float buffers (BatchNorm statistics), and behind them the L values of layers that stay
+            at sites (FedBN), as in the replies; updates are zero there.
         sites: names of all training sites, sorted.
         participants: names of those that were asked to train in this round, sorted.
         round, rounds: t and R.
