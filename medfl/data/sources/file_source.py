@@ -161,14 +161,14 @@ class FileSource(Source):
         """
         scope, where = str(self.folder.resolve()), self.spec.where
         if self.spec.source_groups == "ignore":
-            return PatchGroups([entry.name for entry in entries], scope, unknown=True)
+            return PatchGroups([entry.name for entry in entries], scope, unknown=True, by_patch=True)
         if self.spec.source_groups == "filename":
             if self.augmentation:
                 raise MedflError(
                     f"{where}: `data.source_groups: filename` does not hold for {self.kind}: {self.augmentation}; name "
                     f"its CSV of source groups, or set `source_groups: ignore`, which marks every result as leaky"
                 )
-            return PatchGroups([entry.name for entry in entries], scope)
+            return PatchGroups([entry.name for entry in entries], scope, by_patch=True)
         table = self._group_table()
         if table is not None:
             names, published = look_up_groups(table, entries, self.spec), self.is_published(table)
