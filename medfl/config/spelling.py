@@ -1,8 +1,8 @@
 """When two names are one name in two spellings.
 
-Names of patients, classes and sites come through spreadsheets, file systems and hands. Two Unicode forms of one text are
-one name. Two names that differ in nothing but case, blanks, characters that show nothing, leading zeros or a final `.0`
-are most likely one name too; who uses them has to say.
+Names of patients, classes and sites come through spreadsheets, file systems and hands. Two Unicode forms of one text
+are one name. Two names that differ in nothing but case, blanks, characters that show nothing, leading zeros or a final
+`.0` are most likely one name too; who uses them has to say.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SpeltName = Annotated[str, AfterValidator(one_form)]
 
 def is_blank(text: str) -> bool:
     """Whether a text shows nothing."""
-    return not text or not _plain(text).strip()
+    return not text or not plain(text).strip()
 
 
 def show(name: str) -> str:
@@ -64,13 +64,13 @@ def spellings(name: str) -> frozenset[str]:
 
     There are two, since a blank between digits may part two numbers or stand in one.
     """
-    plain = _plain(name)
-    if " " not in plain:
-        return frozenset((_numbers(plain),))
-    return frozenset((_numbers("".join(plain.split())), "".join(_numbers(plain.strip()).split())))
+    text = plain(name)
+    if " " not in text:
+        return frozenset((_numbers(text),))
+    return frozenset((_numbers("".join(text.split())), "".join(_numbers(text.strip()).split())))
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """In small letters, without what does not show, every blank a plain one."""
     if text.isascii() and text.isprintable():
         return text.lower()

@@ -118,8 +118,11 @@ def site_catalog(pipeline: config.Pipeline, site: config.SiteConfig) -> Catalog:
 
 
 def read_catalog(source: Source) -> Catalog:
-    """All patches of a source. Raises MedflError as its `entries` and `groups` do, where it cannot be read, and where two
-    group names differ in spelling only."""
+    """All patches of a source.
+
+    Raises MedflError as its `entries` and `groups` do, where it cannot be read, and where two group names differ in
+    spelling only.
+    """
     try:
         entries = source.entries()
         groups = source.groups(entries)
@@ -155,6 +158,6 @@ def _check_spelling(source: Source, names: Sequence[str], exact: frozenset[str])
         listed = ", ".join(f'"{show(one)}" and "{show(other)}"' for one, other in pairs[:PAIRS])
         more = f" and {len(pairs) - PAIRS} more pairs" if len(pairs) > PAIRS else ""
         raise MedflError(
-            f"{source.spec.where}: source groups of {source.place} that differ in spelling only: {listed}{more}; give a "
-            f"patient one name, or list the names under `data.distinct_names` where they are different patients"
+            f"{source.spec.where}: source groups of {source.place} that differ in spelling only: {listed}{more}; give "
+            f"a patient one name, or list the names under `data.distinct_names` where they are different patients"
         )

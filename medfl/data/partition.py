@@ -123,7 +123,9 @@ class Partition:
         for shares in scopes.values():
             if len({id(share.catalog) for share in shares}) == 1:
                 continue
-            sites = {share.catalog.group_names[group]: share.site for share in shares for group in np.unique(share.groups)}
+            sites = {
+                share.catalog.group_names[group]: share.site for share in shares for group in np.unique(share.groups)
+            }
             exact = {name for share in shares for name in share.catalog.exact_names}
             for one, other in spelt_alike(sorted(sites), exact):
                 raise MedflError(

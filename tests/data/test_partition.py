@@ -211,7 +211,9 @@ def test_one_patient_of_two_sites_in_two_spellings_is_refused(tmp_path: Path) ->
     with pytest.raises(MedflError, match=r"is in two places, site a .* and site b"):
         partition("Pat1")
     for spelling in ("PAT1", "Pat01", "Pat 1", "Pat1.0"):
-        with pytest.raises(MedflError, match=r'"\w[^"]*" of site [ab] and "[^"]*" of site [ab] differ in spelling only'):
+        with pytest.raises(
+            MedflError, match=r'"\w[^"]*" of site [ab] and "[^"]*" of site [ab] differ in spelling only'
+        ):
             partition(spelling)
         assert len(partition(spelling, distinct_names=["Pat1", spelling]).sites) == 2
     assert len(partition("Pat6").sites) == 2

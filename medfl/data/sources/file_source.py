@@ -141,10 +141,10 @@ class FileSource(Source):
 
     def outside(self, references: Sequence[str]) -> str | None:
         """The first reference that lies outside the folder once links and `..` are followed, or None."""
-        top, real = self.folder.resolve(), functools.cache(Path.resolve)  # a folder holds thousands of files
+        top, real = self.folder.resolve(), functools.cache(os.path.realpath)  # a folder holds thousands of files
         for reference in references:
             path = self.path(reference)
-            target = path.resolve() if path.is_symlink() else real(path.parent) / path.name
+            target = Path(os.path.realpath(path)) if path.is_symlink() else Path(real(path.parent), path.name)
             if not target.is_relative_to(top):
                 return reference
         return None

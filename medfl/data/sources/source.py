@@ -167,8 +167,8 @@ class Source(ABC):
         remedy = "rename it" if self.spec.labels is None else f"map it in the site file, `labels: {{{word}: ...}}`"
         for alike, _ in spelt_alike([*classes, name]):
             raise MedflError(
-                f'{self.spec.where}: the {self.class_word} "{show(word)}" of {self.place}{mapped} is the class "{alike}" '
-                f"of `task.classes` in another spelling; {remedy}"
+                f'{self.spec.where}: the {self.class_word} "{show(word)}" of {self.place}{mapped} is the class '
+                f'"{alike}" of `task.classes` in another spelling; {remedy}'
             )
         raise MedflError(
             f'{self.spec.where}: the {self.class_word} "{word}" of {self.place}{mapped} is no class of `task.classes` '
