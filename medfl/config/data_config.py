@@ -7,19 +7,22 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from medfl.config.fields import ConfigSection, Count, Fraction, Positive, Transform
+from medfl.config.spelling import SpeltName, show, spelt_alike
 
 
 class Task(ConfigSection):
     """What is predicted. The order of `classes` is the index order everywhere; `malignant` are some of them."""
 
-    classes: list[str] = Field(min_length=2)
-    malignant: list[str] | None = None
+    classes: list[SpeltName] = Field(min_length=2)
+    malignant: list[SpeltName] | None = None
 
     @field_validator("classes")
     @classmethod
     def _unique(cls, classes: list[str]) -> list[str]:
         if len(set(classes)) != len(classes):
             raise ValueError("every class may be listed once only")
+        for one, other in spelt_alike(classes):
+            raise ValueError(f'"{show(one)}" and "{show(other)}" differ in spelling only; rename one of them')
         return classes
 
     @model_validator(mode="after")
@@ -52,6 +55,7 @@ class OwnData(ConfigSection):
     source: str | None = None
     root: str | None = None
     source_groups: str | None = None
+    distinct_names: list[SpeltName] | None = None
 
 
 class Data(ConfigSection):
@@ -63,6 +67,7 @@ class Data(ConfigSection):
     size: int = Field(96, ge=16, le=1024)
     mpp: Positive | None = None
     source_groups: str | None = None
+    distinct_names: list[SpeltName] | None = None
     stain_strength: Fraction = 1.0
     splits: Splits = Splits()
     render: list[Transform] = []

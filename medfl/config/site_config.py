@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from medfl.config.data_config import OwnData
 from medfl.config.fields import ConfigSection, Count, Fraction, Name, NonNegative, Positive, Rgb, Transform
+from medfl.config.spelling import SpeltName
 
 
 class StainProfile(ConfigSection):
@@ -37,11 +38,11 @@ class SiteConfig(ConfigSection):
     description: str = ""
     role: Literal["train", "held_out"] | None = None
     patches: Count | None = None
-    class_mix: dict[str, Fraction] | None = None
+    class_mix: dict[SpeltName, Fraction] | None = None
     stain: str | StainProfile | None = None
     stain_strength: Fraction | None = None
     mpp: Positive | None = None
-    labels: dict[str, str] = {}
+    labels: dict[SpeltName, SpeltName] = {}
     data: OwnData | None = None
     render: list[Transform] = []
     local_epochs: Count | None = None

@@ -5,15 +5,19 @@ What kinds of source there are is said in the files of `sources/`; this file ask
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from medfl import config
+from medfl.config.spelling import one_form, show, spelt_alike
 from medfl.data.patch_store import I64
 from medfl.data.sources.source import Source, SourceSpec
 from medfl.data.sources.source_registry import source_class
 from medfl.errors import MedflError
+
+PAIRS = 3  # pairs of names that a message lists
 
 
 @dataclass(frozen=True)
@@ -26,11 +30,12 @@ class Catalog:
         names: N names, `<word for the class>/<name within it>`, the same wherever the data lie.
         labels: i64[N], index into `classes`.
         groups: i64[N], index into `group_names`.
-        group_names: names of the source groups, sorted.
+        group_names: names of the source groups in one Unicode form, sorted.
         classes: `task.classes`.
         groups_unknown: near copies may lie in different groups.
         scope: within one scope, equal group names mean the same source, also across catalogs.
         published: the group names mean the same wherever the data lie.
+        exact_names: group names that are not the same for being spelt alike.
     """
 
     source: Source
@@ -43,6 +48,7 @@ class Catalog:
     groups_unknown: bool
     scope: str
     published: bool
+    exact_names: frozenset[str] = frozenset()
 
 
 def brings_own_data(pipeline: config.Pipeline, site: config.SiteConfig) -> bool:
@@ -66,6 +72,7 @@ def pipeline_source(pipeline: config.Pipeline) -> Source:
             labels=None,
             data=data,
             cache=pipeline.cache_dir,
+            distinct_names=tuple(data.distinct_names or ()),
         )
     )
 
@@ -104,13 +111,18 @@ def site_catalog(pipeline: config.Pipeline, site: config.SiteConfig) -> Catalog:
                 labels=dict(site.labels),
                 data=pipeline.data,
                 cache=pipeline.cache_dir,
+                distinct_names=tuple(own.distinct_names or (shared_data.distinct_names if shared_data else None) or ()),
             )
         )
     )
 
 
 def read_catalog(source: Source) -> Catalog:
-    """All patches of a source. Raises MedflError as its `entries` and `groups` do, and where it cannot be read."""
+    """All patches of a source.
+
+    Raises MedflError as its `entries` and `groups` do, where it cannot be read, and where two group names differ in
+    spelling only.
+    """
     try:
         entries = source.entries()
         groups = source.groups(entries)
@@ -118,7 +130,10 @@ def read_catalog(source: Source) -> Catalog:
         raise MedflError(
             f"{source.spec.where}: {source.place} (`data.root`) cannot be read: {error.strerror}"
         ) from None
-    group_names = sorted(set(groups.names))
+    names = [one_form(name) for name in groups.names]
+    group_names = sorted(set(names))
+    exact = frozenset(group_names if groups.by_patch else source.spec.distinct_names)
+    _check_spelling(source, group_names, exact)
     number = {name: index for index, name in enumerate(group_names)}
     index_of = {word: source.class_index(word) for word in sorted({entry.word for entry in entries})}
     return Catalog(
@@ -126,10 +141,23 @@ def read_catalog(source: Source) -> Catalog:
         references=tuple(entry.reference for entry in entries),
         names=tuple(entry.name for entry in entries),
         labels=np.array([index_of[entry.word] for entry in entries], dtype=np.int64),
-        groups=np.array([number[name] for name in groups.names], dtype=np.int64),
+        groups=np.array([number[name] for name in names], dtype=np.int64),
         group_names=tuple(group_names),
         classes=source.spec.classes,
         groups_unknown=groups.unknown,
         scope=groups.scope,
         published=groups.published,
+        exact_names=exact,
     )
+
+
+def _check_spelling(source: Source, names: Sequence[str], exact: frozenset[str]) -> None:
+    """Raise MedflError where two source groups look like one in two spellings."""
+    pairs = list(spelt_alike(names, exact))
+    if pairs:
+        listed = ", ".join(f'"{show(one)}" and "{show(other)}"' for one, other in pairs[:PAIRS])
+        more = f" and {len(pairs) - PAIRS} more pairs" if len(pairs) > PAIRS else ""
+        raise MedflError(
+            f"{source.spec.where}: source groups of {source.place} that differ in spelling only: {listed}{more}; give "
+            f"a patient one name, or list the names under `data.distinct_names` where they are different patients"
+        )

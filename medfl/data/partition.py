@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medfl import config
+from medfl.config.spelling import show, spelt_alike
 from medfl.data.catalog import Catalog, brings_own_data, pipeline_catalog, site_catalog
 from medfl.data.partition_by_class_mix import partition_by_class_mix
 from medfl.data.patch_store import I64
@@ -90,7 +91,8 @@ class Partition:
     def check(self) -> None:
         """Prove that no source group and no patch is in two sites or in two splits of a site.
 
-        Patches are compared by what their sources say they are, so links and overlapping roots are seen.
+        Patches are compared by what their sources say they are, so links and overlapping roots are seen. Names of
+        groups that differ in spelling only are not told apart, unless a site says that they are two.
 
         Raises:
             MedflError: something is in two places; names it and both.
@@ -111,6 +113,26 @@ class Partition:
                 for reference in (references[position] for position in positions):
                     what = f"the {source.patch_words[0]} {source.describe(reference)}"
                     _claim(patches, source.identity(reference), place, what)
+        self._check_spelling()
+
+    def _check_spelling(self) -> None:
+        """Raise MedflError where two sites hold one group under two spellings; `catalog` looks within a site."""
+        scopes: dict[str, list[SitePartition]] = {}
+        for share in self.sites:
+            scopes.setdefault(share.catalog.scope, []).append(share)
+        for shares in scopes.values():
+            if len({id(share.catalog) for share in shares}) == 1:
+                continue
+            sites = {
+                share.catalog.group_names[group]: share.site for share in shares for group in np.unique(share.groups)
+            }
+            exact = {name for share in shares for name in share.catalog.exact_names}
+            for one, other in spelt_alike(sorted(sites), exact):
+                raise MedflError(
+                    f'the source groups "{show(one)}" of site {sites[one]} and "{show(other)}" of site {sites[other]} '
+                    f"differ in spelling only; give a patient one name at one site, or list both names under "
+                    f"`data.distinct_names` where they are different patients"
+                )
 
     def write(self, path: Path) -> None:
         """Write every patch as `site,split,class,group,file`. Names patches: the table stays at the site."""

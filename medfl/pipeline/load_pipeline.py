@@ -14,6 +14,7 @@ import yaml
 
 from medfl.config import Pipeline, SiteConfig
 from medfl.config.resolved import rename_old_keys
+from medfl.config.spelling import spelt_alike
 from medfl.config.yaml_file import BROKEN, parse, read_mapping, validate
 from medfl.data.sources.source_registry import check_sources
 from medfl.errors import MedflError, nearest
@@ -140,6 +141,8 @@ def _site_mapping(entry: Any, role: str, base: Path, file: Path) -> Any:
 
 
 def _check_sites(pipeline: Pipeline, file: Path) -> None:
+    for one, other in spelt_alike(site.name for site in pipeline.all_sites):
+        raise MedflError(f"{file}: the sites {one} and {other} differ in spelling only; rename one of them")
     seen: set[str] = set()
     for site in pipeline.all_sites:
         if site.name in seen:

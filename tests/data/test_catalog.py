@@ -2,19 +2,23 @@
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from medfl.config.spelling import show
 from medfl.data.catalog import pipeline_catalog, site_catalog
 from medfl.errors import MedflError
 from tests.data.sources.reading import facts, read, refused
 from tests.datafiles import (
     pipeline,
+    pixels,
     site,
     write_csv,
     write_folders,
+    write_image,
     write_lc25000,
 )
 
@@ -75,3 +79,70 @@ def test_class_names_are_mapped_absent_or_refused(tmp_path: Path) -> None:
     assert 'Did you mean "lung_aca"' in message
     (root / "colon_ac").mkdir()  # an empty folder is misspelt all the same
     assert re.search(r'"colon_ac" of .*"colon_aca"', refused(root, labels, source="folder"))
+
+
+def patients(source: str, folder: Path, one: str, other: str) -> Path:
+    """Data of one kind of source with two patients of these names; what `data.root` names."""
+    rows = [("lung_aca", "a1.png", one), ("lung_n", "n1.png", other)]
+    if source == "folder":
+        for label, file, patient in rows:
+            write_image(folder / label / patient / file, pixels(len(file)))
+        return folder
+    if source == "csv":
+        for _, file, _ in rows:
+            write_image(folder / file, pixels(1))
+        return write_csv(folder / "all.csv", ("path", "label", "source_group"), [(f, w, p) for w, f, p in rows])
+    for label, file, _ in rows:
+        write_image(folder / ("lung_image_sets" if source == "lc25000" else "") / label / file, pixels(1))
+    write_csv(folder / "source_groups.csv", ("label", "filename", "source_group"), rows)
+    return folder
+
+
+SPELT = [("PAT1", "Pat1"), ("00001", "1"), ("1", "1.0"), ("Pat 1", "Pat1"), ("Pat1", "Pat\u200b1"), ("P\xad1", "P1")]
+KINDS = ("folder", "csv", "group table", "lc25000", "tissue")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_patient_in_two_spellings_is_joined_or_refused(kind: str, tmp_path: Path) -> None:
+    source = {"group table": "folder"}.get(kind, kind)
+
+    def group_names(root: Path, **data: object) -> tuple[str, ...]:
+        if source == "tissue":
+            return pipeline_catalog(pipeline([site("here")], source=source, root=root, **data)).group_names
+        return read(root, source=source, **data).group_names
+
+    composed, decomposed = "M\u00fcller", "Mu\u0308ller"
+    assert group_names(patients(kind, tmp_path / "forms", composed, decomposed)) == (composed,)
+    for number, (one, other) in enumerate(SPELT[:: 1 if kind == "csv" else 4]):
+        root = patients(kind, tmp_path / str(number), one, other)
+        with pytest.raises(MedflError, match=r"differ in spelling only.*`data.distinct_names`") as error:
+            group_names(root)
+        assert all(f'"{show(name)}"' in str(error.value) for name in (one, other))
+        assert group_names(root, distinct_names=[one, other]) == tuple(sorted((one, other)))
+    assert group_names(patients(kind, tmp_path / "two", "Pat1", "Pat2")) == ("Pat1", "Pat2")
+
+
+def test_names_of_files_are_no_names_of_patients(tmp_path: Path) -> None:
+    for name in ("1.png", "01.png"):
+        write_image(tmp_path / "lung_n" / name, pixels(1))
+    for word in ("filename", "ignore"):
+        assert len(read(tmp_path, source="folder", source_groups=word).group_names) == 2
+
+
+def test_a_class_in_another_unicode_form_is_that_class_and_in_another_spelling_is_refused(tmp_path: Path) -> None:
+    classes = ("tubul\u00e4r", "normal", "gesund")
+    root = write_folders(tmp_path / "own", {"tubula\u0308r": 1, "normal": 1})
+    made = pipeline([site("here")], classes=classes, mode="own", source="folder", root=root)
+    assert site_catalog(made, made.train_sites[0]).labels.tolist() == [1, 0]
+    for word in ("Normal", "nor\u200bmal", "normal "):
+        write_image(root / word / "p" / "1.png", pixels(1))
+        with pytest.raises(MedflError, match=r'is the class "normal" of `task.classes` in another spelling') as error:
+            site_catalog(made, made.train_sites[0])
+        assert f'the folder "{show(word)}"' in str(error.value)
+        mapped = pipeline(
+            [site("here", labels={word: "normal"})], classes=classes, mode="own", source="folder", root=root
+        )
+        assert site_catalog(mapped, mapped.train_sites[0]).labels.tolist().count(1) == 2
+        shutil.rmtree(root / word)
+    with pytest.raises(ValueError, match='"normal" and "Normal" differ in spelling only'):
+        pipeline([site("here")], classes=("normal", "Normal"))

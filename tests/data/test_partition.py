@@ -188,3 +188,32 @@ def test_digests_know_the_content_and_not_the_place(tiles: Path, tmp_path: Path)
     text = str(here)
     assert ".png" not in text
     assert str(tiles) not in text
+
+
+def test_one_patient_of_two_sites_in_two_spellings_is_refused(tmp_path: Path) -> None:
+    """Two lists over one folder: a patient who is trained on at one site and tested on at the other."""
+
+    def sites(patient: str, **keys: object) -> list[dict[str, object]]:
+        rows = {"a": ["Pat1", "Pat2", "Pat3"], "b": [patient, "Pat4", "Pat5"]}
+        made = []
+        for name, patients in rows.items():
+            files = [write_image(tmp_path / f"{name}{n}.png", pixels(n)).name for n in range(3)]
+            header, lines = ("path", "label", "source_group"), zip(files, ["lung_n"] * 3, patients, strict=True)
+            root = write_csv(tmp_path / f"{name}.csv", header, lines)
+            made.append(site(name, root, "csv"))
+        made[1]["data"] |= keys
+        return made
+
+    def partition(patient: str, **keys: object) -> Partition:
+        first, second = sites(patient, **keys)
+        return make_partition(pipeline([first], [second], mode="own"))
+
+    with pytest.raises(MedflError, match=r"is in two places, site a .* and site b"):
+        partition("Pat1")
+    for spelling in ("PAT1", "Pat01", "Pat 1", "Pat1.0"):
+        with pytest.raises(
+            MedflError, match=r'"\w[^"]*" of site [ab] and "[^"]*" of site [ab] differ in spelling only'
+        ):
+            partition(spelling)
+        assert len(partition(spelling, distinct_names=["Pat1", spelling]).sites) == 2
+    assert len(partition("Pat6").sites) == 2

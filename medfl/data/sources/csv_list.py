@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +13,13 @@ from medfl.data.sources.file_source import FileSource
 from medfl.data.sources.source import PatchEntry
 from medfl.data.sources.source_registry import register
 from medfl.errors import MedflError
+
+
+def _on_disk(folder: Path, text: str) -> Path:
+    """The file of a listed path, links followed; another system may have written its name in another Unicode form."""
+    forms = dict.fromkeys([text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text)])
+    paths = [Path(os.path.realpath(folder / form)) for form in forms]
+    return next((path for path in paths if path.is_file()), paths[0])
 
 
 @register
@@ -40,7 +49,7 @@ class CsvList(FileSource):
         absent: list[str] = []
         for row in read_rows(self.root, where, [("path", "label")], optional=("source_group",)):
             text = row["path"].replace("\\", "/")
-            path = (folder / text).resolve()
+            path = _on_disk(folder, text)
             if not path.is_relative_to(folder):
                 raise MedflError(
                     f"{where}: {self.root}, line {row.line}: {text} leads out of the CSV's folder; put the images "

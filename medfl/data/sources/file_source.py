@@ -141,10 +141,10 @@ class FileSource(Source):
 
     def outside(self, references: Sequence[str]) -> str | None:
         """The first reference that lies outside the folder once links and `..` are followed, or None."""
-        top, real = self.folder.resolve(), functools.cache(Path.resolve)  # a folder holds thousands of files
+        top, real = self.folder.resolve(), functools.cache(os.path.realpath)  # a folder holds thousands of files
         for reference in references:
             path = self.path(reference)
-            target = path.resolve() if path.is_symlink() else real(path.parent) / path.name
+            target = Path(os.path.realpath(path)) if path.is_symlink() else Path(real(path.parent), path.name)
             if not target.is_relative_to(top):
                 return reference
         return None
@@ -161,14 +161,14 @@ class FileSource(Source):
         """
         scope, where = str(self.folder.resolve()), self.spec.where
         if self.spec.source_groups == "ignore":
-            return PatchGroups([entry.name for entry in entries], scope, unknown=True)
+            return PatchGroups([entry.name for entry in entries], scope, unknown=True, by_patch=True)
         if self.spec.source_groups == "filename":
             if self.augmentation:
                 raise MedflError(
                     f"{where}: `data.source_groups: filename` does not hold for {self.kind}: {self.augmentation}; name "
                     f"its CSV of source groups, or set `source_groups: ignore`, which marks every result as leaky"
                 )
-            return PatchGroups([entry.name for entry in entries], scope)
+            return PatchGroups([entry.name for entry in entries], scope, by_patch=True)
         table = self._group_table()
         if table is not None:
             names, published = look_up_groups(table, entries, self.spec), self.is_published(table)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from medfl.config.spelling import one_form
 from medfl.data.sources.csv_table import read_rows
 from medfl.data.sources.source import PatchEntry, SourceSpec
 from medfl.errors import MedflError
@@ -21,16 +22,18 @@ def look_up_groups(table: Path, entries: Sequence[PatchEntry], spec: SourceSpec)
     """
     group_of: dict[tuple[str, ...], str] = {}
     for row in read_rows(table, spec.where, COLUMNS):
-        key = (row["label"], row["filename"]) if "label" in row.cells else (row["path"].replace("\\", "/"),)
-        if group_of.setdefault(key, row["source_group"]) != row["source_group"]:
+        written = (row["label"], row["filename"]) if "label" in row.cells else (row["path"].replace("\\", "/"),)
+        key, group = tuple(map(one_form, written)), one_form(row["source_group"])
+        if group_of.setdefault(key, group) != group:
             raise MedflError(
                 f"{spec.where}: {table}, line {row.line}: {'/'.join(key)} has two source groups; keep one row of it"
             )
     names, missing = [], []
     for entry in entries:
-        words = (entry.word, (spec.labels or {}).get(entry.word, entry.word))
-        file_names = (entry.key, entry.reference.rpartition("/")[2])
-        keys = [(entry.reference,), *((word, name) for word in words for name in file_names)]
+        word, reference = one_form(entry.word), one_form(entry.reference)
+        words = (word, (spec.labels or {}).get(word, word))
+        file_names = (one_form(entry.key), reference.rpartition("/")[2])
+        keys = [(reference,), *((word, name) for word in words for name in file_names)]
         names.append(next((group_of[key] for key in keys if key in group_of), ""))
         if not names[-1]:
             missing.append(entry.name)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from medfl import config
+from medfl.config.spelling import one_form, show, spelt_alike
 from medfl.data.patch_store import U8
 from medfl.errors import MedflError, nearest
 
@@ -28,6 +29,7 @@ class SourceSpec:
         source_groups: `data.source_groups`, None where there is none.
         classes: `task.classes`.
         labels: a site's own words for classes, `{word: class}`; None for data that are dealt.
+        distinct_names: `data.distinct_names`, names of source groups that are not the same for being spelt alike.
         data: the pipeline's `data` section, for the settings of one kind of source.
         cache: folder for what a source generates.
     """
@@ -39,6 +41,7 @@ class SourceSpec:
     labels: dict[str, str] | None
     data: config.Data
     cache: Path
+    distinct_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,12 +75,14 @@ class PatchGroups:
         scope: within one scope, equal names mean the same source, also across catalogs.
         unknown: near copies may lie in different groups.
         published: the names mean the same wherever the data lie.
+        by_patch: every patch is taken for a source of its own and the names are those of patches, not of patients.
     """
 
     names: list[str]
     scope: str
     unknown: bool = False
     published: bool = False
+    by_patch: bool = False
 
 
 class Source(ABC):
@@ -143,7 +148,7 @@ class Source(ABC):
             MedflError: nothing says which patches belong together.
         """
         if self.spec.source_groups == "ignore":
-            return PatchGroups([entry.name for entry in entries], self.place, unknown=True)
+            return PatchGroups([entry.name for entry in entries], self.place, unknown=True, by_patch=True)
         if not all(entry.group for entry in entries):
             raise MedflError(
                 f"{self.spec.where}: {self.place} does not say which patches come from one source; set "
@@ -154,11 +159,17 @@ class Source(ABC):
     def class_index(self, word: str) -> int:
         """The class that the source's own word stands for. Raises MedflError for a word that is no class."""
         labels, classes = self.spec.labels or {}, self.spec.classes
+        word = one_form(word)
         name = labels.get(word, word)
         if name in classes:
             return classes.index(name)
         mapped = f", mapped to {name} by `labels`," if word in labels else ""
         remedy = "rename it" if self.spec.labels is None else f"map it in the site file, `labels: {{{word}: ...}}`"
+        for alike, _ in spelt_alike([*classes, name]):
+            raise MedflError(
+                f'{self.spec.where}: the {self.class_word} "{show(word)}" of {self.place}{mapped} is the class '
+                f'"{alike}" of `task.classes` in another spelling; {remedy}'
+            )
         raise MedflError(
             f'{self.spec.where}: the {self.class_word} "{word}" of {self.place}{mapped} is no class of `task.classes` '
             f"({', '.join(classes)}); {remedy}, or point `data.root` at a part without it."

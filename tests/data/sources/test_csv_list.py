@@ -53,3 +53,12 @@ def test_csv_errors(tmp_path: Path) -> None:
     assert read(table, source="csv", source_groups="ignore").groups_unknown
     table_of(tmp_path, [("1.png", "lung_n")], ("path", "labl"))
     assert re.search(r'no column label.*path,label.*"labl"', refused(table, source="csv"))
+
+
+def test_a_path_in_another_unicode_form_and_a_link_to_itself(tmp_path: Path) -> None:
+    write_image(tmp_path / "Mu\u0308ller" / "1.png", pixels(1))
+    table = table_of(tmp_path, [("M\u00fcller/1.png", "lung_n", "ann")])
+    assert len(read(table, source="csv").references) == 1
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    table_of(tmp_path, [("loop.png", "lung_n", "ann")])
+    assert "the first is loop.png" in refused(table, source="csv")
