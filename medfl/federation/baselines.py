@@ -46,6 +46,11 @@ class LocalOnly(Synchronous):
         return None
 
 
+def has_own_model(state: ServerState, site: str) -> bool:
+    """Whether a site has trained with `local_only`."""
+    return f"own.{site}.weights" in state.tensors
+
+
 def own_model(state: ServerState, site: str) -> tuple[Tensor, Tensor]:
     """A site's own model (f32[P], f32[B]) with `local_only`; the initial one before its first round."""
     return (

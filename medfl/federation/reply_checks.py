@@ -74,12 +74,12 @@ def _flaw(name: str, vector: Tensor | None, size: int | None, reply: Reply) -> s
         return f"{what} {shown}, the model {size:,}"
     if size is not None and vector.dtype != torch.float32:
         return f"{what} type {str(vector.dtype).removeprefix('torch.')}, not float32"
-    if not (math.isfinite(reply.square) if name == "update" else _finite(vector)):
+    if not (math.isfinite(reply.square) if name == "update" else is_finite(vector)):
         return f"{what} values that are not finite"
     return None
 
 
-def _finite(vector: Tensor) -> bool:
+def is_finite(vector: Tensor) -> bool:
     """Whether all values are finite. A finite squared length says so in one pass; a large one says nothing."""
     if not vector.is_floating_point():
         return True

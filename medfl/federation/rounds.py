@@ -10,7 +10,7 @@ from torch import Tensor
 from medfl.errors import RunFailed
 from medfl.federation.aggregation import Aggregation
 from medfl.federation.callbacks import Callback, PhaseTimer
-from medfl.federation.reply_checks import reason_to_reject
+from medfl.federation.reply_checks import is_finite, reason_to_reject
 from medfl.federation.schedule import CountedMessage, Schedule, Synchronous
 from medfl.federation.selection import keep_best
 from medfl.federation.server_state import FederationConfig, RoundProgress, ServerState
@@ -59,7 +59,8 @@ class Federation:
         """Play the remaining rounds and the closing evaluation.
 
         Raises:
-            RunFailed: `MAX_LOST_ROUNDS` rounds in a row had no quorum. The state is the last good one.
+            RunFailed: `MAX_LOST_ROUNDS` rounds in a row had no quorum, and the state is the last good one; or a round's
+                model is not finite, and no callback sees that round.
         """
         for callback in self.callbacks:
             callback.before_run(self.state)
@@ -205,5 +206,10 @@ class Federation:
         """Make a round that counts part of the state; returns the `update` part of the record."""
         with self.timer.measure("aggregate"):
             update = self.schedule.advance(self, progress)
+            if not (is_finite(self.state.weights) and is_finite(self.state.buffers)):
+                raise RunFailed(
+                    f"the global model is no longer finite after round {self.state.round}, though every reply was; the "
+                    f"rounds before it are kept. Lower `training.optimizer.lr`, or the server's own rate"
+                )
         self.state.accepted.update(dict.fromkeys(sorted(progress.server.samples), self.state.round))
         return update

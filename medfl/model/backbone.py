@@ -32,15 +32,12 @@ def create(spec: ModelSpec, seed: int) -> nn.Module:
     """Build a float32 timm network with seeded initial weights.
 
     Raises:
-        MedflError: unknown backbone (close matches shown), bad `args`, pretrained weights out of reach, bad checkpoint.
+        MedflError: unknown backbone or tag (close matches shown), bad `args`, pretrained weights out of reach, bad
+            checkpoint, weights to start from that are not finite.
     """
     import timm  # seconds, which a pipeline that is only read and checked should not cost
 
-    known = timm.list_models()
-    if spec.backbone.split(".")[0] not in known:
-        raise MedflError(
-            f"`model.backbone`: timm {timm.__version__} has no {spec.backbone!r}.{nearest(spec.backbone, known)}"
-        )
+    check_name(spec.backbone, spec.pretrained)
     if refused := sorted(FILES & set(spec.args)):
         raise MedflError(f"`model.args.{refused[0]}` names a file; remove it and use `model.checkpoint`")
     with torch.random.fork_rng(devices=[]):
@@ -49,20 +46,61 @@ def create(spec: ModelSpec, seed: int) -> nn.Module:
             net: nn.Module = timm.create_model(
                 spec.backbone, pretrained=spec.pretrained, num_classes=len(spec.classes), **dict(spec.args)
             )
-        except (TypeError, ValueError, KeyError, AssertionError) as error:
-            raise MedflError(
-                f"`model`: timm cannot build {spec.backbone} with args {dict(spec.args)}: {error}"
-            ) from None
-        except Exception as error:
-            if not spec.pretrained:
-                raise
+        except Exception as error:  # arguments go to whatever network timm has
+            if not spec.pretrained or isinstance(error, TypeError | ValueError | KeyError | AssertionError):
+                raise MedflError(
+                    f"`model`: timm cannot build {spec.backbone} with args {dict(spec.args)}: {error}"
+                ) from None
             raise MedflError(
                 f"`model.pretrained`: the weights of {spec.backbone} cannot be fetched ({type(error).__name__}); "
                 f"download them where there is a network and name the file in `model.checkpoint`"
             ) from None
     if spec.checkpoint:
         load_checkpoint(net, Path(spec.checkpoint))
+    elif spec.pretrained:
+        check_finite(net.state_dict(), f"`model.pretrained`: the weights of {spec.backbone}")
     return net.float()
+
+
+def check_name(backbone: str, pretrained: bool = False) -> None:
+    """Raise MedflError unless timm itself, without a network, knows this architecture and tag; with `pretrained`, also
+    unless it has weights of it."""
+    import timm
+
+    place, colon, name = backbone.partition(":")
+    if colon:
+        same = name.rpartition("/")[2]
+        own = f"write {same}, timm's own name, or name" if timm.is_model(same) else "name timm's architecture here and"
+        raise MedflError(
+            f"`model.backbone`: {backbone} asks for a network described at {place!r}, and only timm's own names are built "
+            f"here; {own} the downloaded file in `model.checkpoint`"
+        )
+    known, architecture = timm.list_models(), backbone.partition(".")[0]
+    if architecture not in known:
+        raise MedflError(f"`model.backbone`: timm {timm.__version__} has no {backbone!r}.{nearest(backbone, known)}")
+    tags = timm.list_models(f"{architecture}.*", pretrained=True)
+    try:
+        timm.models.get_pretrained_cfg(backbone)
+    except RuntimeError:
+        close = nearest(backbone, tags) or f" It has: {', '.join(tags) or 'none'}."
+        raise MedflError(
+            f"`model.backbone`: timm {timm.__version__} has {architecture}, but no weights named {backbone!r}.{close}"
+        ) from None
+    if pretrained and not timm.is_model_pretrained(backbone):
+        raise MedflError(
+            f"`model.pretrained`: timm {timm.__version__} has no pretrained weights of {backbone}; take another backbone, "
+            f"or name a file in `model.checkpoint`"
+        )
+
+
+def check_finite(state: Mapping[str, Tensor], what: str) -> None:
+    """Raise MedflError, beginning with `what`, where a tensor has values that are not finite."""
+    bad = [name for name, tensor in state.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
+    if bad:
+        raise MedflError(
+            f"{what} have values that are not finite in {len(bad)} tensors (first: {bad[0]}), from which nothing trains; "
+            f"take other weights"
+        )
 
 
 def load_checkpoint(net: nn.Module, path: Path) -> None:
@@ -97,4 +135,5 @@ def load_checkpoint(net: nn.Module, path: Path) -> None:
             f"`model.checkpoint`: {path} does not fit the backbone: "
             f"{len(absent)} tensors missing, {len(wrong)} unknown or misshapen (first: {(absent + wrong)[0]})"
         )
+    check_finite(state, f"`model.checkpoint`: the weights in {path}")
     net.load_state_dict(state, strict=False)

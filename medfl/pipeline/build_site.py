@@ -20,18 +20,21 @@ from medfl.model.flat_model import FlatModel
 from medfl.seeds import seed_for
 from medfl.site.shared_model import LocalTrainingConfig, SharedModel
 from medfl.site.site import Site, steps_by_site
+from medfl.site.trial_pass import try_network
 
 
 def checked_shared_model(pipeline: config.Pipeline) -> SharedModel:
-    """The pipeline's method and model together, this process's threads set.
+    """The pipeline's method and model together, tried on a batch of the pipeline's patches; this process's threads set.
 
     Raises:
-        MedflError: a wrong chain, a method that contradicts the model, a device that is not there.
+        MedflError: a wrong chain, a method that contradicts the model, a device that is not there, a network that
+            cannot take such patches.
     """
     set_threads(pipeline)
     shared = build_shared_model(pipeline)
     optimizer = pipeline.training.optimizer
     shared.chain.check(shared.model, optimizer.name, optimizer.momentum, optimizer.weight_decay)
+    try_network(shared, pipeline.data.size, pipeline.training.batch_size)
     return shared
 
 

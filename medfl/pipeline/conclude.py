@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from medfl.federation.baselines import own_model
+import torch
+
+from medfl.errors import RunFailed
+from medfl.federation.baselines import has_own_model, own_model
 from medfl.federation.server_state import ServerState
 from medfl.metrics.group_figures import held_out_figures
 from medfl.metrics.record_types import FailureRecord, RunSummary, SiteResult
@@ -15,6 +18,7 @@ from medfl.pipeline.prepare import RunSetup
 from medfl.pipeline.summary import model_facts, summarise
 from medfl.runs.folder import RunFolder
 from medfl.runs.progress import ProgressCallbacks
+from medfl.runs.verdict import why_unmeasured
 
 Curves = Mapping[str, Mapping[str, Any]]
 
@@ -22,7 +26,11 @@ Curves = Mapping[str, Mapping[str, Any]]
 def conclude(
     setup: RunSetup, folder: RunFolder, state: ServerState, watcher: ProgressCallbacks
 ) -> tuple[RunSummary, Curves]:
-    """Measure what was trained, on test data, once: (summary.json without its timings, curves of each site)."""
+    """Measure what was trained, on test data, once: (summary.json without its timings, curves of each site).
+
+    Raises:
+        RunFailed: the model is not finite, no round could be selected, or no site could be measured.
+    """
     if setup.pipeline.baseline == "local_only":
         watcher.say("Calibrating each site's own model, then measuring it on the test data of every site, once")
         return conclude_alone(setup, folder, state)
@@ -32,30 +40,43 @@ def conclude(
 
 
 def select_model(setup: RunSetup, state: ServerState) -> SelectedModel:
-    """The last model, or the best by the selection metric."""
-    if setup.config.select == "last" or state.best is None:
+    """The last model, or the best by the selection metric. Raises RunFailed where no round has that metric."""
+    if isinstance(setup.config.select, str):
         return SelectedModel(setup.config.rounds, state.weights, state.buffers, state.accepted)
+    if state.best is None:
+        raise RunFailed(
+            f"`select` asks for the best {setup.config.select[0]}, which no training site has in any round: its "
+            f"validation data lack patches or classes, or every measurement failed"
+        )
     round_, _, weights, buffers = state.best
     return SelectedModel(round_, weights, buffers, state.accepted)
 
 
 def conclude_global(setup: RunSetup, folder: RunFolder, selected: SelectedModel) -> tuple[RunSummary, Curves]:
     """Calibrate and save the selected model, then measure it: (summary.json, curves of each site)."""
+    if not (torch.isfinite(selected.weights).all() and torch.isfinite(selected.buffers).all()):
+        raise RunFailed(f"the model of round {selected.round} is not finite; lower `training.optimizer.lr`")
     tuned = tune(setup, selected)
     facts = model_facts(setup, folder.path.name, tuned)
     folder.save_model(setup.shared.model, selected.weights, selected.buffers, facts)
     measured = measure_sites(setup, selected, tuned, setup.roles)
+    _check_measured(setup, measured)
     return summarise(setup, folder, selected.round, tuned, measured), measured.curves
 
 
 def conclude_alone(setup: RunSetup, folder: RunFolder, state: ServerState) -> tuple[RunSummary, Curves]:
     """The same of the baseline `local_only`: each site's own model, calibrated on that site's validation data, measured
     at home with all that belongs to it and elsewhere without intervals."""
-    rounds, names = setup.config.rounds, sorted(setup.config.train_sites)
+    rounds = setup.config.rounds
+    names = [name for name in sorted(setup.config.train_sites) if has_own_model(state, name)]
     rows: dict[str, dict[str, SiteResult]] = {}
     temperatures: dict[str, float | None] = {}
     home = Measured()
-    failures: list[FailureRecord] = []
+    failures: list[FailureRecord] = [
+        {"site": name, "reason": "it has trained in no round, so it has no model of its own"}
+        for name in sorted(setup.config.train_sites)
+        if name not in names
+    ]
     for name in names:
         own = SelectedModel(rounds, *own_model(state, name), state.accepted)
         tuned = calibrate(setup, own, [name])
@@ -66,7 +87,14 @@ def conclude_alone(setup: RunSetup, folder: RunFolder, state: ServerState) -> tu
         home.curves.update(here.curves)
         rows[name] = here.sites | elsewhere.sites
         failures += [*tuned.failures, *here.failures, *elsewhere.failures]
+    _check_measured(setup, replace(home, failures=failures))
     matrix = {a: {b: entry["auroc"] for b, entry in sorted(row.items())} for a, row in rows.items()}
     summary = summarise(setup, folder, rounds, Calibration(), replace(home, failures=failures))
     summary |= {"held_out": held_out_figures(rows), "cross_site_auroc": matrix, "temperatures": temperatures}
     return summary, home.curves
+
+
+def _check_measured(setup: RunSetup, measured: Measured) -> None:
+    """Raise RunFailed where no site has figures on test data."""
+    if not measured.sites:
+        raise RunFailed(f"{why_unmeasured(setup.roles, (), measured.failures)}; the run has failed")

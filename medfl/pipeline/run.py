@@ -12,7 +12,7 @@ from pathlib import Path
 from medfl import config
 from medfl.data.atomic_file import write_text
 from medfl.data.partition import Partition
-from medfl.errors import MedflError
+from medfl.errors import MedflError, RunFailed
 from medfl.federation.callbacks import Callback, PhaseTimer
 from medfl.federation.server_state import ServerState
 from medfl.metrics.record_types import RunSummary
@@ -23,6 +23,7 @@ from medfl.pipeline.run_callbacks import CheckpointWriter, PrivacyAccount, Round
 from medfl.runs.folder import RunFolder
 from medfl.runs.privacy_ledger import Ledger
 from medfl.runs.progress import ProgressCallbacks
+from medfl.runs.verdict import why_untrained
 from medfl.tracking.background_sync import Mirror
 
 
@@ -51,7 +52,7 @@ def run(
 
     Raises:
         MedflError: bad input, before training. GateFailed: a registry gate, after everything is written.
-        RunFailed: too many rounds without a quorum.
+        RunFailed: as `play`.
     """
     began = time.perf_counter()
     watcher = watcher or ProgressCallbacks()
@@ -139,7 +140,7 @@ def play(
         summary.json.
 
     Raises:
-        RunFailed: too many rounds without a quorum.
+        RunFailed: too many rounds without a quorum, or none that counted; a model that is not finite; no site measured.
     """
     timer, ledger = PhaseTimer(spent), Ledger.open(setup.shared.chain, folder.privacy)
     callbacks: list[Callback] = [
@@ -149,6 +150,8 @@ def play(
         RoundTeller(watcher, setup.config.rounds),
     ]
     state = setup.federation(state, callbacks).run()
+    if reason := why_untrained(folder.records(), setup.config.rounds):
+        raise RunFailed(f"{reason}; the run has failed, its records are in {folder.path}")
     with timer.measure("evaluate"):
         summary, curves = conclude(setup, folder, state, watcher)
     timer.close()

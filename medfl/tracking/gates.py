@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from medfl import config
 from medfl.metrics.figures import figure
+from medfl.runs.verdict import ROLES
 
-ROLES = {"held_out": "held-out", "train": "training"}
 SIDES = {"higher": "below", "lower": "above"}
 """On which side of its bound a figure of this direction misses."""
 
@@ -46,7 +47,7 @@ class Miss:
     Attributes:
         gate: its key in the pipeline file.
         bound: what it asks for.
-        value: what the run reached; None when there is no such figure.
+        value: what the run reached; None when there is no such figure, or none that is finite.
         what: which figure, in words.
         side: on which side of the bound the value lies, in a word.
     """
@@ -92,6 +93,7 @@ def check(summary: Mapping[str, Any], gates: config.Gates, roles: Mapping[str, s
             value, what = _mean(summary, gate, names)
             passes = value is not None and value <= bound
         if not passes:  # nan misses too
+            value = value if value is not None and math.isfinite(value) else None
             misses.append(Miss(gate.key, bound, value, what, SIDES[direction]))
     return misses
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medfl import config
-from medfl.errors import GateFailed, MedflError
+from medfl.errors import GateFailed, MedflError, RunFailed
 from medfl.metrics import mean_supported
 from medfl.runs.records import CARD, MODEL, RunRecords, finished_run, read_json
 from medfl.runs.redact import scrub
+from medfl.runs.verdict import why_unmeasured, why_untrained
 from medfl.tracking.connect import brief, client_for, mlflow_errors, resolve_uri, shown
 from medfl.tracking.download import fetch_version
 from medfl.tracking.gates import check
@@ -79,13 +80,16 @@ def register(
 
     Raises:
         GateFailed: a gate or the alias guard refuses; the registry is as before, the run is kept (exit code 3).
+        RunFailed: the run came to no result, or has no figure for a gate; likewise (exit code 1).
         MedflError: the run is not finished, a name is not allowed, or MLflow does not answer.
     """
     _check_names(name, alias)
     run = finished_run(folder)
+    refuse_failed_run(run)
     misses = check(run.summary or {}, gates, run.roles) if gates else []
     if misses:
-        raise GateFailed(f"{run.name} does not enter the registry: {'; '.join(map(str, misses))}. The run is kept")
+        refusal = RunFailed if any(miss.value is None for miss in misses) else GateFailed
+        raise refusal(f"{run.name} does not enter the registry: {'; '.join(map(str, misses))}. The run is kept")
     result = sync(folder, tracking, finished=True)
     state = State.load(folder)
     uri = resolve_uri(tracking, state.current)
@@ -109,6 +113,16 @@ def register(
         raise MedflError(f"MLflow at {shown(uri)} does not register {run.name}: {brief(error)}") from error
     place = f"models:/{name}@{alias}" if alias else f"models:/{name}/{version.version}"
     return Registered(name, str(version.version), alias, place, result.run_id, created, refusal)
+
+
+def refuse_failed_run(run: RunRecords) -> None:
+    """Raise RunFailed where the run's model was not trained, or was not measured at any site of a role."""
+    summary = run.summary or {}
+    reason = why_untrained(run.rounds, int(summary["selected_round"])) or why_unmeasured(
+        run.roles, summary["sites"], summary.get("failures") or ()
+    )
+    if reason:
+        raise RunFailed(f"{run.name} does not enter the registry: {reason}. The run is kept")
 
 
 def _check_names(name: str, alias: str | None) -> None:

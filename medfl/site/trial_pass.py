@@ -1,0 +1,106 @@
+"""One forward and one backward pass before the first round: what a network cannot take is said then, not at the sites."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medfl.errors import MedflError
+from medfl.model.flat_model import FlatModel
+from medfl.model.memory_limits import OutOfMemory, explained
+from medfl.site.shared_model import SharedModel
+
+
+def try_network(shared: SharedModel, size: int, batch_size: int) -> None:
+    """Take a batch of drawn patches through the network and back, as a step of training does; two are enough to tell.
+
+    Nothing is left of it: weights, buffers, gradients and random streams are as before.
+
+    Args:
+        shared: the network, and the methods that say by which way it is called.
+        size: pixels along each edge of a patch.
+        batch_size: patches of a training step; of one patch BatchNorm has no statistics.
+
+    Raises:
+        MedflError: the network fails on such a batch, in the library's own sentence, or gives no finite logits
+            f32[N, C]; with the remedy. OutOfMemory: the batch does not fit.
+    """
+    model, count = shared.model, min(2, batch_size)
+    format_ = torch.channels_last if model.spec.channels_last else torch.contiguous_format
+    images = torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
+    images = images.to(model.device).contiguous(memory_format=format_)
+    labels = (torch.arange(count) % len(model.spec.classes)).to(model.device)
+    what = f"`model.backbone`: {model.spec.backbone}"
+    if batch_size == 1 and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.net.modules()):
+        raise MedflError(
+            f"{what} has BatchNorm, which takes its statistics over a batch, and `training.batch_size` is 1; set it to 2 or "
+            f"more, or take a backbone without BatchNorm"
+        )
+    with _left_alone(model):
+        try:
+            with explained(f"{count} patches of {size} px", model.device, "lower `data.size`"), shared.autocast():
+                logits = model.head(model.features(images)) if shared.chain.needs_features else model.net(images)
+                if (flaw := _flaw(logits, count, len(model.spec.classes))) is None:
+                    nn.functional.cross_entropy(logits, labels).backward()  # type: ignore[no-untyped-call]
+        except OutOfMemory:
+            raise
+        except Exception as error:  # whatever a network of another library raises
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            raise MedflError(
+                f"{what} cannot be trained on patches of {size} px with three channels: "
+                f"{reason.rstrip('.')}; {_remedy(model, size)}"
+            ) from error
+    if flaw is not None:
+        raise MedflError(f"{what} {flaw}")
+
+
+@contextmanager
+def _left_alone(model: FlatModel) -> Iterator[None]:
+    """Put back what a pass in training mode changes."""
+    net, mode = model.net, model.net.training
+    before = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    devices = [model.device] if model.device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            net.train()
+            yield
+    finally:
+        net.train(mode)
+        for name, buffer in net.named_buffers():
+            if name in before and before[name].shape == buffer.shape:
+                buffer.copy_(before[name])
+        for parameter in model.parameters:
+            parameter.grad = None
+
+
+def _flaw(logits: Any, count: int, classes: int) -> str | None:
+    """Why what a network gives for `count` patches is not their logits."""
+    if not isinstance(logits, Tensor):
+        return (
+            f"gives a {type(logits).__name__} and not the scores of {classes} classes; remove what makes it so from "
+            f"`model.args` (`features_only`, for example), or take a classifier"
+        )
+    if logits.shape != (count, classes):
+        return (
+            f"gives values of shape {list(logits.shape)} for {count} patches, not the scores of {classes} classes; "
+            f"remove what makes it so from `model.args`, or take a classifier"
+        )
+    if not torch.isfinite(logits).all():
+        return "gives scores that are not finite before any training; start it from other weights or `model.args`"
+    return None
+
+
+def _remedy(model: FlatModel, size: int) -> str:
+    """What to change, as far as the network says what it was made for."""
+    net: Any = model.net
+    if model.spec.args.get("in_chans", 3) != 3:
+        return "remove `model.args.in_chans`"
+    edge = (getattr(net, "pretrained_cfg", None) or {}).get("input_size", (3, size, size))[-1]
+    ways = [f"set `data.size` to {edge}"] if edge != size else []
+    ways += [f"set `model.args.img_size` to {size}"] if edge != size and hasattr(net, "patch_embed") else []
+    ways += ["change `model.args`"] if model.spec.args else []
+    return ", ".join([*ways, "or take another backbone" if ways else "take another backbone"])
