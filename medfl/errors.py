@@ -5,11 +5,19 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from medfl.plain_text import visible
+
 
 class MedflError(Exception):
-    """Something the user can mend. The message is one sentence naming file, key and remedy; exit code 2."""
+    """Something the user can mend. The message is one sentence naming file, key and remedy; exit code 2.
+
+    As text it is one line without control characters, whatever names it quotes.
+    """
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        return visible(super().__str__())
 
 
 class GateFailed(MedflError):

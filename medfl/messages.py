@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medfl.plain_text import visible
+
 Metrics = Mapping[str, Any]
 POOL = "all_sites"
 """The site of all training data in one place. No site's name: those have no underscore."""
@@ -173,6 +175,10 @@ class Failure:
     site: str
     round: int
     reason: str
+
+    def __post_init__(self) -> None:
+        """One line without control characters, whatever the error quotes: it is recorded and shown."""
+        object.__setattr__(self, "reason", visible(self.reason))
 
 
 def squared_length(vector: Tensor) -> float:

@@ -16,6 +16,7 @@ from medfl.cli.commands.report_command import report
 from medfl.cli.commands.run_commands import evaluate, export, predict, register, resume, run, track
 from medfl.cli.commands.site_commands import sites_app
 from medfl.cli.commands.study_command import study
+from medfl.cli.standard_streams import complain, guard_standard_streams
 from medfl.errors import MedflError
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network for a newer version
@@ -38,16 +39,15 @@ app.add_typer(deploy_app, name="deploy")
 
 def main() -> None:
     """Entry point: an error the user can mend is one sentence and an exit code, never a traceback."""
+    guard_standard_streams()
     try:
         app()
     except MedflError as error:
-        print(f"medfl: {error}", file=sys.stderr)
+        complain(f"medfl: {error}")
         sys.exit(error.exit_code)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         where = f" for {error.filename}" if error.filename else ""
-        print(
-            f"medfl: there is no room on the disk{where}; make some, and give the same command again", file=sys.stderr
-        )
+        complain(f"medfl: there is no room on the disk{where}; make some, and give the same command again")
         sys.exit(MedflError.exit_code)

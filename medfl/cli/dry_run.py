@@ -33,8 +33,8 @@ def print_plan(prepared: LocalRunSetup, terminal: Terminal) -> None:
     patches = sum(site.store.images.nbytes for site in prepared.sites.values())
     total = sum(steps.values()) * pipeline.training.rounds
     terminal.say(
-        f"Model: {model.spec.backbone}, {model.layout.size:,} trainable parameters, on {model.device.type}.\n"
+        f"Model: {model.spec.backbone}, {model.layout.size:,} trainable parameters, on {model.device.type}.",
         f"Memory besides activations: vectors {vectors / 1e6:.0f} MB, method {scratch / 1e6:.0f} MB, "
-        f"patches {patches / 1e6:.0f} MB (memory-mapped on a CPU).\n"
-        f"Work: {total:,} local steps of {pipeline.training.batch_size} patches."
+        f"patches {patches / 1e6:.0f} MB (memory-mapped on a CPU).",
+        f"Work: {total:,} local steps of {pipeline.training.batch_size} patches.",
     )

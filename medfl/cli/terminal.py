@@ -1,18 +1,25 @@
-"""What people see in a terminal while something runs: progress bars where there is one, plain lines elsewhere."""
+"""The one door to the terminal: lines, tables, and progress bars where there is a terminal, plain lines elsewhere.
+
+All text is shown as it is: none of it is markup, and what would steer the terminal is visible instead.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import IO, Any, cast
 
 from rich.box import SIMPLE
 from rich.console import Console as RichConsole
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
+from medfl.cli.standard_streams import SafeStream, steering
 from medfl.metrics import mean_supported
+from medfl.plain_text import visible
 
 PLAIN_WIDTH = 150  # where no terminal tells its width
 
@@ -21,15 +28,23 @@ class Terminal:
     """Prints to standard output; on a terminal the rounds are one moving bar, elsewhere a line each."""
 
     def __init__(self) -> None:
-        self.live = sys.stdout.isatty()
-        self.out = RichConsole(width=None if self.live else PLAIN_WIDTH, highlight=False)
+        self._stream: SafeStream = steering(sys.stdout)
+        self.live = self._stream.isatty()
+        self._out = RichConsole(
+            file=cast(IO[str], self._stream),
+            width=None if self.live else PLAIN_WIDTH,
+            highlight=False,
+            markup=False,
+            emoji=False,
+        )
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._last = time.perf_counter()
 
-    def say(self, text: str) -> None:
-        """One line."""
-        self.out.print(text, markup=False, soft_wrap=True)
+    def say(self, *lines: str) -> None:
+        """Lines, one each."""
+        for line in lines:
+            self._out.print(self._text(line), soft_wrap=True)
 
     def round(self, record: Mapping[str, Any], rounds: int) -> None:
         """One finished round."""
@@ -39,20 +54,17 @@ class Terminal:
             self.say(f"{line}  {now - self._last:.1f} s")
             self._last = now
         elif self._bar is None:
-            columns = (TextColumn("rounds"), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-            self._bar = Progress(*columns, console=self.out, transient=True)
-            self._task = self._bar.add_task(line, total=rounds + 1)
+            words = TextColumn("rounds"), BarColumn(), TextColumn("{task.description}", markup=False)
+            self._bar = self._bars(*words, TimeRemainingColumn())
+            self._task = self._bar.add_task("", total=rounds + 1)
             self._bar.start()
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=record["round"] + 1, description=line)
-            for failure in record["failures"]:
-                self._bar.console.print(_failure_line(record, failure), markup=False)
-            if record["round"] == rounds:
-                self.close()
-                self.say(line)
-        else:
-            for failure in record["failures"]:
-                self.say(_failure_line(record, failure))
+            self._bar.update(self._task, completed=record["round"] + 1, description=self._text(line).plain)
+        for failure in record["failures"]:
+            self.say(_failure_line(record, failure))
+        if self._bar is not None and record["round"] == rounds:
+            self.close()
+            self.say(line)
 
     def close(self) -> None:
         """Remove the bar, if one is up."""
@@ -60,14 +72,47 @@ class Terminal:
             self._bar.stop()
             self._bar = None
 
+    @contextmanager
+    def steps(self) -> Iterator[Callable[[str, int, int], None]]:
+        """A bar for each step of some work on a terminal, elsewhere a line when it is finished: yields `show(step,
+        done, total)`."""
+        words = TextColumn("{task.description}", markup=False)
+        with self._bars(words, BarColumn(), TimeRemainingColumn()) as bars:
+            tasks: dict[str, TaskID] = {}
+
+            def show(step: str, done: int, total: int) -> None:
+                if not self.live and done == total:
+                    self.say(f"{step}: {total:,}")
+                if step not in tasks:
+                    tasks[step] = bars.add_task(self._text(step).plain, total=total)
+                bars.update(tasks[step], completed=done)
+
+            yield show
+
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table; the first column is left-aligned, the others right-aligned."""
-        table = Table(title=title, box=SIMPLE, title_justify="left", title_style="bold", pad_edge=False)
+        table = Table(title=self._text(title), box=SIMPLE, title_justify="left", title_style="bold", pad_edge=False)
         for index, column in enumerate(columns):
-            table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+            table.add_column(self._text(column), justify="left" if index == 0 else "right", overflow="fold")
         for row in rows:
-            table.add_row(*row)
-        self.out.print(table)
+            table.add_row(*map(self._text, row))
+        self._out.print(table)
+
+    def _bars(self, *columns: ProgressColumn) -> Progress:
+        # Nothing is redirected through the bar, which would take escape codes of others for its own.
+        return Progress(
+            *columns,
+            console=self._out,
+            transient=True,
+            disable=not self.live,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+
+    def _text(self, text: object) -> Text:
+        """Text as this terminal can show it, before it is laid out: an escape takes more room than its letter."""
+        encoding = self._stream.encoding
+        return Text(visible(text).encode(encoding, "backslashreplace").decode(encoding))
 
 
 def round_line(record: Mapping[str, Any], rounds: int) -> str:

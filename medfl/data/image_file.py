@@ -48,4 +48,4 @@ def failure_reason(error: BaseException) -> str:
         return "too many pixels; cut patches of at most 100 megapixels"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return f"damaged: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+    return f"damaged: {(str(error).strip() or type(error).__name__).splitlines()[0]}"

@@ -93,13 +93,11 @@ def _demand(pipeline: config.Pipeline, catalog: Catalog, sites: Sequence[config.
 
 def _check_supply(pipeline: config.Pipeline, classes: Sequence[str], demand: I64, supply: I64) -> None:
     if (demand > supply).any():
-        width = max(5, *(len(name) for name in classes))
         rows = zip(classes, demand, supply, strict=True)
-        table = [f"  {'class':{width}}  {'demanded':>9}  {'available':>9}"]
-        table += [f"  {name:{width}}  {d:9}  {s:9}{'  too few' if d > s else ''}" for name, d, s in rows]
+        short = ", ".join(f"{name} {d:,} demanded, {s:,} available" for name, d, s in rows if d > s)
         raise MedflError(
-            f"pipeline {pipeline.name}: the sites ask for more patches than the catalog holds; lower `patches` or "
-            f"change `class_mix` in the site files, or list fewer sites\n" + "\n".join(table)
+            f"pipeline {pipeline.name}: the sites ask for more patches than the catalog holds ({short}); lower "
+            f"`patches` or change `class_mix` in the site files, or list fewer sites"
         )
 
 

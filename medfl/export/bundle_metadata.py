@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from medfl.export.exported_model import ExportedModel, version
+from medfl.plain_text import markdown
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 CAUTION = "Research software. Not a medical device; not for diagnosis or treatment."
@@ -143,7 +144,7 @@ def readme(source: ExportedModel) -> str:
         temperature=source.temperature,
         size=source.size,
         resolution=_resolution(source),
-        classes=", ".join(source.classes),
+        classes=", ".join(map(markdown, source.classes)),
         at_sites=f"\n{at_sites}\n" if at_sites else "",
         start=source.began_from,
         card=card or "The run is not on the machine that exported it, so its card is not here.",

@@ -54,7 +54,7 @@ def resolve_device(stated: str) -> torch.device:
         device = torch.device(stated)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise MedflError(f"`training.device`: {stated} is not available here ({first}); use auto or cpu") from None
     return device
 

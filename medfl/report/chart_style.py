@@ -10,6 +10,7 @@ import functools
 import hashlib
 import io
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any, ParamSpec
 from xml.etree import ElementTree
@@ -18,6 +19,8 @@ import matplotlib
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from medfl.plain_text import visible
 
 TOKENS = ("ink", "quiet", "rule", "before", "after", "mark", "heat", "paper", *(f"c{i}" for i in range(8)))
 """Names of the CSS variables that charts use; `c0` to `c7` are for classes, told apart in every colour vision."""
@@ -102,8 +105,11 @@ def chart(draw: Callable[P, Figure]) -> Callable[P, Markup]:
         key = hashlib.sha256(name.encode()).hexdigest()[:8]
         with matplotlib.rc_context(_settings() | {"svg.hashsalt": key}):  # type: ignore[arg-type]
             stream = io.StringIO()
-            draw(*args, **kwargs).savefig(stream, format="svg", metadata={"Date": None})
-        return Markup(_inline(stream.getvalue(), key, finding))
+            figure = draw(*args, **kwargs)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Glyph .* missing")  # the page's reader has the font, or one like it
+                figure.savefig(stream, format="svg", metadata={"Date": None})
+        return Markup(_inline(stream.getvalue(), key, visible(finding)))
 
     return drawn
 

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from medfl.plain_text import shortened, visible
 from medfl.report.chart_style import axes, canvas, chart, class_look, colour
 
 Values = Sequence[float | None]
@@ -106,7 +107,7 @@ def bars(rows: Sequence[tuple[str, Sequence[int]]], *, name: str, finding: str) 
         ax.text(start + 0.02 * longest, index, f"{start:,}", color=colour("quiet"), va="center", fontsize=10.5)
     ax.set_xlim(0, longest)
     ax.set_ylim(len(rows) - 0.5, -0.5)
-    ax.set_yticks(range(len(rows)), [label for label, _ in rows])
+    ax.set_yticks(range(len(rows)), [visible(label) for label, _ in rows])
     ax.set_xticks([])
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
@@ -245,11 +246,6 @@ def cells(
     _rounds(ax, "round", columns)
     ax.set_xlim(first - step / 2, last + step / 2)
     return figure
-
-
-def shortened(text: str, limit: int) -> str:
-    """A name that fits beside a chart."""
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _numbers(values: Values) -> list[float]:

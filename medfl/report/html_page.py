@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import jinja2
 from markupsafe import Markup
 
+from medfl.plain_text import visible
+
 
 @dataclass(frozen=True)
 class PageSection:
@@ -28,11 +30,13 @@ class PageSection:
 
 @functools.cache
 def templates() -> jinja2.Environment:
-    """The templates of this package; everything that is no Markup is escaped, an unknown name is an error."""
+    """The templates of this package; everything that is no Markup is escaped, with all that is not seen in it made
+    visible; an unknown name is an error."""
     return jinja2.Environment(
         loader=jinja2.PackageLoader("medfl.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=lambda value: value if isinstance(value, Markup) else visible(value, lines=True),
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -14,6 +14,7 @@ from typing import Any, cast
 from medfl.config.resolved import read_resolved
 from medfl.errors import MedflError
 from medfl.metrics.record_types import RoundRecord, RunSummary
+from medfl.plain_text import visible
 from medfl.runs.json_lines import read_json_lines
 
 PIPELINE = "pipeline.yaml"
@@ -59,7 +60,7 @@ class RunRecords:
     @property
     def name(self) -> str:
         """The folder's name, which names the run everywhere."""
-        return self.folder.resolve().name
+        return visible(self.folder.resolve().name)
 
     @cached_property
     def roles(self) -> dict[str, str]:

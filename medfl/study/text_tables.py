@@ -9,6 +9,7 @@ from typing import Any
 from medfl.metrics import format_figure, format_mean
 from medfl.metrics.figures import Place, Style, figures_at, grouped_figures
 from medfl.metrics.stability_figures import stability_at
+from medfl.plain_text import markdown as in_markdown
 from medfl.study.study_file import ALL
 
 ONE_SEED = (
@@ -74,17 +75,18 @@ def text_tables(study: Mapping[str, Any]) -> list[TextTable]:
 
 def markdown(study: Mapping[str, Any]) -> str:
     """tables.md."""
-    parts = [f"# {study['name']}", study["description"], *headline(study)]
-    parts += [f"## {shown.title}\n\n{markdown_table(shown)}" for shown in text_tables(study)]
-    parts += [f"Failed: {title}: {why}" for title, why in study["failed"].items()]
+    parts = [f"# {in_markdown(study['name'])}", *map(in_markdown, study["description"].splitlines())]
+    parts += map(in_markdown, headline(study))
+    parts += [f"## {in_markdown(shown.title)}\n\n{markdown_table(shown)}" for shown in text_tables(study)]
+    parts += [f"Failed: {in_markdown(title)}: {in_markdown(why)}" for title, why in study["failed"].items()]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def markdown_table(shown: TextTable) -> str:
     """One table in Markdown."""
     align = ["---", *["--:"] * (len(shown.columns) - 1)]
-    lines = [shown.columns, align, *shown.rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    head, *rows = (map(in_markdown, line) for line in (shown.columns, *shown.rows))
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, align, *rows))
 
 
 def _results(name: str, partition: Mapping[str, Any], study: Mapping[str, Any]) -> TextTable:

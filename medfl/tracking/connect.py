@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from medfl import config
 from medfl.errors import MedflError
+from medfl.plain_text import visible
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -85,7 +86,7 @@ def mlflow_errors() -> tuple[type[Exception], ...]:
 def brief(error: Exception) -> str:
     """The first line of an error, at most 200 characters, without passwords."""
     text = str(error).strip() or type(error).__name__
-    return shown(text.splitlines()[0])[:200]
+    return visible(shown(text.splitlines()[0]))[:200]
 
 
 def _sqlite_file(uri: str) -> Path | None:

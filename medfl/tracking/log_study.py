@@ -16,7 +16,7 @@ from medfl import config
 from medfl.errors import MedflError
 from medfl.runs.redact import scrub_text
 from medfl.tracking import metric_names
-from medfl.tracking.connect import artifact_location, brief, client_for, mlflow_errors, resolve_uri, shown
+from medfl.tracking.connect import artifact_location, brief, client_for, resolve_uri, shown
 from medfl.tracking.sync import METRICS_PER_CALL, PARENT_TAG, experiment_id
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def log_study(
         parent = _log(client, experiment, study_id, name, figures, runs, files)
     except MedflError as error:
         return f"MLflow: the study is not logged ({error})"
-    except mlflow_errors() as error:
+    except Exception as error:  # whatever goes wrong here, the study is sound
         return f"MLflow: the study is not logged ({brief(error)}); start it again to log it"
     return f"MLflow: the study is run {parent} at {shown(uri)}"
 

@@ -5,6 +5,7 @@ A figure that is not available (None) or not finite is left out; MLflow never se
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,8 @@ from medfl.metrics.figures import Style
 from medfl.metrics.record_types import RoundRecord, SiteRecord
 
 Values = dict[str, float]
+LONGEST = 64
+"""Characters of a name that is part of a metric's name, of which MLflow takes 250."""
 
 
 def site_round(entry: SiteRecord) -> Values:
@@ -96,8 +99,12 @@ def measured_values(prefix: str, measured: Mapping[str, Any] | None) -> Values:
 
 
 def plain(name: str) -> str:
-    """A name with the characters MLflow allows in a metric's name."""
-    return re.sub(r"[^\w\-. ]", "_", name, flags=re.ASCII)
+    """A name as MLflow allows it in the name of a metric or parameter; one that had to be changed ends in a digest, so
+    that two names never become one."""
+    allowed = re.sub(r"[^\w\-. ]", "_", name, flags=re.ASCII)[:LONGEST]
+    if allowed == name and name.strip("."):  # "." and ".." would be steps of a path
+        return name
+    return f"{allowed}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:6]}"
 
 
 def _finite(values: Mapping[str, Any]) -> Values:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from medfl.data.citations import GROUPS, LC25000
 from medfl.metrics import RATES, format_figure, format_interval
 from medfl.metrics.figures import Place, Style, figures_at
 from medfl.metrics.stability_figures import stability_at
+from medfl.plain_text import markdown
 from medfl.runs.records import SiteData
 from medfl.runs.redact import scrub
 
@@ -46,19 +47,28 @@ def model_card(
 
 
 def _head(summary: Mapping[str, Any], model: Mapping[str, Any], pipeline: Mapping[str, Any]) -> Iterator[str]:
-    yield f"# {pipeline['name']}"
+    yield f"# {markdown(pipeline['name'])}"
     if summary["leaky"]:
         yield "\n**Leaky: copies of one source image may be on both sides of a split. The figures are too good.**"
-    description = scrub(str(pipeline.get("description") or "")).strip()
-    if description:
-        yield f"\n{description}"
+    yield from paragraphs(pipeline.get("description"))
     mpp = model.get("mpp")
     resolution = f"{mpp:g} microns per pixel" if mpp else "microns per pixel unknown"
     size = model["size"]
-    yield f"\n{model['backbone']}, {size} x {size} pixels, {resolution}. Classes: {', '.join(model['classes'])}."
+    classes = _list(model["classes"])
+    yield f"\n{markdown(model['backbone'])}, {size} x {size} pixels, {resolution}. Classes: {classes}."
     yield "Input: uint8 RGB patches [N, H, W, 3], any H and W. Output: one probability per class and patch."
     yield "\n## Intended use"
     yield "Research on federated learning in histopathology. Not a medical device; not for diagnosis or treatment."
+
+
+def paragraphs(description: object) -> list[str]:
+    """What a pipeline's author says of it, as plain paragraphs of Markdown without paths."""
+    lines = scrub(str(description or "")).splitlines()
+    return [f"\n{markdown(line)}" for line in lines if line.strip()]
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(map(markdown, names))
 
 
 def _data(summary: Mapping[str, Any], pipeline: Mapping[str, Any], data: Mapping[str, SiteData]) -> Iterator[str]:
@@ -66,7 +76,7 @@ def _data(summary: Mapping[str, Any], pipeline: Mapping[str, Any], data: Mapping
     dealt = settings.get("mode", "dealt") == "dealt"
     yield "## Data"
     kind = settings["source"]
-    yield f"Source: {_SOURCES.get(kind, f'patches of the source {kind}')}."
+    yield f"Source: {_SOURCES.get(kind, f'patches of the source {markdown(kind)}')}."
     yield (
         "Whole source groups were dealt to simulated institutions; no group is in two sites or two splits."
         if dealt
@@ -77,13 +87,13 @@ def _data(summary: Mapping[str, Any], pipeline: Mapping[str, Any], data: Mapping
         role = site["role"].replace("_", "-")
         own = data.get(name)
         if own is None:
-            yield f"| {name} | {role} | {site['n']} (test) | {_mix(site.get('support') or {})} | |"
+            yield f"| {markdown(name)} | {role} | {site['n']} (test) | {_mix(site.get('support') or {})} | |"
             continue
         counts: dict[str, int] = {}
         for by_class in own.patches.values():
             for label, count in by_class.items():
                 counts[label] = counts.get(label, 0) + count
-        yield f"| {name} | {role} | {own.total()} | {_shares(counts)} | {own.digest[:12]} |"
+        yield f"| {markdown(name)} | {role} | {own.total()} | {_shares(counts)} | {markdown(own.digest[:12])} |"
 
 
 def _mix(support: Mapping[str, Mapping[str, int]]) -> str:
@@ -92,7 +102,7 @@ def _mix(support: Mapping[str, Mapping[str, int]]) -> str:
 
 def _shares(counts: Mapping[str, int]) -> str:
     total = sum(counts.values())
-    return ", ".join(f"{label} {100 * count / total:.0f} %" for label, count in counts.items() if count)
+    return ", ".join(f"{markdown(label)} {100 * count / total:.0f} %" for label, count in counts.items() if count)
 
 
 def _method(summary: Mapping[str, Any], pipeline: Mapping[str, Any], methods: Sequence[str]) -> Iterator[str]:
@@ -100,9 +110,10 @@ def _method(summary: Mapping[str, Any], pipeline: Mapping[str, Any], methods: Se
     work = training.get("local_steps")
     local = f"{work} local steps" if work else f"{training.get('local_epochs', 1)} local epochs"
     selection = pipeline.get("select", "last")
-    chosen = "the last model" if selection == "last" else f"the best {selection['metric']} (validation data)"
+    chosen = "the last model" if selection == "last" else f"the best {markdown(selection['metric'])} (validation data)"
     yield "## Method"
-    yield f"{' + '.join(methods) or 'FedAvg'}, {training['rounds']} rounds of {local}, seed {summary['seed']}."
+    chain = " + ".join(map(markdown, methods)) or "FedAvg"
+    yield f"{chain}, {training['rounds']} rounds of {local}, seed {summary['seed']}."
     yield f"Selected: round {summary['selected_round']}, {chosen}; held-out sites were measured once, afterwards."
 
 
@@ -117,7 +128,7 @@ def _table(title: str, summary: Mapping[str, Any], role: str) -> Iterator[str]:
     yield f"| {' | '.join(['site', 'patches', 'groups', 'classes', *(heading for heading, _ in columns)])} |"
     yield "|" + "---|" * (4 + len(columns))
     for name, site in sites.items():
-        cells = [name, str(site["n"]), str(site["n_groups"]), str(len(site["supported_classes"]))]
+        cells = [markdown(name), str(site["n"]), str(site["n_groups"]), str(len(site["supported_classes"]))]
         yield f"| {' | '.join(cells + [cell(site) for _, cell in columns])} |"
     if role == "held_out":
         over = summary["held_out"]
@@ -165,7 +176,7 @@ def _operating(summary: Mapping[str, Any]) -> Iterator[str]:
         for target, point in (site.get("operating") or {}).items() if site["role"] == "held_out" else ():
             rates = [format_interval(point[rate], point[f"{rate}_ci"]) for rate in RATES]
             counts = f"{format_figure(point['threshold'])} | {point['positives']} | {point['negatives']}"
-            yield f"| {name} | {target} | {counts} | {' | '.join(rates)} |"
+            yield f"| {markdown(name)} | {markdown(target)} | {counts} | {' | '.join(rates)} |"
 
 
 def _stability(summary: Mapping[str, Any]) -> Iterator[str]:
@@ -194,9 +205,9 @@ def _limits(summary: Mapping[str, Any], model: Mapping[str, Any], pipeline: Mapp
     if not model.get("mpp"):
         yield "- Microns per pixel unknown: patches of another magnification give figures of unknown worth."
     if few:
-        yield f"- Few source groups, wide and shaky intervals: {', '.join(few)}."
+        yield f"- Few source groups, wide and shaky intervals: {_list(few)}."
     if partial:
-        yield f"- Held-out sites without all classes: {', '.join(partial)}."
+        yield f"- Held-out sites without all classes: {_list(partial)}."
     if summary.get("failures"):
         yield f"- Sites failed in some rounds ({len(summary['failures'])} failures)."
     yield "- Stains, scanners and populations that no site represents are untested."
@@ -210,5 +221,5 @@ def _citations(pipeline: Mapping[str, Any], methods: Sequence[str]) -> Iterator[
     cited = [LC25000] if settings["source"] == "lc25000" else []
     if settings["source"] == "lc25000" and settings.get("source_groups") != "ignore":
         cited.append(GROUPS)
-    cited += [f"{name}: {paper}" for name, paper in citations(methods).items()]
+    cited += [f"{markdown(name)}: {paper}" for name, paper in citations(methods).items()]
     yield "\n".join(f"- {line}" for line in cited) or "None."

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from medfl.plain_text import markdown, visible
 from medfl.runs.records import ALLOCATION, PIPELINE, ROUNDS, SUMMARY, RunRecords, SiteData
 from medfl.runs.redact import reason_class, scrub
+from medfl.tracking.metric_names import plain
+from medfl.tracking.model_card import paragraphs
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
@@ -37,13 +40,13 @@ def note(run: RunRecords) -> str:
     """The short description MLflow shows beside the federation's run."""
     roles = list(run.roles.values())
     training = run.pipeline.get("training") or {}
+    name = markdown(run.pipeline.get("name", run.name))
     text = (
-        f"**{run.pipeline.get('name', run.name)}**: {run.method} across {roles.count('train')} training sites, "
+        f"**{name}**: {markdown(run.method)} across {roles.count('train')} training sites, "
         f"{training.get('rounds', '?')} rounds, measured at {roles.count('held_out')} held-out sites. "
         "The step of every metric is the round; one child run a site."
     )
-    description = scrub(str(run.pipeline.get("description") or "")).strip()
-    return text + (f"\n\n{description}" if description else "")
+    return "\n".join([text, *paragraphs(run.pipeline.get("description"))])
 
 
 def parameters(run: RunRecords) -> dict[str, str]:
@@ -57,7 +60,7 @@ def parameters(run: RunRecords) -> dict[str, str]:
     }
     replaced = {"sites": sites, "method": {"chain": run.method, **links}}
     settings = {key: value for key, value in pipeline.items() if key not in ("description", "name")}
-    return {key: value[:MAX_VALUE] for key, value in _dotted(settings | replaced).items() if value}
+    return {key: visible(value, lines=True)[:MAX_VALUE] for key, value in _dotted(settings | replaced).items() if value}
 
 
 def failures_text(run: RunRecords) -> str:
@@ -104,7 +107,8 @@ def _dotted(value: Any, prefix: str = "") -> dict[str, str]:
     if isinstance(value, Mapping):
         flat: dict[str, str] = {}
         for key, item in value.items():
-            flat |= _dotted(item, f"{prefix}.{key}" if prefix else str(key))
+            name = plain(str(key))
+            flat |= _dotted(item, f"{prefix}.{name}" if prefix else name)
         return flat
     if isinstance(value, list) and any(isinstance(item, Mapping | list) for item in value):
         return {prefix: json.dumps(value)}

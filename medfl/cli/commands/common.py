@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medfl.cli.standard_streams import complain
 from medfl.errors import MedflError
+from medfl.plain_text import visible
 
 if TYPE_CHECKING:
     from medfl.cli.terminal import Terminal
@@ -32,7 +33,7 @@ def about(file: str) -> Iterator[None]:
     try:
         yield
     except MedflError as error:
-        if file in str(error):
+        if visible(file) in str(error):
             raise
         raise type(error)(f"{file}: {error}") from None
 
@@ -60,7 +61,8 @@ def open_terminal(go_on: str = "") -> Iterator[Terminal]:
         yield terminal
     except KeyboardInterrupt:
         terminal.close()
-        print(f"\nmedfl: interrupted{go_on and f'; {go_on}'}", file=sys.stderr)
+        terminal.say("")
+        complain(f"medfl: interrupted{go_on and f'; {go_on}'}")
         raise SystemExit(130) from None
     finally:
         terminal.close()

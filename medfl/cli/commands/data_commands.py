@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +12,6 @@ from medfl.errors import MedflError
 
 if TYPE_CHECKING:
     from medfl.cli.terminal import Terminal
-    from medfl.data.duplicates.keypoints import Progress
     from medfl.data.duplicates.leakage import Search
 
 SHOWN, ROWS = 10, 20  # items of a list and rows of a table that may be long
@@ -60,7 +57,7 @@ def data_group(
 
     target = _new_file(out)
     with open_terminal() as terminal:
-        with _progress(terminal) as progress:
+        with terminal.steps() as progress:
             grouping = group_folder(Path(root), overlap, progress)
         grouping.write(target)
         for name, reason in grouping.unreadable.items():
@@ -100,7 +97,7 @@ def data_leak(
     with open_terminal() as terminal, about(pipeline):
         loaded = load_pipeline(pipeline, set_ or [])
         partition = make_partition(loaded)
-        with _progress(terminal) as progress:
+        with terminal.steps() as progress:
             leakage = find_leaks(partition, overlap, loaded.data.on_bad_image == "skip", progress)
         for path, reason in leakage.unreadable.items():
             terminal.say(f"Cannot be read, left out: {path} ({reason})")
@@ -137,26 +134,7 @@ def _print_crossings(terminal: Terminal, leakage: Search) -> None:
             terminal.say(f"and between {len(crossings) - ROWS:,} more pairs of places; all pairs with --out")
     for pair in leakage.leaks()[:SHOWN]:
         one, other = map(leakage.show, leakage.ends(pair))
-        terminal.say(f"{one}\n  = {other}  (overlap {pair.overlap:.2f}, {pair.matches} matches)")
-
-
-@contextlib.contextmanager
-def _progress(terminal: Terminal) -> Iterator[Progress]:
-    """A bar for each step on a terminal, elsewhere a line when it is finished."""
-    from rich.progress import Progress as Bars
-    from rich.progress import TaskID
-
-    with Bars(console=terminal.out, transient=True, disable=not terminal.live) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def show(step: str, done: int, total: int) -> None:
-            if not terminal.live and done == total:
-                terminal.say(f"{step}: {total:,}")
-            if step not in tasks:
-                tasks[step] = bars.add_task(step, total=total)
-            bars.update(tasks[step], completed=done)
-
-        yield show
+        terminal.say(one, f"  = {other}  (overlap {pair.overlap:.2f}, {pair.matches} matches)")
 
 
 def _new_file(name: str) -> Path:

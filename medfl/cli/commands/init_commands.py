@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from medfl.cli.commands.common import open_terminal
 from medfl.errors import MedflError
 
 init_app = typer.Typer(help="Write a starting file.", no_args_is_help=True, rich_markup_mode=None)
@@ -30,6 +31,5 @@ def init_site(
         write_text(target, site_yaml(site, notes))
     except OSError as error:
         raise MedflError(f"{target} cannot be written: {error.strerror}") from None
-    for note in notes:
-        print(note)
-    print(f"Site file: {target}")
+    with open_terminal() as terminal:
+        terminal.say(*notes, f"Site file: {target}")

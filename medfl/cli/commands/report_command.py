@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from medfl.cli.commands.common import open_terminal
 from medfl.errors import MedflError
 
 
@@ -21,28 +22,30 @@ def report(
     ] = False,
 ) -> None:
     """Write the figures and charts of a run or a study as one self-contained HTML page."""
-    path, target = Path(folder), Path(out) if out else None
+    with open_terminal() as terminal:
+        terminal.say(f"Report: {_write(Path(folder), Path(out) if out else None, site, with_patches)}")
+
+
+def _write(path: Path, target: Path | None, site: str | None, with_patches: bool) -> Path:
     # A study that was killed has its tables only; what is missing is said by the one who reads it.
     if (path / "study.json").is_file() or (path / "runs.csv").is_file():
         if site or with_patches:
             raise MedflError(
-                f"{folder} is a study folder, and --site and --with-patches are for a single run: name one of "
+                f"{path} is a study folder, and --site and --with-patches are for a single run: name one of "
                 f"{path / 'runs'}"
             )
         from medfl.study.report.study_page import write_study_report
 
-        print(f"Report: {write_study_report(path, target)}")
-        return
+        return write_study_report(path, target)
     if not (path / "pipeline.yaml").is_file():
         raise MedflError(
-            f"{folder} is neither a run folder (no pipeline.yaml in it) nor a study folder (no study.json and runs.csv "
+            f"{path} is neither a run folder (no pipeline.yaml in it) nor a study folder (no study.json and runs.csv "
             "in it); `medfl run` and `medfl study` print the folder they write"
         )
     from medfl.report.run_report import write_report
 
-    if with_patches:
-        from medfl.pipeline import patch_gallery
+    if not with_patches:
+        return write_report(path, target, site)
+    from medfl.pipeline import patch_gallery
 
-        print(f"Report: {write_report(path, target, site, patch_gallery.with_patches)}")
-    else:
-        print(f"Report: {write_report(path, target, site)}")
+    return write_report(path, target, site, patch_gallery.with_patches)

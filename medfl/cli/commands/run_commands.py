@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +11,7 @@ import typer
 
 from medfl.cli.commands.common import ModelRef, PipelineFile, RunPath, Set, about, launcher, open_terminal
 from medfl.errors import MedflError
+from medfl.plain_text import visible
 
 if TYPE_CHECKING:
     from medfl.cli.terminal import Terminal
@@ -100,23 +98,25 @@ def evaluate(
     from medfl.pipeline.evaluate_model import find_model
 
     with open_terminal() as terminal:
+        from medfl.tracking.log_evaluation import log_evaluation
+
         trained = find_model(model)
         result = measure(trained, [*(sites or []), *(more or [])], pipeline, Path(predictions) if predictions else None)
-        print_sites(terminal, result["sites"], f"{result['run']}: test data")
-        print_operating_points(terminal, result)
-        for name in sorted(result["sites"]):
-            print_confusion(terminal, name, result["sites"][name]["confusion"], trained.facts["classes"])
         if json_file:
             try:
                 write_text(Path(json_file), json.dumps(result, indent=2, allow_nan=False) + "\n")
             except OSError as error:
                 raise MedflError(f"--json {json_file} cannot be written: {error.strerror}") from None
+        tracking = log_evaluation(result, trained.run_id, trained.run.path if trained.run else None)
+        print_sites(terminal, result["sites"], f"{result['run']}: test data")
+        print_operating_points(terminal, result)
+        for name in sorted(result["sites"]):
+            print_confusion(terminal, name, result["sites"][name]["confusion"], trained.facts["classes"])
+        if json_file:
             terminal.say(f"Figures: {json_file}")
         if predictions:
             terminal.say(f"Scores (they stay on this machine): {predictions}")
-        from medfl.tracking.log_evaluation import log_evaluation
-
-        terminal.say(log_evaluation(result, trained.run_id, trained.run.path if trained.run else None))
+        terminal.say(tracking)
 
 
 def predict(
@@ -126,20 +126,24 @@ def predict(
 ) -> None:
     """Class probabilities for every image of a folder."""
     import csv
+    import io
 
+    from medfl.cli.standard_streams import write_data
+    from medfl.data.atomic_file import write_text
     from medfl.pipeline.evaluate_model import find_model
     from medfl.pipeline.evaluate_model import predict as score
 
     trained = find_model(model)
-    rows = score(trained, Path(directory))
+    rows, table = score(trained, Path(directory)), io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["file", *(f"p_{name}" for name in trained.facts["classes"])])
+    writer.writerows([name, *(f"{p:.6f}" for p in probabilities)] for name, probabilities in rows)
+    text = visible(table.getvalue(), lines=True)
+    if not out:
+        write_data(text)
+        return
     try:
-        stream = open(out, "w", newline="", encoding="utf-8") if out else contextlib.nullcontext(sys.stdout)  # noqa: SIM115
-        with stream as target:
-            writer = csv.writer(target, lineterminator="\n")
-            writer.writerow(["file", *(f"p_{name}" for name in trained.facts["classes"])])
-            writer.writerows([name, *(f"{p:.6f}" for p in probabilities)] for name, probabilities in rows)
-    except BrokenPipeError:  # the reader, `head` say, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        write_text(Path(out), text)
     except OSError as error:
         raise MedflError(f"--out {out} cannot be written: {error.strerror}") from None
 
@@ -182,17 +186,24 @@ def track(run: RunPath) -> None:
     folder = RunFolder.open(run)
     finished = folder.summary.is_file()
     page = report_html(folder.path) if finished else ""
-    print(sync(folder.path, load_pipeline(folder.pipeline).tracking, finished=finished, report=page))
+    result = sync(folder.path, load_pipeline(folder.pipeline).tracking, finished=finished, report=page)
+    with open_terminal() as terminal:
+        terminal.say(str(result))
 
 
 def finish(outcome: Outcome, pipeline: Pipeline, terminal: Terminal) -> None:
-    """The end of a run: the table, where things are, the registry if the pipeline names one, what to do next."""
+    """The end of a run: the registry if the pipeline names one; then the table, where things are, what to do next."""
     from medfl.cli.console_tables import print_outcome
 
-    print_outcome(terminal, outcome.summary, str(outcome.folder.path), outcome.tracking)
-    if pipeline.registry is not None:
-        from medfl.pipeline.register_run import register_run
+    registered: tuple[str, ...] = ()
+    try:
+        if pipeline.registry is not None:
+            from medfl.pipeline.register_run import register_run
 
-        terminal.say(register_run(outcome.folder.path, name=pipeline.registry.name, alias=pipeline.registry.alias))
+            name, alias = pipeline.registry.name, pipeline.registry.alias
+            registered = (register_run(outcome.folder.path, name=name, alias=alias),)
+    finally:  # where a gate refuses the model, its sentence comes last
+        print_outcome(terminal, outcome.summary, str(outcome.folder.path), outcome.tracking)
+    terminal.say(*registered)
     if outcome.folder.model.is_file():
         terminal.say(f"Next: medfl evaluate {outcome.folder.path} --predictions scores")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medfl.cli.commands.common import PipelineFile, Set, about
+from medfl.cli.commands.common import PipelineFile, Set, about, open_terminal
 
 sites_app = typer.Typer(help="Look at sites.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -24,9 +24,9 @@ def sites_preview(
     from medfl.data.render import render
     from medfl.pipeline.load_pipeline import load_pipeline
 
-    with about(pipeline):
+    with open_terminal() as terminal, about(pipeline):
         loaded = load_pipeline(pipeline, set_ or [])
         by_name = {site.name: site for site in loaded.all_sites}
         stores = [render(loaded, by_name[share.site], share) for share in make_partition(loaded).sites]
         preview(stores, Path(out), loaded)
-    print(f"Picture: {out}")
+        terminal.say(f"Picture: {out}")

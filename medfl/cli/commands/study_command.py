@@ -73,24 +73,20 @@ def _carry_out(study: Study, folder: Path, jobs: int, terminal: Terminal, train:
     findings = result(study, done_runs, {done.run.title: done.problem for done in failed})
     save(folder, findings)
     write_text(folder / "tables.md", markdown(findings))
-    page = _page(folder, terminal)
+    page = _page(folder)
+    tracking = (track(study, done_runs, findings, folder),) if train else ()
     for shown in text_tables(findings):
         terminal.table(shown.title, shown.columns, shown.rows)
-    for line in headline(findings):
-        terminal.say(line)
-    terminal.say(f"Study:  {folder}" + (f"\nReport: {page}" if page else ""))
-    if train:
-        terminal.say(track(study, done_runs, findings, folder))
+    terminal.say(*headline(findings), f"Study:  {folder}", page, *tracking)
     if failed:
         raise RunFailed(f"{len(failed)} of {len(study.runs)} runs failed; start the study again to try them once more")
 
 
-def _page(folder: Path, terminal: Terminal) -> Path | None:
-    """The study's page; one that cannot be drawn must not cost the study."""
+def _page(folder: Path) -> str:
+    """Writes the study's page and says where it is; one that cannot be drawn must not cost the study."""
     from medfl.study.report.study_page import write_study_report
 
     try:
-        return write_study_report(folder)
+        return f"Report: {write_study_report(folder)}"
     except Exception as error:
-        terminal.say(f"The report could not be drawn ({error}); try `medfl report {folder}`")
-        return None
+        return f"The report could not be drawn ({error}); try `medfl report {folder}`"

@@ -26,6 +26,7 @@ from medfl.pipeline.build_federation import federation_config
 from medfl.pipeline.build_site import checked_shared_model
 from medfl.pipeline.prepare import RunSetup
 from medfl.pipeline.run import play, write_summary_csv
+from medfl.plain_text import visible
 from medfl.runs.folder import RunFolder
 from medfl.runs.progress import ProgressCallbacks
 from medfl.runs.versions import versions
@@ -76,7 +77,7 @@ def serve(folder: Path, present: Collection[str], hello: Ask, ask: Ask) -> None:
 
         def say(text: str) -> None:
             with said.open("a", encoding="utf-8") as stream:
-                stream.write(text.replace("\n", " ") + "\n")
+                stream.write(visible(text) + "\n")
 
         bench = checked_shared_model(pipeline)
         bounds = Bounds.of(bench.model)
@@ -103,7 +104,7 @@ def serve(folder: Path, present: Collection[str], hello: Ask, ask: Ask) -> None:
         end = {"done": False, "kind": type(error).__name__, "message": str(error)}
     except Exception as error:
         with (folder / LOG).open("a", encoding="utf-8") as stream:
-            stream.write("".join(traceback.format_exception(error)))
+            stream.write(visible("".join(traceback.format_exception(error)), lines=True))
         end = {"done": False, "kind": "", "message": f"{type(error).__name__} at the server; see {folder / LOG}"}
     write_text(folder / ENDED, json.dumps(end) + "\n")
 

@@ -19,6 +19,7 @@ from medfl.engines.remote.site_state import SiteStateFile, StateLost
 from medfl.errors import MedflError
 from medfl.messages import Failure
 from medfl.pipeline.build_site import build_sites, checked_shared_model
+from medfl.plain_text import visible
 from medfl.runs.versions import versions
 from medfl.site.site import Site, SiteDiverged
 
@@ -134,7 +135,7 @@ class SiteEndpoint:
         """A line, or more, in the log that stays here."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / LOG).open("a", encoding="utf-8") as stream:
-            stream.write(time.strftime("%Y-%m-%d %H:%M:%S ") + text)
+            stream.write(time.strftime("%Y-%m-%d %H:%M:%S ") + visible(text, lines=True))
 
     def _reason(self, error: Exception) -> str:
         """One sentence for the server; the whole story goes into the log."""
