@@ -27,7 +27,9 @@ from medfl.pipeline.build_site import build_site, resolve_device
 from medfl.pipeline.final_evaluation import Measured
 from medfl.pipeline.load_pipeline import load_pipeline, load_site
 from medfl.pipeline.summary import pooled_figures
+from medfl.runs.digests import check_files, check_weights
 from medfl.runs.folder import RunFolder
+from medfl.runs.model_facts import read_model_facts
 from medfl.runs.records import read_json
 from medfl.runs.tensor_files import load_weights
 from medfl.site.measurement import probabilities
@@ -54,13 +56,9 @@ class TrainedModel:
             MedflError: weights that do not fit the architecture named in model.json.
         """
         facts = self.facts
-        try:
-            spec = ModelSpec(facts["backbone"], tuple(facts["classes"]), dict(facts["args"]))
-            trained, timm = facts["fingerprint"], facts.get("versions", {}).get("timm", "(not stated)")
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise MedflError(
-                f"{self.directory / 'model.json'} does not say what model this is ({error}); take the file of the run"
-            ) from None
+        spec = ModelSpec(facts["backbone"], tuple(facts["classes"]), dict(facts["args"]))
+        trained, timm = facts["fingerprint"], facts.get("versions", {}).get("timm", "(not stated)")
+        check_weights(facts, self.directory)
         bench = SharedModel(FlatModel(spec, resolve_device(device)), MethodChain())
         if bench.model.fingerprint() != trained:
             raise MedflError(
@@ -86,9 +84,10 @@ def find_model(reference: str, tracking: config.Tracking | None = None, runs: Pa
             )
         if not folder.model_json.is_file():
             raise MedflError(f"{path} holds no finished model yet; finish the run with `medfl resume {path}`")
-        return TrainedModel(folder.path, read_json(folder.model_json), folder)
+        check_files(read_json(folder.summary) if folder.summary.is_file() else {}, folder.path)
+        return TrainedModel(folder.path, read_model_facts(folder.model_json), folder)
     fetched = fetch_model(reference, tracking or config.Tracking())
-    facts = read_json(fetched.directory / "model.json")
+    facts = read_model_facts(fetched.directory / "model.json")
     name = Path(fetched.run or "").name  # a tag, which anyone at the server can set: never a path
     local = runs / name
     run = RunFolder(local) if name and (local / "pipeline.yaml").is_file() else None

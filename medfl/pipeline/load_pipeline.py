@@ -18,6 +18,7 @@ from medfl.config.spelling import spelt_alike
 from medfl.config.yaml_file import BROKEN, parse, read_mapping, validate
 from medfl.data.sources.source_registry import check_sources
 from medfl.errors import MedflError, nearest
+from medfl.runs.redact import without_credentials
 
 
 def load_pipeline(path: Path | str, overrides: Sequence[str] = ()) -> Pipeline:
@@ -75,7 +76,11 @@ def load_site(path: Path | str) -> SiteConfig:
 
 
 def dump_pipeline(pipeline: Pipeline) -> str:
-    """The resolved pipeline as YAML; `load_pipeline` reads it back to an equal value, without notices."""
+    """The resolved pipeline as YAML; `load_pipeline` reads it back to an equal value, without notices, and without the
+    user and password of `tracking.uri`, which are written nowhere."""
+    if pipeline.tracking.uri is not None and not pipeline.tracking.uri.startswith("sqlite:"):
+        kept = pipeline.tracking.model_copy(update={"uri": without_credentials(pipeline.tracking.uri)})
+        pipeline = pipeline.model_copy(update={"tracking": kept})
     return yaml.safe_dump(pipeline.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
 
 

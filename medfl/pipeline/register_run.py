@@ -3,44 +3,101 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from medfl.config import Gates
+from medfl import config
+from medfl.data.partition import make_partition
 from medfl.errors import MedflError
+from medfl.metrics.group_figures import group_figures
 from medfl.pipeline.evaluate_model import TrainedModel, measure_model, sites_to_measure
 from medfl.pipeline.load_pipeline import load_pipeline
+from medfl.pipeline.run import same_allocation
+from medfl.pipeline.summary import pooled_figures
+from medfl.runs.digests import check_files, reading
 from medfl.runs.folder import RunFolder
+from medfl.runs.model_facts import read_model_facts
 from medfl.runs.records import read_json
 from medfl.tracking.model_registry import register
 
+WAIT = 60.0  # seconds in which another registration of the run may finish
 
-def register_run(path: str | Path, *, name: str, alias: str | None = None, force: bool = False) -> str:
-    """Register a run's model; returns one line for people.
+
+def register_run(
+    path: str | Path, *, name: str, alias: str | None = None, force: bool = False, remeasure: bool = False
+) -> str:
+    """Register a run's model; returns one line for people. A run is registered once, however often this is called.
+
+    Args:
+        path: a finished run folder.
+        name, alias: of the registered model.
+        force: move the alias even to a worse model.
+        remeasure: let the gates and the alias guard read figures that are measured now, and not those on file.
 
     Raises:
         GateFailed: a gate, or the present holder of the alias is better; the registry is untouched.
-        MedflError: no such run, not finished, no MLflow.
+        MedflError: no such run, not finished, no MLflow; the run's files do not agree with each other.
     """
     folder = RunFolder.open(path)
     pipeline = load_pipeline(folder.pipeline)
-    settings = pipeline.registry
+    settings = pipeline.registry or config.Registry(name=name)
     if folder.summary.is_file() and not folder.model_json.is_file():
         raise MedflError(f"{path} trained one model a site, so there is no global model to register")
 
     def evaluate_holder(directory: Path) -> dict[str, float | None]:
         """The holder's AUROC at this run's held-out sites."""
-        holder = TrainedModel(directory, read_json(directory / "model.json"), None)
+        holder = TrainedModel(directory, read_model_facts(directory / "model.json"), None)
         measured = measure_model(holder, sites_to_measure(holder, (), str(folder.pipeline)), resamples=0)
         return {site: entry["auroc"] for site, entry in measured.sites.items()}
 
-    done = register(
-        folder.path,
-        name=name,
-        alias=alias,
-        gates=settings.gates if settings else Gates(),
-        margin=settings.margin if settings else 0.01,
-        force=force,
-        tracking=pipeline.tracking,
-        evaluate_holder=evaluate_holder,
-    )
+    decides = alias is not None or bool(settings.gates.model_dump(exclude_none=True))
+    with folder.holding("register", WAIT):
+        measured = _figures(folder, pipeline, decides, remeasure) if folder.summary.is_file() else None
+        with reading(folder.path):
+            done = register(
+                folder.path,
+                name=name,
+                alias=alias,
+                gates=settings.gates,
+                margin=settings.margin,
+                force=force,
+                tracking=pipeline.tracking,
+                evaluate_holder=evaluate_holder,
+                measured=measured,
+            )
     what = f"Registered: {done.uri} (version {done.version})"
     return f"{what}; forced over: {done.forced}" if done.forced else what
+
+
+def _figures(folder: RunFolder, pipeline: config.Pipeline, decides: bool, remeasure: bool) -> dict[str, Any] | None:
+    """The parts of summary.json that are measured anew; None where those on file count, which then must be what the run
+    wrote. Raises MedflError where they are not, or nothing says whether they are and something depends on it."""
+    summary = read_json(folder.summary)
+    has_digests = check_files(summary, folder.path, remeasured=remeasure)
+    if remeasure:
+        return measure_again(folder, pipeline)
+    if not has_digests and decides:
+        raise MedflError(
+            f"{folder.summary} has no `digests` (medfl 0.1 wrote none), so nothing says that its figures are those of "
+            f"its model; measure them anew with --remeasure"
+        )
+    return None
+
+
+def measure_again(folder: RunFolder, pipeline: config.Pipeline) -> dict[str, Any]:
+    """The figures of a run's model on the test data of all its sites: `sites`, `held_out`, `train_sites` and `pooled`
+    as in summary.json.
+
+    Raises:
+        MedflError: the data are not those of the run, or not here.
+    """
+    partition = make_partition(pipeline)
+    same_allocation(partition, folder)
+    sites = {site.name: site for site in pipeline.all_sites}
+    model = TrainedModel(folder.path, read_model_facts(folder.model_json), folder)
+    measured = measure_model(model, [(pipeline, sites[share.site], share) for share in partition.sites])
+    return {
+        "sites": measured.sites,
+        "held_out": group_figures(measured.sites, "held_out"),
+        "train_sites": group_figures(measured.sites, "train"),
+        "pooled": pooled_figures(measured.sites, measured.sums, pipeline.task.classes),
+    }

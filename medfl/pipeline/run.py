@@ -61,34 +61,41 @@ def run(
             "`training.clock: wall` needs sites in processes of their own; add --engine nvflare, use `medfl deploy`, "
             "or set it to virtual"
         )
-    folder = RunFolder.create(pipeline.name, out)
-    setup = prepare(pipeline, watcher, partition)
-    setup.partition.write(folder.allocation)
-    write_summary_csv(folder.allocation_summary, setup.partition.summary())
-    write_text(folder.pipeline, dump_pipeline(pipeline))
-    return _carry_out(setup, folder, setup.initial_state(), {}, began, watcher)
+    with RunFolder.create(pipeline.name, out) as folder:
+        setup = prepare(pipeline, watcher, partition)
+        setup.partition.write(folder.allocation)
+        write_summary_csv(folder.allocation_summary, setup.partition.summary())
+        write_text(folder.pipeline, dump_pipeline(pipeline))
+        return _carry_out(setup, folder, setup.initial_state(), {}, began, watcher)
 
 
 def resume(path: Path | str, watcher: ProgressCallbacks | None = None) -> Outcome:
-    """Continue a run from its last whole round; a finished run is only tracked and registered again."""
+    """Continue a run from its last whole round; a finished run is only tracked and registered again.
+
+    Raises:
+        MedflError: as `run`; another process is at work on the run, its files are damaged, or its pipeline or data are
+            not what its rounds were made with.
+    """
     began = time.perf_counter()
     watcher = watcher or ProgressCallbacks()
     folder = RunFolder.open(path)
     if folder.engine.is_file():
         raise MedflError(f"the sites of {folder.path} keep their own state; continue it with `medfl resume`")
-    pipeline = load_pipeline(folder.pipeline)
-    setup = prepare(pipeline, watcher)
-    same_allocation(setup.partition, folder)
-    loaded = folder.load_checkpoint(setup.sites)
-    state, spent = loaded if loaded else (setup.initial_state(), {})
-    state.lost = 0
-    folder.truncate(state.round)
-    rounds = pipeline.training.rounds
-    done = state.round > rounds
-    watcher.say(
-        f"{folder.path}: all rounds are done" if done else f"{folder.path}: going on at round {state.round} of {rounds}"
-    )
-    return _carry_out(setup, folder, state, spent, began, watcher)
+    with folder:
+        pipeline = load_pipeline(folder.pipeline)
+        if notice := folder.check_pipeline():
+            watcher.say(notice)
+        setup = prepare(pipeline, watcher)
+        same_allocation(setup.partition, folder)
+        loaded = folder.load_checkpoint(setup.sites)
+        state, spent = loaded if loaded else (setup.initial_state(), {})
+        state.lost = 0
+        folder.truncate(state.round)
+        rounds = pipeline.training.rounds
+        done = state.round > rounds
+        going = "all rounds are done" if done else f"going on at round {state.round} of {rounds}"
+        watcher.say(f"{folder.path}: {going}")
+        return _carry_out(setup, folder, state, spent, began, watcher)
 
 
 def same_allocation(allocation: Partition, folder: RunFolder) -> None:

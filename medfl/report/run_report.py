@@ -10,6 +10,7 @@ from medfl.errors import MedflError
 from medfl.report import diagnostics, learning_curves, privacy_section, provenance, results_sections
 from medfl.report.html_page import PageSection, render_page
 from medfl.report.run_results import Evidence, read_evidence
+from medfl.runs.digests import reading
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ def report_html(folder: Path, site: str | None = None) -> str:
     Raises:
         MedflError: no finished run, or no such site.
     """
-    return _page(read_evidence(folder, site), Extras())
+    with reading(folder):
+        return _page(read_evidence(folder, site), Extras())
 
 
 def write_report(
@@ -48,14 +50,16 @@ def write_report(
     Raises:
         MedflError: no finished run, no such site, an unwritable file; and what `extras` raises.
     """
-    evidence = read_evidence(folder, site)
-    added = extras(evidence)
+    with reading(folder):
+        evidence = read_evidence(folder, site)
+        added = extras(evidence)
+        page = _page(evidence, added)
     name = "-".join(word for word in ("report", site, added.suffix) if word)
     target = out or folder / f"{name}.html"
     from medfl.data.atomic_file import write_text
 
     try:
-        write_text(target, _page(evidence, added))
+        write_text(target, page)
     except OSError as error:
         raise MedflError(f"{target} cannot be written ({error.strerror}); name another file with --out") from None
     return target

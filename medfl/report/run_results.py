@@ -11,6 +11,7 @@ from typing import Any
 from medfl.errors import MedflError, nearest
 from medfl.metrics import figures, format_interval
 from medfl.metrics.record_types import SiteResult
+from medfl.runs.digests import check_files
 from medfl.runs.records import SUMMARY, RunRecords, read_json, read_run
 from medfl.runs.redact import scrub
 
@@ -89,6 +90,7 @@ def read_evidence(folder: Path, site: str | None = None) -> Evidence:
     run = read_run(folder)
     if run.summary is None:
         raise MedflError(f"{folder} has no {SUMMARY} yet; finish it with `medfl resume {folder}`")
+    check_files(run.summary, folder)
     evidence = Evidence(run, scrub(run.summary), scrub(run.pipeline), _curves(folder))
     if site is None:
         return evidence

@@ -1,6 +1,7 @@
 """The state after a whole round, on a disk: the server's, the replies on their way to it, and the sites' memories.
 
-checkpoint/  state.json                numbers and names
+checkpoint/  state.json                numbers and names; what the run is (pipeline, versions); the SHA-256 of the other
+                                       files and of its own rest, so that one flipped bit is noticed
              server.safetensors        the server's vectors; `link.<name>` those of methods, `flight.<site>.<part>` and
                                        `received.<round>` those of replies on their way
              site-<name>.safetensors   a site's memory, where it carries anything
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from medfl.data.atomic_file import flush, write_text
 from medfl.errors import MedflError
 from medfl.federation.server_state import InFlightReply, ServerState
 from medfl.messages import Reply
+from medfl.runs.digests import DIGESTS, OWN_DIGEST, file_digest, json_digest
 from medfl.runs.tensor_files import read_tensors, save_tensors
 from medfl.site.state import SiteMemory
 
@@ -37,17 +39,24 @@ class Checkpoint:
         state: the server's, entering the next round.
         memories: of the sites that were asked for, by name.
         seconds: spent so far, by phase.
+        run: what was said of the run besides; nothing before version 0.2.
     """
 
     state: ServerState
     memories: dict[str, SiteMemory]
     seconds: dict[str, float]
+    run: Mapping[str, Any] = field(default_factory=dict)
 
 
 def save_checkpoint(
-    path: Path, state: ServerState, memories: Iterable[SiteMemory], seconds: Mapping[str, float]
+    path: Path,
+    state: ServerState,
+    memories: Iterable[SiteMemory],
+    seconds: Mapping[str, float],
+    run: Mapping[str, Any] | None = None,
 ) -> None:
-    """Replace the checkpoint in the folder `path` by the state after a whole round. Raises OSError, SafetensorError."""
+    """Replace the checkpoint in the folder `path` by the state after a whole round; `run` is what is to be said of the
+    run besides, as JSON. Raises OSError, SafetensorError."""
     staged = path.with_name(f"{path.name}.new")
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir()
@@ -59,7 +68,8 @@ def save_checkpoint(
         if parts:
             save_tensors(parts, _site_file(staged, memory.site))
     save_tensors(tensors, staged / SERVER)
-    write_text(staged / STATE, json.dumps(facts))
+    facts |= {"run": dict(run or {}), DIGESTS: {file.name: file_digest(file) for file in sorted(staged.iterdir())}}
+    write_text(staged / STATE, json.dumps(facts | {OWN_DIGEST: json_digest(facts)}))
     # The old checkpoint is moved aside before the new one takes its name: at every instant one of the two that have had
     # its name is whole, and `load_checkpoint` takes the newest. After a kill between the two renames the one moved
     # aside is all there is, so it goes only when there is a newer one.
@@ -78,21 +88,55 @@ def load_checkpoint(path: Path, sites: Iterable[str] = ()) -> Checkpoint | None:
     Raises:
         MedflError: there is a checkpoint and it is damaged, so that going on would begin anew and lose the rounds.
     """
-    folders = [folder for folder in (path, _moved_aside(path)) if folder.exists()]
-    for folder in folders:
-        try:
-            facts = json.loads((folder / STATE).read_text(encoding="utf-8"))
-            tensors = read_tensors(folder / SERVER)
-            files = {site: _site_file(folder, site) for site in sites}
-            parts = {site: read_tensors(file) if file.exists() else {} for site, file in files.items()}
-        except (OSError, ValueError, SafetensorError):
+    damage = ""
+    names = list(sites)
+    for folder in (path, _moved_aside(path)):
+        if not folder.exists():
             continue
-        pending = facts.get("pending", {})
-        memories = {site: SiteMemory.decode(site, own, {"pending": pending.get(site)}) for site, own in parts.items()}
-        return Checkpoint(_decode(facts, tensors), memories, facts["seconds"])
-    if folders:
-        raise MedflError(f"{path} is damaged; restore it, or begin a new run in another folder")
+        try:
+            return _load(folder, names)
+        except (OSError, ValueError, SafetensorError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+            damage = damage or f"{path} is damaged ({error}); restore it, or begin a new run in another folder"
+    if damage:
+        raise MedflError(damage)
     return None
+
+
+def read_run_facts(path: Path) -> Mapping[str, Any]:
+    """What the last checkpoint says of its run, without its state; nothing where it says nothing, or cannot be read:
+    that is for `load_checkpoint` to say."""
+    try:
+        run = _read_state(path if path.exists() else _moved_aside(path)).get("run", {})
+    except (OSError, ValueError):
+        return {}
+    return run if isinstance(run, dict) else {}
+
+
+def _load(folder: Path, sites: Iterable[str]) -> Checkpoint:
+    """What a folder holds, each file as it was written. Raises whatever a damaged one leads to."""
+    facts = _read_state(folder)
+    for name, digest in facts.get(DIGESTS, {}).items():
+        if file_digest(folder / name) != digest:
+            raise ValueError(f"{name} is not what was written")
+    tensors = read_tensors(folder / SERVER)
+    files = {site: _site_file(folder, site) for site in sites}
+    parts = {site: read_tensors(file) if file.exists() else {} for site, file in files.items()}
+    pending = facts.get("pending", {})
+    memories = {site: SiteMemory.decode(site, own, {"pending": pending.get(site)}) for site, own in parts.items()}
+    return Checkpoint(_decode(facts, tensors), memories, dict(facts["seconds"]), facts.get("run", {}))
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    """state.json. Raises OSError, ValueError."""
+    facts = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    if not isinstance(facts, dict) or not facts:
+        raise ValueError(f"{STATE} is no state")
+    digest = facts.pop(OWN_DIGEST, None)
+    if digest is None and DIGESTS in facts:
+        raise ValueError(f"{STATE} has lost its digest")
+    if digest is not None and json_digest(facts) != digest:
+        raise ValueError(f"{STATE} is not what was written")
+    return facts
 
 
 def _site_file(folder: Path, site: str) -> Path:

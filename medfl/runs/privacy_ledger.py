@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +24,7 @@ from medfl.errors import MedflError
 from medfl.methods.core.chain import MethodChain
 from medfl.methods.differential_privacy import Dp, private_link
 from medfl.metrics.record_types import RoundRecord, UpdateRecord
-from medfl.runs.json_lines import append_json_line, read_json_lines, write_json_lines
+from medfl.runs.json_lines import RESTORE, append_json_line, keep_json_lines, read_json_lines
 
 ORDERS = (
     *(1 + x / 100 for x in range(1, 10)),
@@ -53,16 +54,14 @@ class Ledger:
         """The ledger of a run, with what was released before it was resumed; None without `dp` in the chain.
 
         Raises:
-            MedflError: opacus is not installed.
+            MedflError: opacus is not installed; the ledger is damaged.
         """
         link = private_link(chain)
         if link is None:
             return None
         epsilon(link.noise, 1, link.delta)  # opacus is missed before the run and not in its first round
-        releases = read_json_lines(path)
-        if path.exists():
-            write_json_lines(path, releases)  # without a torn line
-        return cls(link, path, releases)
+        keep_json_lines(path)  # without a torn line
+        return cls(link, path, read_releases(path))
 
     def spend(self, record: RoundRecord) -> RoundRecord:
         """Note the release of a finished round; its record with `privacy`: {"epsilon", "delta"} so far.
@@ -103,6 +102,32 @@ class Ledger:
 
     def _epsilon(self, rounds: int) -> float:
         return epsilon(self.link.noise, rounds, self.link.delta)
+
+
+def read_releases(path: Path) -> list[dict[str, Any]]:
+    """The releases of a privacy.jsonl. Raises MedflError for a line that tells of none."""
+    releases = read_json_lines(path)
+    for number, release in enumerate(releases, start=1):
+        sites = release.get("sites")
+        if (
+            type(release.get("round")) is not int
+            or not isinstance(sites, list)
+            or not all(isinstance(site, str) for site in sites)
+        ):
+            raise MedflError(f"{path}, line {number}: tells of no release ({{round, sites}}); {RESTORE}")
+    return releases
+
+
+def check_releases(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """A ledger can only grow: raise MedflError where it lacks a release that a round record tells of."""
+    counted = [record for record in records if record["counted"] and "privacy" in record]
+    noted = {(release["round"], *sorted(release["sites"])) for release in read_releases(path)}
+    for record in counted:
+        if (record["round"], *sorted(record["participants"])) not in noted:
+            raise MedflError(
+                f"{path} does not hold the release of round {record['round']}, which this run has made, so that what "
+                f"was spent would be told too small; {RESTORE}"
+            )
 
 
 def epsilon(noise: float, rounds: int, delta: float) -> float:

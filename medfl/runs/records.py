@@ -15,7 +15,7 @@ from medfl.config.resolved import read_resolved
 from medfl.errors import MedflError
 from medfl.metrics.record_types import RoundRecord, RunSummary
 from medfl.plain_text import visible
-from medfl.runs.json_lines import read_json_lines
+from medfl.runs.round_records import read_rounds
 
 PIPELINE = "pipeline.yaml"
 ALLOCATION = "allocation_summary.csv"
@@ -110,9 +110,7 @@ def read_run(folder: Path) -> RunRecords:
         raise MedflError(f"{folder} is no run folder: it has no {PIPELINE}")
     pipeline = read_resolved(path)
     summary = cast(RunSummary, read_json(folder / SUMMARY)) if (folder / SUMMARY).is_file() else None
-    return RunRecords(
-        folder, pipeline, tuple(cast(RoundRecord, line) for line in read_json_lines(folder / ROUNDS)), summary
-    )
+    return RunRecords(folder, pipeline, tuple(read_rounds(folder / ROUNDS)), summary)
 
 
 def finished_run(folder: Path) -> RunRecords:

@@ -31,6 +31,12 @@ _REASONS = {
 }
 
 
+def without_credentials(address: str) -> str:
+    """An address, or a sentence with addresses, without user and password: what may be kept, shown and logged."""
+    bare = re.sub(r"//\S*@", "//", address)
+    return re.sub(r"(?i)([?&;](?:[a-z_]*(?:password|passwd|pwd|token|secret|key)[a-z_]*)=)[^&;\s]*", r"\1", bare)
+
+
 def scrub(value: Any, key: str = "") -> Any:
     """Copy a JSON-like value without its paths.
 

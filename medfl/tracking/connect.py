@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medfl import config
 from medfl.errors import MedflError
 from medfl.plain_text import visible
+from medfl.runs.redact import without_credentials
+from medfl.tracking.local_database import prepare_database
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -33,9 +34,13 @@ ENVIRONMENT = {
 def resolve_uri(tracking: config.Tracking, recorded: str | None = None) -> str:
     """The tracking server: the pipeline's, MLFLOW_TRACKING_URI, the one this run went to before, or sqlite here.
 
+    A run folder keeps an address without its password. Where MLFLOW_TRACKING_URI is the same address, it says the rest.
     A relative sqlite file becomes absolute, so that a run folder finds it from any working directory.
     """
-    uri = tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or recorded or DEFAULT_URI
+    environment = os.environ.get("MLFLOW_TRACKING_URI")
+    uri = tracking.uri or environment or recorded or DEFAULT_URI
+    if environment and shown(environment) == uri:
+        uri = environment
     file = _sqlite_file(uri)
     return uri if file is None else f"sqlite:///{file}"
 
@@ -56,11 +61,8 @@ def client_for(uri: str) -> MlflowClient:
 
     for logger in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(logger).setLevel(logging.ERROR)
-    if file is not None and not file.exists():
-        # Made here and not by the client, which would write the working directory into the new database.
-        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-        SqlAlchemyStore(uri, artifact_location(uri))
+    if file is not None:
+        prepare_database(file, artifact_location(uri))
     return MlflowClient(tracking_uri=uri)
 
 
@@ -71,8 +73,8 @@ def artifact_location(uri: str) -> str | None:
 
 
 def shown(uri: str) -> str:
-    """A URI without user and password."""
-    return re.sub(r"//[^/@]*@", "//", uri)
+    """A URI without user and password, as it is kept in a run folder and told to people. A file has neither."""
+    return uri if _sqlite_file(uri) is not None else without_credentials(uri)
 
 
 def mlflow_errors() -> tuple[type[Exception], ...]:
@@ -86,7 +88,7 @@ def mlflow_errors() -> tuple[type[Exception], ...]:
 def brief(error: Exception) -> str:
     """The first line of an error, at most 200 characters, without passwords."""
     text = str(error).strip() or type(error).__name__
-    return visible(shown(text.splitlines()[0]))[:200]
+    return visible(without_credentials(text.splitlines()[0]))[:200]
 
 
 def _sqlite_file(uri: str) -> Path | None:

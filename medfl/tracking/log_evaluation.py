@@ -44,8 +44,8 @@ def log_evaluation(result: Mapping[str, Any], run_id: str | None = None, folder:
     if not tracking.enabled:
         return "MLflow: off (`tracking.enabled: false`)"
     uri = resolve_uri(tracking, recorded.current if recorded else None)
-    if run_id is None and recorded and uri in recorded.servers:
-        run_id = recorded.servers[uri].federation.run_id or None
+    if run_id is None and recorded and shown(uri) in recorded.servers:
+        run_id = recorded.servers[shown(uri)].federation.run_id or None
     try:
         client = client_for(uri)
         experiment = _experiment_of(client, run_id)

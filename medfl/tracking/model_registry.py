@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from medfl import config
 from medfl.errors import GateFailed, MedflError, RunFailed
 from medfl.metrics import mean_supported
+from medfl.metrics.record_types import RunSummary
 from medfl.runs.records import CARD, MODEL, RunRecords, finished_run, read_json
 from medfl.runs.redact import scrub
 from medfl.runs.verdict import why_unmeasured, why_untrained
@@ -64,6 +66,7 @@ def register(
     force: bool = False,
     tracking: config.Tracking,
     evaluate_holder: Callable[[Path], SiteAuroc] | None = None,
+    measured: Mapping[str, Any] | None = None,
 ) -> Registered:
     """Register a finished run's model and let an alias point at it. A run becomes one version at most.
 
@@ -77,19 +80,24 @@ def register(
         tracking: which server.
         evaluate_holder: measures the holder when it was not measured on these held-out data before: takes a folder
             with model.safetensors and model.json, returns held-out site -> AUROC.
+        measured: parts of summary.json that were measured anew and go before those on file; recorded in the version
+            tag `medfl.remeasured`.
 
     Raises:
-        GateFailed: a gate or the alias guard refuses; the registry is as before, the run is kept (exit code 3).
-        RunFailed: the run came to no result, or has no figure for a gate; likewise (exit code 1).
+        RunFailed: the run came to no result, or has no figure for a gate; the registry is as before (exit code 1).
+        GateFailed: a gate or the alias guard refuses, or the alias has moved meanwhile; the alias is as before, the run
+            is kept (exit code 3).
         MedflError: the run is not finished, a name is not allowed, or MLflow does not answer.
     """
     _check_names(name, alias)
     run = finished_run(folder)
+    if measured is not None:
+        run = replace(run, summary=cast(RunSummary, {**cast(dict[str, Any], run.summary), **measured}))
     refuse_failed_run(run)
     misses = check(run.summary or {}, gates, run.roles) if gates else []
     if misses:
-        refusal = RunFailed if any(miss.value is None for miss in misses) else GateFailed
-        raise refusal(f"{run.name} does not enter the registry: {'; '.join(map(str, misses))}. The run is kept")
+        kind = RunFailed if any(miss.value is None for miss in misses) else GateFailed
+        raise kind(f"{run.name} does not enter the registry: {'; '.join(map(str, misses))}. The run is kept")
     result = sync(folder, tracking, finished=True)
     state = State.load(folder)
     uri = resolve_uri(tracking, state.current)
@@ -104,11 +112,14 @@ def register(
         version = _version_of(client, name, state.run_uuid)
         created = version is None
         if version is None:
-            version = _create_version(client, name, run, result.run_id, state.servers[uri].model_id, state.run_uuid)
+            _create_version(client, name, run, result.run_id, state.servers[shown(uri)].model_id, state.run_uuid)
+            version = _only_version(client, name, state.run_uuid)
+        if measured is not None:
+            client.set_model_version_tag(name, version.version, "medfl.remeasured", "true")
+        if alias:
+            _move_alias(client, name, alias, holder, version)
         if refusal:
             client.set_model_version_tag(name, version.version, "medfl.forced", refusal)
-        if alias:
-            client.set_registered_model_alias(name, alias, version.version)
     except mlflow_errors() as error:
         raise MedflError(f"MLflow at {shown(uri)} does not register {run.name}: {brief(error)}") from error
     place = f"models:/{name}@{alias}" if alias else f"models:/{name}/{version.version}"
@@ -117,7 +128,7 @@ def register(
 
 def refuse_failed_run(run: RunRecords) -> None:
     """Raise RunFailed where the run's model was not trained, or was not measured at any site of a role."""
-    summary = run.summary or {}
+    summary: Mapping[str, Any] = run.summary or {}
     reason = why_untrained(run.rounds, int(summary["selected_round"])) or why_unmeasured(
         run.roles, summary["sites"], summary.get("failures") or ()
     )
@@ -206,6 +217,32 @@ def _version_of(client: MlflowClient, name: str, run_uuid: str) -> ModelVersion 
     """The version this run already is, if any."""
     versions = client.search_model_versions(f"name='{name}'")
     return next((version for version in versions if version.tags.get(UUID_TAG) == run_uuid), None)
+
+
+def _only_version(client: MlflowClient, name: str, run_uuid: str) -> ModelVersion:
+    """The version of a run that was just created; of several, which another copy of the run folder may have made at the
+    same time, the first, and the others go."""
+    versions = client.search_model_versions(f"name='{name}'")
+    ours = sorted((v for v in versions if v.tags.get(UUID_TAG) == run_uuid), key=lambda v: int(v.version))
+    for extra in ours[1:]:
+        with contextlib.suppress(*mlflow_errors()):  # the other one may have removed it
+            client.delete_model_version(name, extra.version)
+    return ours[0]
+
+
+def _move_alias(
+    client: MlflowClient, name: str, alias: str, holder: ModelVersion | None, version: ModelVersion
+) -> None:
+    """Let an alias point at a version where its holder still is the one that this was compared with. Raises
+    GateFailed."""
+    now = _holder(client, name, alias)
+    rival = None if holder is None else str(holder.version)
+    if now is not None and str(now.version) not in (rival, str(version.version)):
+        raise GateFailed(
+            f"{alias!r} of {name!r} has moved to version {now.version} while this model was compared with "
+            f"{'no other' if rival is None else f'version {rival}'}; give the command again"
+        )
+    client.set_registered_model_alias(name, alias, version.version)
 
 
 def _create_version(

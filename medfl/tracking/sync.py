@@ -83,8 +83,9 @@ def sync(folder: Path, tracking: config.Tracking, *, finished: bool = False, rep
     with locked(folder):
         run = read_run(folder)
         state = State.load(folder)
-        uri = state.current = resolve_uri(tracking, state.current)
-        server = state.servers.setdefault(uri, TrackingServer())
+        uri = resolve_uri(tracking, state.current)
+        state.current = shown(uri)
+        server = state.servers.setdefault(state.current, TrackingServer())
         state.save()
         try:
             current = _Pass(client_for(uri), run, state, server, report)

@@ -2,7 +2,7 @@
 
     {"run_uuid": ..., "current": uri,
      "servers": {uri: {"experiment_id", "finished", "failures", "model_id", "model_ready", "artifacts": {name: digest},
-                       "federation": mark, "sites": {name: mark}}}}
+                       "federation": mark, "sites": {name: mark}}}}, an address (uri) without user and password
     mark = {"run_id", "described", "status", "logged": next step, "attempted": step, "final": 0 | 1 | 2}
 
 Everything is written down before it is tried: `attempted` and `final = 1` mean "MLflow may have it", `logged` and
@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -23,6 +24,7 @@ from typing import Any
 from medfl.data.atomic_file import write_text
 from medfl.errors import MedflError
 from medfl.runs.records import read_json
+from medfl.tracking.connect import shown
 
 STATE = "tracking.json"
 
@@ -84,9 +86,12 @@ class State:
             return State(folder, uuid.uuid4().hex)
         raw = read_json(path)
         try:
-            servers = {uri: _server(server) for uri, server in raw["servers"].items()}
-            return State(folder, raw["run_uuid"], raw["current"], servers)
-        except (KeyError, TypeError, AttributeError):
+            servers = {shown(uri): _server(server) for uri, server in raw["servers"].items()}
+            current = None if raw["current"] is None else shown(raw["current"])
+            if not re.fullmatch("[0-9a-f]{32}", raw["run_uuid"]):
+                raise ValueError
+            return State(folder, raw["run_uuid"], current, servers)
+        except (KeyError, TypeError, ValueError, AttributeError):
             raise MedflError(f"{path} is damaged; delete it, and `medfl track` uploads the run anew") from None
 
     def save(self) -> None:

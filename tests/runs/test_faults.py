@@ -20,7 +20,7 @@ from medfl.errors import MedflError
 from medfl.messages import TrainRequest
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.run import resume, run
-from medfl.runs import checkpoint, folder, json_lines, tensor_files
+from medfl.runs import checkpoint, folder, tensor_files
 from medfl.runs.folder import RunFolder
 from medfl.site.site import Site
 from medfl.tracking.background_sync import Mirror
@@ -130,14 +130,13 @@ def test_no_room_is_one_sentence_and_the_run_goes_on_from_it(small, finished, tm
 
 @pytest.mark.parametrize("command", ["run", "resume"])
 def test_no_room_before_the_first_round_is_one_sentence_too(small, finished, tmp_path, monkeypatch, capsys, command):
-    def none(path, text):
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+    def none(*written):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path))
 
     words = {"run": ["run", str(small), "--out", str(tmp_path / "new")], "resume": ["resume", str(finished.path)]}
     monkeypatch.setattr(sys, "argv", ["medfl", *words[command]])
-    for module in (json_lines, checkpoint, folder):
-        monkeypatch.setattr(module, "write_text", none)
-    monkeypatch.setattr("medfl.pipeline.run.write_text", none)
+    first = {"run": "medfl.pipeline.run.write_text", "resume": "medfl.runs.folder_lock.FolderLock._note"}
+    monkeypatch.setattr(first[command], none)
     with pytest.raises(SystemExit) as ended:
         app.main()
     assert ended.value.code == 2

@@ -72,7 +72,8 @@ def test_a_round_repeated_after_a_lost_checkpoint_counts_twice(finished, tmp_pat
 
     folder = tmp_path / "again"
     shutil.copytree(finished.path, folder)
-    (folder / "summary.json").unlink()
+    for name in ("summary.json", "rounds.jsonl"):
+        (folder / name).unlink()
     for name in ("checkpoint", "checkpoint.old"):
         shutil.rmtree(folder / name, ignore_errors=True)
     again = resume(folder).folder

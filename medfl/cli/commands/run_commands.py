@@ -168,12 +168,15 @@ def register(
     force: Annotated[
         bool, typer.Option("--force", help="Move the alias even to a worse model; this is recorded.")
     ] = False,
+    remeasure: Annotated[
+        bool, typer.Option("--remeasure", help="Measure the figures that gates and alias depend on anew.")
+    ] = False,
 ) -> None:
     """Put a finished run's model into the MLflow registry, behind the gates its pipeline states."""
     from medfl.pipeline.register_run import register_run
 
     with open_terminal() as terminal:
-        terminal.say(register_run(run, name=name, alias=alias, force=force))
+        terminal.say(register_run(run, name=name, alias=alias, force=force, remeasure=remeasure))
 
 
 def track(run: RunPath) -> None:

@@ -96,7 +96,8 @@ def _carry_out(laid: Laid, watcher: ProgressCallbacks, limit: float | None, wait
                 _watch(laid, watching, begin, lost, until)
         return laid.folder.read_summary()
 
-    return follow(laid.folder, laid.pipeline, watcher, work)
+    with laid.folder:
+        return follow(laid.folder, laid.pipeline, watcher, work)
 
 
 def _engine(laid: Laid, crew: Crew, watcher: ProgressCallbacks, wait: float) -> AbstractContextManager[Lost]:

@@ -122,6 +122,7 @@ def laid_before(path: Path | str) -> Laid:
     facts = json.loads(folder.engine.read_text(encoding="utf-8"))
     kit = Path(facts["kit"]) if facts["kit"] else None
     laid = Laid(facts["engine"], facts["run"], folder, load_pipeline(folder.pipeline), kit)
+    folder.check_pipeline()
     if kit is not None:
         return laid
     same_allocation(make_partition(laid.pipeline), folder)

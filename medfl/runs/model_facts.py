@@ -1,0 +1,40 @@
+"""A model.json as it is read back: each part of the kind that whoever rebuilds or feeds the model relies on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from medfl.errors import MedflError
+from medfl.runs.records import read_json
+
+NAMES = ("run", "backbone", "fingerprint")
+LISTS = {"classes": str, "mean": float, "std": float}
+
+
+def read_model_facts(path: Path) -> dict[str, Any]:
+    """A model.json. Raises MedflError where it does not say what model it is."""
+    facts = read_json(path)
+    wrong = [name for name in NAMES if not isinstance(facts.get(name), str)]
+    wrong += [name for name, kind in LISTS.items() if not _filled(facts.get(name), kind)]
+    wrong += ["args"] if not isinstance(facts.get("args"), dict) else []
+    wrong += ["size"] if type(facts.get("size")) is not int or facts["size"] < 1 else []
+    wrong += ["temperature"] if not _positive(facts.get("temperature")) else []
+    thresholds = facts.get("thresholds") or {}
+    if not isinstance(thresholds, dict) or not all(isinstance(value, float | int) for value in thresholds.values()):
+        wrong.append("thresholds")
+    if not isinstance(facts.get("malignant") or [], list) or not isinstance(facts.get("versions") or {}, dict):
+        wrong.append("malignant` or `versions")
+    if wrong:
+        raise MedflError(f"{path} does not say what model this is (`{wrong[0]}`); take the file of the run")
+    return facts
+
+
+def _filled(value: Any, kind: type) -> bool:
+    """Whether a value is a list of a kind, and not empty."""
+    allowed = (float, int) if kind is float else kind
+    return isinstance(value, list) and bool(value) and all(isinstance(item, allowed) for item in value)
+
+
+def _positive(value: Any) -> bool:
+    return value is None or (isinstance(value, float | int) and 0 < value < float("inf"))

@@ -1,0 +1,68 @@
+"""What a run is from its first round to its last: the keys of its pipeline that its figures depend on, and versions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from medfl.config.resolved import read_resolved
+from medfl.errors import MedflError
+
+FREE = re.compile(
+    r"(?:.+\.)?description|tracking(?:\..+)?|registry(?:\..+)?|training\.(?:threads|timeout|device)"
+    r"|data\.(?:root|cache|source_groups)|sites\..+\.data\.(?:root|source_groups)|evaluation\.batch_size"
+)
+"""Keys that say where things are, how fast they go and what becomes of the result. Where data lie may change; that they
+are the same data is another check (`same_allocation`)."""
+SHOWN = 60  # characters of a value in a sentence
+ABSENT = object()
+
+
+def identity(pipeline: Path) -> dict[str, Any]:
+    """Dotted key -> value of a run's pipeline.yaml, without the keys that its figures do not depend on. Sites go by
+    their names, since their order means nothing. Raises MedflError as `read_resolved` does."""
+    return {key: value for key, value in _leaves(read_resolved(pipeline), "") if not FREE.fullmatch(key)}
+
+
+def check_identity(before: Any, now: Mapping[str, Any], folder: Path) -> None:
+    """Raise MedflError, naming the keys, where the pipeline of a run is not what its rounds were made with."""
+    if not isinstance(before, dict):
+        raise MedflError(f"{folder / 'checkpoint'} does not say what pipeline it belongs to; restore it from a copy")
+    keys = [key for key in sorted({*before, *now}) if before.get(key, ABSENT) != now.get(key, ABSENT)]
+    if not keys:
+        return
+    changes = "; ".join(
+        f"`{key}` was {_shown(before.get(key, ABSENT))} and is now {_shown(now.get(key, ABSENT))}" for key in keys[:5]
+    )
+    more = f"; and {len(keys) - 5} more keys" if len(keys) > 5 else ""
+    raise MedflError(
+        f"{folder / 'pipeline.yaml'} is not the pipeline that the rounds of this run were made with: {changes}{more}. "
+        f"Change it back to go on, or begin a new run with it"
+    )
+
+
+def other_versions(before: Any, now: Mapping[str, str]) -> str:
+    """`torch 2.8.0 (now 2.9.0)` and so on for what differs; "" for nothing."""
+    if not isinstance(before, Mapping):
+        return ""
+    return ", ".join(
+        f"{name} {before[name]} (now {now[name]})" for name in now if before.get(name, now[name]) != now[name]
+    )
+
+
+def _leaves(value: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, item in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(item, list) and prefix == "sites.":
+            item = {site.get("name", at) if isinstance(site, dict) else at: site for at, site in enumerate(item)}
+        if isinstance(item, dict) and item:
+            yield from _leaves(item, f"{name}.")
+        else:
+            yield name, item
+
+
+def _shown(value: Any) -> str:
+    text = "not there" if value is ABSENT else repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
