@@ -16,6 +16,7 @@ from medfl.config.fields import Transform as Transform
 from medfl.config.pipeline_config import Baseline as Baseline
 from medfl.config.pipeline_config import Gates as Gates
 from medfl.config.pipeline_config import Pipeline as Pipeline
+from medfl.config.pipeline_config import Registry as Registry
 from medfl.config.pipeline_config import Tracking as Tracking
 from medfl.config.site_config import Generate as Generate
 from medfl.config.site_config import SiteConfig as SiteConfig
