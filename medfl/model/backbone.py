@@ -98,8 +98,8 @@ def check_finite(state: Mapping[str, Tensor], what: str) -> None:
     bad = [name for name, tensor in state.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
     if bad:
         raise MedflError(
-            f"{what} have values that are not finite in {len(bad)} tensors (first: {bad[0]}), and nothing trains "
-            f"from there; take other weights"
+            f"{what} have values that are not finite in {len(bad)} tensors (first: {bad[0]}), so they are no "
+            f"model; take others"
         )
 
 

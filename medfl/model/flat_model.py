@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from medfl.errors import MedflError
-from medfl.model.backbone import ModelSpec, check_finite, create
+from medfl.model.backbone import ModelSpec, create
 from medfl.model.layout import Layout, Slot
 
 
@@ -154,9 +154,7 @@ class FlatModel:
         return named
 
     def from_state_dict(self, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The wire vectors of a state dict with timm names. Raises MedflError when a tensor is missing, misshapen or
-        not finite."""
-        check_finite(state, "the weights")
+        """The wire vectors of a state dict with timm names. Raises MedflError when a tensor is missing or misshapen."""
         vectors = []
         for layout in (self.layout, self.buffer_layout):
             wire = torch.empty(layout.size)
