@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from medfl.cli.terminal import Terminal
+from medfl.pipeline.plan_checks import check_plan
 from medfl.pipeline.prepare import LocalRunSetup
 from medfl.site.site import steps_by_site
 
 
 def print_plan(prepared: LocalRunSetup, terminal: Terminal) -> None:
-    """Print per site patches, groups, steps, bytes a round; then the memory this machine would need."""
+    """Print per site patches, groups, steps, bytes a round; then the memory this machine would need.
+
+    Raises:
+        MedflError: the data cannot give what the pipeline's gates or selection read.
+    """
     model, pipeline = prepared.shared.model, prepared.pipeline
+    check_plan(pipeline, prepared.partition.summary())
     wire = 4 * (model.layout.size + model.buffer_layout.size)
     steps = steps_by_site(prepared.sites.values())
     rows = []

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import copy
 import functools
+import re
 import types
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
@@ -15,6 +17,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from medfl.config.fields import NAME
 from medfl.errors import MedflError, nearest
 
 MAX_BYTES = 2_000_000
@@ -107,14 +110,39 @@ def _sentence(model: type[BaseModel], error: Any) -> str:
     message = str(error["msg"]).removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     value = error.get("input")
+    if error["type"] == "string_type" and not isinstance(value, list | dict | BaseModel):
+        return f"`{key}`: {_not_text(value)}"
+    if error["type"] == "string_pattern_mismatch" and error["ctx"]["pattern"] == NAME:
+        return f"`{key}`: {_not_a_name(value)}"
     shown = "" if isinstance(value, dict | BaseModel) else f" (here: {value!r})"
     allowed = error.get("ctx", {}).get("expected", "")
     close = (
         nearest(value, [w.strip(" '") for w in allowed.replace(" or ", ",").split(",")])
-        if isinstance(value, str)
+        if allowed and isinstance(value, str)
         else ""
     )
     return f"`{key}`: {message}{shown}.{close}" if key else f"{message}{shown}"
+
+
+def _not_text(value: Any) -> str:
+    """Why a value of YAML that looks like text is none."""
+    if value is None:
+        return "there is nothing here, or a word that YAML reads as nothing (`null`, `~`); a text stands in quotes"
+    if isinstance(value, bool):
+        words = "`yes`, `on` or `true`" if value else "`no`, `off` or `false`"
+        return f"YAML reads {words} as {str(value).lower()} and not as a word; put the word in quotes"
+    kind = "number" if isinstance(value, int | float) else type(value).__name__
+    return f"YAML reads this as a {kind} ({value}) and not as text; put it in quotes"
+
+
+def _not_a_name(value: str) -> str:
+    """The rule of names, and a name near this one that follows it."""
+    plain = unicodedata.normalize("NFKD", value).encode("ascii", "ignore").decode().lower()
+    close = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:63]
+    return (
+        f"a name has lower-case letters a to z, digits and hyphens, begins with a letter or digit and has at most 63 "
+        f"(here: {value!r})" + (f"; write {close}" if close else "")
+    )
 
 
 def _is_branch(part: Any) -> bool:

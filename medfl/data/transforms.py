@@ -70,6 +70,29 @@ def albumentations_jitter(specs: Sequence[Transform], where: str = "`training.au
     return apply
 
 
+def try_jitter(specs: Sequence[Transform], size: int, where: str = "`training.augment.jitter`") -> None:
+    """Apply each transform of a training jitter to one drawn patch u8[size, size, 3], whatever its probability.
+
+    Raises:
+        MedflError: as `albumentations_jitter`, or a transform that fails or does not keep shape and type.
+    """
+    albumentations = _albumentations()
+    transforms = _classes(albumentations, albumentations.BasicTransform)
+    patch = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    for spec in specs:
+        name, arguments = _parts(spec, where)
+        transform = _make(transforms, name, {**arguments, "p": 1.0}, where)
+        try:
+            result = np.asarray(transform(image=patch)["image"])
+        except Exception as error:
+            raise MedflError(f"{where}: {name} failed on a patch of {size} px: {_first_line(error)}") from error
+        if (result.shape, result.dtype) != (patch.shape, patch.dtype):
+            raise MedflError(
+                f"{where}: {name} gives {result.dtype} {list(result.shape)} from a patch of uint8 {list(patch.shape)}; "
+                f"jitter keeps size and type"
+            )
+
+
 def _step(spec: Transform, where: str) -> tuple[str, Step]:
     name, arguments = _parts(spec, where)
     albumentations = _albumentations()

@@ -72,8 +72,8 @@ def check_name(backbone: str, pretrained: bool = False) -> None:
         same = name.rpartition("/")[2]
         own = f"write {same}, timm's own name, or name" if timm.is_model(same) else "name timm's architecture here and"
         raise MedflError(
-            f"`model.backbone`: {backbone} asks for a network described at {place!r}, and only timm's own names are built "
-            f"here; {own} the downloaded file in `model.checkpoint`"
+            f"`model.backbone`: {backbone} asks for a network described at {place!r}, and only timm's own names are "
+            f"built here; {own} the downloaded file in `model.checkpoint`"
         )
     known, architecture = timm.list_models(), backbone.partition(".")[0]
     if architecture not in known:
@@ -88,8 +88,8 @@ def check_name(backbone: str, pretrained: bool = False) -> None:
         ) from None
     if pretrained and not timm.is_model_pretrained(backbone):
         raise MedflError(
-            f"`model.pretrained`: timm {timm.__version__} has no pretrained weights of {backbone}; take another backbone, "
-            f"or name a file in `model.checkpoint`"
+            f"`model.pretrained`: timm {timm.__version__} has no pretrained weights of {backbone}; take another "
+            f"backbone, or name a file in `model.checkpoint`"
         )
 
 
@@ -98,8 +98,8 @@ def check_finite(state: Mapping[str, Tensor], what: str) -> None:
     bad = [name for name, tensor in state.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
     if bad:
         raise MedflError(
-            f"{what} have values that are not finite in {len(bad)} tensors (first: {bad[0]}), from which nothing trains; "
-            f"take other weights"
+            f"{what} have values that are not finite in {len(bad)} tensors (first: {bad[0]}), so they are no "
+            f"model; take others"
         )
 
 

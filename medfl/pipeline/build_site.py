@@ -38,6 +38,14 @@ def checked_shared_model(pipeline: config.Pipeline) -> SharedModel:
     return shared
 
 
+def check_architecture(pipeline: config.Pipeline) -> None:
+    """Raise MedflError as `checked_shared_model` where machines elsewhere could not train the pipeline's network; the
+    weights it starts from and the device are theirs."""
+    model = pipeline.model.model_copy(update={"pretrained": False, "checkpoint": None})
+    training = pipeline.training.model_copy(update={"device": "cpu", "compile": False})
+    checked_shared_model(pipeline.model_copy(update={"model": model, "training": training}))
+
+
 def set_threads(pipeline: config.Pipeline) -> None:
     """As many threads for this process as the pipeline states, OMP_NUM_THREADS does, or there are cores for it."""
     stated = os.environ.get("OMP_NUM_THREADS", "")
@@ -121,9 +129,11 @@ def build_sites(pipeline: config.Pipeline, stores: Mapping[str, PatchStore], sha
     """The pipeline's sites over their rendered stores, ready to train; those without a store are elsewhere."""
     jitter: Jitter | None = None
     if pipeline.training.augment.jitter:
-        from medfl.data.transforms import albumentations_jitter
+        from medfl.data.transforms import albumentations_jitter, try_jitter
 
-        jitter = albumentations_jitter(pipeline.training.augment.jitter, f"{pipeline.name}: training.augment.jitter")
+        where = f"{pipeline.name}: training.augment.jitter"
+        try_jitter(pipeline.training.augment.jitter, pipeline.data.size, where)
+        jitter = albumentations_jitter(pipeline.training.augment.jitter, where)
     return {
         site.name: build_site(pipeline, site, stores[site.name], shared, jitter)
         for site in pipeline.all_sites

@@ -18,6 +18,8 @@ from medfl.config.spelling import spelt_alike
 from medfl.config.yaml_file import BROKEN, parse, read_mapping, validate
 from medfl.data.sources.source_registry import check_sources
 from medfl.errors import MedflError, nearest
+from medfl.pipeline.plan_checks import check_end
+from medfl.runs.records import ROUNDS
 from medfl.runs.redact import without_credentials
 
 
@@ -26,7 +28,7 @@ def load_pipeline(path: Path | str, overrides: Sequence[str] = ()) -> Pipeline:
 
     Raises:
         MedflError: file missing, broken YAML, unknown key (nearest valid one shown), value out of range, duplicate
-            site names, a held-out site in training.
+            site names, a held-out site in training; an end that could not be carried out (see `check_end`).
     """
     file = Path(path)
     raw = read_mapping(file, "pipeline")
@@ -54,6 +56,8 @@ def load_pipeline(path: Path | str, overrides: Sequence[str] = ()) -> Pipeline:
         )
     check_sources(pipeline, str(file))
     _check_sites(pipeline, file)
+    if not (file.parent / ROUNDS).is_file():  # what a run began with stands as it is
+        check_end(pipeline, str(file))
     if _method_matters(pipeline):
         from medfl.pipeline.method_requirements import check_method  # brings torch in
 

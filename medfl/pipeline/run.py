@@ -18,6 +18,7 @@ from medfl.federation.server_state import ServerState
 from medfl.metrics.record_types import RunSummary
 from medfl.pipeline.conclude import conclude
 from medfl.pipeline.load_pipeline import dump_pipeline, load_pipeline
+from medfl.pipeline.plan_checks import check_plan
 from medfl.pipeline.prepare import LocalRunSetup, RunSetup, prepare
 from medfl.pipeline.run_callbacks import CheckpointWriter, PrivacyAccount, RoundTeller
 from medfl.runs.folder import RunFolder
@@ -63,8 +64,10 @@ def run(
         )
     with RunFolder.create(pipeline.name, out) as folder:
         setup = prepare(pipeline, watcher, partition)
+        rows = setup.partition.summary()
+        check_plan(pipeline, rows)
         setup.partition.write(folder.allocation)
-        write_summary_csv(folder.allocation_summary, setup.partition.summary())
+        write_summary_csv(folder.allocation_summary, rows)
         write_text(folder.pipeline, dump_pipeline(pipeline))
         return _carry_out(setup, folder, setup.initial_state(), {}, began, watcher)
 

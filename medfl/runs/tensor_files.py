@@ -11,6 +11,7 @@ from torch import Tensor
 
 from medfl.data.atomic_file import flush, replacing
 from medfl.errors import MedflError
+from medfl.model.backbone import check_finite
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -33,11 +34,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a model.safetensors. Raises MedflError when the file is missing or damaged."""
+    """The tensors of a model.safetensors. Raises MedflError when the file is missing, damaged, or not finite."""
     try:
-        return load_file(path)
+        tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise MedflError(f"{path} is not a readable safetensors file: {error}") from None
+    check_finite(tensors, f"the weights in {path}")
+    return tensors
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

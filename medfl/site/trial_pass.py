@@ -1,4 +1,4 @@
-"""One forward and one backward pass before the first round: what a network cannot take is said then, not at the sites."""
+"""One forward and one backward pass before the first round: what a network cannot take is said then."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from medfl.site.shared_model import SharedModel
 
 
 def try_network(shared: SharedModel, size: int, batch_size: int) -> None:
-    """Take a batch of drawn patches through the network and back, as a step of training does; two are enough to tell.
+    """Take a batch of drawn patches through the network and back, as a step of training does. Two are enough to tell,
+    except where the network is compiled for whole batches.
 
     Nothing is left of it: weights, buffers, gradients and random streams are as before.
 
@@ -29,7 +30,7 @@ def try_network(shared: SharedModel, size: int, batch_size: int) -> None:
         MedflError: the network fails on such a batch, in the library's own sentence, or gives no finite logits
             f32[N, C]; with the remedy. OutOfMemory: the batch does not fit.
     """
-    model, count = shared.model, min(2, batch_size)
+    model, count = shared.model, batch_size if shared.compiled else min(2, batch_size)
     format_ = torch.channels_last if model.spec.channels_last else torch.contiguous_format
     images = torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
     images = images.to(model.device).contiguous(memory_format=format_)
@@ -37,13 +38,13 @@ def try_network(shared: SharedModel, size: int, batch_size: int) -> None:
     what = f"`model.backbone`: {model.spec.backbone}"
     if batch_size == 1 and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.net.modules()):
         raise MedflError(
-            f"{what} has BatchNorm, which takes its statistics over a batch, and `training.batch_size` is 1; set it to 2 or "
-            f"more, or take a backbone without BatchNorm"
+            f"{what} has BatchNorm, which takes its statistics over a batch, and `training.batch_size` is 1; set it "
+            f"to 2 or more, or take a backbone without BatchNorm"
         )
     with _left_alone(model):
         try:
             with explained(f"{count} patches of {size} px", model.device, "lower `data.size`"), shared.autocast():
-                logits = model.head(model.features(images)) if shared.chain.needs_features else model.net(images)
+                logits = model.head(model.features(images)) if shared.chain.needs_features else shared.net(images)
                 if (flaw := _flaw(logits, count, len(model.spec.classes))) is None:
                     nn.functional.cross_entropy(logits, labels).backward()  # type: ignore[no-untyped-call]
         except OutOfMemory:

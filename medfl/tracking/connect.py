@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from medfl import config
-from medfl.errors import MedflError
+from medfl.errors import MedflError, nearest
 from medfl.plain_text import visible
 from medfl.runs.redact import without_credentials
 from medfl.tracking.local_database import prepare_database
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 ARTIFACTS = "mlartifacts"
+DATABASES = {"sqlite", "mysql", "postgresql", "mssql"}  # with or without a driver: mysql+pymysql
+SCHEMES = DATABASES | {"file", "http", "https", "databricks", "databricks-uc", "uc"}
 ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # MLflow's own 7 retries of 120 s would hold up the end of a run
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -43,6 +47,17 @@ def resolve_uri(tracking: config.Tracking, recorded: str | None = None) -> str:
         uri = environment
     file = _sqlite_file(uri)
     return uri if file is None else f"sqlite:///{file}"
+
+
+def check_scheme(uri: str) -> None:
+    """Raise MedflError for an address of a kind that neither MLflow nor a plugin of it knows. Imports neither."""
+    scheme = urlsplit(uri).scheme.lower()
+    kinds = {entry.name for entry in entry_points(group="mlflow.tracking_store")} | SCHEMES
+    if len(scheme) > 1 and scheme not in kinds and scheme.partition("+")[0] not in DATABASES:
+        raise MedflError(
+            f"`tracking.uri` (or MLFLOW_TRACKING_URI): MLflow knows no address of the kind {scheme}:."
+            f"{nearest(scheme, kinds)} It knows {', '.join(sorted(kinds))}, and a folder's path"
+        )
 
 
 def client_for(uri: str) -> MlflowClient:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from medfl import config
+from medfl.config.registry_names import check_alias, check_model_name
 from medfl.errors import GateFailed, MedflError, RunFailed
 from medfl.metrics import mean_supported
 from medfl.metrics.record_types import RunSummary
@@ -137,9 +137,12 @@ def refuse_failed_run(run: RunRecords) -> None:
 
 
 def _check_names(name: str, alias: str | None) -> None:
-    for option, word in (("--name", name), ("--alias", alias)):
-        if word is not None and not re.fullmatch(r"[\w\-. ]+", word):
-            raise MedflError(f"{option} {word!r}: use letters, digits, spaces and `-_.` only")
+    for option, word, check_word in (("--name", name, check_model_name), ("--alias", alias, check_alias)):
+        try:
+            if word is not None:
+                check_word(word)
+        except ValueError as error:
+            raise MedflError(f"{option} {word!r}: {error}") from None
 
 
 def held_out_digest(run: RunRecords) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from medfl.data.stain import Stain, apply
-from medfl.data.transforms import albumentations_jitter, rendering
+from medfl.data.transforms import albumentations_jitter, rendering, try_jitter
 from medfl.errors import MedflError
 from tests.datafiles import (
     pixels,
@@ -42,3 +42,18 @@ def test_jitter_repeats_with_its_seed() -> None:
         MedflError, match=r'`training.augment.jitter`: albumentations has no transform GausNoise.*"GaussNoise"'
     ):
         albumentations_jitter(["GausNoise"])
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ({"RandomCrop": {"height": 16, "width": 16, "p": 0.01}}, "uint8 [16, 16, 3] from a patch of uint8 [32, 32, 3]"),
+        ({"RandomCrop": {"height": 224, "width": 224}}, "RandomCrop failed on a patch of 32 px"),
+        ("ToFloat", "gives float32"),
+    ],
+)
+def test_a_jitter_that_no_patch_survives_is_refused_before_training(spec, said):
+    with pytest.raises(MedflError) as caught:
+        try_jitter(["HorizontalFlip", spec], 32)
+    assert said in str(caught.value)
+    try_jitter(["ColorJitter", {"GaussNoise": {"p": 0.1}}], 32)

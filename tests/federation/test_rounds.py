@@ -9,6 +9,7 @@ from medfl.data.patch_store import PatchStore
 from medfl.errors import RunFailed
 from medfl.federation.aggregation import CHUNK, TOGETHER, WeightedMean
 from medfl.federation.rounds import Federation
+from medfl.federation.schedule import Synchronous
 from medfl.federation.selection import selection_value
 from medfl.federation.server_state import FederationConfig, ServerState
 from medfl.messages import Failure, Reply, TrainRequest
@@ -300,3 +301,17 @@ def test_updates_added_together_are_those_added_one_by_one():
         assert buffers[0] == pytest.approx(sum(k * k for k in range(1, TOGETHER + 3)) / samples)
         if turn == 0:
             assert mean_square == pytest.approx(square / samples, rel=1e-5)
+
+
+def test_a_model_that_is_not_finite_stops_the_run_before_it_is_written():
+    """What a server's step makes of finite replies: the checkpoint, which callbacks write, keeps the model before."""
+
+    class Overflows(Synchronous):
+        def advance(self, federation, progress):
+            federation.state.weights = federation.state.weights * float("inf")
+
+    federation, records, _ = scripted({"a": (1, [1.0, 1.0, 1.0])}, rounds=3)
+    federation.schedule = Overflows()
+    with pytest.raises(RunFailed, match="no longer finite after round 0"):
+        federation.run()
+    assert records == []

@@ -126,11 +126,6 @@ def test_seed_decides_initial_weights_and_leaves_the_global_generator_alone():
     assert not torch.equal(first, FlatModel(ModelSpec("test_resnet", ("a", "b")), CPU, seed=2).weights())
 
 
-def test_unknown_backbone_shows_near_ones():
-    with pytest.raises(MedflError, match="resnet18"):
-        create(ModelSpec("resnet81", ("a", "b")), 0)
-
-
 def test_bad_args_are_named():
     with pytest.raises(MedflError, match="args"):
         create(ModelSpec("test_resnet", ("a", "b"), args={"nonsense": 1}), 0)

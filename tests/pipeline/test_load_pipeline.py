@@ -174,3 +174,29 @@ def test_a_site_file_alone(tmp_path):
     assert site.data.root == str(tmp_path / "pics")
     with pytest.raises(MedflError, match="no site file"):
         load_site(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("task.classes=[no, yes]", ["`task.classes.0`", "`no`", "in quotes"]),
+        ("task.classes=[a, 2]", ["`task.classes.1`", "a number (2)", "in quotes"]),
+        ("task.classes=[a, null]", ["`task.classes.1`", "`null`"]),
+        ("sites.train.1.labels={x: on}", ["labels.x", "`on`"]),
+        ("sites.train.1.name=Uni_Zürich", ["lower-case", "write uni-zurich"]),
+        ("registry={name: off}", ["`registry.name`", "`off`"]),
+        ("training.rounds=yes", ["`training.rounds`", "a number"]),
+        ("training.sites_per_round=on", ["`training.sites_per_round`", "a number"]),
+        ("registry={name: x, gates: {held_out_ece_max: no}}", ["held_out_ece_max", "a number"]),
+        ("method=[{name: fedprox, mu: yes}]", ["`method.fedprox.mu`", "a number"]),
+    ],
+)
+def test_words_that_yaml_reads_as_something_else(write, override, said):
+    words = refusal(write(), override)
+    assert all(part in words for part in said), words
+
+
+def test_words_in_quotes_are_words_and_switches_are_switches(write):
+    pipeline = load_pipeline(write(lambda p: p["task"].update(classes=["a", "b", "no", "on"])), ["model.pretrained=no"])
+    assert pipeline.task.classes == ["a", "b", "no", "on"]
+    assert pipeline.model.pretrained is False

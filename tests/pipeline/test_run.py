@@ -18,12 +18,18 @@ from medfl.cli.console_tables import print_sites
 from medfl.cli.dry_run import print_plan
 from medfl.cli.terminal import Terminal
 from medfl.errors import MedflError, RunFailed
+from medfl.messages import MeasureRequest
 from medfl.pipeline.build_federation import lr_scale
+from medfl.pipeline.conclude import conclude_global, select_model
+from medfl.pipeline.final_evaluation import SelectedModel
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.prepare import prepare
+from medfl.pipeline.register_run import register_run
 from medfl.pipeline.run import resume, run
+from medfl.report.run_report import report_html
 from medfl.runs.folder import RunFolder
 from medfl.runs.progress import ProgressCallbacks
+from medfl.site.site import Site, SiteDiverged
 from tests.datafiles import OWN, own_folder
 from tests.tiny import write_tiny
 
@@ -195,6 +201,73 @@ def test_divergence_everywhere_stops_with_the_last_good_weights(small, tmp_path)
     state, _ = RunFolder(out).load_checkpoint({})
     assert torch.isfinite(state.weights).all()
     assert all(not r["counted"] for r in RunFolder(out).records())
+
+
+def test_a_run_whose_sites_all_failed_has_failed(small, tmp_path, monkeypatch):
+    """Two rounds: too few for the loop itself to give up."""
+
+    def fail(site, request):
+        raise SiteDiverged("nothing to learn")
+
+    monkeypatch.setattr(Site, "_train", fail)
+    out = tmp_path / "untrained"
+    with pytest.raises(RunFailed, match=r"nothing was trained \(round 1: site-01: nothing to learn") as caught:
+        run(load_pipeline(small, ["training.rounds=2"]), out)
+    assert caught.value.exit_code == 1
+    assert len(RunFolder(out).records()) == 3
+    assert not RunFolder(out).summary.exists()
+    with pytest.raises(MedflError, match="not finished"):
+        register_run(out, name="never")
+    with pytest.raises(RunFailed, match="nothing was trained"):
+        resume(out)
+
+
+def test_a_model_that_no_site_can_measure_is_no_result(small, tmp_path, monkeypatch):
+    handle = Site.handle
+
+    def fail(site, request):
+        if isinstance(request, MeasureRequest):
+            raise SiteDiverged("scores are not finite")
+        return handle(site, request)
+
+    monkeypatch.setattr(Site, "handle", fail)
+    with pytest.raises(RunFailed, match=r"no site could be measured on test data \(.*site-01: scores are not finite"):
+        run(load_pipeline(small, ["training.rounds=1"]), tmp_path / "unmeasured")
+    assert not (tmp_path / "unmeasured" / "summary.json").exists()
+
+
+def test_a_selected_model_is_finite_and_a_metric_that_no_round_has_selects_none(small):
+    setup = prepare(load_pipeline(small, ["select={metric: val_mean_auroc, mode: max}"]))
+    state = setup.initial_state()
+    with pytest.raises(RunFailed, match="val_mean_auroc"):
+        select_model(setup, state)
+    selected = SelectedModel(2, state.weights * float("nan"), state.buffers)
+    with pytest.raises(RunFailed, match="the model of round 2 is not finite"):
+        conclude_global(setup, RunFolder("never-written"), selected)
+
+
+def test_a_site_that_never_trained_alone_has_no_model_of_its_own(small, tmp_path, monkeypatch):
+    train = Site._train
+
+    def fail(site, request):
+        if site.name == "site-02":
+            raise SiteDiverged("nothing to learn")
+        return train(site, request)
+
+    monkeypatch.setattr(Site, "_train", fail)
+    alone = load_pipeline(small, ["method=[]", "baseline=local_only", "training.rounds=1"])
+    summary = run(alone, tmp_path / "alone").summary
+    assert sorted(summary["cross_site_auroc"]) == ["site-01", "site-03"]
+    assert "site-02" not in summary["sites"]
+    assert any(f["site"] == "site-02" and "no model of its own" in f["reason"] for f in summary["failures"])
+    assert report_html(tmp_path / "alone")
+
+
+def test_a_network_that_cannot_take_the_patches_is_refused_before_data_are_drawn(small, tmp_path, monkeypatch):
+    monkeypatch.setattr("medfl.pipeline.prepare.make_partition", None)
+    for override, said in (("model={backbone: vit_tiny_patch16_224}", "224"), ("training.batch_size=1", "BatchNorm")):
+        with pytest.raises(MedflError, match=said):
+            run(load_pipeline(small, [override]), tmp_path / "refused")
 
 
 def test_three_own_folders_with_their_own_names_and_missing_classes(tmp_path):

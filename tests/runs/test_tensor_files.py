@@ -1,9 +1,11 @@
 """Files of tensors: what is written is what is read."""
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
-from medfl.runs.tensor_files import save_tensors
+from medfl.errors import MedflError
+from medfl.runs.tensor_files import load_weights, save_tensors
 
 
 def test_a_tensor_under_two_names_is_written_twice(tmp_path):
@@ -14,3 +16,9 @@ def test_a_tensor_under_two_names_is_written_twice(tmp_path):
     assert torch.equal(read["state.x"], kept)
     assert torch.equal(read["pending.x"], kept)
     assert torch.equal(read["moved"], moved)
+
+
+def test_weights_that_are_not_finite_are_no_model(tmp_path):
+    save_tensors({"fc.weight": torch.tensor([1.0, float("nan")])}, tmp_path / "model.safetensors")
+    with pytest.raises(MedflError, match=r"model\.safetensors have values that are not finite .*fc\.weight"):
+        load_weights(tmp_path / "model.safetensors")

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,11 +17,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from mlflow.exceptions import MlflowException
+from mlflow.utils import validation
 from safetensors.torch import load_file, save_file
 
 from medfl import config
 from medfl.data.synthetic.tissue import draw_copies
-from medfl.errors import GateFailed, MedflError
+from medfl.errors import GateFailed, MedflError, RunFailed
 from medfl.runs.records import read_run
 from medfl.tracking.connect import client_for
 from medfl.tracking.download import fetch_model, is_reference
@@ -125,6 +128,67 @@ def test_a_failed_gate_leaves_the_registry_alone(tmp_path: Path, where: config.T
     assert (run.folder / "summary.json").exists()
 
 
+def edit(path: Path, change: Callable[[Any], None]) -> None:
+    """Rewrite a JSON file, or each line of a file of JSON lines."""
+    lines = path.suffix == ".jsonl"
+    values = [json.loads(text) for text in (path.read_text().splitlines() if lines else [path.read_text()])]
+    for value in values:
+        change(value)
+    path.write_text("".join(json.dumps(value) + "\n" for value in values))
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "gates", "said"),
+    [
+        ("rounds.jsonl", lambda r: r.update(counted=False), {}, "no round before round 3 counted"),
+        ("summary.json", lambda s: s.update(selected_round=0), {}, "is the one the run began with"),
+        ("summary.json", lambda s: s.update(sites={}), {}, "no site could be measured"),
+        ("summary.json", lambda s: [s["sites"].pop(n) for n in ("east", "west")], {}, "no held-out site"),
+        (
+            "summary.json",
+            lambda s: s["sites"]["east"].update(auroc_ci=None),
+            {"held_out_auroc_min": 0.1},
+            "not available",
+        ),
+        (
+            "summary.json",
+            lambda s: s["sites"]["east"].update(auroc_ci=[float("nan"), 1.0]),
+            {"held_out_auroc_min": 0.1},
+            "not available",
+        ),
+    ],
+)
+def test_a_run_without_a_result_does_not_enter(
+    tmp_path: Path, where: config.Tracking, file: str, change: Any, gates: dict[str, float], said: str
+) -> None:
+    run = FakeRun(tmp_path / "a").whole()
+    edit(run.folder / file, change)
+    with pytest.raises(RunFailed, match=said) as refusal:
+        register(run.folder, name="empty", alias="champion", gates=config.Gates(**gates), force=True, tracking=where)
+    assert refusal.value.exit_code == 1
+    assert not (run.folder / "tracking.json").exists()  # nothing was asked of MLflow
+
+
+def test_names_that_mlflow_refuses_are_refused_before_anything_is_uploaded(tmp_path: Path) -> None:
+    for name in ("a/b", "a:b", "", " ", ".."):
+        with pytest.raises(MlflowException):  # the rule is MLflow's own
+            validation._validate_model_name(name)
+        with pytest.raises(MedflError, match="--name"):
+            register(tmp_path, name=name, tracking=config.Tracking())
+    for alias in ("latest", "LATEST", "v1", "V22", "a b", "a@b", "x" * 256):
+        with pytest.raises(MlflowException):
+            mlflow_takes_alias(alias)
+        with pytest.raises(MedflError, match="--alias"):
+            register(tmp_path, name="x", alias=alias, tracking=config.Tracking())
+    with pytest.raises(MedflError, match="--alias"):
+        register(tmp_path, name="x", alias="", tracking=config.Tracking())
+
+
+def mlflow_takes_alias(alias: str) -> None:
+    validation._validate_model_alias_name(alias)
+    validation._validate_model_alias_name_reserved(alias)
+
+
 @pytest.mark.usefixtures("light")
 def test_registering(tmp_path: Path, where: config.Tracking) -> None:
     run = FakeRun(tmp_path / "a").whole()
@@ -226,7 +290,7 @@ def test_refusals_before_anything_happens(tmp_path: Path, where: config.Tracking
         register(run.folder, name="x", tracking=where)
     run.finish()
     for name, alias in (("a/b", None), ("", None), ("x", "a@b")):
-        with pytest.raises(MedflError, match="use letters"):
+        with pytest.raises(MedflError, match="letters"):
             register(run.folder, name=name, alias=alias, tracking=where)
     assert not (run.folder / "tracking.json").exists()
     facts = json.loads((run.folder / "model.json").read_text()) | {"backbone": "local-dir:/srv/net"}

@@ -18,6 +18,7 @@ from medfl.data.partition import Partition, make_partition
 from medfl.engines.remote.party_files import PARTY, SERVER, read_pipeline, write_server, write_site
 from medfl.errors import MedflError
 from medfl.pipeline.load_pipeline import dump_pipeline, load_pipeline
+from medfl.pipeline.plan_checks import check_plan, check_tracking
 from medfl.pipeline.run import same_allocation, write_summary_csv
 from medfl.runs.folder import RunFolder
 
@@ -84,10 +85,12 @@ def lay_out(pipeline: config.Pipeline, engine: str, out: Path | str | None) -> L
     """
     check_distributed(pipeline)
     allocation = make_partition(pipeline)
+    rows = allocation.summary()
+    check_plan(pipeline, rows)
     folder = RunFolder.create(pipeline.name, out)
     laid = Laid(engine, uuid.uuid4().hex, folder, pipeline)
     allocation.write(folder.allocation)
-    write_summary_csv(folder.allocation_summary, allocation.summary())
+    write_summary_csv(folder.allocation_summary, rows)
     deal_out(laid.home, pipeline, allocation)
     write_server(laid.server, pipeline, laid.run, folder.path)
     write_engine(laid)
@@ -98,6 +101,7 @@ def lay_out_kit(kit: Path, out: Path | str | None) -> Laid:
     """A new run folder for the server of a kit; of the sites it knows what the kit says."""
     pipeline = read_pipeline(kit / PARTY)
     check_distributed(pipeline)
+    check_tracking(pipeline)
     folder = RunFolder.create(pipeline.name, out)
     laid = Laid("kit", uuid.uuid4().hex, folder, pipeline, kit.resolve())
     laid.home.mkdir(exist_ok=True)

@@ -18,6 +18,7 @@ from medfl.engines.nvflare.run_layout import check_distributed
 from medfl.engines.remote.party_files import PARTY, SERVER, write_server, write_site
 from medfl.engines.remote.site_endpoint import KEY
 from medfl.errors import MedflError
+from medfl.pipeline.build_site import check_architecture
 from medfl.runs.versions import versions
 
 KITS = "kits.json"  # in the server's kit: the sites that have one
@@ -61,13 +62,15 @@ def make_kits(pipeline: config.Pipeline, out: Path, host: str, port: int) -> lis
         host: the name by which sites reach the server.
 
     Raises:
-        MedflError: what `allocate` raises; a name that a kit cannot have; new kits beside old ones of dealt data.
+        MedflError: what `allocate` raises; a name that a kit cannot have; new kits beside old ones of dealt data; a
+            network that cannot take the patches.
     """
     check_distributed(pipeline)
     names = [site.name for site in pipeline.all_sites]
     taken = sorted(set(names) & set(RESERVED))
     if taken:
         raise MedflError(f"a site is named {taken[0]}, which is the name of another folder of kits; rename the site")
+    check_architecture(pipeline)
     before = {name for name in names if (out / name).exists()}
     shares = dealt(pipeline)
     if before and shares:

@@ -24,6 +24,7 @@ from medfl.errors import MedflError
 from medfl.federation.transport import Transport
 from medfl.pipeline.build_federation import federation_config
 from medfl.pipeline.build_site import checked_shared_model
+from medfl.pipeline.plan_checks import check_plan
 from medfl.pipeline.prepare import RunSetup
 from medfl.pipeline.run import play, write_summary_csv
 from medfl.plain_text import visible
@@ -93,6 +94,8 @@ def serve(folder: Path, present: Collection[str], hello: Ask, ask: Ask) -> None:
         )
         same_data(runs, greeting.rows)
         loaded = runs.load_checkpoint({})
+        if not loaded:
+            check_plan(pipeline, greeting.rows)
         state, spent = loaded if loaded else (head.initial_state(), {})
         state.lost = 0
         runs.truncate(state.round)

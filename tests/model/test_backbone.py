@@ -1,0 +1,49 @@
+"""Networks by name: what timm has, and weights to start from."""
+
+import pytest
+import timm
+import torch
+
+from medfl.errors import MedflError
+from medfl.model.backbone import ModelSpec, check_name, create, load_checkpoint
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("resnet18.a1_in2k", ["has resnet18", '"resnet18.a1_in1k"']),
+        ("test_resnet.other", ["has test_resnet", "test_resnet.r160_in1k"]),
+        ("resnet81", ['"resnet18"']),
+        ("hf-hub:timm/resnet18.a1_in1k", ["write resnet18.a1_in1k", "`model.checkpoint`"]),
+        ("hf-hub:somebody/pathology", ["timm's architecture", "`model.checkpoint`"]),
+        ("local-dir:/tmp/net", ["'local-dir'", "timm's own names"]),
+        ("", ["has no ''"]),
+    ],
+)
+def test_a_name_that_timm_does_not_have(name, said):
+    with pytest.raises(MedflError) as caught:
+        create(ModelSpec(name, ("a", "b")), 0)
+    assert all(part in str(caught.value) for part in said), str(caught.value)
+
+
+def test_names_and_tags_that_timm_has():
+    for name in ("resnet18", "resnet18.a1_in1k", "test_resnet", "botnet50ts_256"):
+        check_name(name)
+    check_name("resnet18", pretrained=True)
+    with pytest.raises(MedflError, match="no pretrained weights of botnet50ts_256"):
+        check_name("botnet50ts_256", pretrained=True)
+
+
+def test_arguments_of_any_kind_are_a_sentence():
+    with pytest.raises(MedflError, match="cannot build test_resnet with args"):
+        create(ModelSpec("test_resnet", ("a", "b"), args={"features_only": True, "out_indices": [99]}), 0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_checkpoint_that_is_not_finite_is_refused(tmp_path, value):
+    net = timm.create_model("test_resnet", num_classes=2)
+    state = net.state_dict()
+    state["bn1.running_var"][1] = value
+    torch.save(state, tmp_path / "start.pth")
+    with pytest.raises(MedflError, match=r"start\.pth have values that are not finite .*bn1\.running_var"):
+        load_checkpoint(timm.create_model("test_resnet", num_classes=2), tmp_path / "start.pth")
