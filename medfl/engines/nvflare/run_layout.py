@@ -18,7 +18,7 @@ from medfl.data.partition import Partition, make_partition
 from medfl.engines.remote.party_files import PARTY, SERVER, read_pipeline, write_server, write_site
 from medfl.errors import MedflError
 from medfl.pipeline.load_pipeline import dump_pipeline, load_pipeline
-from medfl.pipeline.run import same_allocation, write_summary_csv
+from medfl.runs.data_record import check_data, keep_key, note_data
 from medfl.runs.folder import RunFolder
 
 SCRATCH = "medfl-"
@@ -86,9 +86,10 @@ def lay_out(pipeline: config.Pipeline, engine: str, out: Path | str | None) -> L
     allocation = make_partition(pipeline)
     folder = RunFolder.create(pipeline.name, out)
     laid = Laid(engine, uuid.uuid4().hex, folder, pipeline)
-    allocation.write(folder.allocation)
-    write_summary_csv(folder.allocation_summary, allocation.summary())
+    key = note_data(folder, allocation, pipeline.cache_dir)
     deal_out(laid.home, pipeline, allocation)
+    for site in laid.sites:  # processes of this machine
+        keep_key(laid.home / site, key)
     write_server(laid.server, pipeline, laid.run, folder.path)
     write_engine(laid)
     return laid
@@ -124,7 +125,7 @@ def laid_before(path: Path | str) -> Laid:
     laid = Laid(facts["engine"], facts["run"], folder, load_pipeline(folder.pipeline), kit)
     if kit is not None:
         return laid
-    same_allocation(make_partition(laid.pipeline), folder)
+    check_data(folder, make_partition(laid.pipeline), laid.pipeline.cache_dir)
     return laid
 
 

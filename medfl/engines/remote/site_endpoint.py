@@ -19,6 +19,7 @@ from medfl.engines.remote.site_state import SiteStateFile, StateLost
 from medfl.errors import MedflError
 from medfl.messages import Failure
 from medfl.pipeline.build_site import build_sites, checked_shared_model
+from medfl.runs.data_record import data_key
 from medfl.runs.versions import versions
 from medfl.site.site import Site, SiteDiverged
 
@@ -164,7 +165,7 @@ def build(folder: Path, name: str) -> _Ready:
         "role": site.role,
         "fingerprint": bench.model.fingerprint(),
         "leaky": share.catalog.groups_unknown,
-        "allocation": Partition((share,)).summary(),
+        "allocation": Partition((share,)).summary(data_key(folder, pipeline.cache_dir)),
         "groups": keyed_groups(share, folder / KEY),
     }
     return _Ready(site, Bounds.of(bench.model), facts)
