@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import hmac
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,9 @@ from medfl.seeds import seed_for
 
 if TYPE_CHECKING:
     from medfl.data.image_file import PatchReader
+
+KEYED = 20
+"""Hexadecimal digits of a keyed digest; those without a key have 16."""
 
 
 @dataclass(frozen=True)
@@ -145,13 +149,14 @@ class Partition:
                         label, group = catalog.classes[catalog.labels[row]], catalog.group_names[catalog.groups[row]]
                         writer.writerow([share.site, split, label, group, locations[position]])
 
-    def summary(self) -> list[dict[str, str | int]]:
+    def summary(self, key: bytes | None = None) -> list[dict[str, str | int]]:
         """Counts by site, split and class (absent classes too): site, role, split, class, groups, patches, digest.
 
-        The digest is a short sha256 over sorted class, group, name and size of the patches: equal for equal data
-        anywhere, and it reveals no name.
+        With a key the digest is an HMAC over class, group, name and whole content of the patches: equal for equal data
+        anywhere, and without the key no name can be found by trying. Without one it is a sha256 over class, group, name
+        and size, as version 0.1 wrote it: it is compared with what that version left, and is not to be written or sent.
         """
-        return [row for share in self.sites for row in _summary(share)]
+        return [row for share in self.sites for row in _summary(share, key)]
 
 
 def make_partition(pipeline: config.Pipeline) -> Partition:
@@ -221,26 +226,40 @@ def _claim(claims: dict[object, str], key: object, place: str, what: str) -> Non
         )
 
 
-def _summary(share: SitePartition) -> Iterator[dict[str, str | int]]:
+def _summary(share: SitePartition, key: bytes | None) -> Iterator[dict[str, str | int]]:
     catalog = share.catalog
+    lines = _digest_lines(share, whole=key is not None)
     for split, positions in share.splits.items():
-        rows = share.rows[positions]
+        labels = share.labels[positions]
         for label, name in enumerate(catalog.classes):
-            mine = rows[catalog.labels[rows] == label]
+            mine = positions[labels == label]
             yield {
                 "site": share.site,
                 "role": share.role,
                 "split": split,
                 "class": name,
-                "groups": len(np.unique(catalog.groups[mine])),
+                "groups": len(np.unique(share.groups[mine])),
                 "patches": len(mine),
-                "digest": _digest(catalog, mine),
+                "digest": _digest([lines[position] for position in mine], key),
             }
 
 
-def _digest(catalog: Catalog, rows: I64) -> str:
-    lines = []
-    for row in rows:
-        words = [catalog.classes[catalog.labels[row]], catalog.group_names[catalog.groups[row]], catalog.names[row]]
-        lines.append("\t".join([*words, str(catalog.source.byte_count(catalog.references[row]))]))
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16] if lines else ""
+def _digest_lines(share: SitePartition, whole: bool) -> list[str]:
+    """What a digest is over, a line for each of a site's patches: class, group, name, and content (`whole`) or size."""
+    catalog, references = share.catalog, share.references
+    try:
+        if whole:
+            marks = catalog.source.fingerprints(references)
+        else:
+            marks = [str(catalog.source.byte_count(reference)) for reference in references]
+    except OSError as error:
+        raise MedflError(f"site {share.site}: {error.filename} cannot be read: {error.strerror}") from None
+    words = zip(share.labels, share.groups, share.names, marks, strict=True)
+    return ["\t".join([catalog.classes[c], catalog.group_names[g], name, mark]) for c, g, name, mark in words]
+
+
+def _digest(lines: list[str], key: bytes | None) -> str:
+    text = "\n".join(sorted(lines)).encode(errors="surrogateescape")
+    if not lines:
+        return ""
+    return hmac.new(key, text, "sha256").hexdigest()[:KEYED] if key else hashlib.sha256(text).hexdigest()[:16]

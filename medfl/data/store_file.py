@@ -1,7 +1,7 @@
 """Rendered patches on the disk, found again by what they were rendered from.
 
 A store lies under `<cache>/stores/<key>/`: images.npy, and store.json with the shape and what was left out. The key is
-a sha256 of the patches' names, sizes and fingerprints, of everything that shapes the pixels, and of STORE_VERSION; so
+a sha256 of the patches' names and fingerprints, of everything that shapes the pixels, and of STORE_VERSION; so
 copied data find their store again, and changed data or settings do not.
 """
 
@@ -13,7 +13,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from medfl.data.partition import SitePartition
 from medfl.data.patch_store import I64, U8
 from medfl.errors import MedflError
 
-STORE_VERSION = 1
+STORE_VERSION = 2
 Problems = dict[int, str]
 """Patches that cannot be read: position among the site's patches, and why."""
 
@@ -34,14 +33,8 @@ def store_key(share: SitePartition, settings: Mapping[str, Any]) -> str:
     Raises:
         MedflError: a patch is gone.
     """
-    source = share.catalog.source
-
-    def print_of(reference: str) -> tuple[int, str]:
-        return source.byte_count(reference), source.fingerprint(reference)
-
     try:
-        with ThreadPoolExecutor(4) as pool:
-            prints = list(pool.map(print_of, share.references))
+        prints = share.catalog.source.fingerprints(share.references)
     except OSError as error:
         raise MedflError(f"site {share.site}: {error.filename} cannot be read: {error.strerror}") from None
     text = json.dumps({"version": STORE_VERSION, "look": settings, "names": share.names, "files": prints})

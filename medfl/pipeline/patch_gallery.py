@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medfl import config
-from medfl.data.partition import SitePartition, make_partition
+from medfl.data.partition import Partition, make_partition
 from medfl.data.patch_store import PatchStore
 from medfl.data.render import render
 from medfl.errors import MedflError
@@ -25,6 +25,7 @@ from medfl.report.html_blocks import PatchPicture, heading, join, patches, text
 from medfl.report.html_page import PageSection
 from medfl.report.run_report import Extras
 from medfl.report.run_results import IN_PROCESS, Evidence
+from medfl.runs.data_record import check_data
 from medfl.runs.folder import RunFolder
 from medfl.runs.tensor_files import load_weights
 from medfl.seeds import seed_for
@@ -59,7 +60,10 @@ def gallery(evidence: Evidence) -> PageSection:
     folder = RunFolder(evidence.run.folder)
     pipeline = load_pipeline(folder.pipeline)
     shares = {share.site: share for share in make_partition(pipeline).sites if share.site in evidence.roles}
-    _same_data(evidence, shares)
+    try:  # pictures of other data would stand beside this run's figures
+        check_data(folder, Partition(tuple(shares.values())), pipeline.cache_dir)
+    except MedflError as error:
+        raise MedflError(f"{error}, or leave --with-patches out") from None
     sites = {site.name: site for site in pipeline.all_sites}
     stores = {name: render(pipeline, sites[name], shares[name]) for name in evidence.roles}
     scores = _scores(evidence, folder, pipeline, stores)
@@ -78,21 +82,6 @@ def gallery(evidence: Evidence) -> PageSection:
         "Pictures from this machine, never part of what is logged. Mistakes are test patches, the surest error first."
     )
     return PageSection("patches", "Patches", join(*blocks), lead)
-
-
-def _same_data(evidence: Evidence, shares: Mapping[str, SitePartition]) -> None:
-    """Refuse data that has changed: its pictures would be put beside another run's figures."""
-    for name, share in shares.items():
-        held = {
-            split: {c: int((share.labels[rows] == i).sum()) for i, c in enumerate(evidence.classes)}
-            for split, rows in share.splits.items()
-        }
-        known = evidence.run.data.get(name)
-        if known is None or held != {split: dict(by_class) for split, by_class in known.patches.items()}:
-            raise MedflError(
-                f"the data of {name} behind {evidence.run.folder} has changed since the run; restore it, or leave "
-                "--with-patches out"
-            )
 
 
 def _scores(

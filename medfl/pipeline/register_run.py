@@ -11,8 +11,8 @@ from medfl.errors import MedflError
 from medfl.metrics.group_figures import group_figures
 from medfl.pipeline.evaluate_model import TrainedModel, measure_model, sites_to_measure
 from medfl.pipeline.load_pipeline import load_pipeline
-from medfl.pipeline.run import same_allocation
 from medfl.pipeline.summary import pooled_figures
+from medfl.runs.data_record import check_data
 from medfl.runs.digests import check_files, reading
 from medfl.runs.folder import RunFolder
 from medfl.runs.model_facts import read_model_facts
@@ -91,7 +91,7 @@ def measure_again(folder: RunFolder, pipeline: config.Pipeline) -> dict[str, Any
         MedflError: the data are not those of the run, or not here.
     """
     partition = make_partition(pipeline)
-    same_allocation(partition, folder)
+    check_data(folder, partition, pipeline.cache_dir)
     sites = {site.name: site for site in pipeline.all_sites}
     model = TrainedModel(folder.path, read_model_facts(folder.model_json), folder)
     measured = measure_model(model, [(pipeline, sites[share.site], share) for share in partition.sites])

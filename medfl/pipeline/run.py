@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from medfl.pipeline.load_pipeline import dump_pipeline, load_pipeline
 from medfl.pipeline.plan_checks import check_plan
 from medfl.pipeline.prepare import LocalRunSetup, RunSetup, prepare
 from medfl.pipeline.run_callbacks import CheckpointWriter, PrivacyAccount, RoundTeller
+from medfl.runs.data_record import check_data, note_data
 from medfl.runs.folder import RunFolder
 from medfl.runs.privacy_ledger import Ledger
 from medfl.runs.progress import ProgressCallbacks
@@ -64,10 +63,8 @@ def run(
         )
     with RunFolder.create(pipeline.name, out) as folder:
         setup = prepare(pipeline, watcher, partition)
-        rows = setup.partition.summary()
-        check_plan(pipeline, rows)
-        setup.partition.write(folder.allocation)
-        write_summary_csv(folder.allocation_summary, rows)
+        check_plan(pipeline, setup.partition.summary())
+        note_data(folder, setup.partition, pipeline.cache_dir)
         write_text(folder.pipeline, dump_pipeline(pipeline))
         return _carry_out(setup, folder, setup.initial_state(), {}, began, watcher)
 
@@ -89,7 +86,7 @@ def resume(path: Path | str, watcher: ProgressCallbacks | None = None) -> Outcom
         if notice := folder.check_pipeline():
             watcher.say(notice)
         setup = prepare(pipeline, watcher)
-        same_allocation(setup.partition, folder)
+        check_data(folder, setup.partition, pipeline.cache_dir)
         loaded = folder.load_checkpoint(setup.sites)
         state, spent = loaded if loaded else (setup.initial_state(), {})
         state.lost = 0
@@ -99,19 +96,6 @@ def resume(path: Path | str, watcher: ProgressCallbacks | None = None) -> Outcom
         going = "all rounds are done" if done else f"going on at round {state.round} of {rounds}"
         watcher.say(f"{folder.path}: {going}")
         return _carry_out(setup, folder, state, spent, began, watcher)
-
-
-def same_allocation(allocation: Partition, folder: RunFolder) -> None:
-    """Raise MedflError unless the folder's run was dealt what is dealt now."""
-    probe = folder.path / "allocation.check"
-    allocation.write(probe)
-    same = folder.allocation.is_file() and probe.read_bytes() == folder.allocation.read_bytes()
-    probe.unlink()
-    if not same:
-        raise MedflError(
-            f"the data behind {folder.path} has changed: {folder.allocation.name} no longer agrees with what is dealt "
-            f"now; restore the data or start a new run"
-        )
 
 
 def _carry_out(
@@ -212,14 +196,3 @@ def _page(folder: RunFolder, watcher: ProgressCallbacks) -> str:
     except Exception as error:
         watcher.say(f"The report could not be drawn ({error}); try `medfl report {folder.path}`")
         return ""
-
-
-def write_summary_csv(path: Path, rows: Iterable[Mapping[str, str | int]]) -> None:
-    """allocation_summary.csv: counts and digests only."""
-    text = io.StringIO()
-    writer = csv.DictWriter(
-        text, ["site", "role", "split", "class", "groups", "patches", "digest"], lineterminator="\n"
-    )
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())

@@ -15,7 +15,7 @@ FREE = re.compile(
     r"|data\.(?:root|cache|source_groups)|sites\..+\.data\.(?:root|source_groups)|evaluation\.batch_size"
 )
 """Keys that say where things are, how fast they go and what becomes of the result. Where data lie may change; that they
-are the same data is another check (`same_allocation`)."""
+are the same data is another check (`medfl.runs.data_record.check_data`)."""
 SHOWN = 60  # characters of a value in a sentence
 ABSENT = object()
 

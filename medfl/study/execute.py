@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import csv
 import hashlib
 import json
 import multiprocessing
@@ -13,12 +12,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medfl import config
+from medfl.data.atomic_file import write_text
 from medfl.errors import MedflError
+from medfl.runs.data_record import changed_sites, data_key, keep_key, read_rows
 from medfl.runs.folder import RunFolder
 from medfl.study.study_file import Planned, Study
 from medfl.study.study_tables import Tables, rows_of
@@ -27,6 +28,7 @@ from medfl.tracking.sync_state import locked
 if TYPE_CHECKING:
     from medfl.data.partition import Partition
 
+CONTENTS = "contents.json"
 KEPT_PARTITIONS = 32
 """So many deals of a study are kept in memory from planning to training; further ones are dealt anew for each run."""
 
@@ -62,28 +64,34 @@ def carry_out(
 
 
 def _carry_out(study: Study, out: Path, jobs: int, on_finished: Callable[[Finished], None]) -> list[Finished]:
-    tables = Tables.load(out)
-    deals = _Deals()
+    tables, contents = Tables.load(out), _read_contents(out)
+    deals = _Deals(out)
     todo: dict[str, Planned] = {}
     for run in study.runs:
-        digest = deals.digest(run)
+        deal = deals.deal(run)
         folder = out / "runs" / run.key
-        if (folder / "allocation_summary.csv").is_file() and digest_of_folder(folder) != digest:
+        if (folder / "allocation_summary.csv").is_file() and not deal.is_of(folder):
             shutil.rmtree(folder)
-        if run.key in tables.rows and tables.rows[run.key].run["data"] != digest:
+        row = tables.rows.get(run.key)  # a table of version 0.1 says nothing of contents
+        if row and (row.run["data"] != deal.digest or contents.setdefault(run.key, deal.contents) != deal.contents):
             del tables.rows[run.key]
         if run.key not in tables.rows:
             todo.setdefault(run.key, run)
     tables.save(out, study.runs)
     failed = []
-    for done in _carry_out_each(list(todo.values()), out / "runs", jobs, deals):
+    for done in _carry_out_each(list(todo.values()), jobs, deals):
+        deal, folder = deals.deal(done.run), out / "runs" / done.run.key
+        if not done.problem and not deal.is_of(folder):
+            done = replace(done, problem="its data changed while the study ran; start the study again")
         if done.problem:
             failed.append(done)
         else:
-            folder = out / "runs" / done.run.key
-            tables.rows[done.run.key] = rows_of(RunFolder.open(folder), digest_of_folder(folder))
+            contents[done.run.key] = deal.contents
+            write_text(out / CONTENTS, json.dumps(contents, indent=1) + "\n")
+            tables.rows[done.run.key] = rows_of(RunFolder.open(folder), deal.digest)
             tables.save(out, study.runs)
         on_finished(done)
+    write_text(out / CONTENTS, json.dumps(contents, indent=1) + "\n")
     return failed
 
 
@@ -93,40 +101,64 @@ def missing(study: Study, out: Path) -> list[Planned]:
     return [run for run in study.runs if run.key not in tables.rows]
 
 
-def digest_of_folder(folder: Path) -> str:
-    """Digest of the data a run was trained and measured on."""
-    with (folder / "allocation_summary.csv").open(newline="", encoding="utf-8") as stream:
-        return _digest(csv.DictReader(stream))
+@dataclass(frozen=True)
+class _Deal:
+    """What a run is dealt.
+
+    Attributes:
+        digest: of names and sizes, as the column `data` has it since version 0.1.
+        contents: a keyed digest of the files' contents.
+        rows: those of the run's allocation_summary.csv.
+    """
+
+    digest: str
+    contents: str
+    rows: list[dict[str, str | int]]
+
+    def is_of(self, folder: Path) -> bool:
+        """Whether the run of a folder was dealt this."""
+        try:
+            return not changed_sites(read_rows(folder / "allocation_summary.csv"), self.rows)
+        except MedflError:  # damaged
+            return False
 
 
 class _Deals:
     """What the runs of a study are dealt, once for all runs that are dealt the same."""
 
-    def __init__(self) -> None:
-        self._digests: dict[str, str] = {}
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self._deals: dict[str, _Deal] = {}
         self._partitions: dict[str, Partition] = {}
 
-    def digest(self, run: Planned) -> str:
-        """Digest of the data a planned run is dealt now; it changes when the data behind a study does."""
-        deal = self._deal(run)
-        if deal not in self._digests:
+    def deal(self, run: Planned) -> _Deal:
+        """What a planned run is dealt; it changes when the data behind a study do."""
+        facts = self._facts(run)
+        if facts not in self._deals:
             from medfl.data.partition import make_partition
 
             try:
                 partition = make_partition(run.pipeline)
+                rows = partition.summary(data_key(self.out, run.pipeline.cache_dir))
+                self._deals[facts] = _Deal(_digest(partition.summary()), _digest(rows), rows)
             except MedflError as error:
                 raise MedflError(f"{run.title}: {error}") from None
-            self._digests[deal] = _digest(partition.summary())
             if len(self._partitions) < KEPT_PARTITIONS:
-                self._partitions[deal] = partition
-        return self._digests[deal]
+                self._partitions[facts] = partition
+        return self._deals[facts]
 
     def partition(self, run: Planned) -> Partition | None:
         """What a run is dealt; None where that was not kept, so that it has to be dealt again."""
-        return self._partitions.get(self._deal(run))
+        return self._partitions.get(self._facts(run))
+
+    def begin(self, run: Planned) -> Path:
+        """The folder of a run, with the study's key of digests in it."""
+        folder = self.out / "runs" / run.key
+        keep_key(folder, data_key(self.out, run.pipeline.cache_dir))
+        return folder
 
     @staticmethod
-    def _deal(run: Planned) -> str:
+    def _facts(run: Planned) -> str:
         """All that decides what a run is dealt."""
         pipeline = run.pipeline
         return json.dumps(
@@ -136,21 +168,30 @@ class _Deals:
         )
 
 
+def _read_contents(out: Path) -> dict[str, str]:
+    """Run -> digest of the contents of its data; empty where none was written or it is damaged."""
+    try:
+        contents = json.loads((out / CONTENTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return dict(contents) if isinstance(contents, dict) else {}
+
+
 def _digest(rows: Iterable[Mapping[str, str | int]]) -> str:
     lines = [[row["site"], row["split"], row["class"], row["digest"]] for row in rows]
     return hashlib.sha256(json.dumps(lines).encode()).hexdigest()[:12]
 
 
-def _carry_out_each(todo: Sequence[Planned], runs: Path, jobs: int, deals: _Deals) -> Iterator[Finished]:
+def _carry_out_each(todo: Sequence[Planned], jobs: int, deals: _Deals) -> Iterator[Finished]:
     threads = max(1, (os.cpu_count() or 1) // jobs)
     if jobs == 1:
         for run in todo:
-            yield Finished(run, *_one(_quiet(run, threads), runs / run.key, deals.partition(run)))
+            yield Finished(run, *_one(_quiet(run, threads), deals.begin(run), deals.partition(run)))
         return
     # "spawn": a fresh process has no threads or locks of this one, and a GPU can be used in it.
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context, initializer=_leave_with_parent) as pool:
-        waiting = {pool.submit(_one, _quiet(run, threads), runs / run.key, deals.partition(run)): run for run in todo}
+        waiting = {pool.submit(_one, _quiet(run, threads), deals.begin(run), deals.partition(run)): run for run in todo}
         try:
             for future in concurrent.futures.as_completed(waiting):
                 yield Finished(waiting[future], *future.result())

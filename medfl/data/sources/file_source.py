@@ -12,21 +12,18 @@ one patient are the rule, and the optimistic figures they give look like good on
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 from abc import abstractmethod
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from medfl.data.fingerprints import Fingerprints
 from medfl.data.images import IMAGE_SUFFIXES
 from medfl.data.patch_store import U8
 from medfl.data.sources.group_table import GROUPS_CSV, look_up_groups
 from medfl.data.sources.source import PatchEntry, PatchGroups, Source, SourceSpec
 from medfl.errors import MedflError, nearest
-
-WHOLE = 1 << 16  # bytes up to which a file is hashed whole
-BLOCK = 1 << 14
 
 
 class FileSource(Source):
@@ -118,17 +115,16 @@ class FileSource(Source):
         return os.stat(self.describe(reference)).st_size
 
     def fingerprint(self, reference: str) -> str:
-        """Short sha256 of the content; of files above 64 KiB, of the first, middle and last 16 KiB."""
-        digest = hashlib.sha256()
-        with open(self.describe(reference), "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size <= WHOLE:
-                digest.update(file.read())
-            else:
-                for start in (0, (size - BLOCK) // 2, size - BLOCK):
-                    file.seek(start)
-                    digest.update(file.read(BLOCK))
-        return digest.hexdigest()[:16]
+        """A digest of the whole file."""
+        return self.fingerprints([reference])[0]
+
+    def fingerprints(self, references: Sequence[str]) -> list[str]:
+        """A digest of each file, read where the cache has none that still holds."""
+        return self._fingerprints.of(references)
+
+    @functools.cached_property
+    def _fingerprints(self) -> Fingerprints:
+        return Fingerprints(str(self.folder), self.spec.cache / "fingerprints")
 
     def identity(self, reference: str) -> Hashable:
         """What the file is on the disk, so that links and overlapping roots are seen."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -122,7 +123,12 @@ class Source(ABC):
 
     @abstractmethod
     def fingerprint(self, reference: str) -> str:
-        """A digest of the patch's content: another one whenever the patch changes, the same wherever it lies."""
+        """A digest of the patch's whole content: another one whenever the patch changes, the same wherever it lies."""
+
+    def fingerprints(self, references: Sequence[str]) -> list[str]:
+        """The fingerprint of each of several patches; asked for all patches at every start."""
+        with ThreadPoolExecutor(4) as pool:
+            return list(pool.map(self.fingerprint, references))
 
     def identity(self, reference: str) -> Hashable:
         """What the patch is, however it is reached: equal for two references, also of two sources, to one patch."""

@@ -19,7 +19,7 @@ from medfl.engines.remote.party_files import PARTY, SERVER, read_pipeline, write
 from medfl.errors import MedflError
 from medfl.pipeline.load_pipeline import dump_pipeline, load_pipeline
 from medfl.pipeline.plan_checks import check_plan, check_tracking
-from medfl.pipeline.run import same_allocation, write_summary_csv
+from medfl.runs.data_record import check_data, keep_key, note_data
 from medfl.runs.folder import RunFolder
 
 SCRATCH = "medfl-"
@@ -85,13 +85,13 @@ def lay_out(pipeline: config.Pipeline, engine: str, out: Path | str | None) -> L
     """
     check_distributed(pipeline)
     allocation = make_partition(pipeline)
-    rows = allocation.summary()
-    check_plan(pipeline, rows)
+    check_plan(pipeline, allocation.summary())
     folder = RunFolder.create(pipeline.name, out)
     laid = Laid(engine, uuid.uuid4().hex, folder, pipeline)
-    allocation.write(folder.allocation)
-    write_summary_csv(folder.allocation_summary, rows)
+    key = note_data(folder, allocation, pipeline.cache_dir)
     deal_out(laid.home, pipeline, allocation)
+    for site in laid.sites:  # processes of this machine
+        keep_key(laid.home / site, key)
     write_server(laid.server, pipeline, laid.run, folder.path)
     write_engine(laid)
     return laid
@@ -129,7 +129,7 @@ def laid_before(path: Path | str) -> Laid:
     folder.check_pipeline()
     if kit is not None:
         return laid
-    same_allocation(make_partition(laid.pipeline), folder)
+    check_data(folder, make_partition(laid.pipeline), laid.pipeline.cache_dir)
     return laid
 
 

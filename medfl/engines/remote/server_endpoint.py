@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from medfl.data.atomic_file import write_text
+from medfl.data.partition import KEYED
 from medfl.engines.remote.codec import PROTOCOL, Bounds
 from medfl.engines.remote.party_files import read_server
 from medfl.engines.remote.remote_transport import Ask, NoAnswer, Remote, Stopped
@@ -26,8 +26,9 @@ from medfl.pipeline.build_federation import federation_config
 from medfl.pipeline.build_site import checked_shared_model
 from medfl.pipeline.plan_checks import check_plan
 from medfl.pipeline.prepare import RunSetup
-from medfl.pipeline.run import play, write_summary_csv
+from medfl.pipeline.run import play
 from medfl.plain_text import visible
+from medfl.runs.data_record import changed_sites, read_rows, write_rows
 from medfl.runs.folder import RunFolder
 from medfl.runs.progress import ProgressCallbacks
 from medfl.runs.versions import versions
@@ -182,17 +183,13 @@ def same_data(folder: RunFolder, rows: list[dict[str, str | int]]) -> None:
         MedflError: a site's data have changed.
     """
     if not folder.allocation_summary.is_file():
-        write_summary_csv(folder.allocation_summary, rows)
+        write_rows(folder.allocation_summary, rows)
         return
-    with folder.allocation_summary.open(newline="", encoding="utf-8") as stream:
-        noted: list[Mapping[str, str | int]] = list(csv.DictReader(stream))
-    before = {(row["site"], row["split"], row["class"]): row["digest"] for row in noted}
-    for row in rows:
-        if before.get((row["site"], row["split"], row["class"]), row["digest"]) != row["digest"]:
-            raise MedflError(f"the data of site {row['site']} have changed since the run began; restore them there")
-    sites = {row["site"] for row in noted}
-    if late := [row for row in rows if row["site"] not in sites]:
-        write_summary_csv(folder.allocation_summary, [*noted, *late])
+    noted = read_rows(folder.allocation_summary)
+    if sites := changed_sites(noted, rows):
+        raise MedflError(f"the data of site {', '.join(sites)} have changed since the run began; restore them there")
+    if late := [row for row in rows if row["site"] not in {row["site"] for row in noted}]:
+        write_rows(folder.allocation_summary, [*noted, *late])
 
 
 def _facts(name: str, answer: bytes) -> dict[str, Any]:
@@ -207,7 +204,7 @@ def _facts(name: str, answer: bytes) -> dict[str, Any]:
             return {"problem": shown(facts["problem"], 300)}
         rows = facts["allocation"]
         fits = all(set(row) == set(SUMMARY) and all(type(row[k]) is t for k, t in SUMMARY.items()) for row in rows)
-        own = all(row["site"] == name and len(row["digest"]) <= 16 for row in rows)
+        own = all(row["site"] == name and len(row["digest"]) <= KEYED for row in rows)
         typed = (
             isinstance(facts["leaky"], bool) and math.isfinite(facts["time"]) and isinstance(facts["versions"], dict)
         )

@@ -20,6 +20,7 @@ from medfl.errors import MedflError
 from medfl.messages import Failure
 from medfl.pipeline.build_site import build_sites, checked_shared_model
 from medfl.plain_text import visible
+from medfl.runs.data_record import data_key
 from medfl.runs.versions import versions
 from medfl.site.site import Site, SiteDiverged
 
@@ -165,7 +166,7 @@ def build(folder: Path, name: str) -> _Ready:
         "role": site.role,
         "fingerprint": bench.model.fingerprint(),
         "leaky": share.catalog.groups_unknown,
-        "allocation": Partition((share,)).summary(),
+        "allocation": Partition((share,)).summary(data_key(folder, pipeline.cache_dir)),
         "groups": keyed_groups(share, folder / KEY),
     }
     return _Ready(site, Bounds.of(bench.model), facts)
