@@ -29,8 +29,18 @@ data_app = typer.Typer(
 
 
 @data_app.command("check")
-def data_check(pipeline: PipelineFile, set_: Set = None) -> None:
-    """Prove that no source group is in two places; print class mix, patches and groups per site and split."""
+def data_check(
+    pipeline: PipelineFile,
+    set_: Set = None,
+    copies: Annotated[
+        bool, typer.Option(help="Search the images for near-copies: about a minute for 5,000 images.")
+    ] = True,
+) -> None:
+    """Prove that no source group is in two places; print class mix, patches and groups per site and split.
+
+    Tells which images are left out, which are in training and in a test, and which have two labels; exit code 1 for a
+    near-copy in training data of a patch that is tested on.
+    """
     from medfl.cli.console_tables import print_partition
     from medfl.data.partition import make_partition
     from medfl.pipeline.load_pipeline import load_pipeline
@@ -39,11 +49,19 @@ def data_check(pipeline: PipelineFile, set_: Set = None) -> None:
         loaded = load_pipeline(pipeline, set_ or [])
         partition = make_partition(loaded)  # it proves disjointness, or raises
         print_partition(terminal, partition.summary(), loaded.task.classes)
+        for sentence in partition.left_out():
+            terminal.say(sentence)
         terminal.say(
             "Disjoint: every source group is in one site and one split only."
             if not partition.groups_unknown
             else "LEAKY: source groups are ignored, so near-copies of test patches may be in training."
         )
+        if copies:
+            from medfl.data.duplicates.leakage import find_leaks
+
+            with _progress(terminal, lines=False) as progress:
+                leakage = find_leaks(partition, OVERLAP, loaded.data.on_bad_image == "skip", progress)
+            _print_search(terminal, leakage, fail=not partition.groups_unknown)
 
 
 @data_app.command("group")
@@ -92,7 +110,7 @@ def data_leak(
     It leaks where a patch that is trained on has a near-copy in test data, of the same or of any other site. Source
     groups are not looked at, only pixels.
     """
-    from medfl.data.duplicates.leakage import CopiesLeak, find_leaks
+    from medfl.data.duplicates.leakage import find_leaks
     from medfl.data.partition import make_partition
     from medfl.pipeline.load_pipeline import load_pipeline
 
@@ -102,25 +120,42 @@ def data_leak(
         partition = make_partition(loaded)
         with _progress(terminal) as progress:
             leakage = find_leaks(partition, overlap, loaded.data.on_bad_image == "skip", progress)
-        for path, reason in leakage.unreadable.items():
-            terminal.say(f"Cannot be read, left out: {path} ({reason})")
         if target:
             leakage.write(target)
             terminal.say(f"Pairs: {target}")
-        _print_crossings(terminal, leakage)
-        leaked, tested = leakage.tested()
-        if leakage.leaks():
-            raise CopiesLeak(
-                f"{leaked:,} of {tested:,} test patches have a near-copy in training data; within one folder name the "
-                f"CSV that `medfl data group` writes under `data.source_groups`, between two sites remove one of "
-                f"the two"
-            )
-        partial = sum(c.partial for c in leakage.crossings() if (c.one.split, c.other.split) == ("train", "test"))
-        rest = f"; {partial:,} pairs of training and test patches share less than {overlap:g}" if partial else ""
-        terminal.say(
-            f"None of {tested:,} test patches has a near-copy in training data ({len(leakage.locations):,} images "
-            f"searched){rest}"
+        _print_search(terminal, leakage)
+
+
+def _print_search(terminal: Terminal, leakage: Search, fail: bool = True) -> None:
+    """What a search for near-copies found. Raises CopiesLeak for one that leaks, if that is a failure."""
+    from medfl.data.duplicates.leakage import CopiesLeak
+
+    for path, reason in leakage.unreadable.items():
+        terminal.say(f"Cannot be read, left out: {path} ({reason})")
+    _print_crossings(terminal, leakage)
+    contradictions = leakage.contradictions()
+    for pair in contradictions[:SHOWN]:
+        one, other = leakage.ends(pair)
+        classes = f"{leakage.classes[one]}, {leakage.classes[other]}"
+        terminal.say(f"Two labels ({classes}): {leakage.show(one)}\n  = {leakage.show(other)}")
+    if contradictions:
+        terminal.say(f"Pairs of one image, or of near-copies, under two labels: {len(contradictions):,}; correct one")
+    leaked, tested = leakage.tested()
+    if leaked:
+        sentence = (
+            f"{leaked:,} of {tested:,} test patches have a near-copy in training data; within one folder name the "
+            f"CSV that `medfl data group` writes under `data.source_groups`, between two sites remove one of the two"
         )
+        if fail:
+            raise CopiesLeak(sentence)
+        terminal.say(sentence)
+        return
+    partial = sum(c.partial for c in leakage.crossings() if (c.one.split, c.other.split) == ("train", "test"))
+    rest = f"; {partial:,} pairs of training and test patches share less than {leakage.overlap:g}" if partial else ""
+    terminal.say(
+        f"None of {tested:,} test patches has a near-copy in training data ({len(leakage.locations):,} images "
+        f"searched){rest}"
+    )
 
 
 def _print_crossings(terminal: Terminal, leakage: Search) -> None:
@@ -141,8 +176,8 @@ def _print_crossings(terminal: Terminal, leakage: Search) -> None:
 
 
 @contextlib.contextmanager
-def _progress(terminal: Terminal) -> Iterator[Progress]:
-    """A bar for each step on a terminal, elsewhere a line when it is finished."""
+def _progress(terminal: Terminal, lines: bool = True) -> Iterator[Progress]:
+    """A bar for each step on a terminal, elsewhere a line when it is finished, if lines are wanted."""
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
@@ -150,7 +185,7 @@ def _progress(terminal: Terminal) -> Iterator[Progress]:
         tasks: dict[str, TaskID] = {}
 
         def show(step: str, done: int, total: int) -> None:
-            if not terminal.live and done == total:
+            if lines and not terminal.live and done == total:
                 terminal.say(f"{step}: {total:,}")
             if step not in tasks:
                 tasks[step] = bars.add_task(step, total=total)
