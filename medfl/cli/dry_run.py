@@ -26,6 +26,8 @@ def print_plan(prepared: LocalRunSetup, terminal: Terminal) -> None:
         groups = str(len(set(store.groups.tolist())))
         each = f"{wire / 1e6:.1f} MB" if trains and not pipeline.baseline else "-"
         rows.append([name, site.role.replace("_", "-"), *counts, groups, str(steps.get(name, "-")), each, each])
+    for sentence in prepared.partition.left_out():
+        terminal.say(sentence)
     columns = ["site", "role", "train", "val", "test", "groups", "steps a round", "down a round", "up a round"]
     terminal.table(
         f"{pipeline.name}: {pipeline.baseline or prepared.shared.chain}, {pipeline.training.rounds} rounds",

@@ -73,15 +73,15 @@ class Terminal:
             self._bar = None
 
     @contextmanager
-    def steps(self) -> Iterator[Callable[[str, int, int], None]]:
-        """A bar for each step of some work on a terminal, elsewhere a line when it is finished: yields `show(step,
-        done, total)`."""
+    def steps(self, lines: bool = True) -> Iterator[Callable[[str, int, int], None]]:
+        """A bar for each step of some work on a terminal, elsewhere, if lines are wanted, a line when it is finished:
+        yields `show(step, done, total)`."""
         words = TextColumn("{task.description}", markup=False)
         with self._bars(words, BarColumn(), TimeRemainingColumn()) as bars:
             tasks: dict[str, TaskID] = {}
 
             def show(step: str, done: int, total: int) -> None:
-                if not self.live and done == total:
+                if lines and not self.live and done == total:
                     self.say(f"{step}: {total:,}")
                 if step not in tasks:
                     tasks[step] = bars.add_task(self._text(step).plain, total=total)

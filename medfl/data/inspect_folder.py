@@ -14,8 +14,9 @@ from PIL import Image
 
 from medfl.config import SiteConfig
 from medfl.data.images import images_below
+from medfl.data.left_out import left_out
 from medfl.data.sources.class_folders import visible_folders
-from medfl.data.sources.csv_table import read_rows
+from medfl.data.sources.csv_table import OtherTable, read_rows
 from medfl.data.sources.group_table import GROUPS_CSV
 from medfl.data.sources.lc25000 import LC25000_PARENT, ORGANS, lc25000_folders, lc25000_tables
 from medfl.errors import MedflError
@@ -51,7 +52,10 @@ def inspect_folder(root: Path, name: str | None = None) -> tuple[dict[str, Any],
     root = root.expanduser().absolute()
     if not root.exists():
         raise MedflError(f"there is no folder {root}; name the folder or CSV file that holds the site's patches")
-    content = _csv(root) if root.is_file() else _folder(root)
+    try:
+        content = _folder(root) if root.is_dir() else _csv(root)
+    except OSError as error:
+        raise MedflError(f"{error.filename or root} cannot be read: {error.strerror}") from None
     stem = root.stem if root.is_file() else root.name
     data: dict[str, Any] = {"source": content.kind, "root": str(content.root)}
     site = {
@@ -67,7 +71,10 @@ def inspect_folder(root: Path, name: str | None = None) -> tuple[dict[str, Any],
             f'"{site["name"]}" cannot name a site: use small letters, digits and hyphens, with --name'
         ) from None
     counts = ", ".join(f"{word} {count:,}" for word, count in content.counts.items())
-    notes = [f"Found {sum(content.counts.values()):,} images ({content.kind}): {counts}.", _sizes(content.files)]
+    notes = [f"Found {sum(content.counts.values()):,} images ({content.kind}): {counts}."]
+    if content.kind != "csv":
+        notes += left_out(root, {path.relative_to(root).as_posix() for path in content.files})
+    notes.append(_sizes(content.files))
     notes.append(f"Source groups: {content.groups}." if content.groups else _no_groups(content.kind))
     notes.append("Microns per pixel are not known from the files: state mpp if the scanner's is known.")
     return site, notes
@@ -132,8 +139,8 @@ def _csv(path: Path) -> FolderContent:
 
 def _is_catalog(path: Path) -> bool:
     try:
-        return bool(read_rows(path, "", [("path", "label")]))
-    except MedflError:
+        return bool(read_rows(path, "the CSV", [("path", "label")]))
+    except OtherTable:
         return False
 
 

@@ -92,6 +92,15 @@ class Partition:
         """Whether any site's source groups are unknown (`source_groups: ignore`)."""
         return any(share.catalog.groups_unknown for share in self.sites)
 
+    def left_out(self) -> list[str]:
+        """Sentences on images that lie among the data and are no patches of any site, with the data's subject."""
+        catalogs = {id(share.catalog): share.catalog for share in self.sites}.values()
+        return [
+            f"{catalog.source.spec.where}: {sentence}"
+            for catalog in catalogs
+            for sentence in catalog.source.left_out(catalog.references)
+        ]
+
     def check(self) -> None:
         """Prove that no source group and no patch is in two sites or in two splits of a site.
 

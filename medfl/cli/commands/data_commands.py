@@ -26,8 +26,18 @@ data_app = typer.Typer(
 
 
 @data_app.command("check")
-def data_check(pipeline: PipelineFile, set_: Set = None) -> None:
-    """Prove that no source group is in two places; print class mix, patches and groups per site and split."""
+def data_check(
+    pipeline: PipelineFile,
+    set_: Set = None,
+    copies: Annotated[
+        bool, typer.Option(help="Search the images for near-copies: about a minute for 5,000 images.")
+    ] = True,
+) -> None:
+    """Prove that no source group is in two places; print class mix, patches and groups per site and split.
+
+    Tells which images are left out, which are in training and in a test, and which have two labels; exit code 1 for a
+    near-copy in training data of a patch that is tested on.
+    """
     from medfl.cli.console_tables import print_partition
     from medfl.data.partition import make_partition
     from medfl.pipeline.load_pipeline import load_pipeline
@@ -36,11 +46,19 @@ def data_check(pipeline: PipelineFile, set_: Set = None) -> None:
         loaded = load_pipeline(pipeline, set_ or [])
         partition = make_partition(loaded)  # it proves disjointness, or raises
         print_partition(terminal, partition.summary(), loaded.task.classes)
+        for sentence in partition.left_out():
+            terminal.say(sentence)
         terminal.say(
             "Disjoint: every source group is in one site and one split only."
             if not partition.groups_unknown
             else "LEAKY: source groups are ignored, so near-copies of test patches may be in training."
         )
+        if copies:
+            from medfl.data.duplicates.leakage import find_leaks
+
+            with terminal.steps(lines=False) as progress:
+                leakage = find_leaks(partition, OVERLAP, loaded.data.on_bad_image == "skip", progress)
+            _print_search(terminal, leakage, fail=not partition.groups_unknown)
 
 
 @data_app.command("group")
@@ -89,7 +107,7 @@ def data_leak(
     It leaks where a patch that is trained on has a near-copy in test data, of the same or of any other site. Source
     groups are not looked at, only pixels.
     """
-    from medfl.data.duplicates.leakage import CopiesLeak, find_leaks
+    from medfl.data.duplicates.leakage import find_leaks
     from medfl.data.partition import make_partition
     from medfl.pipeline.load_pipeline import load_pipeline
 
@@ -99,25 +117,42 @@ def data_leak(
         partition = make_partition(loaded)
         with terminal.steps() as progress:
             leakage = find_leaks(partition, overlap, loaded.data.on_bad_image == "skip", progress)
-        for path, reason in leakage.unreadable.items():
-            terminal.say(f"Cannot be read, left out: {path} ({reason})")
         if target:
             leakage.write(target)
             terminal.say(f"Pairs: {target}")
-        _print_crossings(terminal, leakage)
-        leaked, tested = leakage.tested()
-        if leakage.leaks():
-            raise CopiesLeak(
-                f"{leaked:,} of {tested:,} test patches have a near-copy in training data; within one folder name the "
-                f"CSV that `medfl data group` writes under `data.source_groups`, between two sites remove one of "
-                f"the two"
-            )
-        partial = sum(c.partial for c in leakage.crossings() if (c.one.split, c.other.split) == ("train", "test"))
-        rest = f"; {partial:,} pairs of training and test patches share less than {overlap:g}" if partial else ""
-        terminal.say(
-            f"None of {tested:,} test patches has a near-copy in training data ({len(leakage.locations):,} images "
-            f"searched){rest}"
+        _print_search(terminal, leakage)
+
+
+def _print_search(terminal: Terminal, leakage: Search, fail: bool = True) -> None:
+    """What a search for near-copies found. Raises CopiesLeak for one that leaks, if that is a failure."""
+    from medfl.data.duplicates.leakage import CopiesLeak
+
+    for path, reason in leakage.unreadable.items():
+        terminal.say(f"Cannot be read, left out: {path} ({reason})")
+    _print_crossings(terminal, leakage)
+    contradictions = leakage.contradictions()
+    for pair in contradictions[:SHOWN]:
+        one, other = leakage.ends(pair)
+        classes = f"{leakage.classes[one]}, {leakage.classes[other]}"
+        terminal.say(f"Two labels ({classes}): {leakage.show(one)}\n  = {leakage.show(other)}")
+    if contradictions:
+        terminal.say(f"Pairs of one image, or of near-copies, under two labels: {len(contradictions):,}; correct one")
+    leaked, tested = leakage.tested()
+    if leaked:
+        sentence = (
+            f"{leaked:,} of {tested:,} test patches have a near-copy in training data; within one folder name the "
+            f"CSV that `medfl data group` writes under `data.source_groups`, between two sites remove one of the two"
         )
+        if fail:
+            raise CopiesLeak(sentence)
+        terminal.say(sentence)
+        return
+    partial = sum(c.partial for c in leakage.crossings() if (c.one.split, c.other.split) == ("train", "test"))
+    rest = f"; {partial:,} pairs of training and test patches share less than {leakage.overlap:g}" if partial else ""
+    terminal.say(
+        f"None of {tested:,} test patches has a near-copy in training data ({len(leakage.locations):,} images "
+        f"searched){rest}"
+    )
 
 
 def _print_crossings(terminal: Terminal, leakage: Search) -> None:

@@ -1,12 +1,13 @@
 """Near-copies between the sites and splits of a pipeline: what a wrong or missing list of source groups lets through.
 
-The patches themselves are compared, not what a simulated stain makes of them. Two patches in one split of one site may
-be copies of each other; a copy in training data of a patch that the model is tested on makes the test too easy.
+The patches themselves are compared, not what a simulated stain makes of them. Two patches of one class in one split of
+one site may be copies of each other; a copy in training data of a patch that the model is tested on makes the test too
+easy, and a copy under another class makes one of the two labels wrong.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +20,13 @@ from medfl.data.image_file import PatchReader
 from medfl.data.partition import Partition
 from medfl.data.patch_store import I64
 from medfl.data.rgb import Unreadable
+from medfl.data.sources.source import Source
 from medfl.data.table_file import open_table
 from medfl.errors import MedflError
 
 # Columns of the CSV of pairs; a is trained on where either is.
 ENDS = ("site_a", "split_a", "file_a", "site_b", "split_b", "file_b")
-COLUMNS = ("leak", *ENDS, "overlap", "matches", "turn", "zoom", "mirrored")
+COLUMNS = ("leak", *ENDS, "overlap", "matches", "turn", "zoom", "mirrored", "class_a", "class_b")
 
 
 class CopiesLeak(MedflError):
@@ -67,7 +69,9 @@ class Search:
         places: all splits of all sites that hold patches.
         place: i64[N], index into `places`.
         locations: where the N patches lie, as their sources describe it.
-        pairs: proven pairs between different places, of any overlap; first and second are positions in `locations`.
+        classes: what the N patches are labelled.
+        pairs: proven pairs between different places or classes, of any overlap; first and second are positions in
+            `locations`. Two files of the same bytes under two labels are one, without matches.
         overlap: what a pair must share of the smaller field to count as copies.
         unreadable: patches that were left out, and why.
     """
@@ -75,6 +79,7 @@ class Search:
     places: tuple[PatchPlace, ...]
     place: I64
     locations: tuple[str, ...]
+    classes: tuple[str, ...]
     pairs: tuple[Pair, ...]
     overlap: float
     unreadable: dict[str, str]
@@ -88,6 +93,11 @@ class Search:
         leaks = [pair for pair in self.pairs if pair.overlap >= self.overlap and self.leaking(pair)]
         return sorted(leaks, key=lambda pair: -pair.matches)
 
+    def contradictions(self) -> list[Pair]:
+        """Copies under two labels, in one place or two, those with the largest overlap first."""
+        pairs = [p for p in self.pairs if p.overlap >= self.overlap and self.classes[p.first] != self.classes[p.second]]
+        return sorted(pairs, key=lambda pair: (-pair.overlap, -pair.matches))
+
     def tested(self) -> tuple[int, int]:
         """How many test patches have a copy in training data, and how many test patches there are."""
         leaks = {end for pair in self.leaks() for end in (pair.first, pair.second) if self._split(end) == "test"}
@@ -98,6 +108,8 @@ class Search:
         between: dict[tuple[int, int], list[tuple[int, int, float]]] = {}
         for pair in self.pairs:
             one, other = self.ends(pair)
+            if self.place[one] == self.place[other]:
+                continue  # two labels in one place
             crossing = between.setdefault((int(self.place[one]), int(self.place[other])), [])
             crossing.append((one, other, pair.overlap))
         rows = []
@@ -142,11 +154,12 @@ class Search:
                 place = self._at(end)
                 row += [place.site, place.split, self.locations[end]]
             figures = [f"{pair.overlap:.3f}", pair.matches, f"{pair.turn:.1f}", f"{pair.zoom:.3f}"]
-            yield [*row, *figures, "yes" if pair.mirrored else "no"]
+            classes = (self.classes[end] for end in self.ends(pair))
+            yield [*row, *figures, "yes" if pair.mirrored else "no", *classes]
 
 
 def find_leaks(partition: Partition, overlap: float, skip_unreadable: bool, progress: Progress) -> Search:
-    """Compare the patches of different sites and splits.
+    """Compare the patches of different sites, splits and classes.
 
     Args:
         partition: which patch is where.
@@ -161,12 +174,16 @@ def find_leaks(partition: Partition, overlap: float, skip_unreadable: bool, prog
     readers: list[PatchReader] = []
     locations: list[str] = []
     place: list[int] = []
+    labels: list[int] = []
+    contents: list[tuple[Source, str]] = []
     for share in partition.sites:
-        site_readers, site_locations = share.readers, share.locations
+        site_readers, site_locations, references = share.readers, share.locations, share.references
         for split, positions in share.splits.items():
             readers += [site_readers[position] for position in positions]
             locations += [site_locations[position] for position in positions]
             place += [len(places)] * len(positions)
+            labels += share.labels[positions].tolist()
+            contents += [(share.catalog.source, references[position]) for position in positions]
             places.append(PatchPlace(share.site, split))
     images = describe_patches(readers, progress)
     results = zip(locations, images, strict=True)
@@ -176,6 +193,28 @@ def find_leaks(partition: Partition, overlap: float, skip_unreadable: bool, prog
             f"{len(bad)} of {len(locations)} images cannot be read: {list_unreadable(bad)}; replace or remove them, "
             f"or set `data.on_bad_image: skip` to leave them out"
         )
-    where = np.array(place, np.int64)
-    pairs = find_pairs(readable(images), progress, where)
-    return Search(tuple(places), where, tuple(locations), tuple(pairs), overlap, bad)
+    where, classes = np.array(place, np.int64), partition.sites[0].catalog.classes
+    pairs = find_pairs(readable(images), progress, where * len(classes) + np.array(labels))
+    known = {(pair.first, pair.second) for pair in pairs}
+    pairs += [
+        Pair(first, second, 1.0, 0, 0.0, 1.0, False)
+        for first, second in _same_bytes(contents, labels, [location in bad for location in locations])
+        if (first, second) not in known
+    ]
+    names = tuple(classes[label] for label in labels)
+    return Search(tuple(places), where, tuple(locations), names, tuple(pairs), overlap, bad)
+
+
+def _same_bytes(
+    contents: Sequence[tuple[Source, str]], labels: Sequence[int], skipped: Sequence[bool]
+) -> Iterator[tuple[int, int]]:
+    """Patches of one content under two labels: each with the first of another label. The search sees no blank ones."""
+    first: dict[tuple[str, str], dict[int, int]] = {}
+    for patch, ((source, reference), label) in enumerate(zip(contents, labels, strict=True)):
+        if skipped[patch]:
+            continue
+        holders = first.setdefault((source.kind, source.fingerprint(reference)), {})
+        other = next((holder for its_label, holder in holders.items() if its_label != label), None)
+        if other is not None:
+            yield other, patch
+        holders.setdefault(label, patch)

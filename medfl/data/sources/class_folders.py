@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from medfl.data.images import images_below
+from medfl.data.images import images_below, is_ignored
+from medfl.data.left_out import left_out
 from medfl.data.sources.file_source import FileSource
 from medfl.data.sources.source import PatchEntry
 from medfl.data.sources.source_registry import register
@@ -17,9 +18,9 @@ from medfl.errors import MedflError
 
 
 def visible_folders(root: Path) -> list[Path]:
-    """The folders in `root`, sorted by name; hidden ones are ignored."""
-    folders = (path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
-    return sorted(folders, key=lambda folder: folder.name)
+    """The folders in `root`, sorted by name; hidden ones, those of systems and those that begin with __ are ignored."""
+    names = (path for path in root.iterdir() if not is_ignored(path.name) and not path.name.startswith("__"))
+    return sorted((path for path in names if path.is_dir()), key=lambda folder: folder.name)
 
 
 @register
@@ -54,6 +55,10 @@ class ClassFolders(FileSource):
             for path, reference in zip(files, references, strict=True):
                 entries.append(PatchEntry(folder.name, path.relative_to(folder).as_posix(), reference))
         return sorted(entries, key=lambda entry: (entry.word, entry.key, entry.reference.split("/")))
+
+    def left_out(self, references: Sequence[str]) -> list[str]:
+        """Images below the root that are no patches."""
+        return left_out(self.root, references)
 
     def own_groups(self, entries: Sequence[PatchEntry]) -> list[str] | None:
         """The sub-folders of the class folders, where every image lies in one."""

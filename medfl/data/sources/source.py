@@ -147,6 +147,10 @@ class Source(ABC):
         present = {entry.reference for entry in self.entries()}
         return [reference for reference in references if reference not in present]
 
+    def left_out(self, references: Sequence[str]) -> list[str]:
+        """Sentences on what lies among the data and is none of these patches, all that the source lists."""
+        return []
+
     def groups(self, entries: Sequence[PatchEntry]) -> PatchGroups:
         """The source group of every listed patch.
 

@@ -3,9 +3,11 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
+from medfl.data.duplicates import leakage
 from medfl.data.duplicates.leakage import CopiesLeak
 from medfl.data.partition import make_partition
 from medfl.data.synthetic.tissue import draw_copies
@@ -78,3 +80,34 @@ def test_an_unreadable_image_is_refused_or_left_out_as_the_pipeline_says(hospita
     with pytest.raises(MedflError, match=r"1 of 48 images cannot be read: .*0\.png \(zero bytes\); replace or remove"):
         cli("data", "leak", file)
     assert "left out" in cli("data", "leak", file, "--set", "data.on_bad_image=skip")
+
+
+def test_the_check_of_data_searches_for_copies_and_for_two_labels(hospitals, tmp_path, cli, capsys, monkeypatch):
+    root = shutil.copytree(hospitals, tmp_path / "planted")
+    file = root / "hospitals.yaml"
+    searches = []
+    search = leakage.find_leaks
+    monkeypatch.setattr(leakage, "find_leaks", lambda *args: searches.append(search(*args)) or searches[-1])
+    for index in range(6):
+        if index % 2:
+            shutil.rmtree(root / "valley" / "lung_scc" / f"p{index}")
+        copy = draw_copies("lung_scc", 0, index, 96, 3)[2]  # of a tile that the other site trains on
+        write_image(root / "valley" / "lung_scc" / f"stranger{index}" / "0.png", copy)
+    copy = draw_copies("lung_scc", 1, 0, 96, 3)[2]  # at one site under two labels
+    write_image(root / "valley" / "lung_n" / "p0" / "copy.png", copy)
+    for label in ("lung_n", "lung_scc"):  # nothing is seen in it: known by its bytes
+        write_image(root / "valley" / label / "p0" / "blank.png", np.full((96, 96, 3), 255, np.uint8))
+    with pytest.raises(CopiesLeak, match="test patches have a near-copy in training data"):
+        cli("data", "check", file)
+    said = capsys.readouterr().out
+    assert "Disjoint" in said
+    assert "LEAK" in said
+    valley = root / "valley"
+    blank = [f"valley/test {valley}/{label}/p0/blank.png" for label in ("lung_n", "lung_scc")]
+    assert f"Two labels (lung_n, lung_scc): {blank[0]}\n  = {blank[1]}" in said
+    assert "Pairs of one image, or of near-copies, under two labels: 3; correct one" in said
+    assert "near-copy" not in cli("data", "check", file, "--no-copies")
+    assert len(searches) == 1
+    monkeypatch.setattr(leakage, "find_leaks", lambda *args: searches[0])
+    said = cli("data", "check", file, "--set", "data.source_groups=ignore")  # said to be leaky: no failure
+    assert "test patches have a near-copy in training data" in said
