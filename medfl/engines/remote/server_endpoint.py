@@ -15,7 +15,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from medfl.data.atomic_file import write_text
+from medfl.data.atomic_file import append_text, write_text
 from medfl.engines.remote.codec import PROTOCOL, Bounds
 from medfl.engines.remote.party_files import read_server
 from medfl.engines.remote.remote_transport import Ask, NoAnswer, Remote, Stopped
@@ -75,8 +75,7 @@ def serve(folder: Path, present: Collection[str], hello: Ask, ask: Ask) -> None:
         said = folder / SAID
 
         def say(text: str) -> None:
-            with said.open("a", encoding="utf-8") as stream:
-                stream.write(text.replace("\n", " ") + "\n")
+            append_text(said, text.replace("\n", " ") + "\n")
 
         bench = checked_shared_model(pipeline)
         bounds = Bounds.of(bench.model)
@@ -102,8 +101,7 @@ def serve(folder: Path, present: Collection[str], hello: Ask, ask: Ask) -> None:
     except MedflError as error:
         end = {"done": False, "kind": type(error).__name__, "message": str(error)}
     except Exception as error:
-        with (folder / LOG).open("a", encoding="utf-8") as stream:
-            stream.write("".join(traceback.format_exception(error)))
+        append_text(folder / LOG, "".join(traceback.format_exception(error)))
         end = {"done": False, "kind": "", "message": f"{type(error).__name__} at the server; see {folder / LOG}"}
     write_text(folder / ENDED, json.dumps(end) + "\n")
 
