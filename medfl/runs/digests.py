@@ -79,8 +79,8 @@ def check_files(summary: Mapping[str, Any], folder: Path, remeasured: bool = Fal
         measured = all(name in FIGURES for name in wrong)
         anew = ", measure the figures anew with `medfl register --remeasure`" if measured else ""
         raise MedflError(
-            f"{folder / wrong[0]} is not the file that the run wrote: it does not agree with the digests in "
-            f"{SUMMARY}; restore it from a copy{anew}, or make it again with `medfl resume {folder}`"
+            f"{folder} holds {' and '.join(wrong)} as the run did not write it, by the digests in {SUMMARY}; restore "
+            f"it from a copy{anew}, or make the result again with `medfl resume {folder}`"
         )
     return bad is not None
 

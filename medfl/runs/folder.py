@@ -166,9 +166,11 @@ class RunFolder:
                 f"the two is lost or of another time; restore both from a copy, or begin a new run in another folder"
             )
         check_releases(self.privacy, records)
-        keep_json_lines(self.rounds, rounds)
         seconds = read_json_lines(self.timings, SECONDS_ONLY)
-        keep_json_lines(self.timings, sum(line.get("round", rounds) < rounds for line in seconds), SECONDS_ONLY)
+        if not all(type(line.get("round")) is int for line in seconds):
+            raise MedflError(f"{self.timings} holds lines of no round; {SECONDS_ONLY}")
+        keep_json_lines(self.rounds, rounds)
+        keep_json_lines(self.timings, sum(line["round"] < rounds for line in seconds), SECONDS_ONLY)
 
     def save_checkpoint(self, state: ServerState, sites: Iterable[SiteMemory], seconds: Mapping[str, float]) -> None:
         """Replace the checkpoint by the state after a whole round."""

@@ -183,13 +183,15 @@ def track(run: RunPath) -> None:
     """Upload a run folder to MLflow: what is there already stays as it is."""
     from medfl.pipeline.load_pipeline import load_pipeline
     from medfl.report.run_report import report_html
+    from medfl.runs.digests import reading
     from medfl.runs.folder import RunFolder
     from medfl.tracking.sync import sync
 
     folder = RunFolder.open(run)
     finished = folder.summary.is_file()
     page = report_html(folder.path) if finished else ""
-    result = sync(folder.path, load_pipeline(folder.pipeline).tracking, finished=finished, report=page)
+    with reading(folder.path):
+        result = sync(folder.path, load_pipeline(folder.pipeline).tracking, finished=finished, report=page)
     with open_terminal() as terminal:
         terminal.say(str(result))
 

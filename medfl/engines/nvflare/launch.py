@@ -65,9 +65,7 @@ def serve(
     """
     server_kit(kit)
     if out is not None and RunFolder(out).engine.is_file():
-        laid = laid_before(out)
-        if laid.kit != kit.resolve():
-            raise MedflError(f"{out} holds a run of another kit ({laid.kit}); name another folder with --out")
+        laid = laid_before(out, kit.resolve())
     else:
         laid = lay_out_kit(kit, out)
     return _carry_out(laid, watcher, limit, wait)
@@ -142,7 +140,7 @@ def _watch(laid: Laid, watcher: ProgressCallbacks, begin: int, lost: Lost, until
         for line in lines[said:]:
             watcher.say(line)
         said = len(lines)
-        if size != (size := laid.folder.rounds.stat().st_size):
+        if size != (size := laid.folder.rounds.stat().st_size if laid.folder.rounds.exists() else -1):
             rounds = [record for record in laid.folder.records() if record["round"] >= begin]
             for record in rounds[records:]:
                 watcher.round(record, laid.pipeline.training.rounds)

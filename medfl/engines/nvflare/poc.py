@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from medfl.data.atomic_file import replacing, write_text
 from medfl.engines.nvflare.flare_app import HOME
 from medfl.engines.nvflare.job import write_job
 from medfl.engines.nvflare.provision import place_server, provision
@@ -29,7 +30,7 @@ def poc(laid: Laid, crew: Crew, watcher: ProgressCallbacks) -> Iterator[Callable
     with scratch(laid) as folder:
         kits = folder / "kits"
         port = free_port()
-        (laid.home / "port").write_text(f"{port}\n", encoding="utf-8")
+        write_text(laid.home / "port", f"{port}\n")
         provision(kits, "medfl", laid.sites, "localhost", port)
         place_server(kits / "server")
         watcher.say(
@@ -54,4 +55,5 @@ def poc(laid: Laid, crew: Crew, watcher: ProgressCallbacks) -> Iterator[Callable
             crew.end()
             for name in ("server", *laid.sites):  # what the processes of the job wrote; the rest of a kit goes
                 for log in (kits / name).glob("*/log.txt"):
-                    shutil.copyfile(log, laid.home / f"{name}-job.log")
+                    with replacing(laid.home / f"{name}-job.log") as staged:
+                        shutil.copyfile(log, staged)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from medfl import config
+from medfl.config.pipeline_config import default_cache
 from medfl.data.atomic_file import write_text
 from medfl.data.catalog import brings_own_data
 from medfl.data.partition import Partition, make_partition
@@ -21,8 +23,11 @@ from medfl.pipeline.load_pipeline import dump_pipeline, load_pipeline
 from medfl.pipeline.plan_checks import check_plan, check_tracking
 from medfl.runs.data_record import check_data, keep_key, note_data
 from medfl.runs.folder import RunFolder
+from medfl.runs.records import read_json
 
-SCRATCH = "medfl-"
+SCRATCH, OWNER = "medfl-", "owner"
+SERVED = "served"  # in the user's cache: run -> the kit it was begun with
+ENGINES = ("simulator", "poc", "kit")
 TIMEOUT = 3600.0  # seconds a site has for one message, where `training.timeout` states no other
 
 
@@ -67,12 +72,19 @@ class Laid:
 
 @contextmanager
 def scratch(laid: Laid) -> Iterator[Path]:
-    """A folder for what goes when the run has ended, keys among it; also what an earlier part left that was killed."""
+    """A folder for what goes when the run has ended, keys among it; also what an earlier part left that was killed.
+
+    The run folder only names that one. It is removed where it says itself that it is this run's, which nobody but this
+    user could have written there.
+    """
     note = laid.home / "scratch"
-    if note.is_file() and (left := Path(note.read_text(encoding="utf-8"))).name.startswith(SCRATCH):
-        shutil.rmtree(left, ignore_errors=True)
+    with suppress(OSError, ValueError):
+        left = Path(note.read_text(encoding="utf-8"))
+        if left.name.startswith(SCRATCH) and (left / OWNER).read_text(encoding="utf-8") == str(laid.home):
+            shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=SCRATCH, ignore_cleanup_errors=True) as folder:
-        note.write_text(folder, encoding="utf-8")
+        write_text(Path(folder) / OWNER, str(laid.home))
+        write_text(note, folder)
         yield Path(folder)
     note.unlink()
 
@@ -111,26 +123,68 @@ def lay_out_kit(kit: Path, out: Path | str | None) -> Laid:
 
 def write_engine(laid: Laid) -> None:
     """Note how the run is carried out, and last the file that makes its folder a run."""
+    if laid.kit is not None:
+        note_kit(laid.run, laid.kit)
     facts = {"engine": laid.engine, "run": laid.run, "kit": str(laid.kit) if laid.kit else None}
     write_text(laid.folder.engine, json.dumps(facts) + "\n")
     write_text(laid.folder.pipeline, dump_pipeline(laid.pipeline))
 
 
-def laid_before(path: Path | str) -> Laid:
+def laid_before(path: Path | str, chosen: Path | None = None) -> Laid:
     """The distributed run of a run folder.
 
+    Args:
+        path: the run folder.
+        chosen: the server's kit where the user names one. A kit is programs to be started, so one that only the folder
+            names counts where this user has begun this run with it.
+
     Raises:
-        MedflError: no run there, or its data have changed.
+        MedflError: no run there, it was changed or damaged, its data have changed, or it is of another kit.
     """
     folder = RunFolder.open(path)
-    facts = json.loads(folder.engine.read_text(encoding="utf-8"))
-    kit = Path(facts["kit"]) if facts["kit"] else None
-    laid = Laid(facts["engine"], facts["run"], folder, load_pipeline(folder.pipeline), kit)
+    laid = _laid(folder)
     folder.check_pipeline()
-    if kit is not None:
+    if laid.kit is None and chosen is None:
+        check_data(folder, make_partition(laid.pipeline), laid.pipeline.cache_dir)
         return laid
-    check_data(folder, make_partition(laid.pipeline), laid.pipeline.cache_dir)
+    if chosen is not None and laid.kit != chosen:
+        raise MedflError(f"{path} holds a run of another kit ({laid.kit}); name another folder with --out")
+    if chosen is not None:
+        note_kit(laid.run, chosen)
+    elif str(laid.kit) != kit_of(laid.run):
+        raise MedflError(
+            f"{folder.engine} names the kit {laid.kit}, whose programs would be started, and you have not begun this "
+            f"run with it; if the kit is yours, go on with `medfl deploy serve {laid.kit} --out {path}`"
+        )
     return laid
+
+
+def _laid(folder: RunFolder) -> Laid:
+    """What a run folder says of its engine, all of it inside the folder. Raises MedflError."""
+    facts = read_json(folder.engine)
+    engine, run, kit = (facts.get(key) for key in ("engine", "run", "kit"))
+    typed = isinstance(kit, str | None) and isinstance(run, str) and re.fullmatch("[0-9a-f]{32}", run)
+    if not typed or engine not in ENGINES or (kit is not None) != (engine == "kit"):
+        raise MedflError(f"{folder.engine} is damaged; restore it from a copy, or begin a new run in another folder")
+    home = folder.path / "engine"
+    if link := next((path for path in (home, *home.iterdir()) if path.is_symlink()), None):
+        raise MedflError(f"{link} is a link, and all that a run writes stays in its folder; put the file itself there")
+    return Laid(engine, run, folder, load_pipeline(folder.pipeline), Path(kit) if kit else None)
+
+
+def note_kit(run: str, kit: Path) -> None:
+    """Note for this user that a run is carried out from a kit."""
+    file = default_cache() / SERVED / run
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(file, str(kit))
+
+
+def kit_of(run: str) -> str | None:
+    """The kit that this user began a run with, if any."""
+    try:
+        return (default_cache() / SERVED / run).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
 
 
 def check_distributed(pipeline: config.Pipeline) -> None:

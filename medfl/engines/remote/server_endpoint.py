@@ -14,7 +14,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from medfl.data.atomic_file import write_text
+from medfl.data.atomic_file import append_text, write_text
 from medfl.data.partition import KEYED
 from medfl.engines.remote.codec import PROTOCOL, Bounds
 from medfl.engines.remote.party_files import read_server
@@ -78,8 +78,7 @@ def serve(folder: Path, present: Collection[str], hello: Ask, ask: Ask) -> None:
         said = folder / SAID
 
         def say(text: str) -> None:
-            with said.open("a", encoding="utf-8") as stream:
-                stream.write(visible(text) + "\n")
+            append_text(said, visible(text) + "\n")
 
         bench = checked_shared_model(pipeline)
         bounds = Bounds.of(bench.model)
@@ -107,8 +106,7 @@ def serve(folder: Path, present: Collection[str], hello: Ask, ask: Ask) -> None:
     except MedflError as error:
         end = {"done": False, "kind": type(error).__name__, "message": str(error)}
     except Exception as error:
-        with (folder / LOG).open("a", encoding="utf-8") as stream:
-            stream.write(visible("".join(traceback.format_exception(error)), lines=True))
+        append_text(folder / LOG, visible("".join(traceback.format_exception(error)), lines=True))
         end = {"done": False, "kind": "", "message": f"{type(error).__name__} at the server; see {folder / LOG}"}
     write_text(folder / ENDED, json.dumps(end) + "\n")
 
