@@ -43,10 +43,14 @@ def markdown(text: object) -> str:
     return _MARKDOWN.sub(lambda found: f"{found[0][:-1]}\\{found[0][-1]}", visible(text).strip()).translate(_ENTITIES)
 
 
-def shortened(text: str, limit: int) -> str:
-    """A name that fits on one line: at most `limit` characters, the last an ellipsis where some were left out."""
-    text = visible(text)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+def shortened(text: object, limit: int) -> str:
+    """A name that fits on one line: at most `limit` characters, an ellipsis where some were left out. Both its ends are
+    kept, since names often differ in the last of their letters."""
+    shown = visible(text)
+    if len(shown) <= limit:
+        return shown
+    tail = limit // 2
+    return f"{shown[: limit - tail - 1]}…{shown[-tail:]}"
 
 
 def _escape(found: re.Match[str]) -> str:

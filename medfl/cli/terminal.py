@@ -19,9 +19,10 @@ from rich.text import Text
 
 from medfl.cli.standard_streams import SafeStream, steering
 from medfl.metrics import mean_supported
-from medfl.plain_text import visible
+from medfl.plain_text import shortened, visible
 
 PLAIN_WIDTH = 150  # where no terminal tells its width
+HEADING, ROW_NAME = 40, 80  # characters of a name at the head of a column, of a row
 
 
 class Terminal:
@@ -93,9 +94,10 @@ class Terminal:
         """A table; the first column is left-aligned, the others right-aligned."""
         table = Table(title=self._text(title), box=SIMPLE, title_justify="left", title_style="bold", pad_edge=False)
         for index, column in enumerate(columns):
-            table.add_column(self._text(column), justify="left" if index == 0 else "right", overflow="fold")
+            heading = self._text(shortened(column, HEADING))
+            table.add_column(heading, justify="left" if index == 0 else "right", overflow="fold")
         for row in rows:
-            table.add_row(*map(self._text, row))
+            table.add_row(self._text(shortened(row[0], ROW_NAME)), *map(self._text, row[1:]))
         self._out.print(table)
 
     def _bars(self, *columns: ProgressColumn) -> Progress:

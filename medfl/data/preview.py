@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ from medfl import config
 from medfl.data.partition_by_class_mix import apportion
 from medfl.data.patch_store import I64, PatchStore
 from medfl.errors import MedflError
+from medfl.plain_text import shortened
 from medfl.seeds import seed_for
 
 MAX_SITES = 24
 DPI = 100
 PATCH = 1.0  # inches a side; the rest of the layout is in inches too
 GAP, LABEL, LEFT, MARGIN, FOOT = 0.08, 0.22, 2.15, 0.25, 0.45
+ABOVE, BELOW = 15, 32  # characters of a class's name above a patch and in the legend
 INK, QUIET = "#1f2328", "#6e7781"
 COLOURS = ("#3b6fb6", "#5aa9a0", "#c8553d", "#8a5aa8", "#d59b2d", "#6b8e3d", "#b0568a", "#4d4d4d", "#8c6d46", "#7aa6d6")
 SHOWN_SPLIT = {"train": "train", "held_out": "test"}
@@ -48,7 +51,9 @@ def preview(stores: Sequence[PatchStore], path: Path, pipeline: config.Pipeline,
     for index, store in enumerate(rows):
         _row(page, MARGIN + index * (LABEL + PATCH + GAP), store, classes, per_site)
     _legend(page, height - FOOT + 0.2, classes, len(stores) - len(rows))
-    canvas.draw()  # type: ignore[no-untyped-call]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # an empty box stands for it
+        canvas.draw()  # type: ignore[no-untyped-call]
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
     try:
         Image.fromarray(pixels).save(path, format="PNG", optimize=True)
@@ -63,7 +68,9 @@ class _Page:
         self.figure, self.width, self.height = figure, width, height
 
     def text(self, x: float, y: float, text: str, size: float, **style: Any) -> None:
-        self.figure.text(x / self.width, 1 - y / self.height, text, fontsize=size, **{"va": "baseline", **style})
+        self.figure.text(
+            x / self.width, 1 - y / self.height, text, fontsize=size, parse_math=False, **{"va": "baseline", **style}
+        )
 
     def axes(self, x: float, y: float, width: float, height: float) -> Any:
         box = (x / self.width, 1 - (y + height) / self.height, width / self.width, height / self.height)
@@ -89,7 +96,7 @@ def _row(page: _Page, top: float, store: PatchStore, classes: Sequence[str], per
     bar.set_ylim(-0.5, 0.5)
     for column, patch in enumerate(_choose(store, counts, store.splits[SHOWN_SPLIT[role]], per_site)):
         x, label = MARGIN + LEFT + column * (PATCH + GAP), int(store.labels[patch])
-        page.text(x, above - 0.06, classes[label], 7, color=_colour(label))
+        page.text(x, above - 0.06, shortened(classes[label], ABOVE), 7, color=_colour(label))
         page.axes(x, above, PATCH, PATCH).imshow(
             np.asarray(store.images[patch]), interpolation="lanczos", aspect="auto"
         )
@@ -115,7 +122,7 @@ def _choose(store: PatchStore, counts: I64, rows: I64, total: int) -> list[int]:
 
 def _legend(page: _Page, y: float, classes: Sequence[str], hidden: int) -> None:
     x = MARGIN + LEFT
-    for label, name in enumerate(classes):
+    for label, name in enumerate(shortened(name, BELOW) for name in classes):
         page.axes(x, y - 0.09, 0.12, 0.1).axhspan(0, 1, color=_colour(label))
         page.text(x + 0.18, y, name, 8, color=INK)
         x += 0.45 + 0.075 * len(name)

@@ -257,7 +257,7 @@ def _rounds(ax: Axes, xlabel: str, xs: Sequence[float]) -> None:
     first, last = min(xs, default=0), max(xs, default=0)
     room = 0.02 * (last - first) or 0.5
     ax.set_xlim(first - room, last + room)
-    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     ax.set_xlabel(xlabel)
     ax.grid(axis="x", visible=False)
     ax.spines["left"].set_visible(False)

@@ -31,3 +31,14 @@ def test_preview_shows_a_row_of_patches_per_site(tmp_path: Path) -> None:
         assert (patches[:, 100:108] == 255).all()  # the gap between two patches
     with pytest.raises(MedflError, match="cannot be written"):
         preview(stores, tmp_path / "absent" / "sites.png", made)
+
+
+def test_class_names_are_no_formulas(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    root = write_lc25000(tmp_path / "lc", tiles=6, copies=1, size=32)
+    made = pipeline([site("a", patches=10)], [site("c", patches=5)], root=root, size=32)
+    stores = list(render_all(made).values())
+    odd = [f"{name} $\\frac$\x00\x1b[31m🧬" + "x" * 300 for name in made.task.classes]
+    named = made.model_copy(update={"task": made.task.model_copy(update={"classes": odd})})
+    preview(stores, tmp_path / "sites.png", named, per_site=3)
+    assert Image.open(tmp_path / "sites.png").width < 1000
+    assert not recwarn.list

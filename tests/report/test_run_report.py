@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -23,12 +24,14 @@ from medfl.metrics.site_figures import pooled, site_figures
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.patch_gallery import with_patches
 from medfl.pipeline.run import run
+from medfl.plain_text import visible
 from medfl.report import charts, html_blocks
 from medfl.report.chart_style import TOKENS
 from medfl.report.html_page import PageSection, render_page
 from medfl.report.limitations import limits, several
 from medfl.report.run_report import report_html, write_report
 from medfl.report.run_results import read_evidence
+from tests.odd_names import hidden, odd_names
 from tests.pages import Page
 from tests.paths import ROOT
 from tests.runfolders import CLASSES, FakeRun
@@ -238,8 +241,9 @@ def test_charts_take_their_colours_from_the_page_and_are_pictures_to_a_reader(wh
 
 
 def test_hostile_names_are_text(tmp_path):
-    evil, quote = "<script>alert(1)", "a\"onload='x' $\\frac$ #010a5c"
-    made = Run(tmp_path / "evil", (evil, quote), (f"{evil}{quote}",), rounds=1, failing=[(0, evil, evil)])
+    evil, steering = "<script>alert(1)", "a\"onload='x' $\\frac$ #010a5c \x1b[2J\u202e\x9b"
+    made = Run(tmp_path / "evil", (evil, steering), (f"{evil}{steering}",), rounds=1, failing=[(0, evil, evil)])
+    quote = visible(steering)
     made.site = lambda name: {"name": name, "description": evil}
     made.pipeline = lambda: Run.pipeline(made) | {"description": evil, "name": evil}
     made.extra = {"pipeline": evil}
@@ -252,6 +256,7 @@ def test_hostile_names_are_text(tmp_path):
         assert evil in page.texts["sites"]
     assert list(whole.rows("sites")) == [evil, quote, f"{evil}{quote}"]
     assert f"{evil}{quote}" in whole.tables["roc"][0][1][0]
+    assert not hidden(whole.raw)
 
 
 def test_class_names_are_drawn_as_they_are():
@@ -262,6 +267,30 @@ def test_class_names_are_drawn_as_they_are():
     assert page.texts[""].count("<b>&") == 2
     assert page.texts[""].count("$x^2$ #010a5c") == 2
     assert page.labels == ['4 "of" <5>']
+
+
+def test_charts_take_names_of_any_kind(recwarn):
+    names = odd_names(40, seed=4)
+    drawn = (
+        charts.bars([(name, [1, 2]) for name in names], name=names[0], finding=names[9]),
+        charts.confusion(np.eye(5, dtype=int).tolist(), names[9:14], name=names[10], finding=names[11]),
+    )
+    for picture in drawn:
+        root = ElementTree.fromstring(picture)
+        assert not hidden(picture, lines=False)
+        assert {element.tag for element in root.iter()} <= {
+            "svg",
+            "g",
+            "path",
+            "defs",
+            "use",
+            "text",
+            "clipPath",
+            "rect",
+        }
+    bars = Page(drawn[0]).texts[""]
+    assert all(visible(name) in bars for name in names)
+    assert not recwarn.list
 
 
 def test_local_paths_and_free_text_stay_behind(whole):

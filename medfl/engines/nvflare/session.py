@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from medfl.engines.nvflare.provision import LEAD, ORG
 from medfl.engines.remote.server_endpoint import STOPPED
 from medfl.errors import MedflError
+from medfl.plain_text import visible
 
 WAITING = ("SUBMITTED", "APPROVED", "DISPATCHED")
 CHECK, BEGIN = 1.0, 300.0  # seconds between looks at a job, and until it must run
@@ -48,9 +49,10 @@ def free_port(wanted: int = 8002) -> int:
 
 
 class _Ours(logging.Filter):
-    """Lets medfl's own words through."""
+    """Lets medfl's own words through, as one line."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = visible(record.getMessage()), None
         return record.name.split(".")[0] == "medfl"
 
 

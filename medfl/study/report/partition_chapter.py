@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from medfl.metrics import format_figure
+from medfl.plain_text import shortened
 from medfl.report.html_blocks import Picture, Tint, figures, folded, heading, heat_map, join, legend, table, text
 from medfl.report.html_page import PageSection
 from medfl.study.report import study_charts
@@ -139,7 +140,7 @@ def _differences(evidence: StudyEvidence, name: str, partition: Mapping[str, Any
     finding = (
         f"Mean difference of {figure_title(evidence.figure)} to {evidence.reference} in {name}, seed by seed: {means}."
     )
-    zero = [Level(0.0, study_charts.middle(evidence.reference))]
+    zero = [Level(0.0, shortened(evidence.reference, study_charts.LONGEST))]
     # The brackets may be far away: the scale is for the methods, and an arrow points to where the others are.
     federated = [row for row in rows if not row.minor and row.mean is not None] or rows
     picture = study_charts.dots(

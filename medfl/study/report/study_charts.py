@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from medfl.plain_text import shortened
 from medfl.report.chart_style import axes, canvas, chart, colour
 from medfl.report.charts import SMALL, WIDTH
 
@@ -225,14 +226,6 @@ def panel(
     return figure
 
 
-def middle(label: str, limit: int = LONGEST) -> str:
-    """A name that fits beside a chart, its end kept: names of methods often differ there."""
-    if len(label) <= limit:
-        return label
-    tail = limit // 2
-    return f"{label[: limit - tail - 1]}…{label[-tail:]}"
-
-
 def _beside(ax: Axes, index: int, words: str, token: str) -> None:
     """Words at the end of a row."""
     at, shift = (1.0, index), (9, 0)
@@ -250,7 +243,7 @@ def _beside(ax: Axes, index: int, words: str, token: str) -> None:
 
 def _by_row(labels: Sequence[str], beside: int, lines: int) -> tuple[Figure, Axes]:
     """A figure with a labelled row each and a thin rule through it, room for words to the right and above."""
-    short = [middle(label) for label in labels]
+    short = [shortened(label, LONGEST) for label in labels]
     left = 10 + LETTER * max((len(label) for label in short), default=0)
     top = 8 + LINE * lines
     figure = canvas(WIDTH, top + ROW * len(labels) + BOTTOM)
