@@ -10,7 +10,6 @@ import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -42,8 +41,8 @@ class RemoteRunSetup(RunSetup):
 
     remote: Remote
 
-    @cached_property
-    def transport(self) -> Transport:
+    @property
+    def line(self) -> Transport:
         """The line to the sites."""
         return self.remote
 
