@@ -13,6 +13,9 @@ from medfl.messages import Reply, squared_length
 from medfl.methods.core.chain import MethodChain
 from medfl.methods.core.context import ServerContext
 from medfl.methods.core.method import WEIGHTS
+from medfl.metrics.figure_checks import LARGEST_COUNT
+
+LARGEST_LOSS = torch.finfo(torch.float32).max  # a loss beyond is none that was computed
 
 
 def reason_to_reject(
@@ -50,9 +53,9 @@ def reason_to_reject(
         reason = _flaw(name, vector, sizes.get(name), reply)
         if reason is not None:
             return f"{reason} in round {reply.round}"
-    if reply.samples < 1 or reply.steps < 1:
+    if not 1 <= reply.samples <= LARGEST_COUNT or not 1 <= reply.steps <= LARGEST_COUNT:
         return f"the reply counts {reply.samples} training samples and {reply.steps} steps"
-    if reply.train_loss is not None and not math.isfinite(reply.train_loss):
+    if reply.train_loss is not None and not abs(reply.train_loss) <= LARGEST_LOSS:
         return f"the training loss is not finite in round {reply.round}"
     for method in chain.acting("reject"):
         found: str | None = method.reject(server, local.taken_out(reply, server.origin(reply.site)))

@@ -11,6 +11,7 @@ from medfl import config
 from medfl.data.partition import Partition, make_partition
 from medfl.data.render import render
 from medfl.federation.callbacks import Callback
+from medfl.federation.checked_transport import CheckedTransport
 from medfl.federation.rounds import Federation
 from medfl.federation.server_state import FederationConfig, ServerState
 from medfl.federation.transport import InProcess, Transport
@@ -48,7 +49,13 @@ class RunSetup:
 
     @cached_property
     def transport(self) -> Transport:
-        """How messages reach the sites."""
+        """How messages reach the sites; what they answer has been checked."""
+        personal = self.shared.chain.acts("personal_models")
+        return CheckedTransport(self.line, self.pipeline.task.classes, self.pipeline.evaluation.bins, personal)
+
+    @property
+    def line(self) -> Transport:
+        """How messages reach the sites, as the engine does it."""
         raise NotImplementedError
 
     def federation(self, state: ServerState, callbacks: Sequence[Callback] = ()) -> Federation:
@@ -67,8 +74,8 @@ class LocalRunSetup(RunSetup):
 
     partition: Partition
 
-    @cached_property
-    def transport(self) -> Transport:
+    @property
+    def line(self) -> Transport:
         """The in-process engine over these sites, and over their pooled data where the baseline asks for it."""
         pooled = {POOL: pooled_site(self.sites)} if self.pipeline.baseline == "centralised" else {}
         return InProcess(self.sites | pooled)

@@ -53,7 +53,9 @@ def test_a_whole_reply_is_taken():
         ({"samples": 0}, "counts 0 training samples and 2 steps"),
         ({"samples": -3}, "counts -3 training samples"),
         ({"steps": 0}, "counts 4 training samples and 0 steps"),
+        ({"samples": 10**12}, "counts 1000000000000 training samples"),
         ({"train_loss": math.nan}, "the training loss is not finite"),
+        ({"train_loss": 1e300}, "the training loss is not finite"),
     ],
 )
 def test_what_is_refused(changes, said):

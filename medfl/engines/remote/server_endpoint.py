@@ -9,7 +9,6 @@ import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -45,8 +44,8 @@ class RemoteRunSetup(RunSetup):
 
     remote: Remote
 
-    @cached_property
-    def transport(self) -> Transport:
+    @property
+    def line(self) -> Transport:
         """The line to the sites."""
         return self.remote
 

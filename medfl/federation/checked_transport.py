@@ -1,0 +1,108 @@
+"""Nothing that a site says of its data is recorded before its every part has been checked, whatever the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from medfl.federation.transport import AsyncTransport, Transport
+from medfl.messages import Failure, HistogramRequest, MeasureRequest, Reply, Request, TemperatureRequest
+from medfl.metrics import figure_checks as checks
+from medfl.metrics.targets import targets
+
+PHASES = ("train", "evaluate")
+MODEL_NAME = 32  # letters
+LARGEST_SECONDS = 1e9
+
+
+class CheckedTransport:
+    """A transport whose replies fit what was asked; one that does not is a named failure of its site.
+
+    Args:
+        inner: how sites are reached.
+        classes: of the model.
+        bins: of calibration figures.
+        personal: whether the method has sites measure models of their own beside the one they were sent.
+    """
+
+    def __init__(self, inner: Transport, classes: Sequence[str], bins: int, personal: bool = False) -> None:
+        self.inner = inner
+        self.classes = tuple(classes)
+        self.bins = bins
+        self.personal = personal
+
+    def call(self, sites: Sequence[str], request: Callable[[str], Request]) -> Iterator[Reply | Failure]:
+        """See Transport.call."""
+        asked: dict[str, Request] = {}
+
+        def noted(name: str) -> Request:
+            asked[name] = request(name)
+            return asked[name]
+
+        for answer in self.inner.call(sites, noted):
+            yield self.checked(asked[answer.site], answer) if answer.site in asked else answer
+
+    def post(self, site: str, request: Request) -> Future[Reply | Failure]:
+        """See AsyncTransport.post."""
+        assert isinstance(self.inner, AsyncTransport)
+        checked: Future[Reply | Failure] = Future()
+
+        def pass_on(answer: Future[Reply | Failure]) -> None:
+            try:
+                checked.set_result(self.checked(request, answer.result()))
+            except BaseException as error:
+                checked.set_exception(error)
+
+        self.inner.post(site, request).add_done_callback(pass_on)
+        return checked
+
+    def checked(self, request: Request, answer: Reply | Failure) -> Reply | Failure:
+        """The answer, or a failure where a reply holds what was not asked for or cannot be."""
+        if isinstance(answer, Failure):
+            return answer
+        try:
+            self._look_at(request, answer)
+        except ValueError as error:
+            return Failure(answer.site, answer.round, f"its answer was refused: {error}")
+        return answer
+
+    def _look_at(self, request: Request, reply: Reply) -> None:
+        """Raise ValueError for the first part that does not fit."""
+        names = targets(self.classes, getattr(request, "malignant", ()))
+        sums, curves = self._closing(request, len(names)), None
+        if isinstance(request, MeasureRequest):
+            curves = checks.curves_check(names)
+        figures = None
+        if not isinstance(request, TemperatureRequest | HistogramRequest):
+            figures = checks.site_figures_check(self.classes, names, self.bins)
+        _by_split(sums, request.splits)(reply.sums, "sums")
+        _by_split(curves, request.splits)(reply.curves, "curves")
+        own = [name for name in reply.metrics if self.personal and _of_own_model(name, request.splits)]
+        _by_split(figures, request.splits, own)(reply.metrics, "metrics")
+        checks.record({}, dict.fromkeys(PHASES, checks.number(0.0, LARGEST_SECONDS)))(reply.seconds, "seconds")
+
+    def _closing(self, request: Request, n_targets: int) -> checks.Check | None:
+        """What a request asks for as sums of a split."""
+        if isinstance(request, TemperatureRequest):
+            return checks.record({"temperatures": checks.temperature_sums_check(len(request.temperatures))})
+        histograms = checks.histograms_check(n_targets)
+        if isinstance(request, HistogramRequest):
+            return checks.record({"histograms": histograms})
+        if isinstance(request, MeasureRequest):
+            sums = checks.score_sums_check(len(self.classes), self.bins)
+            return checks.record({"after": sums, "before": sums, "histograms": histograms})
+        return None
+
+
+def _by_split(inner: checks.Check | None, splits: Sequence[str], further: Sequence[str] = ()) -> checks.Check:
+    """A part of a reply by split: one entry for each that was asked for, or nothing where that part was not."""
+    if inner is None:
+        return checks.record({})
+    return checks.record(dict.fromkeys(splits, inner), dict.fromkeys(further, inner))
+
+
+def _of_own_model(name: Any, splits: Sequence[str]) -> bool:
+    """Whether this is how a split measured with a model of the site's own is called."""
+    split, _, model = str(name).partition("_")
+    return split in splits and model.isidentifier() and model.isascii() and len(model) <= MODEL_NAME
