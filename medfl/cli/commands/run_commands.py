@@ -125,8 +125,7 @@ def predict(
     out: Annotated[str | None, typer.Option(help="CSV file; default: standard output.")] = None,
 ) -> None:
     """Class probabilities for every image of a folder."""
-    import csv
-
+    from medfl.data.table_cells import NeutralWriter
     from medfl.pipeline.evaluate_model import find_model
     from medfl.pipeline.evaluate_model import predict as score
 
@@ -135,7 +134,7 @@ def predict(
     try:
         stream = open(out, "w", newline="", encoding="utf-8") if out else contextlib.nullcontext(sys.stdout)  # noqa: SIM115
         with stream as target:
-            writer = csv.writer(target, lineterminator="\n")
+            writer = NeutralWriter(target, lineterminator="\n")
             writer.writerow(["file", *(f"p_{name}" for name in trained.facts["classes"])])
             writer.writerows([name, *(f"{p:.6f}" for p in probabilities)] for name, probabilities in rows)
     except BrokenPipeError:  # the reader, `head` say, has seen enough
