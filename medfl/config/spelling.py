@@ -14,8 +14,11 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
+from medfl.errors import MedflError
+
 # They show nothing and are of other categories than the format and control characters.
 UNSEEN = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+UNDECODABLE = re.compile("[\ud800-\udfff]")  # how Python holds bytes that are no text
 LEADING_ZEROS = re.compile(r"(?<!\d)(?<!\d[.,])0+(?=\d)")
 FINAL_ZERO = re.compile(r"(?<![\d.,])(\d+)[.,]0+$")  # what a spreadsheet makes of a whole number
 
@@ -32,6 +35,13 @@ SpeltName = Annotated[str, AfterValidator(one_form)]
 def is_blank(text: str) -> bool:
     """Whether a text shows nothing."""
     return not text or not plain(text).strip()
+
+
+def check_decodable(names: Iterable[str], where: str) -> None:
+    """Raise MedflError, begun by `where`, for the first name that is no text, as file systems allow."""
+    for name in names:
+        if not name.isascii() and UNDECODABLE.search(name):
+            raise MedflError(f'{where}: the name "{show(name)}" is not written in UTF-8; rename it')
 
 
 def show(name: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medfl import config
-from medfl.config.spelling import one_form, show, spelt_alike
+from medfl.config.spelling import check_decodable, one_form, show, spelt_alike
 from medfl.data.patch_store import I64
 from medfl.data.sources.source import Source, SourceSpec
 from medfl.data.sources.source_registry import source_class
@@ -125,6 +125,7 @@ def read_catalog(source: Source) -> Catalog:
     """
     try:
         entries = source.entries()
+        check_decodable((text for entry in entries for text in (entry.name, entry.reference)), source.spec.where)
         groups = source.groups(entries)
     except OSError as error:
         raise MedflError(

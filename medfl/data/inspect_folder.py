@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 
 from medfl.config import SiteConfig
+from medfl.config.spelling import check_decodable, show
 from medfl.data.images import images_below
 from medfl.data.left_out import left_out
 from medfl.data.sources.class_folders import visible_folders
@@ -23,6 +24,7 @@ from medfl.errors import MedflError
 
 LC25000_CLASSES = ("lung_aca", "lung_n", "lung_scc", "colon_aca", "colon_n")
 SAMPLE = 50  # images whose size is read
+UNICODE_BREAKS = re.compile("[\x85\u2028\u2029]")  # YAML ends a line at them, also inside a text
 GROUPS_KEY = "  # source_groups: groups.csv   # columns label,filename,source_group"
 OWN_WORDS = "; or filename: every image has its own patient"
 LEAKY_WORD = "; or ignore: every result is marked leaky"
@@ -56,6 +58,7 @@ def inspect_folder(root: Path, name: str | None = None) -> tuple[dict[str, Any],
         content = _folder(root) if root.is_dir() else _csv(root)
     except OSError as error:
         raise MedflError(f"{error.filename or root} cannot be read: {error.strerror}") from None
+    check_decodable((str(root), *content.counts, *map(str, content.files)), "data that cannot be used")
     stem = root.stem if root.is_file() else root.name
     data: dict[str, Any] = {"source": content.kind, "root": str(content.root)}
     site = {
@@ -77,14 +80,18 @@ def inspect_folder(root: Path, name: str | None = None) -> tuple[dict[str, Any],
     notes.append(_sizes(content.files))
     notes.append(f"Source groups: {content.groups}." if content.groups else _no_groups(content.kind))
     notes.append("Microns per pixel are not known from the files: state mpp if the scanner's is known.")
-    return site, notes
+    return site, [show(note) for note in notes]  # names of folders stand in them, and may hold line breaks
 
 
 def site_yaml(site: Mapping[str, Any], notes: Sequence[str]) -> str:
     """The site file's text: the mapping, with the notes and what may be added as comments."""
 
     def block(key: str) -> str:
-        return yaml.safe_dump({key: site[key]}, sort_keys=False, allow_unicode=True, width=10_000)
+        text, escaped = (
+            yaml.safe_dump({key: site[key]}, sort_keys=False, allow_unicode=readable, width=10_000)
+            for readable in (True, False)
+        )
+        return escaped if UNICODE_BREAKS.search(text) else text
 
     lines = [f"# {note}" for note in notes]
     lines += ["", block("name") + block("description")]

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from medfl import config
+from medfl.config.spelling import check_decodable
 from medfl.data.catalog import brings_own_data
 from medfl.data.images import images_below
 from medfl.data.partition import SitePartition
@@ -114,9 +115,13 @@ def read_patches(directory: Path, size: int) -> tuple[list[str], U8]:
 
     if not directory.is_dir():
         raise MedflError(f"there is no folder {directory}; name a folder with images")
-    paths = images_below(directory)
+    try:
+        paths = images_below(directory)
+    except OSError as error:
+        raise MedflError(f"{error.filename or directory} cannot be read: {error.strerror}") from None
     if not paths:
         raise MedflError(f"{directory} holds no image; name a folder with .jpeg, .png, .tif, .bmp or .webp files")
+    check_decodable(map(str, paths), str(directory))
     results = list(decode(image_readers(paths), size))
     problems = {index: str(result) for index, result in enumerate(results) if isinstance(result, Unreadable)}
     if problems:

@@ -6,13 +6,30 @@ front, which a spreadsheet does not show. Numbers stay as they are.
 
 from __future__ import annotations
 
-from typing import TypeVar
+import csv
+from collections.abc import Iterable
+from typing import TextIO
 
 FORMULA_STARTS = tuple("=+-@\t\r\n＝＋－＠")
-T = TypeVar("T")
 
 
-def neutral(cell: T) -> T | str:
+class NeutralWriter:
+    """A writer of CSV rows whose cells no spreadsheet takes for formulas."""
+
+    def __init__(self, file: TextIO, lineterminator: str = "\r\n") -> None:
+        self._writer = csv.writer(file, lineterminator=lineterminator)
+
+    def writerow(self, cells: Iterable[object]) -> None:
+        """Write one row."""
+        self._writer.writerow([neutral(cell) for cell in cells])
+
+    def writerows(self, rows: Iterable[Iterable[object]]) -> None:
+        """Write rows one after the other."""
+        for row in rows:
+            self.writerow(row)
+
+
+def neutral(cell: object) -> object:
     """The cell as no spreadsheet takes for a formula; only a text can change."""
     if not isinstance(cell, str) or not cell.lstrip("'").startswith(FORMULA_STARTS) or _is_number(cell):
         return cell

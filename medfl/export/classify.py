@@ -1,12 +1,11 @@
 """The workflow of an exported MONAI Bundle: images of a folder in, class probabilities as CSV out.
 
-The bundle carries this file as `scripts/classify.py`, and beside it the file that finds images, from which it is then
-imported. It imports nothing else of medfl.
+The bundle carries this file as `scripts/classify.py`, and beside it the files that find images and write
+cells, from which it then imports. It imports nothing else of medfl.
 """
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from monai.data import decollate_batch
 
 from medfl.data.images import images_below
+from medfl.data.table_cells import NeutralWriter
 
 
 def datalist(directory: str) -> list[dict[str, str]]:
@@ -77,7 +77,7 @@ class Classifier:
         network = network.float().to(self.device).eval()
         self.output.parent.mkdir(parents=True, exist_ok=True)
         with self.output.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
+            writer = NeutralWriter(stream, lineterminator="\n")
             writer.writerow(["file", *(f"p_{name}" for name in self.classes)])
             for batch in self.dataloader:
                 logits = self.inferer(batch["image"].to(self.device), network)

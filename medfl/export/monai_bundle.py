@@ -14,12 +14,13 @@ import torch
 
 import medfl.data.images
 import medfl.data.rgb
+import medfl.data.table_cells
 import medfl.export.classify
 from medfl.errors import MedflError
 from medfl.export.bundle_metadata import metadata, readme
 from medfl.export.exported_model import ExportedModel
 
-SCRIPTS = (medfl.export.classify, medfl.data.images, medfl.data.rgb)
+SCRIPTS = (medfl.export.classify, medfl.data.images, medfl.data.rgb, medfl.data.table_cells)
 BATCH = 64
 POSTPROCESSING: list[dict[str, Any]] = [
     {

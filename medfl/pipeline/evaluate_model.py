@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from medfl import config
 from medfl.data.partition import SitePartition, make_partition, own_partition
 from medfl.data.patch_store import U8, PatchStore
 from medfl.data.render import read_patches, render
+from medfl.data.table_cells import NeutralWriter
 from medfl.errors import MedflError
 from medfl.messages import MeasureRequest
 from medfl.methods.core.chain import MethodChain
@@ -147,7 +147,7 @@ def _write_predictions(directory: Path, store: PatchStore, probs: NDArray[np.flo
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
+            writer = NeutralWriter(stream, lineterminator="\n")
             writer.writerow(["id", "source_group", "label", *(f"p_{name}" for name in classes)])
             for row, scores in zip(store.splits["test"], probs, strict=True):
                 group, label = store.group_names[store.groups[row]], classes[store.labels[row]]

@@ -7,8 +7,10 @@ import pytest
 import yaml
 
 from medfl.config import SiteConfig
+from medfl.data.duplicates.group_folder import group_folder
 from medfl.data.inspect_folder import inspect_folder, site_yaml
 from medfl.data.partition import make_partition
+from medfl.data.render import read_patches
 from medfl.errors import MedflError
 from medfl.pipeline.load_pipeline import load_site
 from tests.datafiles import CLASSES, pipeline, pixels, write_csv, write_folders, write_image, write_lc25000
@@ -95,3 +97,54 @@ def test_what_cannot_be_inspected(tmp_path: Path) -> None:
     root = write_folders(tmp_path / "a", {"x": 2})
     with pytest.raises(MedflError, match='"My Site" cannot name a site'):
         inspect_folder(root, "My Site")
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "x\nmpp: 9",
+        "a\rlabels: {}",
+        "b\u2028mpp: 9",
+        "c\x85mpp: 9",
+        "no",
+        "1.0",
+        "- x: [",
+        "# y",
+        "'\"",
+        "=1+1",
+        "&a *b",
+    ],
+)
+def test_a_folders_name_writes_nothing_into_a_site_file(word: str, tmp_path: Path) -> None:
+    write_image(tmp_path / word / word / "patient" / "1.png", pixels(1))
+    site, text = written(tmp_path / word, tmp_path)
+    assert site.mpp is None
+    assert site.labels == {word: word}
+    assert all(
+        line.startswith(("#", " ", "name:", "description:", "labels:", "data:")) or not line
+        for line in text.splitlines()
+    )
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    write_image(tmp_path / "own" / "adeno" / "p" / "caf\udce9.png", pixels(1))
+    made = pipeline(
+        [{"name": "a", "data": {"source": "folder", "root": str(tmp_path / "own")}}], classes=("adeno", "b")
+    )
+    for use in (
+        lambda: inspect_folder(tmp_path / "own"),
+        lambda: make_partition(made),
+        lambda: read_patches(tmp_path / "own", 8),
+        lambda: group_folder(tmp_path / "own", 0.5, lambda *_: None),
+    ):
+        with pytest.raises(MedflError, match=r'"\S*caf\\udce9.png" is not written in UTF-8; rename it'):
+            use()
+
+
+def test_a_damaged_list_is_not_passed_over(tmp_path: Path) -> None:
+    write_folders(tmp_path, {"adeno": 2})
+    (tmp_path / "list.csv").write_text('path,label\nadeno/1.png,"adeno\n')
+    with pytest.raises(MedflError, match=r"list.csv, line 2: a quotation mark"):
+        inspect_folder(tmp_path)
+    (tmp_path / "list.csv").write_bytes(b"\x00\x01,\xff")  # something else
+    assert inspect_folder(tmp_path)[0]["data"]["source"] == "folder"

@@ -121,7 +121,7 @@ def test_a_bundle_runs_where_there_is_no_medfl(run: Path, images: Path, tmp_path
     assert facts["spatial"] == [SIZE, SIZE]
     assert facts["channels"] == {str(number): name for number, name in enumerate(CLASSES)}
     assert facts["temperature"] == 1.7
-    assert {"scripts.classify", "scripts.images", "scripts.rgb", "timm"} <= set(facts["modules"])
+    assert {"scripts.classify", "scripts.images", "scripts.rgb", "scripts.table_cells", "timm"} <= set(facts["modules"])
     loaded = torch.load(tmp_path / "loaded.pt", weights_only=True)
     for name, tensor in load_file(run / "model.safetensors").items():
         torch.testing.assert_close(loaded[name], tensor, rtol=0, atol=0)
@@ -131,7 +131,7 @@ def test_what_is_in_a_bundle(run: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     export(str(run), "monai-bundle", bundle)
     files = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
-    scripts = {f"scripts/{name}.py" for name in ("__init__", "classify", "images", "rgb")}
+    scripts = {f"scripts/{name}.py" for name in ("__init__", "classify", "images", "rgb", "table_cells")}
     assert files == scripts | {"configs/metadata.json", "configs/inference.json", "models/model.pt", "docs/README.md"}
     for name in files - {"models/model.pt"}:
         text = (bundle / name).read_text()

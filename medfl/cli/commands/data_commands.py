@@ -30,7 +30,7 @@ def data_check(
     pipeline: PipelineFile,
     set_: Set = None,
     copies: Annotated[
-        bool, typer.Option(help="Search the images for near-copies: about a minute for 5,000 images.")
+        bool, typer.Option(help="Search the images for near-copies: minutes for some thousand images.")
     ] = True,
 ) -> None:
     """Prove that no source group is in two places; print class mix, patches and groups per site and split.
@@ -57,7 +57,8 @@ def data_check(
             from medfl.data.duplicates.leakage import find_leaks
 
             with terminal.steps(lines=False) as progress:
-                leakage = find_leaks(partition, OVERLAP, loaded.data.on_bad_image == "skip", progress)
+                skip = loaded.data.on_bad_image == "skip"
+                leakage = find_leaks(partition, OVERLAP, skip, progress, two_labels=True)
             _print_search(terminal, leakage, fail=not partition.groups_unknown)
 
 
@@ -136,7 +137,9 @@ def _print_search(terminal: Terminal, leakage: Search, fail: bool = True) -> Non
         classes = f"{leakage.classes[one]}, {leakage.classes[other]}"
         terminal.say(f"Two labels ({classes}): {leakage.show(one)}\n  = {leakage.show(other)}")
     if contradictions:
-        terminal.say(f"Pairs of one image, or of near-copies, under two labels: {len(contradictions):,}; correct one")
+        terminal.say(
+            f"Pairs of one image, or of near-copies, under two labels: {len(contradictions):,}; correct one of the two"
+        )
     leaked, tested = leakage.tested()
     if leaked:
         sentence = (

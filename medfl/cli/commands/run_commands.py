@@ -125,17 +125,17 @@ def predict(
     out: Annotated[str | None, typer.Option(help="CSV file; default: standard output.")] = None,
 ) -> None:
     """Class probabilities for every image of a folder."""
-    import csv
     import io
 
     from medfl.cli.standard_streams import write_data
     from medfl.data.atomic_file import write_text
+    from medfl.data.table_cells import NeutralWriter
     from medfl.pipeline.evaluate_model import find_model
     from medfl.pipeline.evaluate_model import predict as score
 
     trained = find_model(model)
     rows, table = score(trained, Path(directory)), io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
+    writer = NeutralWriter(table, lineterminator="\n")
     writer.writerow(["file", *(f"p_{name}" for name in trained.facts["classes"])])
     writer.writerows([name, *(f"{p:.6f}" for p in probabilities)] for name, probabilities in rows)
     text = visible(table.getvalue(), lines=True)

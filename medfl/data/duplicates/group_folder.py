@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medfl.config.spelling import check_decodable
 from medfl.data.duplicates.keypoints import Keypoints, Progress, describe_patches
 from medfl.data.duplicates.near_duplicates import Pair, find_pairs, linked
 from medfl.data.image_file import image_readers
@@ -91,6 +92,7 @@ def group_folder(root: Path, overlap: float, progress: Progress) -> Grouping:
     if not paths:
         raise MedflError(f"{root} holds no image; images end in {', '.join(IMAGE_SUFFIXES)} and lie at any depth")
     names = tuple(path.relative_to(root).as_posix() for path in paths)
+    check_decodable(names, str(root))
     images = describe_patches(image_readers(paths), progress)
     unreadable = {name: str(image) for name, image in zip(names, images, strict=True) if isinstance(image, Unreadable)}
     if len(unreadable) == len(names):

@@ -70,8 +70,8 @@ class Search:
         place: i64[N], index into `places`.
         locations: where the N patches lie, as their sources describe it.
         classes: what the N patches are labelled.
-        pairs: proven pairs between different places or classes, of any overlap; first and second are positions in
-            `locations`. Two files of the same bytes under two labels are one, without matches.
+        pairs: proven pairs between different places, or different classes too, of any overlap; first and second are
+            positions in `locations`. Two files of the same bytes under two labels are one, without matches.
         overlap: what a pair must share of the smaller field to count as copies.
         unreadable: patches that were left out, and why.
     """
@@ -158,14 +158,17 @@ class Search:
             yield [*row, *figures, "yes" if pair.mirrored else "no", *classes]
 
 
-def find_leaks(partition: Partition, overlap: float, skip_unreadable: bool, progress: Progress) -> Search:
-    """Compare the patches of different sites, splits and classes.
+def find_leaks(
+    partition: Partition, overlap: float, skip_unreadable: bool, progress: Progress, two_labels: bool = False
+) -> Search:
+    """Compare the patches of different sites and splits.
 
     Args:
         partition: which patch is where.
         overlap: how much of the smaller field two patches must share to count as copies.
         skip_unreadable: leave out images that cannot be read, as `data.on_bad_image: skip` says.
         progress: called with every step, how much of it is done, and of how much.
+        two_labels: compare patches of different classes in one split too.
 
     Raises:
         MedflError: images that cannot be read, unless they are to be skipped.
@@ -194,7 +197,8 @@ def find_leaks(partition: Partition, overlap: float, skip_unreadable: bool, prog
             f"or set `data.on_bad_image: skip` to leave them out"
         )
     where, classes = np.array(place, np.int64), partition.sites[0].catalog.classes
-    pairs = find_pairs(readable(images), progress, where * len(classes) + np.array(labels))
+    apart = where * len(classes) + np.array(labels, np.int64) if two_labels else where
+    pairs = find_pairs(readable(images), progress, apart)
     known = {(pair.first, pair.second) for pair in pairs}
     pairs += [
         Pair(first, second, 1.0, 0, 0.0, 1.0, False)

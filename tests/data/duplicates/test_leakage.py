@@ -87,7 +87,9 @@ def test_the_check_of_data_searches_for_copies_and_for_two_labels(hospitals, tmp
     file = root / "hospitals.yaml"
     searches = []
     search = leakage.find_leaks
-    monkeypatch.setattr(leakage, "find_leaks", lambda *args: searches.append(search(*args)) or searches[-1])
+    monkeypatch.setattr(
+        leakage, "find_leaks", lambda *args, **keys: searches.append(search(*args, **keys)) or searches[-1]
+    )
     for index in range(6):
         if index % 2:
             shutil.rmtree(root / "valley" / "lung_scc" / f"p{index}")
@@ -105,9 +107,9 @@ def test_the_check_of_data_searches_for_copies_and_for_two_labels(hospitals, tmp
     valley = root / "valley"
     blank = [f"valley/test {valley}/{label}/p0/blank.png" for label in ("lung_n", "lung_scc")]
     assert f"Two labels (lung_n, lung_scc): {blank[0]}\n  = {blank[1]}" in said
-    assert "Pairs of one image, or of near-copies, under two labels: 3; correct one" in said
+    assert "Pairs of one image, or of near-copies, under two labels: 3; correct one of the two" in said
     assert "near-copy" not in cli("data", "check", file, "--no-copies")
     assert len(searches) == 1
-    monkeypatch.setattr(leakage, "find_leaks", lambda *args: searches[0])
+    monkeypatch.setattr(leakage, "find_leaks", lambda *args, **keys: searches[0])
     said = cli("data", "check", file, "--set", "data.source_groups=ignore")  # said to be leaky: no failure
     assert "test patches have a near-copy in training data" in said
