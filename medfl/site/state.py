@@ -64,14 +64,22 @@ class SiteMemory:
 
     @classmethod
     def decode(cls, site: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> SiteMemory:
-        """The memory of a site from what `encode` made of it; tensors of other names are left alone."""
-        pending = facts.get("pending")
-        return cls(
-            site,
-            _under(STATE, tensors),
-            facts.get("round", -1),
-            None if pending is None else PendingState(pending, _under(PENDING, tensors)),
-        )
+        """The memory of a site from what `encode` made of it; tensors of other names are left alone.
+
+        Raises:
+            ValueError: the facts are not those of a memory.
+        """
+        if not isinstance(facts, Mapping):
+            raise ValueError("no mapping")
+        round_, pending = facts.get("round", -1), facts.get("pending")
+        if not _round(round_) or not (pending is None or _round(pending)):
+            raise ValueError("no rounds")
+        later = None if pending is None else PendingState(pending, _under(PENDING, tensors))
+        return cls(site, _under(STATE, tensors), round_, later)
+
+
+def _round(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= -1
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from medfl.engines.nvflare.job import write_job
 from medfl.engines.nvflare.preflight import address, reach, site_name
 from medfl.engines.nvflare.provision import place_server
 from medfl.engines.nvflare.run_layout import Laid, scratch
-from medfl.engines.nvflare.session import Job, command, connected, free_port, session
+from medfl.engines.nvflare.session import Job, command, free_port, session, wait_for_sites
 from medfl.engines.processes import Crew, stoppable
 from medfl.engines.remote.party_files import PARTY, read_site, whole_lines
 from medfl.engines.remote.site_endpoint import LOG
@@ -50,14 +50,9 @@ def kit_server(laid: Laid, crew: Crew, watcher: ProgressCallbacks, wait: float) 
     began = time.monotonic()
     with scratch(laid) as folder, session(kit / "lead", began + START, gone) as opened:
         watcher.say(f"The server listens on port {port}; waiting up to {wait:g} s for {', '.join(laid.sites)}")
-        here: set[str] = set()
-        while len(here) < len(laid.sites) and time.monotonic() < began + wait:
-            for name in sorted((now := connected(opened) & set(laid.sites)) - here):
-                watcher.say(f"Site {name} is connected")
-            here = now
-            if (why := gone()) is not None:
-                raise MedflError(why)
-            time.sleep(1.0)
+        here = wait_for_sites(
+            opened, laid.sites, began + wait, gone, lambda name: watcher.say(f"Site {name} is connected")
+        )
         if not here:
             raise MedflError(f"no site has come within {wait:g} s; wait longer with --wait, or see what they say")
         yield Job(opened, write_job(folder, laid.run, laid.timeout, len(here)), gone)

@@ -130,14 +130,26 @@ def connected(opened: Any) -> set[str]:
     return {client.name for client in within(COMMAND, opened.get_system_info).client_info}
 
 
-def wait_for_sites(opened: Any, sites: Sequence[str], until: float, gone: Callable[[], str | None]) -> set[str]:
+def wait_for_sites(
+    opened: Any,
+    sites: Sequence[str],
+    until: float,
+    gone: Callable[[], str | None],
+    tell: Callable[[str], None] = lambda site: None,
+) -> set[str]:
     """Wait until all sites are connected, or `time.monotonic()` is `until`; returns those that are.
+
+    Args:
+        tell: is told the name of each site that comes.
 
     Raises:
         MedflError: `gone` says that it is no use.
     """
+    here: set[str] = set()
     while True:
-        here = connected(opened) & set(sites)
+        before, here = here, connected(opened) & set(sites)
+        for name in sorted(here - before):
+            tell(name)
         if len(here) == len(sites) or time.monotonic() > until:
             return here
         if (why := gone()) is not None:

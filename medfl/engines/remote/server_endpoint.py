@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -14,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from medfl.data.atomic_file import append_text, write_text
-from medfl.data.partition import KEYED
-from medfl.engines.remote.codec import PROTOCOL, Bounds
+from medfl.engines.remote.codec import Bounds
+from medfl.engines.remote.greeting import AllocationRow, BadGreeting, Installation, SiteGreeting
 from medfl.engines.remote.party_files import read_server
 from medfl.engines.remote.remote_transport import Ask, NoAnswer, Remote, Stopped
-from medfl.engines.remote.site_endpoint import LOG, MAX_SKEW, MUST_AGREE, shown
+from medfl.engines.remote.site_endpoint import LOG
 from medfl.errors import MedflError
 from medfl.federation.transport import Transport
 from medfl.pipeline.build_federation import federation_config
@@ -30,12 +29,9 @@ from medfl.plain_text import visible
 from medfl.runs.data_record import changed_sites, read_rows, write_rows
 from medfl.runs.folder import RunFolder
 from medfl.runs.progress import ProgressCallbacks
-from medfl.runs.versions import versions
 
 ENDED, SAID = "ended.json", "said.txt"
 STOPPED = "the run was stopped in the middle of a round: the process of a party ended"
-HELLO_LIMIT = 64_000_000  # bytes; 20 a source group
-SUMMARY = {"site": str, "role": str, "split": str, "class": str, "groups": int, "patches": int, "digest": str}
 
 
 @dataclass(kw_only=True)
@@ -56,7 +52,7 @@ class Handshake:
 
     present: frozenset[str]
     groups_unknown: bool
-    rows: list[dict[str, str | int]]
+    rows: list[AllocationRow]
 
 
 def serve(folder: Path, present: Collection[str], hello: Ask, ask: Ask) -> None:
@@ -118,7 +114,7 @@ def handshake_sites(
     classes: Collection[str],
     say: Callable[[str], None],
 ) -> Handshake:
-    """Ask every connected site who it is, in parallel.
+    """Ask every connected site who it is, in parallel. A site that cannot be understood is told, and left out.
 
     Raises:
         MedflError: a site that is not in the pipeline, of another version, role or model, or whose clock is off.
@@ -127,31 +123,36 @@ def handshake_sites(
     if strangers:
         raise MedflError(f"{', '.join(strangers)} is connected but not in the pipeline; stop it, or add its site file")
     names = sorted(present)
-    mine = json.dumps({"versions": versions(), "time": time.time()}).encode()
+    mine = Installation.here().encode()
 
-    def ask(name: str) -> bytes | str:
+    def ask(name: str) -> SiteGreeting | str | MedflError:
         try:
-            return hello(name, mine)
+            return SiteGreeting.decode(hello(name, mine), name, classes)
         except NoAnswer as error:
             return str(error)
+        except BadGreeting as error:
+            return f"what it says of itself cannot be read: {error}"
+        except MedflError as error:
+            return error
 
     with ThreadPoolExecutor(max(1, len(names))) as pool:
         answers = dict(zip(names, pool.map(ask, names), strict=True))
-    ready: dict[str, dict[str, Any]] = {}
+    ready: dict[str, SiteGreeting] = {}
     for name, answer in answers.items():
-        facts = {"problem": answer} if isinstance(answer, str) else _facts(name, answer)
-        if "problem" in facts:
-            say(f"Site {name} is not ready: {facts['problem']}")
+        if isinstance(answer, MedflError):
+            raise answer
+        if isinstance(answer, str):
+            say(f"Site {name} is not ready: {answer}")
             continue
-        _agree(name, known[name], facts, fingerprint, classes)
-        ready[name] = facts
+        _agree(answer, known[name], fingerprint)
+        ready[name] = answer
     for name in sorted(known.keys() - set(names)):
         say(f"Site {name} is not connected")
     if not any(known[name] == "train" for name in ready):
         raise MedflError("no training site is ready; see what each said above, and each site's own medfl.log")
-    compare_groups({name: facts["groups"] for name, facts in ready.items()}, say)
-    rows = [row for name in known if name in ready for row in ready[name]["allocation"]]
-    return Handshake(frozenset(ready), any(facts["leaky"] for facts in ready.values()), rows)
+    compare_groups({name: greeting.groups for name, greeting in ready.items()}, say)
+    rows = [row for name in known if name in ready for row in ready[name].allocation]
+    return Handshake(frozenset(ready), any(greeting.leaky for greeting in ready.values()), rows)
 
 
 def compare_groups(keyed: Mapping[str, Mapping[str, Sequence[str]]], say: Callable[[str], None]) -> None:
@@ -173,7 +174,7 @@ def compare_groups(keyed: Mapping[str, Mapping[str, Sequence[str]]], say: Callab
                 )
 
 
-def same_data(folder: RunFolder, rows: list[dict[str, str | int]]) -> None:
+def same_data(folder: RunFolder, rows: Sequence[AllocationRow]) -> None:
     """Note what the sites hold, or compare it with what they held when the run began.
 
     Raises:
@@ -189,42 +190,14 @@ def same_data(folder: RunFolder, rows: list[dict[str, str | int]]) -> None:
         write_rows(folder.allocation_summary, [*noted, *late])
 
 
-def _facts(name: str, answer: bytes) -> dict[str, Any]:
-    """What a site said of itself, each part of the right type. Raises MedflError."""
-    try:
-        if not isinstance(answer, bytes) or len(answer) > HELLO_LIMIT:
-            raise ValueError
-        facts = json.loads(answer)
-        if facts.get("protocol") != PROTOCOL or facts["site"] != name:
-            raise ValueError
-        if "problem" in facts:
-            return {"problem": shown(facts["problem"], 300)}
-        rows = facts["allocation"]
-        fits = all(set(row) == set(SUMMARY) and all(type(row[k]) is t for k, t in SUMMARY.items()) for row in rows)
-        own = all(row["site"] == name and len(row["digest"]) <= KEYED for row in rows)
-        typed = (
-            isinstance(facts["leaky"], bool) and math.isfinite(facts["time"]) and isinstance(facts["versions"], dict)
-        )
-        if not (fits and own and typed):
-            raise ValueError
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise MedflError(f"site {name} speaks another protocol; install the same version of medfl there") from None
-    return dict(facts)
-
-
-def _agree(name: str, role: str, facts: Mapping[str, Any], fingerprint: str, classes: Collection[str]) -> None:
+def _agree(site: SiteGreeting, role: str, fingerprint: str) -> None:
     """Raise MedflError unless a site is what the pipeline says, with the same software and the same time."""
-    here = versions()
-    for package in MUST_AGREE:
-        there = shown(facts["versions"].get(package, "none"), 32)
-        if there != here[package]:
-            raise MedflError(f"site {name} has {package} {there}, the server {here[package]}; install the same at both")
-    if facts["role"] != role:
-        raise MedflError(f"site {name} says it is {shown(facts['role'], 16)}, the pipeline {role}; renew its kit")
-    if facts["fingerprint"] != fingerprint:
+    name, here = site.site, Installation.here()
+    for package, mine, theirs in here.other_versions(site.installation):
+        raise MedflError(f"site {name} has {package} {theirs}, the server {mine}; install the same at both")
+    if other := {site.role, *(row["role"] for row in site.allocation)} - {role}:
+        raise MedflError(f"site {name} says it is {other.pop()}, the pipeline {role}; renew its kit")
+    if site.fingerprint != fingerprint:
         raise MedflError(f"site {name} builds another model than the server; renew its kit from this pipeline")
-    if any(row["class"] not in classes for row in facts["allocation"]):
-        raise MedflError(f"site {name} has other classes than the pipeline; renew its kit from this pipeline")
-    skew = abs(float(facts["time"]) - time.time())
-    if skew > MAX_SKEW:
-        raise MedflError(f"the clock of site {name} is {skew:.0f} s off the server's; set both by a time server")
+    if skew := here.skew(site.installation):
+        raise MedflError(f"the clock of site {name} is {abs(skew):.0f} s off the server's; set both by a time server")

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hmac
-import json
 import threading
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from medfl.data.partition import Partition, SitePartition
 from medfl.data.render import render
-from medfl.engines.remote.codec import PROTOCOL, BadMessage, Bounds, pack, unpack_request
+from medfl.engines.remote.codec import BadMessage, Bounds, pack, unpack_request
+from medfl.engines.remote.greeting import BadGreeting, Installation, SiteGreeting, problem
 from medfl.engines.remote.party_files import read_site
 from medfl.engines.remote.site_state import SiteStateFile, StateLost
 from medfl.errors import MedflError
@@ -21,11 +20,8 @@ from medfl.messages import Failure
 from medfl.pipeline.build_site import build_sites, checked_shared_model
 from medfl.plain_text import visible
 from medfl.runs.data_record import data_key
-from medfl.runs.versions import versions
 from medfl.site.site import Site, SiteDiverged
 
-MAX_SKEW = 300.0  # seconds
-MUST_AGREE = ("medfl", "torch", "torchvision", "timm")
 KEY = "consortium.key"
 LOG = "medfl.log"
 TOLD = (SiteDiverged, StateLost, BadMessage)  # their sentences are made of numbers and names only
@@ -35,7 +31,7 @@ TOLD = (SiteDiverged, StateLost, BadMessage)  # their sentences are made of numb
 class _Ready:
     site: Site
     bounds: Bounds
-    facts: dict[str, Any]
+    greeting: SiteGreeting
     state_file: SiteStateFile | None = None
 
 
@@ -65,9 +61,10 @@ class SiteEndpoint:
         """
         with self._lock:
             self._compare(server)
-            facts = self._build()
-        now = {"protocol": PROTOCOL, "site": self.name, "time": time.time(), "versions": versions()}
-        return json.dumps(now | facts).encode()
+            self._build()
+            if self._ready is None:
+                return problem(self.name, self._problem)
+            return replace(self._ready.greeting, installation=Installation.here()).encode()
 
     def handle(self, run: str, message: bytes) -> bytes:
         """The answer to a request of a run, as bytes. Never raises: what goes wrong is a failure without details, which
@@ -105,31 +102,24 @@ class SiteEndpoint:
             ready.state_file = SiteStateFile(self.folder / "state", run, ready.site)
         return ready.state_file
 
-    def _build(self) -> dict[str, Any]:
-        """The facts of the site, built if it is not yet; a problem is told in one sentence without details."""
+    def _build(self) -> None:
+        """Build the site if it is not yet; a problem is told in one sentence without details."""
         if self._ready is None:
             try:
                 self._ready = build(self.folder, self.name)
             except Exception as error:
                 self._problem = self._reason(error)
-                return {"problem": self._problem}
-        return self._ready.facts
 
     def _compare(self, server: bytes) -> None:
         """Note where the server has other versions or another time: it will refuse this site, which can mend that."""
         try:
-            facts = json.loads(server)
-            theirs, skew = dict(facts["versions"]), time.time() - float(facts["time"])
-        except (ValueError, TypeError, KeyError, RecursionError):
+            there = Installation.decode(server)
+        except BadGreeting:
             return
-        here = versions()
-        for package in MUST_AGREE:
-            there = shown(theirs.get(package, here[package]), 32)
-            if there != here[package]:
-                self._note(
-                    f"the server has {package} {there} and this site {here[package]}; install {package}=={there}\n"
-                )
-        if abs(skew) > MAX_SKEW:
+        here = Installation.here()
+        for package, mine, theirs in here.other_versions(there):
+            self._note(f"the server has {package} {theirs} and this site {mine}; install {package}=={theirs}\n")
+        if skew := here.skew(there):
             self._note(f"this clock is {skew:+.0f} s off the server's; set both by a time server\n")
 
     def _note(self, text: str) -> None:
@@ -147,11 +137,6 @@ class SiteEndpoint:
         return f"{type(error).__name__} at the site; its {LOG} says more"
 
 
-def shown(text: object, limit: int) -> str:
-    """What another party said, fit for a terminal or a log."""
-    return "".join(letter if letter.isprintable() else "?" for letter in str(text)[:limit])
-
-
 def build(folder: Path, name: str) -> _Ready:
     """The site of a party's folder, and what may be told of it.
 
@@ -162,17 +147,19 @@ def build(folder: Path, name: str) -> _Ready:
     bench = checked_shared_model(pipeline)
     store = render(pipeline, stated, share)
     site = build_sites(pipeline, {name: store}, bench)[name]
-    facts = {
-        "role": site.role,
-        "fingerprint": bench.model.fingerprint(),
-        "leaky": share.catalog.groups_unknown,
-        "allocation": Partition((share,)).summary(data_key(folder, pipeline.cache_dir)),
-        "groups": keyed_groups(share, folder / KEY),
-    }
-    return _Ready(site, Bounds.of(bench.model), facts)
+    greeting = SiteGreeting(
+        site=name,
+        role=site.role,
+        installation=Installation.here(),
+        fingerprint=bench.model.fingerprint(),
+        leaky=share.catalog.groups_unknown,
+        allocation=tuple(Partition((share,)).summary(data_key(folder, pipeline.cache_dir))),
+        groups=keyed_groups(share, folder / KEY),
+    )
+    return _Ready(site, Bounds.of(bench.model), greeting)
 
 
-def keyed_groups(share: SitePartition, file: Path) -> dict[str, list[str]]:
+def keyed_groups(share: SitePartition, file: Path) -> dict[str, tuple[str, ...]]:
     """HMAC-SHA256 (64 bits of it, hexadecimal) of the source groups' names under the consortium's key, which the server
     does not have: by scope "published" where names mean the same everywhere, "own" where they are the site's own.
     Empty where there is no key.
@@ -182,4 +169,4 @@ def keyed_groups(share: SitePartition, file: Path) -> dict[str, list[str]]:
     key, catalog = bytes.fromhex(file.read_text(encoding="ascii").strip()), share.catalog
     scope = "published" if catalog.published else "own"
     names = sorted({catalog.group_names[group] for group in catalog.groups[share.rows]})
-    return {scope: [hmac.new(key, name.encode(), "sha256").hexdigest()[:16] for name in names]}
+    return {scope: tuple(hmac.new(key, name.encode(), "sha256").hexdigest()[:16] for name in names)}

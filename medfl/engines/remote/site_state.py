@@ -11,12 +11,15 @@ from __future__ import annotations
 import fcntl
 import json
 import uuid
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from medfl.messages import Request
 from medfl.runs.tensor_files import read_tensors, write_tensors
@@ -92,7 +95,8 @@ class SiteStateFile:
         with self._alone() as owner:
             if owner.read() != self.owner:
                 raise StateLost("another process of this site has taken over")
-            write_tensors(self.file, tensors, {"facts": json.dumps(facts)})
+            stated = json.dumps(facts)
+            write_tensors(self.file, tensors, {"facts": stated, "check": _check_sum(stated, tensors)})
         self.memory, self.exists = memory, True
 
     @contextmanager
@@ -107,14 +111,25 @@ class SiteStateFile:
         """Read the file; whether there is one."""
         try:
             with safe_open(self.file, "pt") as opened:
-                facts = json.loads(opened.metadata()["facts"])
-            tensors = read_tensors(self.file)
+                stated = opened.metadata()
+            facts, tensors = json.loads(stated["facts"]), read_tensors(self.file)
+            if stated.get("check") not in (None, _check_sum(stated["facts"], tensors)):  # 0.1 wrote none
+                raise ValueError("check sum")
             self.memory = SiteMemory.decode(self.site.name, tensors, facts)
             if "before" in facts:
                 earlier = {name.removeprefix(BEFORE): t for name, t in tensors.items() if name.startswith(BEFORE)}
                 self.before = SiteMemory.decode(self.site.name, earlier, facts["before"])
         except FileNotFoundError:
             return False
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError):
             raise StateLost("the state that this site kept is damaged; restore it or start a new run") from None
         return True
+
+
+def _check_sum(facts: str, tensors: Mapping[str, Tensor]) -> str:
+    """A sum that a damaged file does not have; it guards against accidents, not against intent."""
+    total = zlib.crc32(facts.encode())
+    for name in sorted(tensors):
+        data = memoryview(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy())
+        total = zlib.crc32(data, zlib.crc32(name.encode(), total))
+    return f"{total:08x}"

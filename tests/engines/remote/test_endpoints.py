@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import pickle
+import random
 import re
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,9 +19,10 @@ from medfl.cli.commands.common import launcher
 from medfl.engines.nvflare.run_kit import NOTE
 from medfl.engines.nvflare.run_layout import lay_out
 from medfl.engines.remote.codec import HEADER, BadMessage, Bounds, pack, unpack_answer, unpack_request
+from medfl.engines.remote.greeting import PROTOCOL
 from medfl.engines.remote.remote_transport import NoAnswer, Remote
 from medfl.engines.remote.server_endpoint import serve
-from medfl.engines.remote.site_endpoint import PROTOCOL, SiteEndpoint
+from medfl.engines.remote.site_endpoint import SiteEndpoint
 from medfl.engines.remote.site_state import SiteStateFile, StateLost
 from medfl.errors import MedflError
 from medfl.messages import (
@@ -35,6 +38,7 @@ from medfl.messages import (
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.run import resume, run
 from medfl.runs.versions import versions
+from medfl.site.state import SiteMemory
 from tests.toys import toy_bench, toy_sites
 
 BOUNDS = Bounds(3, 2, frozenset({"n/a"}))
@@ -259,6 +263,43 @@ def test_state_that_is_gone_or_too_old_is_said_and_not_made_up(tmp_path):
         SiteStateFile(tmp_path, "run1", site)
 
 
+def test_state_that_is_damaged_anywhere_is_said(tmp_path):
+    """One byte flipped anywhere, or facts of another form; a file without a check sum, as 0.1 wrote it, is read."""
+    site = SimpleNamespace(name="a", memory=lambda: SiteMemory("a"), restore=lambda memory: None)
+    keeper = SiteStateFile(tmp_path, "run1", site)
+    memory = SiteMemory("a", {"c": torch.arange(4.0)}, 3).proposing(4, {"d": torch.ones(2)})
+    keeper.before = SiteMemory("a", {"c": torch.zeros(4)}, 2)
+    keeper._save(memory)
+    whole = keeper.file.read_bytes()
+
+    def read(data=None):
+        keeper.file.write_bytes(whole if data is None else data)
+        return SiteStateFile(tmp_path, "run1", site)
+
+    assert (read().memory.round, read().memory.pending.round, read().before.round) == (3, 4, 2)
+    draw = random.Random(1)
+    for _ in range(40):
+        at = draw.randrange(len(whole))
+        flipped = whole[:at] + bytes([whole[at] ^ (1 << draw.randrange(8))]) + whole[at + 1 :]
+        cut = whole[: draw.randrange(len(whole))]
+        for data in (flipped, cut):
+            with pytest.raises(StateLost, match="damaged"):
+                read(data)
+    tensors = {"state.c": torch.zeros(4)}
+    read(bytes(save(tensors, {"facts": '{"round": 1, "pending": null}'})))
+    for odd in (
+        '{"round": "1"}',
+        '{"pending": []}',
+        '{"pending": true}',
+        "[]",
+        '{"before": 3}',
+        "{",
+        '{"round": null}',
+    ):
+        with pytest.raises(StateLost, match="damaged"):
+            read(bytes(save(tensors, {"facts": odd})))
+
+
 def test_a_process_left_behind_does_not_write_the_state_of_its_successor(tmp_path):
     site = next(iter(toy_sites(toy_bench(["scaffold"])).values()))
     weights = site.shared.model.weights()
@@ -403,7 +444,7 @@ def test_a_site_that_cannot_start_says_so_without_a_path(small, tmp_path):
         ({"fingerprint": "0"}, "another model"),
         ({"time": time.time() - 4000}, "the clock of site site-01 is [34]"),
         ({"protocol": PROTOCOL + 1}, "another protocol"),
-        ({"allocation": [{"file": "/a/b.png"}]}, "another protocol"),
+        ({"allocation": [{"file": "/a/b.png"}]}, "no training site is ready"),
     ],
 )
 def test_parties_that_do_not_agree_are_told_before_the_first_round(small, tmp_path, change, says):
