@@ -129,4 +129,9 @@ class Pipeline(ConfigSection):
     @property
     def cache_dir(self) -> Path:
         """Where generated tissue and rendered stores are kept between runs."""
-        return Path(self.data.cache or os.environ.get("MEDFL_CACHE") or Path.home() / ".cache" / "medfl")
+        return Path(self.data.cache) if self.data.cache else default_cache()
+
+
+def default_cache() -> Path:
+    """The cache where no pipeline names one: the environment variable MEDFL_CACHE, or ~/.cache/medfl."""
+    return Path(os.environ.get("MEDFL_CACHE") or Path.home() / ".cache" / "medfl")
