@@ -152,8 +152,7 @@ def _write_files(part: Path, size: int, patches: Iterator[U8], problems: Problem
         assert stream.tell() == begin
     blocks = _block_sums(file, file.stat().st_size)
     record = {"version": STORE_VERSION, "shape": [rows, size, size, 3], "bad": problems, "blocks": blocks}
-    text = json.dumps(record)
-    (part / "store.json").write_text(f"{text}\n{zlib.crc32(text.encode()):08x}\n", encoding="utf-8")
+    (part / "store.json").write_text(_record_text(json.dumps(record)), encoding="utf-8")
 
 
 def _write_header(stream: BinaryIO, shape: tuple[int, ...]) -> None:
@@ -164,8 +163,8 @@ def _write_header(stream: BinaryIO, shape: tuple[int, ...]) -> None:
 def _read_record(folder: Path) -> dict[str, Any]:
     try:
         text = (folder / "store.json").read_text(encoding="utf-8")
-        body, check = text.split("\n")[:2]
-        if int(check, 16) != zlib.crc32(body.encode()):
+        body = text.split("\n")[0]
+        if text != _record_text(body):
             raise ValueError
         record: dict[str, Any] = json.loads(body)
         if record["version"] != STORE_VERSION:
@@ -187,6 +186,11 @@ def _check_blocks(file: Path, size: int, due: list[int]) -> None:
     bad = sum(here != there for here, there in zip(sums, due, strict=True))
     if bad:
         raise Damaged(f"{file.name}: {bad} of {len(sums)} blocks")
+
+
+def _record_text(body: str) -> str:
+    """A record as it is on the disk: one line of JSON, and a line with its checksum."""
+    return f"{body}\n{zlib.crc32(body.encode()):08x}\n"
 
 
 def _block_sums(file: Path, size: int) -> list[int]:

@@ -61,7 +61,7 @@ def run(
         )
     folder = RunFolder.create(pipeline.name, out)
     setup = prepare(pipeline, watcher, partition)
-    note_data(folder, setup.partition, pipeline.cache_dir)
+    note_data(folder, setup.partition, pipeline.cache_dir, setup.warnings)
     write_text(folder.pipeline, dump_pipeline(pipeline))
     return _carry_out(setup, folder, setup.initial_state(), {}, began, watcher)
 
@@ -75,7 +75,7 @@ def resume(path: Path | str, watcher: ProgressCallbacks | None = None) -> Outcom
         raise MedflError(f"the sites of {folder.path} keep their own state; continue it with `medfl resume`")
     pipeline = load_pipeline(folder.pipeline)
     setup = prepare(pipeline, watcher)
-    check_data(folder, setup.partition, pipeline.cache_dir)
+    check_data(folder, setup.partition, pipeline.cache_dir, exact=True)
     loaded = folder.load_checkpoint(setup.sites)
     state, spent = loaded if loaded else (setup.initial_state(), {})
     state.lost = 0

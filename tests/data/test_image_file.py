@@ -90,6 +90,7 @@ def test_any_mode_is_read_as_pillow_shows_it_or_refused(tmp_path: Path) -> None:
         "32-bit grey levels; save it with 8 or 16 bits",
         "floating-point grey levels; save it with 8 or 16 bits",
         "colours in LAB; save it as 8-bit RGB",
+        "16-bit levels that end at 241, as of a camera with fewer bits; save it with 8 bits, or scaled to 65535",
     }
 
 

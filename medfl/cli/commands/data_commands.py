@@ -30,8 +30,12 @@ data_app = typer.Typer(
 
 @data_app.command("check")
 def data_check(pipeline: PipelineFile, set_: Set = None) -> None:
-    """Prove that no source group is in two places; print class mix, patches and groups per site and split."""
+    """Prove that no source group is in two places; print class mix, patches and groups per site and split.
+
+    Some images of each site are read: a site whose patches are nearly constant or unlike any other's is a warning.
+    """
     from medfl.cli.console_tables import print_partition
+    from medfl.data.grey_levels import file_warnings
     from medfl.data.partition import make_partition
     from medfl.pipeline.load_pipeline import load_pipeline
 
@@ -44,6 +48,8 @@ def data_check(pipeline: PipelineFile, set_: Set = None) -> None:
             if not partition.groups_unknown
             else "LEAKY: source groups are ignored, so near-copies of test patches may be in training."
         )
+        for warning in file_warnings(partition):
+            terminal.say(f"WARNING: {warning}")
 
 
 @data_app.command("group")

@@ -125,7 +125,7 @@ def laid_before(path: Path | str) -> Laid:
     laid = Laid(facts["engine"], facts["run"], folder, load_pipeline(folder.pipeline), kit)
     if kit is not None:
         return laid
-    check_data(folder, make_partition(laid.pipeline), laid.pipeline.cache_dir)
+    check_data(folder, make_partition(laid.pipeline), laid.pipeline.cache_dir, exact=True)
     return laid
 
 
