@@ -8,6 +8,7 @@ import sys
 
 import typer
 
+from medfl.cli.commands.cache_commands import cache_app
 from medfl.cli.commands.data_commands import data_app
 from medfl.cli.commands.deploy_commands import deploy_app
 from medfl.cli.commands.init_commands import init_app
@@ -32,6 +33,7 @@ app = typer.Typer(
 for command in (run, resume, evaluate, predict, export, register, track, study, report, methods):
     app.command()(command)
 app.add_typer(data_app, name="data")
+app.add_typer(cache_app, name="cache")
 app.add_typer(sites_app, name="sites")
 app.add_typer(init_app, name="init")
 app.add_typer(deploy_app, name="deploy")

@@ -133,5 +133,5 @@ class Pipeline(ConfigSection):
 
 
 def default_cache() -> Path:
-    """The user's own cache: MEDFL_CACHE, or a folder in the home."""
+    """The cache where no pipeline names one: the environment variable MEDFL_CACHE, or ~/.cache/medfl."""
     return Path(os.environ.get("MEDFL_CACHE") or Path.home() / ".cache" / "medfl")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from medfl.data.image_file import PatchReader, failure_reason
+from medfl.data.image_file import BUDGET, PatchReader, failure
 from medfl.data.patch_store import U8
 from medfl.data.rgb import Unreadable
 
@@ -49,13 +49,14 @@ def decode(readers: Sequence[PatchReader], size: int, field: int | None = None) 
 
     def decode_one(read: PatchReader) -> DecodedPatch | Unreadable:
         try:
-            pixels = read()
-            height, width = pixels.shape[:2]
-            _check_field(width, height, field)
-            planes = torch.tensor(pixels).permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format)
-            return DecodedPatch(to_bytes(resize({"image": planes})["image"]), width, height)
+            with BUDGET.patch():
+                pixels = read()
+                height, width = pixels.shape[:2]
+                _check_field(width, height, field)
+                planes = torch.tensor(pixels).permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format)
+                return DecodedPatch(to_bytes(resize({"image": planes})["image"]), width, height)
         except Exception as error:
-            return Unreadable(failure_reason(error))
+            return failure(error)
 
     with _plain_tensors(), ThreadPoolExecutor(WORKERS) as pool:
         results = [pool.submit(decode_one, read) for read in readers[:AHEAD]]

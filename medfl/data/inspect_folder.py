@@ -14,6 +14,7 @@ from PIL import Image
 
 from medfl.config import SiteConfig
 from medfl.config.spelling import check_decodable, show
+from medfl.data.image_file import FORMATS
 from medfl.data.images import images_below
 from medfl.data.left_out import left_out
 from medfl.data.sources.class_folders import visible_folders
@@ -157,7 +158,9 @@ def _sizes(files: Sequence[Path]) -> str:
     bad = 0
     for path in files[:: -(-len(files) // SAMPLE)]:
         try:
-            with Image.open(path) as image:
+            if not path.is_file():  # a named pipe would be waited for
+                raise OSError
+            with Image.open(path, formats=FORMATS) as image:
                 sizes[image.size] += 1
         except (OSError, Image.DecompressionBombError):
             bad += 1

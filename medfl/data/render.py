@@ -11,7 +11,7 @@ at all sites. Where one of the two is unknown the whole image is resized, and a 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -67,10 +67,11 @@ def render(
     settings = _settings(pipeline, site)
     key = store_key(share, asdict(settings))
     folder = pipeline.cache_dir / "stores" / key
-    store = open_store(folder)
+    store = open_store(folder, site.name)
     if store is None:
-        shape = (len(share.rows), settings.size, settings.size, 3)
-        store = write_store(folder, shape, site.name, lambda images: _fill(images, share, settings, progress))
+        problems: Problems = {}
+        patches = _render(share, settings, problems, progress)
+        store = write_store(folder, settings.size, site.name, patches, len(share.rows), problems)
     elif progress:
         progress(len(share.rows))
     images, problems = store
@@ -173,42 +174,52 @@ def _field(data: config.Data, site: config.SiteConfig, own: bool) -> int | None:
     return field
 
 
-def _fill(
-    images: U8, share: SitePartition, settings: RenderSettings, progress: PatchProgress | None
-) -> tuple[int, Problems]:
-    """Render a site's patches into the first rows of `images`; returns how many, and what cannot be read."""
+def _render(
+    share: SitePartition, settings: RenderSettings, problems: Problems, progress: PatchProgress | None
+) -> Iterator[U8]:
+    """A site's patches, up to CHUNK at a time; notes in `problems` what is wrong with a file.
+
+    Raises:
+        MedflError: no patch can be read, or one cannot be read now for a reason that is not in its file.
+    """
     from medfl.data.decode import decode
+    from medfl.data.image_file import ReadFailure
     from medfl.data.rgb import Unreadable
     from medfl.data.transforms import rendering
 
     where, names = f"site {share.site}", share.names
     transform = rendering(settings.transforms, where)
-    problems: Problems = {}
-    row = ready = stretches = 0
+    rows: list[U8] = []
+    count = stretches = 0
 
-    def finish(until: int) -> int:
-        if settings.stain is not None and until > ready:
-            images[ready:until] = apply(images[ready:until], settings.stain, settings.strength)
+    def finish() -> U8:
+        chunk = np.stack(rows)
+        rows.clear()
         if progress:
-            progress(until - ready)
-        return until
+            progress(len(chunk))
+        return chunk if settings.stain is None else apply(chunk, settings.stain, settings.strength)
 
     for position, result in enumerate(decode(share.readers, settings.size, settings.field)):
+        if isinstance(result, ReadFailure):
+            raise MedflError(
+                f"{where}: {share.locations[position]} cannot be read now ({result}), which need not be the file's "
+                f"fault, so nothing is noted of it; mend that and give the same command again"
+            )
         if isinstance(result, Unreadable):
             problems[position] = str(result)
             continue
         stretches += not settings.field and result.width != result.height
-        images[row] = transform(result.image, seed_for(settings.seed, names[position]))
-        row += 1
-        if row - ready == CHUNK:
-            ready = finish(row)
-    finish(row)
-    if not row:
+        rows.append(transform(result.image, seed_for(settings.seed, names[position])))
+        count += 1
+        if len(rows) == CHUNK:
+            yield finish()
+    if rows:
+        yield finish()
+    if not count:
         raise MedflError(f"{where}: {_list_problems(share.locations, problems)}; replace them")
     if stretches:
         total = len(share.rows)
         log.warning("%s: %d of %d images are not square and were stretched to a square", where, stretches, total)
-    return row, problems
 
 
 def _list_problems(locations: Sequence[str], problems: Problems) -> str:

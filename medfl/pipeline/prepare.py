@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from medfl import config
+from medfl.data.grey_levels import store_warnings
 from medfl.data.partition import Partition, make_partition
 from medfl.data.render import render
 from medfl.federation.callbacks import Callback
@@ -73,6 +74,8 @@ class LocalRunSetup(RunSetup):
     """A pipeline with its data dealt and rendered, its model built, and its sites ready in this process."""
 
     partition: Partition
+    warnings: tuple[str, ...] = ()
+    """What looks wrong with the patches of some site."""
 
     @property
     def line(self) -> Transport:
@@ -105,6 +108,9 @@ def prepare(
         partition = make_partition(pipeline)
     by_name = {site.name: site for site in pipeline.all_sites}
     stores = {share.site: render(pipeline, by_name[share.site], share) for share in partition.sites}
+    warnings = tuple(store_warnings(stores))
+    for warning in warnings:
+        watcher.say(f"WARNING: {warning}")
     return LocalRunSetup(
         pipeline=pipeline,
         shared=shared,
@@ -112,5 +118,6 @@ def prepare(
         groups_unknown=partition.groups_unknown,
         sites=build_sites(pipeline, stores, shared),
         partition=partition,
+        warnings=warnings,
         seconds=time.perf_counter() - began,
     )

@@ -64,7 +64,7 @@ def run(
     with RunFolder.create(pipeline.name, out) as folder:
         setup = prepare(pipeline, watcher, partition)
         check_plan(pipeline, setup.partition.summary())
-        note_data(folder, setup.partition, pipeline.cache_dir)
+        note_data(folder, setup.partition, pipeline.cache_dir, setup.warnings)
         write_text(folder.pipeline, dump_pipeline(pipeline))
         return _carry_out(setup, folder, setup.initial_state(), {}, began, watcher)
 
@@ -86,7 +86,7 @@ def resume(path: Path | str, watcher: ProgressCallbacks | None = None) -> Outcom
         if notice := folder.check_pipeline():
             watcher.say(notice)
         setup = prepare(pipeline, watcher)
-        check_data(folder, setup.partition, pipeline.cache_dir)
+        check_data(folder, setup.partition, pipeline.cache_dir, exact=True)
         loaded = folder.load_checkpoint(setup.sites)
         state, spent = loaded if loaded else (setup.initial_state(), {})
         state.lost = 0

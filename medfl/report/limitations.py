@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from medfl.metrics import format_figure
 from medfl.report.run_results import Evidence, arrow
+from medfl.runs.data_record import data_warnings
 
 FEW_SITES = 3
 NAMED = 5
@@ -30,6 +31,9 @@ def _data(evidence: Evidence) -> Iterator[tuple[str, str]]:
             "Source groups were ignored: near-copies of test patches may have been trained on, so every figure here "
             "is too good by an unknown amount.",
         )
+    warnings = data_warnings(evidence.run.folder)
+    for warning in warnings if not evidence.site else [w for w in warnings if w.startswith(f"site {evidence.site}:")]:
+        yield "Unusual patches.", f"{warning[:1].upper()}{warning[1:]}."
     if data["source"] == "tissue":
         yield "No patient.", "The tissue is drawn by a program from a seed; the figures say nothing about patients."
     if data["source"] == "lc25000":

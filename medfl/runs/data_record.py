@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import json
 import os
 import secrets
+import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from medfl.data.atomic_file import write_text
@@ -23,6 +25,7 @@ from medfl.errors import MedflError
 from medfl.runs.folder import RunFolder
 
 KEY_FILE = "data.key"
+WARNINGS = "data_warnings.json"
 COLUMNS = ("site", "role", "split", "class", "groups", "patches", "digest")
 Row = Mapping[str, str | int]
 
@@ -51,19 +54,26 @@ def keep_key(folder: Path, key: bytes) -> None:
         raise MedflError(f"{folder / KEY_FILE} cannot be written ({error.strerror})") from None
 
 
-def note_data(folder: RunFolder, partition: Partition, cache: Path) -> bytes:
-    """Write a new run's allocation.csv, which stays local, and allocation_summary.csv; returns the key."""
+def note_data(folder: RunFolder, partition: Partition, cache: Path, warnings: Sequence[str] = ()) -> bytes:
+    """Write a new run's allocation.csv, which stays local, and allocation_summary.csv; returns the key.
+
+    Args:
+        warnings: sentences on sites whose patches look wrong, for the report.
+    """
     key = data_key(folder.path, cache)
+    if warnings:
+        write_text(folder.path / WARNINGS, json.dumps(list(warnings), indent=1) + "\n")
     partition.write(folder.allocation)
     write_rows(folder.allocation_summary, partition.summary(key))
     return key
 
 
-def check_data(folder: RunFolder, partition: Partition, cache: Path) -> None:
+def check_data(folder: RunFolder, partition: Partition, cache: Path, exact: bool = False) -> None:
     """Compare what sites hold now with what was noted as a run began; version 0.1 noted names and sizes only.
 
     Args:
         partition: all sites of the run, or some of them.
+        exact: allocation.csv, too, is to be what would be written now, to the order of its rows.
 
     Raises:
         MedflError: the data of a site have changed, or nothing says what they were.
@@ -72,11 +82,24 @@ def check_data(folder: RunFolder, partition: Partition, cache: Path) -> None:
     keyed = any(len(str(row["digest"])) == KEYED for row in noted)
     sites = changed_sites(noted, partition.summary(data_key(folder.path, cache) if keyed else None))
     sites += [share.site for share in partition.sites if share.site not in {row["site"] for row in noted}]
-    if sites:
-        raise MedflError(
-            f"the data behind {folder.path} have changed since the run began: those of {', '.join(sites)} are not what "
-            f"{folder.allocation_summary.name} says; restore them or start a new run"
-        )
+    if not sites and (not exact or _same_table(folder, partition)):
+        return
+    whose, table = f"of {', '.join(sites)} ", folder.allocation_summary.name
+    if not sites:
+        whose, table = "", folder.allocation.name
+    raise MedflError(
+        f"the data {whose}behind {folder.path} has changed since the run began: {table} no longer agrees with what is "
+        f"there now; restore the data or start a new run"
+    )
+
+
+def data_warnings(folder: Path) -> list[str]:
+    """The warnings that a run noted of its sites' patches; none where the file is damaged."""
+    try:
+        warnings = json.loads((folder / WARNINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return []
+    return [str(warning) for warning in warnings] if isinstance(warnings, list) else []
 
 
 def changed_sites(noted: Iterable[Row], now: Iterable[Row]) -> list[str]:
@@ -109,6 +132,16 @@ def write_rows(file: Path, rows: Iterable[Row]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_text(file, text.getvalue())
+
+
+def _same_table(folder: RunFolder, partition: Partition) -> bool:
+    """Whether allocation.csv is what this partition gives."""
+    if not folder.allocation.is_file():
+        return False
+    with tempfile.TemporaryDirectory() as scratch:
+        probe = Path(scratch) / folder.allocation.name
+        partition.write(probe)
+        return probe.read_bytes() == folder.allocation.read_bytes()
 
 
 def _machine_key(cache: Path) -> bytes:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from medfl import config
 from medfl.data.atomic_file import write_text
 from medfl.errors import MedflError
-from medfl.runs.data_record import changed_sites, data_key, keep_key, read_rows
+from medfl.runs.data_record import KEY_FILE, changed_sites, data_key, keep_key, read_rows
 from medfl.runs.folder import RunFolder
 from medfl.study.study_file import Planned, Study
 from medfl.study.study_tables import Tables, rows_of
@@ -64,8 +64,10 @@ def carry_out(
 
 
 def _carry_out(study: Study, out: Path, jobs: int, on_finished: Callable[[Finished], None]) -> list[Finished]:
-    tables, contents = Tables.load(out), _read_contents(out)
-    deals = _Deals(out)
+    tables, deals = Tables.load(out), _Deals(out)
+    if study.runs:
+        deals.deal(study.runs[0])  # makes the key, where there is none yet
+    contents = deals.read_contents()
     todo: dict[str, Planned] = {}
     for run in study.runs:
         deal = deals.deal(run)
@@ -87,11 +89,11 @@ def _carry_out(study: Study, out: Path, jobs: int, on_finished: Callable[[Finish
             failed.append(done)
         else:
             contents[done.run.key] = deal.contents
-            write_text(out / CONTENTS, json.dumps(contents, indent=1) + "\n")
+            deals.write_contents(contents)
             tables.rows[done.run.key] = rows_of(RunFolder.open(folder), deal.digest)
             tables.save(out, study.runs)
         on_finished(done)
-    write_text(out / CONTENTS, json.dumps(contents, indent=1) + "\n")
+    deals.write_contents(contents)
     return failed
 
 
@@ -157,6 +159,25 @@ class _Deals:
         keep_key(folder, data_key(self.out, run.pipeline.cache_dir))
         return folder
 
+    def read_contents(self) -> dict[str, str]:
+        """Run -> digest of the contents of its data; empty where none was written, or under another key than there is
+        here: tables may have come from another machine."""
+        try:
+            noted = json.loads((self.out / CONTENTS).read_text(encoding="utf-8"))
+            return dict(noted["runs"]) if noted["key"] == self._key_name() else {}
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return {}
+
+    def write_contents(self, contents: Mapping[str, str]) -> None:
+        """Note the digests of the contents of the runs' data."""
+        facts = {"key": self._key_name(), "runs": contents}
+        write_text(self.out / CONTENTS, json.dumps(facts, indent=1) + "\n")
+
+    def _key_name(self) -> str:
+        """What tells the key of these digests from others, and says nothing of it; empty where none was made yet."""
+        file = self.out / KEY_FILE
+        return hashlib.sha256(file.read_bytes()).hexdigest()[:8] if file.is_file() else ""
+
     @staticmethod
     def _facts(run: Planned) -> str:
         """All that decides what a run is dealt."""
@@ -166,15 +187,6 @@ class _Deals:
             sort_keys=True,
             default=str,
         )
-
-
-def _read_contents(out: Path) -> dict[str, str]:
-    """Run -> digest of the contents of its data; empty where none was written or it is damaged."""
-    try:
-        contents = json.loads((out / CONTENTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return dict(contents) if isinstance(contents, dict) else {}
 
 
 def _digest(rows: Iterable[Mapping[str, str | int]]) -> str:

@@ -1,17 +1,22 @@
 """Stores are found again by what they were rendered from."""
 
+import errno
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from medfl.data.partition import own_partition
 from medfl.data.render import render
+from medfl.data.rgb import to_rgb
 from medfl.errors import MedflError
 from tests.data.rendering import own, render_all
 from tests.datafiles import (
@@ -97,4 +102,73 @@ def test_the_record_beside_a_store_is_plain(root: Path) -> None:
     render_all(made)
     (folder,) = stores_in(made)
     assert sorted(path.name for path in folder.iterdir()) == ["images.npy", "store.json"]
-    assert json.loads((folder / "store.json").read_text()) == {"version": 1, "shape": [12, 16, 16, 3], "bad": {}}
+    record, check = (folder / "store.json").read_text().splitlines()
+    blocks = [zlib.crc32((folder / "images.npy").read_bytes())]
+    assert json.loads(record) == {"version": 2, "shape": [12, 16, 16, 3], "bad": {}, "blocks": blocks}
+    assert int(check, 16) == zlib.crc32(record.encode())
+
+
+def test_an_edited_image_is_rendered_anew_though_its_size_and_date_are_the_same(tmp_path: Path) -> None:
+    """Above 64 KiB version 0.1 looked at three blocks of a file."""
+    image = pixels(0, 300)
+    path = write_image(tmp_path / "own" / "lung_n" / "ann" / "a.bmp", image)
+    os.utime(path, ns=(10**18, 10**18))
+    first = render_all(own(tmp_path / "own", size=300))["here"]
+    size = path.stat().st_size
+    image[60:90] = 0
+    write_image(path, image)
+    os.utime(path, ns=(10**18, 10**18))
+    assert path.stat().st_size == size
+    again = render_all(own(tmp_path / "own", size=300))["here"]
+    assert np.array_equal(again.images[0], image)
+    assert again.digest != first.digest
+
+
+def test_any_damaged_byte_of_a_store_is_seen(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made = own(root)
+    first = np.array(render_all(made)["here"].images)
+    (folder,) = stores_in(made)
+    rng = random.Random(0)
+    for name in ("images.npy", "store.json"):
+        size = (folder / name).stat().st_size
+        for at in (0, size - 2, *(rng.randrange(size) for _ in range(6))):
+            content = bytearray((folder / name).read_bytes())
+            content[at] ^= 1 << rng.randrange(8)
+            (folder / name).write_bytes(content)
+            caplog.clear()
+            assert np.array_equal(render_all(made)["here"].images, first), (name, at)
+            assert f"the store {folder} is damaged" in caplog.text, (name, at)
+
+
+def test_a_disk_that_fills_is_a_sentence(root: Path) -> None:
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    made = own(root, size=64)  # 147 kB
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(MedflError, match=r"site here: the cache .* cannot be written .*make room"):
+            render_all(made)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list((made.cache_dir / "stores").iterdir())
+    assert len(render_all(made)["here"].images) == 12
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EMFILE, "x"), PermissionError(errno.EACCES, "x")])
+def test_what_is_wrong_with_the_machine_is_not_noted_of_an_image(
+    root: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = own(root, on_bad_image="skip")
+    with monkeypatch.context() as patch:
+        count = iter(range(100))
+
+        def short(image: Image.Image) -> Image.Image:
+            if next(count) == 3:
+                raise error
+            return to_rgb(image)
+
+        patch.setattr("medfl.data.image_file.to_rgb", short)
+        with pytest.raises(MedflError, match=r"site here: .*\.png cannot be read now .*same command again"):
+            render_all(made)
+    assert render_all(made)["here"].skipped == 0

@@ -222,6 +222,20 @@ def test_other_data_behind_the_same_study_is_trained_again(finished, files):
     assert (finished / "runs.csv").read_text() == text
 
 
+def test_other_contents_behind_the_same_names_are_trained_again(finished, files):
+    text, noted = (finished / "runs.csv").read_text(), json.loads((finished / "contents.json").read_text())
+    study = load_study(files / "study.yaml")
+    assert set(noted["runs"]) == {run.key for run in study.runs}
+    for key, titles in ((noted["key"], ["as_stated · fedavg · seed 1"]), ("another", [])):  # as on another machine
+        changed = {"key": key, "runs": noted["runs"] | {study.runs[0].key: "0" * 12}}
+        (finished / "contents.json").write_text(json.dumps(changed))
+        ended = []
+        assert not carry_out(study, finished, on_finished=ended.append)
+        assert [done.run.title for done in ended] == titles
+        assert json.loads((finished / "contents.json").read_text()) == noted
+        assert (finished / "runs.csv").read_text() == text
+
+
 def test_a_failed_run_is_named_and_the_others_are_kept(files, tmp_path):
     methods = {"fedavg": [], "wild": {"method": [], "set": {"training.optimizer.lr": 1e30, "training.rounds": 4}}}
     path = altered(files, "wild.yaml", methods=methods, seeds=[1])

@@ -36,9 +36,11 @@ def data_check(
     """Prove that no source group is in two places; print class mix, patches and groups per site and split.
 
     Tells which images are left out, which are in training and in a test, and which have two labels; exit code 1 for a
-    near-copy in training data of a patch that is tested on.
+    near-copy in training data of a patch that is tested on. A site whose patches are nearly constant or unlike any
+    other's is a warning.
     """
     from medfl.cli.console_tables import print_partition
+    from medfl.data.grey_levels import file_warnings
     from medfl.data.partition import make_partition
     from medfl.pipeline.load_pipeline import load_pipeline
 
@@ -53,6 +55,8 @@ def data_check(
             if not partition.groups_unknown
             else "LEAKY: source groups are ignored, so near-copies of test patches may be in training."
         )
+        for warning in file_warnings(partition):
+            terminal.say(f"WARNING: {warning}")
         if copies:
             from medfl.data.duplicates.leakage import find_leaks
 

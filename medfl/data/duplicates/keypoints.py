@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medfl.data.decode import WORKERS
-from medfl.data.image_file import PatchReader, failure_reason
+from medfl.data.image_file import BUDGET, PatchReader, failure
 from medfl.data.patch_store import U8
 from medfl.data.rgb import Unreadable
 
@@ -78,9 +78,10 @@ def describe_patches(readers: Sequence[PatchReader], progress: Progress) -> list
 
     def describe_one(read: PatchReader) -> Keypoints | Unreadable:
         try:
-            return describe(np.asarray(Image.fromarray(read()).convert("L")))
+            with BUDGET.patch():
+                return describe(np.asarray(Image.fromarray(read()).convert("L")))
         except Exception as error:  # a damaged patch may raise anything
-            return Unreadable(failure_reason(error))
+            return failure(error)
 
     keypoints: list[Keypoints | Unreadable] = []
     with one_thread_each(), ThreadPoolExecutor(WORKERS) as pool:

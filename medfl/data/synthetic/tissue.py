@@ -10,10 +10,10 @@ Patches are augmented copies of source tiles (rotation up to 25 degrees, flips),
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfl.data.optics import EOSIN, HAEMATOXYLIN, U8, stain_matrix, to_grey
+from medfl.data.scratch_folder import making
 from medfl.data.synthetic.canvas import TILT, Canvas, tile_side
 from medfl.data.synthetic.histology import DRAW
 from medfl.data.synthetic.tissue_parts import edge
@@ -141,30 +142,28 @@ def _write(root: Path, manifest: dict[str, Any], workers: int) -> None:
     """Draw everything into a hidden sibling folder, then rename it into place."""
     import cv2
 
-    draft = root.with_name(f".{root.name}.{os.getpid()}.part")
     tiles = [(label, index) for label in manifest["classes"] for index in range(manifest["tiles_per_class"])]
-
-    def save(tile: tuple[str, int]) -> list[str]:
-        return _save_copies(draft, *tile, manifest["seed"], manifest["size"], manifest["copies"])
 
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # tiles side by side use the cores better than cv2's threads within one
     try:
-        for label in manifest["classes"]:
-            (draft / _folder(label)).mkdir(parents=True)
-        with ThreadPoolExecutor(workers) as pool:
-            lines = [line for table in pool.map(save, tiles) for line in table]
-        (draft / "source_groups.csv").write_text("\n".join(["label,filename,source_group", *lines, ""]))
-        (draft / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        if root.is_dir():
-            root.rmdir()  # empty, or _is_complete would have refused it; some systems do not rename onto a folder
-        draft.rename(root)
-    except OSError:
-        if not _is_complete(root, manifest):  # True when another process was faster
-            raise
+        with making(root) as draft:
+            for label in manifest["classes"]:
+                (draft / _folder(label)).mkdir(parents=True)
+
+            def save(tile: tuple[str, int]) -> list[str]:
+                return _save_copies(draft, *tile, manifest["seed"], manifest["size"], manifest["copies"])
+
+            with ThreadPoolExecutor(workers) as pool:
+                lines = [line for table in pool.map(save, tiles) for line in table]
+            (draft / "source_groups.csv").write_text("\n".join(["label,filename,source_group", *lines, ""]))
+            (draft / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+            if root.is_dir() and not any(root.iterdir()):  # some systems do not rename onto a folder
+                root.rmdir()
     finally:
         cv2.setNumThreads(threads)
-        shutil.rmtree(draft, ignore_errors=True)
+    if not _is_complete(root, manifest):  # another process was faster, with something else
+        raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
 
 
 def _save_copies(root: Path, label: str, index: int, seed: int, size: int, copies: int) -> list[str]:

@@ -145,7 +145,7 @@ def laid_before(path: Path | str, chosen: Path | None = None) -> Laid:
     laid = _laid(folder)
     folder.check_pipeline()
     if laid.kit is None and chosen is None:
-        check_data(folder, make_partition(laid.pipeline), laid.pipeline.cache_dir)
+        check_data(folder, make_partition(laid.pipeline), laid.pipeline.cache_dir, exact=True)
         return laid
     if chosen is not None and laid.kit != chosen:
         raise MedflError(f"{path} holds a run of another kit ({laid.kit}); name another folder with --out")

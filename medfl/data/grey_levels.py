@@ -1,0 +1,94 @@
+"""Whether a site's patches look like patches: neither flat, nor far from every other site's grey levels.
+
+Files that can be decoded and are not what was meant (a label, a mask, levels of another range) show in two figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from medfl.data.partition import Partition
+from medfl.data.patch_store import U8, PatchStore
+from medfl.data.rgb import Unreadable
+
+SAMPLE = 200  # patches of a site that are looked at, where they are rendered
+READ, READ_BY_ALL = 24, 600  # files that are read of one site, and of all
+FLAT = 3.0  # grey levels: the standard deviation within a patch below which nothing is seen in it
+FAR = 60.0  # grey levels between a site's mean and the nearest other site's; laboratories' stains differ by less
+
+
+@dataclass(frozen=True)
+class GreyLevels:
+    """Of a site: the mean grey level of its patches, the share of patches in which nothing is seen, and how many."""
+
+    mean: float
+    flat: float
+    patches: int
+
+
+def grey_levels(patches: Iterable[U8]) -> GreyLevels | None:
+    """The figures of some patches u8[H, W, 3]; None without any."""
+    figures = np.array([(patch.mean(), patch.std(axis=(0, 1)).max()) for patch in patches])
+    if not len(figures):
+        return None
+    return GreyLevels(float(figures[:, 0].mean()), float((figures[:, 1] < FLAT).mean()), len(figures))
+
+
+def grey_warnings(levels: Mapping[str, GreyLevels]) -> list[str]:
+    """A sentence for each site, by name, whose patches are mostly flat or far from those of every other site."""
+    warnings = []
+    for site, own in levels.items():
+        others = {name: abs(own.mean - other.mean) for name, other in levels.items() if name != site}
+        nearest = min(others, key=lambda name: others[name], default=None)
+        if own.flat >= 0.5:
+            warnings.append(
+                f"site {site}: {own.flat:.0%} of {own.patches} patches looked at are nearly constant (mean grey level "
+                f"{own.mean:.0f}); see `medfl sites preview` whether they are what was meant"
+            )
+        elif nearest is not None and others[nearest] > FAR:
+            warnings.append(
+                f"site {site}: the mean grey level is {own.mean:.0f}, and {levels[nearest].mean:.0f} at {nearest}, the "
+                f"nearest other site; see `medfl sites preview` whether its patches are what was meant"
+            )
+    return warnings
+
+
+def store_warnings(stores: Mapping[str, PatchStore]) -> list[str]:
+    """`grey_warnings` of rendered patches."""
+    sampled = {
+        name: grey_levels(store.images[row] for row in _some(len(store.images), SAMPLE))
+        for name, store in stores.items()
+    }
+    return grey_warnings({name: levels for name, levels in sampled.items() if levels is not None})
+
+
+def file_warnings(partition: Partition) -> list[str]:
+    """`grey_warnings` of some of each site's patches, read from their source; and which of these cannot be read."""
+    warnings = []
+    levels = {}
+    limit = max(4, min(READ, READ_BY_ALL // max(1, len(partition.sites))))
+    for share in partition.sites:
+        patches, problems, readers = [], {}, share.readers
+        rows = _some(len(readers), limit)
+        for row in rows:
+            try:
+                patches.append(readers[row]())
+            except Unreadable as error:
+                problems[share.locations[row]] = str(error)
+        if problems:
+            first, reason = next(iter(problems.items()))
+            warnings.append(
+                f"site {share.site}: {len(problems)} of {len(rows)} images looked at cannot be read, the first is "
+                f"{first} ({reason})"
+            )
+        if (own := grey_levels(patches)) is not None:
+            levels[share.site] = own
+    return warnings + grey_warnings(levels)
+
+
+def _some(count: int, limit: int) -> Sequence[int]:
+    """At most `limit` of the numbers below `count`, evenly spaced."""
+    return [int(row) for row in np.unique(np.linspace(0, count - 1, min(count, limit)).round())] if count else []

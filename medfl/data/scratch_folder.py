@@ -1,0 +1,93 @@
+"""Folders of the cache that appear whole or not at all, and what is left of those whose process was killed.
+
+A folder is made under a hidden name beside its place and holds, as long as it is made, a file that its process has
+locked. The lock goes with the process, however that ends, so what is left behind is told from what is being made.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+OWNER = ".owner"
+UNOWNED = 3600.0  # seconds without a change after which a folder without a lock counts as left behind
+
+
+@contextmanager
+def making(folder: Path) -> Iterator[Path]:
+    """A hidden folder to fill, renamed to `folder` when the block ends and removed after an error.
+
+    Where another process was first with the same folder, that one stays. Raises OSError.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    owner = os.open(part / OWNER, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        _lock(owner)
+        yield part
+        (part / OWNER).unlink()
+        part.chmod(0o755)
+        try:
+            part.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    finally:
+        os.close(owner)
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def left_behind(parent: Path, prefix: str = ".") -> list[Path]:
+    """Hidden folders that were being made when their process ended, sorted by name."""
+    if not parent.is_dir():
+        return []
+    return sorted(path for path in parent.glob(f"{prefix}*") if _is_folder(path) and not _is_owned(path))
+
+
+def folder_size(folder: Path) -> int:
+    """Bytes of all files in a folder."""
+    total = 0
+    for at, _, files in os.walk(folder):
+        for name in files:
+            try:
+                total += os.lstat(os.path.join(at, name)).st_size
+            except FileNotFoundError:  # it is being renamed
+                continue
+    return total
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def _is_owned(part: Path) -> bool:
+    """Whether a living process is making a folder."""
+    try:
+        owner = os.open(part / OWNER, os.O_RDWR)
+    except OSError:  # none, as in version 0.1, or about to be renamed
+        times = [time.time()] if not part.exists() else [part.stat().st_mtime]
+        for at, _, files in os.walk(part):
+            times += [os.lstat(os.path.join(at, name)).st_mtime for name in files]
+        return time.time() - max(times) < UNOWNED
+    try:
+        return not _lock(owner)
+    finally:
+        os.close(owner)
+
+
+def _lock(number: int) -> bool:
+    """Lock an open file for as long as it is open; False where another has locked it."""
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this system: nothing is ever taken for left behind
+        return False
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
