@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -161,7 +162,7 @@ def load_study(path: Path | str, overrides: Sequence[str] = ()) -> Study:
             f"(docs/studies.md), or take `medfl study --leave-one-site-out {file}`"
         )
     spec = validate(StudyFile, raw, file)
-    base = file.parent / Path(spec.pipeline).expanduser()
+    base = file.parent / os.path.expanduser(spec.pipeline)
     if not base.is_file():
         raise MedflError(f"{file}: `pipeline`: there is no pipeline file {base}")
     return _resolve(spec, base, list(overrides), str(file))
