@@ -10,8 +10,8 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
-NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
-Name = Annotated[str, Field(pattern=NAME)]
+NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Transform = str | dict[str, dict[str, Any]]
 Rgb = tuple[float, float, float]
 

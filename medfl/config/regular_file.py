@@ -23,6 +23,8 @@ def open_regular(file: Path) -> BufferedReader:
     Raises:
         OSError: there is no such file, or it is no regular one; `strerror` says what it is.
     """
+    if "\0" in os.fspath(file):
+        raise OSError(errno.EINVAL, "no file can have this name", str(file))
     _check(os.stat(file).st_mode, file)
     descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:

@@ -6,6 +6,7 @@ Whatever is wrong in a file is said in one clear sentence that names file, key a
 from __future__ import annotations
 
 import copy
+import datetime
 import functools
 import re
 import types
@@ -17,11 +18,14 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from medfl.config.fields import NAME
+from medfl.config.fields import NAME_PATTERN
+from medfl.config.regular_file import open_regular
+from medfl.config.spelling import show
 from medfl.errors import MedflError, nearest
 
 MAX_BYTES = 2_000_000
 BROKEN = (yaml.YAMLError, ValueError, TypeError, RecursionError)  # dates, keys and depths that are none
+LONGEST = 100  # characters of a value that a message shows
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -31,30 +35,38 @@ def read_mapping(file: Path, kind: str) -> dict[str, Any]:
     Raises:
         MedflError: no such file, too large, not valid YAML, no mapping.
     """
-    if file.is_dir():
-        raise MedflError(f"{file} is a folder; name a {kind} file (YAML)")
     try:
-        if file.stat().st_size > MAX_BYTES:
+        with open_regular(file) as stream:
+            content = stream.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
             raise MedflError(
                 f"{file} is larger than {MAX_BYTES // 1_000_000} MB, the most a {kind} file may have; shorten it"
             )
-        text = file.read_text(encoding="utf-8")
+        text = content.decode("utf-8-sig")
     except FileNotFoundError:
         beside = [p.name for p in file.parent.glob("*.y*ml")] if file.parent.is_dir() else []
         raise MedflError(f"There is no {kind} file {file}.{nearest(file.name, beside)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise MedflError(f"{file} cannot be read: {error}") from None
+    except OSError as error:
+        raise MedflError(f"{file} cannot be read: {error.strerror}; name a {kind} file (YAML)") from None
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise MedflError(f"{file}, line {line}: cannot be read as UTF-8; save the {kind} file as UTF-8 text") from None
     try:
         raw = copy.deepcopy(parse(text))
     except BROKEN as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        deep = isinstance(error, RecursionError)
-        problem = "nested too deeply" if deep else getattr(error, "problem", None) or str(error)
-        raise MedflError(f"{file}{where}: not valid YAML: {problem}") from None
+        raise MedflError(f"{file}{_broken(error)}") from None
     if not isinstance(raw, dict):
         raise MedflError(f"{file}: a {kind} file is a mapping of keys to values, this is {type(raw).__name__}")
     return raw
+
+
+def _broken(error: Exception) -> str:
+    """Where and why a text is no YAML, in one line."""
+    mark = getattr(error, "problem_mark", None)
+    where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    deep = isinstance(error, RecursionError)
+    problem = "nested too deeply" if deep else getattr(error, "problem", None) or str(error)
+    return f"{where}: not valid YAML: {show(' '.join(problem.split()))}"
 
 
 @functools.lru_cache(maxsize=256)
@@ -65,15 +77,18 @@ def parse(text: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses duplicate keys, which YAML would silently let win, and aliases, which can explode."""
+    """Safe YAML that refuses duplicate keys, which YAML would silently let win, aliases, which can explode, and tags,
+    which say that a text is what it is not."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(
-                None, None, "aliases (*name) are not used in these files", event.start_mark
-            )
-        return super().compose_node(parent, index)
+            problem = "aliases (*name) are not used in these files"
+        elif getattr(event, "tag", None):
+            problem = "tags (!name) are not used in these files; write the value without, a text in quotes"
+        else:
+            return super().compose_node(parent, index)
+        raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -99,50 +114,53 @@ def validate(model: type[M], raw: dict[str, Any], file: Path) -> M:
 
 def _sentence(model: type[BaseModel], error: Any) -> str:
     """What one of pydantic's errors says, in the words of these files."""
-    loc = [part for part in error["loc"] if not _is_branch(part)]
-    key = ".".join(str(part) for part in loc)
+    *above, last = error["loc"] or ("",)
+    loc = [part for part in above if not _is_branch(part)]
     if error["type"] == "extra_forbidden":
-        keys = _fields(model, loc[:-1])
+        keys = _fields(model, loc)
         allowed = f" Allowed here: {', '.join(sorted(keys))}." if keys else ""
-        return f"`{key}` is not a key of this file.{nearest(str(loc[-1]), keys)}{allowed}"
+        return f"`{_dotted([*loc, last])}` is not a key of this file.{nearest(str(last)[:LONGEST], keys)}{allowed}"
+    key = _dotted([*loc, *(() if _is_branch(last) else (last,))])
     if error["type"] == "missing":
         return f"the key `{key}` is missing"
     message = str(error["msg"]).removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
+    message = show(message[:1].lower() + message[1:])
     value = error.get("input")
-    if error["type"] == "string_type" and not isinstance(value, list | dict | BaseModel):
-        return f"`{key}`: {_not_text(value)}"
-    if error["type"] == "string_pattern_mismatch" and error["ctx"]["pattern"] == NAME:
-        return f"`{key}`: {_not_a_name(value)}"
-    shown = "" if isinstance(value, dict | BaseModel) else f" (here: {value!r})"
+    if isinstance(value, dict | BaseModel):
+        shown = ""
+    else:
+        shown = f" (here: {value!r})" if len(repr(value)) <= LONGEST else f" (here: {repr(value)[:LONGEST]}...)"
+    if error["type"] in ("string_type", "invalid_key") and (word := _read_as(last if not shown else value)):
+        return f"`{key}`: {message}{shown}; {word}"
+    if error["type"] == "string_pattern_mismatch" and error["ctx"]["pattern"] == NAME_PATTERN:
+        rule = "a name has small letters, digits and hyphens, at most 63, no hyphen first"
+        return f"`{key}`: {rule}{shown}{_near_name(value)}"
     allowed = error.get("ctx", {}).get("expected", "")
-    close = (
-        nearest(value, [w.strip(" '") for w in allowed.replace(" or ", ",").split(",")])
-        if allowed and isinstance(value, str)
-        else ""
-    )
+    words = [word.strip(" '") for word in allowed.replace(" or ", ",").split(",")]
+    close = nearest(value[:LONGEST], words) if isinstance(value, str) else ""
     return f"`{key}`: {message}{shown}.{close}" if key else f"{message}{shown}"
 
 
-def _not_text(value: Any) -> str:
-    """Why a value of YAML that looks like text is none."""
-    if value is None:
-        return "there is nothing here, or a word that YAML reads as nothing (`null`, `~`); a text stands in quotes"
+def _read_as(value: Any) -> str:
+    """The remedy where YAML takes for something else what is meant as a text."""
     if isinstance(value, bool):
-        words = "`yes`, `on` or `true`" if value else "`no`, `off` or `false`"
-        return f"YAML reads {words} as {str(value).lower()} and not as a word; put the word in quotes"
-    kind = "number" if isinstance(value, int | float) else type(value).__name__
-    return f"YAML reads this as a {kind} ({value}) and not as text; put it in quotes"
+        return 'YAML reads yes, no, on and off as true and false; put the word into quotes, "no"'
+    if value is None:
+        return 'YAML reads null, ~ and an empty value as nothing; put the word into quotes, "null"'
+    if isinstance(value, int | float | datetime.date):
+        return f'YAML reads it as a number or a date; put it into quotes, "{str(value)[:LONGEST]}"'
+    return ""
 
 
-def _not_a_name(value: str) -> str:
-    """The rule of names, and a name near this one that follows it."""
+def _near_name(value: str) -> str:
+    """The name near a text that follows the rule of names, as a remedy."""
     plain = unicodedata.normalize("NFKD", value).encode("ascii", "ignore").decode().lower()
-    close = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:63]
-    return (
-        f"a name has lower-case letters a to z, digits and hyphens, begins with a letter or digit and has at most 63 "
-        f"(here: {value!r})" + (f"; write {close}" if close else "")
-    )
+    near = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:63]
+    return f"; write {near}" if near else ""
+
+
+def _dotted(loc: Iterable[Any]) -> str:
+    return ".".join(show(str(part))[:LONGEST] for part in loc)
 
 
 def _is_branch(part: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -52,8 +53,8 @@ def inspect_folder(root: Path, name: str | None = None) -> tuple[dict[str, Any],
     Raises:
         MedflError: no such folder, nothing in it that looks like labelled patches, or a name a site cannot have.
     """
-    root = root.expanduser().absolute()
-    if not root.exists():
+    root = Path(os.path.expanduser(root)).absolute()
+    if not os.path.exists(root):
         raise MedflError(f"there is no folder {root}; name the folder or CSV file that holds the site's patches")
     try:
         content = _folder(root) if root.is_dir() else _csv(root)

@@ -6,6 +6,7 @@ Every rule that can be checked without looking at data or building a model is ch
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -104,11 +105,11 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
             if target.get(part) is None:
                 target[part] = {}
             target = target[part]
-        elif isinstance(target, list) and part.isdigit() and int(part) < len(target):
+        elif isinstance(target, list) and part.isdecimal() and int(part) < len(target):
             target = target[int(part)]
         else:
             raise MedflError(f"--set {override}: `{part}` is not inside a mapping")
-    if isinstance(target, list) and last.isdigit() and int(last) < len(target):
+    if isinstance(target, list) and last.isdecimal() and int(last) < len(target):
         target[int(last)] = value
     elif isinstance(target, dict):
         target[last] = value
@@ -119,7 +120,7 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
 def _anchor(section: Any, key: str, base: Path) -> None:
     """Make a relative path of a section absolute, leaving the words that are no paths alone."""
     if isinstance(section, dict) and isinstance(section.get(key), str) and section[key] not in ("ignore", "filename"):
-        section[key] = str(base / Path(section[key]).expanduser())
+        section[key] = str(base / os.path.expanduser(section[key]))
 
 
 def _anchor_site(raw: dict[str, Any], base: Path) -> None:
@@ -130,7 +131,7 @@ def _anchor_site(raw: dict[str, Any], base: Path) -> None:
 def _site_mapping(entry: Any, role: str, base: Path, file: Path) -> Any:
     """A site entry of a pipeline as a mapping with its role filled in."""
     if isinstance(entry, str):
-        path = base / Path(entry).expanduser()
+        path = base / os.path.expanduser(entry)
         raw = load_site(path).model_dump(mode="json", exclude_none=True)
         where = str(path)
     elif isinstance(entry, dict):

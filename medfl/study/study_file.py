@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -155,7 +156,7 @@ def load_study(path: Path | str, overrides: Sequence[str] = ()) -> Study:
         )
     notices = _arms_in_full(raw)
     spec = validate(StudyFile, raw, file)
-    base = file.parent / Path(spec.pipeline).expanduser()
+    base = file.parent / os.path.expanduser(spec.pipeline)
     if not base.is_file():
         raise MedflError(f"{file}: `pipeline`: there is no pipeline file {base}")
     return replace(_resolve(spec, base, list(overrides), str(file)), notices=notices)

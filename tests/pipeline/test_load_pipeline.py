@@ -179,12 +179,12 @@ def test_a_site_file_alone(tmp_path):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("task.classes=[no, yes]", ["`task.classes.0`", "`no`", "in quotes"]),
-        ("task.classes=[a, 2]", ["`task.classes.1`", "a number (2)", "in quotes"]),
-        ("task.classes=[a, null]", ["`task.classes.1`", "`null`"]),
-        ("sites.train.1.labels={x: on}", ["labels.x", "`on`"]),
-        ("sites.train.1.name=Uni_Zürich", ["lower-case", "write uni-zurich"]),
-        ("registry={name: off}", ["`registry.name`", "`off`"]),
+        ("task.classes=[no, yes]", ["`task.classes.0`", "no, on and off", "into quotes"]),
+        ("task.classes=[a, 2]", ["`task.classes.1`", "a number", 'into quotes, "2"']),
+        ("task.classes=[a, null]", ["`task.classes.1`", '"null"']),
+        ("sites.train.1.labels={x: on}", ["labels.x", "no, on and off"]),
+        ("sites.train.1.name=Uni_Zürich", ["small letters", "write uni-zurich"]),
+        ("registry={name: off}", ["`registry.name`", "no, on and off"]),
         ("training.rounds=yes", ["`training.rounds`", "a number"]),
         ("training.sites_per_round=on", ["`training.sites_per_round`", "a number"]),
         ("registry={name: x, gates: {held_out_ece_max: no}}", ["held_out_ece_max", "a number"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,8 +83,8 @@ def group_folder(root: Path, overlap: float, progress: Progress) -> Grouping:
     Raises:
         MedflError: no such folder, no image in it, or none that can be read.
     """
-    root = root.expanduser().absolute()
-    if not root.is_dir():
+    root = Path(os.path.expanduser(root)).absolute()
+    if not os.path.isdir(root):
         raise MedflError(f"there is no folder {root}; name the folder that holds the images")
     try:
         paths = images_below(root)

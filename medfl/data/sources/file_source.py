@@ -11,6 +11,7 @@ one patient are the rule, and the optimistic figures they give look like good on
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from abc import abstractmethod
@@ -57,9 +58,11 @@ class FileSource(Source):
         if name is None:
             other = f" or set the environment variable {self.root_variable}" if self.root_variable else ""
             raise MedflError(f"{where}: `data.root` is missing; state where the {self.kind} data lie{other}")
-        root = Path(name).expanduser().absolute()
-        if not root.exists():
-            beside = [path.name for path in root.parent.iterdir()] if root.parent.is_dir() else []
+        root = Path(os.path.expanduser(name)).absolute()
+        if not os.path.exists(root):
+            beside: list[str] = []
+            with contextlib.suppress(OSError, ValueError):
+                beside = os.listdir(root.parent)
             raise MedflError(
                 f"{where}: {key} names {root}, which does not exist; correct it.{nearest(root.name, beside)}"
             )
@@ -178,8 +181,8 @@ class FileSource(Source):
         """The CSV of source groups: the one that is named, or one in a usual place, or None."""
         if self.spec.source_groups is None:
             return next((path for path in self.group_tables() if path.is_file()), None)
-        table = Path(self.spec.source_groups).expanduser().absolute()
-        if not table.is_file():
+        table = Path(os.path.expanduser(self.spec.source_groups)).absolute()
+        if not os.path.isfile(table):
             raise MedflError(
                 f"{self.spec.where}: `data.source_groups` names {table}, which is no file; name a CSV with the columns "
                 f"label,filename,source_group, or use one of the words filename and ignore"
