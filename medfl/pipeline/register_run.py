@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from medfl import config
+from medfl.config.pipeline_config import Registry
 from medfl.data.partition import make_partition
 from medfl.errors import MedflError
 from medfl.metrics.group_figures import group_figures
@@ -39,7 +40,7 @@ def register_run(
     """
     folder = RunFolder.open(path)
     pipeline = load_pipeline(folder.pipeline)
-    settings = pipeline.registry or config.Registry(name=name)
+    settings = pipeline.registry or Registry(name=name)
     if folder.summary.is_file() and not folder.model_json.is_file():
         raise MedflError(f"{path} trained one model a site, so there is no global model to register")
 

@@ -1,6 +1,6 @@
 """Who is at work on a run folder: one process at a time, by name.
 
-The file `lock` in the folder is locked by the system while someone is at work, and says who: {"what", "user", "host",
+The file `.lock` in the folder is locked by the system while someone is at work, and says who: {"what", "user", "host",
 "pid", "since"}. It is emptied afterwards. The system lets go of what a dead process held, so names that are left by a
 process of this machine mean nothing; those of another machine may be of one that is alive where locks do not reach.
 """
@@ -18,7 +18,7 @@ from typing import IO, Any
 from medfl.data.atomic_file import open_itself
 from medfl.errors import MedflError
 
-LOCK = "lock"
+LOCK = ".lock"
 POLL = 0.1  # seconds
 
 

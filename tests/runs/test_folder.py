@@ -43,7 +43,7 @@ def meaning(folder: RunFolder) -> tuple:
 
 def test_any_single_byte_is_noticed_or_means_nothing(run):
     draw, whole = random.Random(3), meaning(run)
-    content = {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file() and file.name != "lock"}
+    content = {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file() and file.name != ".lock"}
     names = sorted(content)
     assert {"state.json", "server.safetensors", "rounds.jsonl", "privacy.jsonl"} <= {file.name for file in names}
     refusals = 0

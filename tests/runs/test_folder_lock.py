@@ -44,7 +44,7 @@ def test_what_a_killed_process_left_counts_for_nothing_and_what_a_live_one_holds
 
 def test_a_name_from_another_machine_is_told_with_what_to_delete(tmp_path):
     (tmp_path / LOCK).write_text(json.dumps({"what": "run", "user": "u", "host": "elsewhere", "pid": 1}))
-    with pytest.raises(MedflError, match=r"`medfl run` of u \(process 1 on elsewhere.*delete .*lock and give"):
+    with pytest.raises(MedflError, match=r"`medfl run` of u \(process 1 on elsewhere.*delete .*\.lock and give"):
         FolderLock(tmp_path, "resume")
     (tmp_path / LOCK).unlink()
     FolderLock(tmp_path, "resume").release()

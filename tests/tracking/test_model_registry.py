@@ -284,6 +284,21 @@ def test_a_holder_measured_on_other_data_is_measured_again(tmp_path: Path, where
     assert all(json.loads((folder / "model.json").read_text())["backbone"] == BACKBONE for folder in seen)
 
 
+@pytest.mark.usefixtures("light")
+def test_an_alias_that_moved_during_the_comparison_stays_where_it_is(tmp_path: Path, where: config.Tracking) -> None:
+    runs = [FakeRun(tmp_path / f"run{seed}", data_seed=seed, seed=seed).whole() for seed in range(3)]
+    register(runs[0].folder, name="moving", alias="champion", tracking=where)
+    register(runs[1].folder, name="moving", tracking=where)
+
+    def holder(directory: Path) -> dict[str, float | None]:
+        client_for(str(where.uri)).set_registered_model_alias("moving", "champion", "2")
+        return {"east": 0.0}
+
+    with pytest.raises(GateFailed, match="has moved to version 2 while this model was compared with version 1"):
+        register(runs[2].folder, name="moving", alias="champion", tracking=where, evaluate_holder=holder)
+    assert registry(where)["moving"][1] == {"champion": "2"}
+
+
 def test_refusals_before_anything_happens(tmp_path: Path, where: config.Tracking) -> None:
     run = FakeRun(tmp_path / "a").begin().play()
     with pytest.raises(MedflError, match=r"not finished.*medfl resume"):
