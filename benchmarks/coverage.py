@@ -3,12 +3,13 @@
     uv run python -m benchmarks.coverage [--repeats 2000] [--out docs/results/coverage.csv]
 
 writes one row per setting, figure and method, and a picture beside it; docs/metrics.md quotes them. It takes about
-eight minutes of one core.
+ten minutes of one core.
 
 Every data set consists of source groups of patches of one class; a score is the class's mean plus an effect of the
 group plus one of the patch, both normal, with half of the variance each: the correlation within a group is 0.5.
 
 AUROC:       two classes, unit variance, means 0 and sqrt(2) z(AUROC), groups of 6 to 8 patches.
+of sites:    the mean AUROC of one, two or five such sites, each with its own groups.
 mean AUROC:  five classes; the score of class c has mean m for patches of c and 0 for others, and the mean over the five
              scores of a patch is taken off, which makes them dependent as softmax probabilities are.
 calibration: five classes, scores x with mean m for the class. Given the patch alone, softmax(m x) is the true
@@ -21,9 +22,11 @@ Everything is drawn from `--seed`: the same call writes the same file.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +35,19 @@ from benchmarks.coverage_results import OURS, TABLES, Row, draw, read, table, wr
 from medfl.metrics.auroc import compare
 from medfl.metrics.calibration import ScoreSums, group_sums, score_sums
 from medfl.metrics.delong import clustered_delong
-from medfl.metrics.intervals import Interval, logit_interval, multiplicities, perfect_bound, site_intervals, t_quantile
+from medfl.metrics.group_figures import mean_interval
+from medfl.metrics.intervals import (
+    Interval,
+    LeastError,
+    group_support,
+    least_error_of_mean,
+    least_errors,
+    logit_interval,
+    multiplicities,
+    share_interval,
+    site_intervals,
+    t_quantile,
+)
 from medfl.metrics.operating import operating_point
 
 Array = NDArray[np.float64]
@@ -132,7 +147,7 @@ def auroc_rows(groups: int, auroc: float, repeats: int, resamples: int, seed: in
         score, labels, group = two_classes(rng, groups, auroc)
         for unit, name in ((group, "groups"), (np.arange(len(group)), "patches")):
             for method, interval in auroc_intervals(rng, score, labels, unit, resamples).items():
-                tally.add("auroc", OURS if (name, method) == ("groups", "logit t") else f"{name}: {method}", interval)
+                tally.add("auroc", OURS if (name, method) == ("groups", "share t") else f"{name}: {method}", interval)
     yield from tally.rows()
 
 
@@ -147,10 +162,12 @@ def auroc_intervals(
     se, df = float(variance.per_class[1]) ** 0.5, float(variance.df_per_class[1])
     z = NORMAL.inv_cdf(0.975)
     t = t_quantile(df) if se else z
-    bound = float(perfect_bound(min(len(np.unique(unit[labels == side])) for side in (0, 1))))
+    least = least_errors(group_support(labels, unit, units, 2))[1]
+    assert least is not None
     found: dict[str, Interval | None] = {
-        "logit t": logit_interval(point, se, df, bound),
-        "logit z": logit_interval(point, se, np.inf, bound),
+        "share t": share_interval(point, se, df, least.bound),
+        "logit t": logit_interval(point, se, df, least.bound),
+        "logit z": logit_interval(point, se, np.inf, least.bound),
         "plain t": (point - t * se, point + t * se),
         "plain z": (point - z * se, point + z * se),
     }
@@ -170,9 +187,50 @@ def mean_auroc_rows(groups: int, auroc: float, repeats: int, seed: int) -> Itera
         point = float(np.mean([compare(scores[:, c], labels == c, group * 0).auroc(np.ones((1, 1))) for c in range(5)]))
         for unit, method in ((group, OURS), (np.arange(len(group)), "patches: logit t")):
             variance = clustered_delong(scores, labels, unit, int(unit.max()) + 1)
-            bound = float(perfect_bound(len(np.unique(unit)) // CLASSES))
-            tally.add("mean auroc", method, logit_interval(point, variance.mean**0.5, variance.df_mean, bound))
+            least = least_error_of_mean(least_errors(group_support(labels, unit, int(unit.max()) + 1, CLASSES)))
+            assert least is not None
+            tally.add("mean auroc", method, share_interval(point, variance.mean**0.5, variance.df_mean, least.bound))
     yield from tally.rows()
+
+
+def mean_over_sites_rows(groups: int, auroc: float, repeats: int, seed: int) -> Iterator[Row]:
+    """The mean AUROC of several sites, against 1.96 standard errors either way, which a perfect site leaves without."""
+    rng = np.random.default_rng([seed, 5, groups, round(1000 * auroc)])
+    names = {1: "1 site", 2: "2 sites", 5: "5 sites"}
+    truth = {"mean of sites": auroc}
+    tallies = {sites: Tally(f"AUROC {auroc:.2f}, {name}", groups, truth) for sites, name in names.items()}
+    for _ in range(repeats):
+        entries = [site_entry(*two_classes(rng, groups, auroc)) for _ in range(5)]
+        for sites, tally in tallies.items():
+            tally.add("mean of sites", OURS, mean_interval(entries[:sites]))
+            tally.add("mean of sites", "plain z", plain_interval(entries[:sites]))
+    for tally in tallies.values():
+        yield from tally.rows()
+
+
+def site_entry(score: Array, labels: Labels, group: Labels) -> dict[str, Any]:
+    """What `measure` says of the AUROC of class 1 at a site."""
+    groups = int(group.max()) + 1
+    variance = clustered_delong(np.stack([-score, score], axis=1), labels, group, groups)
+    least: LeastError | None = least_errors(group_support(labels, group, groups, 2))[1]
+    assert least is not None
+    varies = float(variance.per_class[1]) > 0
+    return {
+        "auroc": float(compare(score, labels == 1, group).auroc(np.ones((groups, 1)))[0]),
+        "auroc_se": float(variance.per_class[1]) ** 0.5 if varies else None,
+        "auroc_df": float(variance.df_per_class[1]) if varies else None,
+        "auroc_least": asdict(least),
+    }
+
+
+def plain_interval(entries: Sequence[dict[str, Any]]) -> Interval | None:
+    """mean +- 1.96 se; None where a site has no standard error."""
+    errors = [entry["auroc_se"] for entry in entries]
+    if None in errors:
+        return None
+    mean = float(np.mean([entry["auroc"] for entry in entries]))
+    half = NORMAL.inv_cdf(0.975) * float(np.linalg.norm(errors)) / len(errors)
+    return max(0.0, mean - half), min(1.0, mean + half)
 
 
 def calibration_rows(
@@ -220,6 +278,9 @@ def simulate(repeats: int, resamples: int, seed: int) -> Iterator[Row]:
     for auroc in (0.80, 0.95):
         for groups in (5, 15, 40, 100):
             yield from auroc_rows(groups, auroc, repeats, resamples, seed)
+    for auroc in (0.80, 0.95, 0.99):
+        for groups in (2, 3, 5, 7, 10, 15):
+            yield from mean_over_sites_rows(groups, auroc, repeats, seed)
     for auroc in (0.80, 0.95):
         for groups in (5, 15, 40, 100):
             yield from mean_auroc_rows(groups, auroc, repeats, seed)

@@ -48,10 +48,15 @@ TABLES: tuple[dict[tuple[str, str], str], ...] = (
     {
         ("auroc", OURS): "AUROC",
         ("mean auroc", OURS): "mean of five",
+        ("auroc", "groups: logit t"): "at any width",
         ("auroc", "groups: plain z"): "plain DeLong",
         ("auroc", "groups: bootstrap"): "percentiles",
         ("auroc", "patches: logit t"): "AUROC without groups",
         ("auroc", "patches: bootstrap"): "percentiles without groups",
+    },
+    {
+        ("mean of sites", OURS): "mean of the sites",
+        ("mean of sites", "plain z"): "1.96 se either way",
     },
     {
         ("ece", OURS): "ECE",

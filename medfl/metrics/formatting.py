@@ -21,7 +21,7 @@ def format_interval(
     digits: int = 3,
     few_groups: bool = False,
 ) -> str:
-    """Print a figure with its interval: `0.943 [0.901, 0.972]`, `0.943 [0.90, 0.97] few groups`, `n/a`.
+    """Print a figure with its interval: `0.943 [0.901, 0.972]`, `0.943 [0.90, 0.97] too few groups`, `n/a`.
 
     Few groups print their interval with one digit less: more would be pretence. Rounding never closes an
     interval onto a perfect value: a lower bound below 1 is not printed as 1, nor an upper bound above 0 as 0.
@@ -37,7 +37,7 @@ def format_interval(
         low = min(ci[0], 1.0 - unit) if ci[0] < 1.0 else ci[0]
         high = max(ci[1], unit) if ci[1] > 0.0 else ci[1]
         text += format_bounds((low, high), f".{shown}f")
-    return text + (" few groups" if few_groups else "")
+    return text + (" too few groups" if few_groups else "")
 
 
 def format_mean(mean: float | None, ci: Sequence[float] | None, form: str = ".3f") -> str:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medfl.metrics import figures
+from medfl.metrics.intervals import LeastError, logit_interval, not_narrower
 from medfl.metrics.measure import mean_supported
-
-Z = 1.959964
-"""The 97.5 % point of the normal distribution."""
 
 
 def group_figures(sites: Mapping[str, Mapping[str, Any]], role: str) -> dict[str, Any]:
     """Figures over the sites of one role; means over sites, not over patches, so that no site is averaged away.
 
-    Sites are independent, so the standard error of their mean AUROC is the root of the sum of their squared ones over
-    their number; `mean_auroc_ci` is 1.96 times that either way, None where a site has no standard error.
+    `mean_auroc_ci` is that of independent sites (`mean_interval`), None where a site shows nothing of its precision.
 
     Returns:
         {"sites", and for each figure of a group "mean_<key>", "worst_<key>", for AUROC also "mean_auroc_ci" and
@@ -29,7 +26,7 @@ def group_figures(sites: Mapping[str, Mapping[str, Any]], role: str) -> dict[str
         values = _values(chosen, row.key)
         result[f"mean_{row.key}"] = mean_supported(values.values())
         if row.key == "auroc":
-            result["mean_auroc_ci"] = _mean_interval([chosen[name].get("auroc_se") for name in values], values)
+            result["mean_auroc_ci"] = mean_interval([chosen[name] for name in values])
         result[f"worst_{row.key}"] = row.worst(values.values())
         if row.key == "auroc":
             result["worst_site"] = min(values, key=lambda name: values[name], default=None)
@@ -61,10 +58,50 @@ def _values(sites: Mapping[str, Mapping[str, Any]], key: str) -> dict[str, float
     return {name: entry[key] for name, entry in sites.items() if entry.get(key) is not None}
 
 
-def _mean_interval(errors: list[float | None], values: Mapping[str, float]) -> list[float] | None:
-    """The 95 % interval of the mean of values with these standard errors; None where one lacks."""
-    mean, present = mean_supported(values.values()), [error for error in errors if error is not None]
-    if mean is None or len(present) != len(errors):
+def mean_interval(sites: Sequence[Mapping[str, Any]]) -> list[float] | None:
+    """95 % interval of the mean AUROC of independent sites, from the `auroc`, `auroc_se`, `auroc_df` and `auroc_least`
+    of each; None without sites, or where one lacks them.
+
+    The t interval of the mean's logit: squared standard errors add up, and so do their parts of the degrees of freedom
+    (Satterthwaite). A site with an AUROC of exactly 1 (or 0) stands in with the least error that its groups can show,
+    for the standard error and for the lower (or upper) end; the other end is that of the mean as it is. A site that
+    does not state its degrees of freedom counts as one of many groups.
+    """
+    centres: list[float] = []
+    errors: list[tuple[float, float]] = []
+    for site in sites:
+        auroc, se, df, least = (site.get(key) for key in ("auroc", "auroc_se", "auroc_df", "auroc_least"))
+        if se is None and (least is None or auroc not in (0.0, 1.0)):
+            return None
+        centres.append(abs(auroc - least["error"]) if se is None else auroc)
+        errors.append((least["se"], least["df"]) if se is None else (se, df or math.inf))
+    if not errors:
         return None
-    half = Z * math.hypot(*present) / len(present)
-    return [max(0.0, mean - half), min(1.0, mean + half)]
+    centre, mean = _mean(centres), _mean([site["auroc"] for site in sites])
+    near, plain = (logit_interval(point, *_mean_error(errors), 1.0) for point in (centre, mean))
+    if near is None or plain is None:
+        return None
+    low, high = (near[0], plain[1]) if centre <= mean else (plain[0], near[1])
+    return list(not_narrower((low, high), mean, _bound(sites)))
+
+
+def _bound(sites: Sequence[Mapping[str, Any]]) -> float:
+    """Lower end of the interval were all sites perfect; 1, which widens nothing, where one does not say it."""
+    if not all(site.get("auroc_least") for site in sites):
+        return 1.0
+    least = [LeastError(**site["auroc_least"]) for site in sites]
+    return LeastError(_mean([e.error for e in least]), *_mean_error([(e.se, e.df) for e in least])).bound
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _mean_error(errors: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Standard error of the mean of independent values and its degrees of freedom, from those of each."""
+    parts = [(se / len(errors)) ** 2 for se, _ in errors]
+    total = math.fsum(parts)
+    if total == 0.0:
+        return 0.0, math.inf
+    inverse = math.fsum((part / total) ** 2 / df for part, (_, df) in zip(parts, errors, strict=True))
+    return math.sqrt(total), 1 / inverse if inverse else math.inf

@@ -12,6 +12,7 @@ intervals hold the truth.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -19,11 +20,11 @@ import numpy as np
 
 from medfl.metrics.auroc import FloatArray, IndexArray, IntArray, auroc_per_class, mean_auroc
 from medfl.metrics.calibration import SMALLEST_PROBABILITY, ScoreSums, group_sums, score_sums
-from medfl.metrics.delong import clustered_delong
+from medfl.metrics.delong import AurocVariance, clustered_delong
 
 ALPHA = 0.05
-FEW_GROUPS = 5
-"""Below this many groups (in all, or on either side of a supported class) an interval is marked as shaky."""
+FEW_GROUPS = 10
+"""Below this many groups (in all, or on either side of a supported class) tables say "too few groups"."""
 CHUNK_ELEMENTS = 2_000_000
 """Resamples x groups drawn at once, so that memory stays flat whatever the size of the site."""
 LARGEST_BRIER = 2.0
@@ -52,16 +53,42 @@ class GroupSupport:
         return self.n_groups < FEW_GROUPS or bool((smaller[smaller > 0] < FEW_GROUPS).any())
 
     def pairs(self) -> IndexArray:
-        """int [C]: the most disjoint pairs (group with positives, other group with negatives) one can form."""
-        return np.minimum(np.minimum(self.positive, self.negative), self.n_groups // 2)
+        """int [C]: how many pairs (group with positives, other group with negatives) there are."""
+        both = self.positive + self.negative - self.n_groups
+        return np.asarray(self.positive * self.negative - both)
+
+
+@dataclass(frozen=True)
+class LeastError:
+    """The least that groups can show of an AUROC below 1: half a pair of them, one positive, one negative, misordered.
+
+    Attributes:
+        error: 1 - AUROC with that error, 1 / (2 pairs); for several AUROCs their mean, each with its own.
+        se: the standard error that it has by DeLong's variance, sqrt(2) times as much; of the mean of sites less.
+        df: degrees of freedom of `se`.
+    """
+
+    error: float
+    se: float
+    df: float
+
+    @property
+    def bound(self) -> float:
+        """Lower end of the interval of an AUROC of exactly 1: that of one with this error."""
+        if self.error >= 0.5:
+            return 0.0
+        low, _ = _logit_t(1.0 - self.error, self.se, self.df)
+        return low
 
 
 @dataclass(frozen=True)
 class Intervals:
-    """95 % intervals (low, high) and the standard error of the mean AUROC; None where the groups show no variation."""
+    """95 % intervals (low, high), None where the groups show no variation, and what the mean AUROC's rests on."""
 
     auroc: Interval | None
     auroc_se: float | None
+    auroc_df: float | None
+    auroc_least: LeastError | None
     auroc_per_class: tuple[Interval | None, ...]
     balanced_accuracy: Interval | None
     ece: Interval | None
@@ -130,6 +157,30 @@ def perfect_bound(groups: IntArray | int) -> FloatArray:
         return np.asarray((ALPHA / 2) ** (1.0 / trials))
 
 
+def perfect_recall_bound(groups: IntArray) -> float:
+    """Lower 97.5 % bound of a mean of recalls, all exactly 1, that rest on `groups [C]` independent groups each.
+
+    The least mean of shares r_c under which all groups succeed with probability alpha/2, prod r_c^groups_c = alpha/2;
+    at the least mean r_c = min(1, x groups_c). For one class it is `perfect_bound`.
+    """
+    trials = np.asarray(groups, dtype=np.float64)
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        x = (low + high) / 2
+        with np.errstate(divide="ignore"):
+            success = float((trials * np.log(np.minimum(1.0, x * trials))).sum())
+        low, high = (low, x) if success > math.log(ALPHA / 2) else (x, high)
+    return float(np.minimum(1.0, low * trials).mean())
+
+
+def _logit_t(point: float, se: float, df: float) -> Interval:
+    """The t interval of the logit of a share inside (0, 1), mapped back."""
+    half = t_quantile(df) * se / (point * (1.0 - point))
+    logit = math.log(point / (1.0 - point))
+    low, high = (0.5 * (1.0 + math.tanh(at / 2)) for at in (logit - half, logit + half))
+    return min(low, point), max(high, point)
+
+
 def logit_interval(point: float, se: float, df: float, bound: float) -> Interval | None:
     """Interval of a share: the t interval of its logit, mapped back; None where the standard error is 0.
 
@@ -137,12 +188,46 @@ def logit_interval(point: float, se: float, df: float, bound: float) -> Interval
     """
     if point in (0.0, 1.0):
         return (bound, 1.0) if point else (0.0, 1.0 - bound)
-    if se == 0.0:
+    return None if se == 0.0 else _logit_t(point, se, df)
+
+
+def share_interval(point: float, se: float, df: float, bound: float) -> Interval | None:
+    """`logit_interval`, and never narrower than that of a share of exactly 1 from the same groups, (`bound`, 1)."""
+    interval = logit_interval(point, se, df, bound)
+    return None if interval is None else not_narrower(interval, point, bound)
+
+
+def not_narrower(interval: Interval, point: float, bound: float) -> Interval:
+    """The interval of a share, widened to the width of (`bound`, 1) on the side of 1/2.
+
+    A few errors that were seen cannot say more of how groups differ than none at all, and near 1 the standard error
+    takes them for all there are.
+    """
+    low, high = interval
+    if point >= 0.5:
+        return max(0.0, min(low, high - (1.0 - bound))), high
+    return low, min(1.0, max(high, low + (1.0 - bound)))
+
+
+def least_errors(support: GroupSupport) -> list[LeastError | None]:
+    """The least error of each class's AUROC; None with fewer than 2 groups on a side."""
+    found: list[LeastError | None] = []
+    for m, k, pairs in zip(support.positive, support.negative, support.pairs(), strict=True):
+        if min(m, k) < 2:
+            found.append(None)
+            continue
+        df = min(4 / (1 / (m - 1) + 1 / (k - 1)), support.n_groups - 1)
+        found.append(LeastError(0.5 / pairs, math.sqrt(2) * 0.5 / pairs, float(df)))
+    return found
+
+
+def least_error_of_mean(errors: Iterable[LeastError | None]) -> LeastError | None:
+    """That of the mean over classes, all of them in error at once; None without any."""
+    known = [error for error in errors if error is not None]
+    if not known:
         return None
-    half = t_quantile(df) * se / (point * (1.0 - point))
-    logit = math.log(point / (1.0 - point))
-    low, high = (0.5 * (1.0 + math.tanh(at / 2)) for at in (logit - half, logit + half))
-    return min(low, point), max(high, point)
+    error, se = (math.fsum(values) / len(known) for values in zip(*((e.error, e.se) for e in known), strict=True))
+    return LeastError(error, se, min(e.df for e in known))
 
 
 def log_interval(point: float, se: float, df: float, largest: float) -> Interval | None:
@@ -201,21 +286,24 @@ def site_intervals(
     """
     n_classes = probs.shape[1]
     if n_groups < 2:
-        return Intervals(None, None, (None,) * n_classes, None, None, None, None, None)
+        return Intervals(None, None, None, None, (None,) * n_classes, None, None, None, None, None)
     support = group_support(labels, group, n_groups, n_classes)
-    auroc, auroc_se, auroc_of_class = _auroc_intervals(probs, labels, group, support)
+    auroc, variance, least, auroc_of_class = _auroc_intervals(probs, labels, group, support)
     total = score_sums(probs, labels, bins)  # not sums.total(): the point estimate to the last bit
     balanced, brier, nll, top, classwise = _resampled(
         group_sums(probs, labels, group, n_groups, bins), n_groups, resamples, seed
     )
     se_balanced, se_brier, se_nll = (standard_error(values, n_groups) for values in (balanced, brier, nll))
     df = n_groups - 1
-    all_recalled = float(perfect_bound(support.positive[support.positive > 0]).mean())
+    all_recalled = perfect_recall_bound(support.positive[support.positive > 0])
     return Intervals(
         auroc=auroc,
-        auroc_se=auroc_se,
+        # Where nothing varies, as at a perfect AUROC, the variance says nothing about precision.
+        auroc_se=math.sqrt(variance.mean) if variance.mean > 0 else None,
+        auroc_df=variance.df_mean if variance.mean > 0 else None,
+        auroc_least=least,
         auroc_per_class=auroc_of_class,
-        balanced_accuracy=logit_interval(float(total.balanced_accuracy()), se_balanced, df, all_recalled),
+        balanced_accuracy=share_interval(float(total.balanced_accuracy()), se_balanced, df, all_recalled),
         ece=calibration_interval(total.top.gap()[None], top[:, None], n_groups),
         classwise_ece=calibration_interval(total.classwise.gap(), classwise, n_groups),
         brier=log_interval(float(total.brier()), se_brier, df, LARGEST_BRIER),
@@ -225,22 +313,20 @@ def site_intervals(
 
 def _auroc_intervals(
     probs: FloatArray, labels: IntArray, group: IndexArray, support: GroupSupport
-) -> tuple[Interval | None, float | None, tuple[Interval | None, ...]]:
-    """Interval and standard error of the mean AUROC, and the interval of every class's."""
+) -> tuple[Interval | None, AurocVariance, LeastError | None, tuple[Interval | None, ...]]:
+    """Interval of the mean AUROC, its variance and least error, and the interval of every class's."""
     point = auroc_per_class(probs, labels)
-    variance = clustered_delong(probs, labels, group, support.n_groups)
-    bound = perfect_bound(support.pairs())
-    se, se_mean = np.sqrt(variance.per_class), math.sqrt(variance.mean)
+    variance, least = clustered_delong(probs, labels, group, support.n_groups), least_errors(support)
     per_class = tuple(
-        None if math.isnan(se[c]) else logit_interval(float(point[c]), se[c], variance.df_per_class[c], float(bound[c]))
-        for c in range(len(point))
+        None if error is None else share_interval(float(auroc), math.sqrt(square), float(df), error.bound)
+        for auroc, square, df, error in zip(point, variance.per_class, variance.df_per_class, least, strict=True)
     )
-    if math.isnan(se_mean):
-        return None, None, per_class
-    bound_mean = float(bound[~np.isnan(point)].mean())
-    interval = logit_interval(float(mean_auroc(point)), se_mean, variance.df_mean, bound_mean)
-    # Where nothing varies, as at a perfect AUROC, the variance says nothing about precision.
-    return interval, se_mean or None, per_class
+    of_mean = least_error_of_mean(least)
+    if of_mean is None:
+        return None, variance, None, per_class
+    mean = float(mean_auroc(point))
+    interval = share_interval(mean, math.sqrt(variance.mean), variance.df_mean, of_mean.bound)
+    return interval, variance, of_mean, per_class
 
 
 def _resampled(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -37,7 +38,7 @@ def measure(
         labels: index of the true class [N].
         groups: source group of each patch [N], any integers.
         classes: the C class names in index order.
-        resamples: bootstrap resamples of the source groups; 0 leaves intervals, `auroc_se` and reliability out.
+        resamples: bootstrap resamples of the source groups; 0 leaves intervals, what they rest on and reliability out.
         seed: seed of the bootstrap.
         bins: equal-width calibration bins.
         loss: the training loss on these patches where it differs from the NLL (class weights).
@@ -127,7 +128,9 @@ def _interval_entries(intervals: Intervals, classes: Sequence[str]) -> dict[str,
         if row.interval is not None:
             entries[f"{row.key}_ci"] = _pair(row.interval(intervals))
         if row.key == "auroc":
-            entries["auroc_se"] = intervals.auroc_se
+            least = intervals.auroc_least
+            entries |= {"auroc_se": intervals.auroc_se, "auroc_df": intervals.auroc_df}
+            entries["auroc_least"] = None if least is None else dataclasses.asdict(least)
             entries["auroc_per_class_ci"] = dict(zip(classes, map(_pair, intervals.auroc_per_class), strict=True))
     return entries
 

@@ -16,7 +16,7 @@ import numpy as np
 from medfl.metrics.auroc import FloatArray, IntArray, binary_auroc
 from medfl.metrics.calibration import SMALLEST_PROBABILITY
 from medfl.metrics.delong import clustered_delong
-from medfl.metrics.intervals import group_support, logit_interval, perfect_bound
+from medfl.metrics.intervals import group_support, least_errors, share_interval
 
 
 def losses(probs: FloatArray, labels: IntArray) -> FloatArray:
@@ -50,8 +50,8 @@ def membership(
     variance = clustered_delong(np.stack([-scores, scores], axis=1), labels, group, len(names))
     auroc, squared, df = binary_auroc(scores, member), variance.per_class[1], variance.df_per_class[1]
     result |= {"auroc": auroc, "few_groups": support.few()}
-    if not math.isnan(squared):
-        bound = float(perfect_bound(support.pairs())[1])
-        interval = logit_interval(auroc, math.sqrt(squared), float(df), bound)
+    least = least_errors(support)[1]
+    if least is not None:
+        interval = share_interval(auroc, math.sqrt(squared), float(df), least.bound)
         result["auroc_ci"] = None if interval is None else list(interval)
     return result

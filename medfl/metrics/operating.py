@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from medfl.metrics.auroc import BoolArray, FloatArray, IndexArray, ratio
-from medfl.metrics.intervals import logit_interval, multiplicities, perfect_bound, standard_error
+from medfl.metrics.intervals import multiplicities, perfect_bound, share_interval, standard_error
 
 RATES = ("sensitivity", "specificity")
 
@@ -55,6 +55,6 @@ def operating_point(
         if resamples > 0 and behind >= 2:
             drawn = multiplicities(np.random.default_rng(seed), n_groups, resamples)
             se = standard_error(ratio(drawn @ hits, drawn @ patches), behind)
-            interval = logit_interval(rate, se, behind - 1, float(perfect_bound(behind)))
+            interval = share_interval(rate, se, behind - 1, float(perfect_bound(behind)))
             result[f"{name}_ci"] = None if interval is None else list(interval)
     return result

@@ -35,6 +35,8 @@ class SiteFigures(TypedDict, total=False):
     auroc: float | None
     auroc_ci: Sequence[float] | None
     auroc_se: float | None
+    auroc_df: float | None
+    auroc_least: Mapping[str, float] | None
     auroc_per_class: dict[str, float | None]
     auroc_per_class_ci: dict[str, Sequence[float] | None]
     balanced_accuracy: float | None

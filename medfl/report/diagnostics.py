@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from medfl.metrics import format_figure, format_interval
+from medfl.metrics.intervals import FEW_GROUPS
 from medfl.report import charts
 from medfl.report.chart_style import class_token
 from medfl.report.html_blocks import Picture, figures, folded, heading, join, legend, table, text
@@ -164,10 +165,10 @@ def _class_auroc(evidence: Evidence, name: str, target: str) -> str:
 
 
 def _few(entry: Mapping[str, Any], name: str) -> bool:
-    """Whether a class surely rests on fewer than five source groups on one of its sides, by the summary's counts."""
+    """Whether a class surely rests on too few source groups on one of its sides, by the summary's counts."""
     groups = {label: count["groups"] for label, count in entry["support"].items()}
     own = groups.pop(name, 0)
-    return bool(own < 5 or sum(groups.values()) < 5)
+    return bool(own < FEW_GROUPS or sum(groups.values()) < FEW_GROUPS)
 
 
 def _points(evidence: Evidence, name: str) -> list[list[str]]:

@@ -61,8 +61,8 @@ def _sites(evidence: Evidence) -> Iterator[tuple[str, str]]:
     if few:
         yield (
             "Few source groups.",
-            f"The intervals at {several(few)} rest on fewer than five groups of some class and are too narrow by an "
-            "unknown amount.",
+            f"The intervals at {several(few)} rest on fewer than ten groups on a side of some class: too few to show "
+            "how groups differ, whatever the interval says.",
         )
     partial = [
         name

@@ -93,7 +93,7 @@ def site_table(evidence: Evidence) -> PageSection:
         "This site" if evidence.site else "Every site",
         join(body, *_other_models(evidence)),
         f"Test data, measured once, {_which(evidence)}. Intervals are 95\u00a0%, over source groups (patients, slides "
-        "or tiles), never over single patches; “few groups” marks those that rest on fewer than five.",
+        "or tiles), never over single patches; “too few groups” marks those that rest on fewer than ten on a side.",
     )
 
 

@@ -205,7 +205,7 @@ def _limits(summary: Mapping[str, Any], model: Mapping[str, Any], pipeline: Mapp
     if not model.get("mpp"):
         yield "- Microns per pixel unknown: patches of another magnification give figures of unknown worth."
     if few:
-        yield f"- Few source groups, wide and shaky intervals: {_list(few)}."
+        yield f"- Too few source groups for an interval to be trusted: {_list(few)}."
     if partial:
         yield f"- Held-out sites without all classes: {_list(partial)}."
     if summary.get("failures"):

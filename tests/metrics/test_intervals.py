@@ -15,11 +15,17 @@ from medfl.metrics.auroc import auroc_per_class, mean_auroc
 from medfl.metrics.calibration import score_sums
 from medfl.metrics.delong import clustered_delong
 from medfl.metrics.intervals import (
+    GroupSupport,
+    LeastError,
     calibration_interval,
     group_support,
+    least_errors,
     log_interval,
+    logit_interval,
     multiplicities,
     perfect_bound,
+    perfect_recall_bound,
+    share_interval,
     site_intervals,
     standard_error,
     t_quantile,
@@ -176,40 +182,115 @@ def test_perfect_bound_is_the_exact_binomial_one(trials: int) -> None:
     assert float(perfect_bound(trials)) == pytest.approx(exact.low, abs=1e-9)
 
 
-def test_perfect_scores_get_the_bound_of_their_groups_and_inverted_ones_its_mirror() -> None:
-    # 4 groups of class 0, 6 of class 1, two patches each: min(4, 6, 10 // 2) = 4 independent pairs
+def half_a_pair_misordered(m, k, df):
+    """Lower end of the t interval of logit(1 - d), d half of one of m k pairs, whose DeLong error is sqrt(2) d."""
+    d = 0.5 / (m * k)
+    half = student.ppf(0.975, df) * math.sqrt(2) / (1 - d)
+    return 1 / (1 + math.exp(half - math.log((1 - d) / d)))
+
+
+def test_a_perfect_auroc_has_the_interval_of_half_a_pair_of_groups_misordered() -> None:
+    # 4 groups of class 0, 6 of class 1, two patches each: 24 pairs, 4 / (1/3 + 1/5) = 7.5 degrees of freedom
     group = np.repeat(np.arange(10), 2)
     labels = (group >= 4).astype(np.int64)
     right = site_intervals(np.eye(2)[labels], labels, group, 10, resamples=50)
     wrong = site_intervals(np.eye(2)[1 - labels], labels, group, 10, resamples=50)
-    low = 0.025 ** (1 / 4)
-    assert right.auroc == (pytest.approx(low), 1.0)
-    assert right.auroc_per_class == ((pytest.approx(low), 1.0),) * 2
-    assert wrong.auroc == (0.0, pytest.approx(1 - low))
-    assert right.balanced_accuracy == (pytest.approx((low + 0.025 ** (1 / 6)) / 2), 1.0)
-    assert wrong.balanced_accuracy == (0.0, pytest.approx(1 - (low + 0.025 ** (1 / 6)) / 2))
+    low = half_a_pair_misordered(4, 6, 7.5)
+    assert 0.6 < low < 0.7
+    assert right.auroc == (pytest.approx(low, abs=1e-3), 1.0)
+    assert right.auroc_per_class == ((pytest.approx(low, abs=1e-3), 1.0),) * 2
+    assert wrong.auroc == (0.0, pytest.approx(1 - low, abs=1e-3))
+    assert right.auroc_se is None
+    assert right.auroc_least == LeastError(0.5 / 24, pytest.approx(math.sqrt(0.5) / 24), 7.5)
 
 
-def test_groups_with_both_sides_make_half_as_many_pairs() -> None:
+def test_the_least_error_is_delongs_of_single_patches() -> None:
+    """One tie between a positive and a negative is half a pair: its variance by the library's own DeLong."""
+    m, k = 6, 7
+    scores = np.concatenate([np.arange(k), np.arange(k - 1, k - 1 + m)]).astype(float)
+    labels = np.repeat([0, 1], [k, m])
+    group = np.arange(m + k)
+    variance = clustered_delong(np.stack([-scores, scores], axis=1), labels, group, m + k)
+    least = least_errors(group_support(labels, group, m + k, 2))[1]
+    assert least is not None
+    assert least.error == 0.5 / (m * k)
+    assert least.se == pytest.approx(math.sqrt(variance.per_class[1]))
+    assert least.df == pytest.approx(variance.df_per_class[1])
+
+
+@pytest.mark.parametrize(("m", "k"), [(2, 2), (2, 9), (3, 3), (5, 5), (6, 7), (10, 12), (40, 40)])
+def test_a_perfect_auroc_is_neither_wider_nor_lower_than_one_with_errors(m: int, k: int) -> None:
+    """From 0 misordered pairs of patches on: the lower end falls, and no interval is narrower than the perfect one."""
+    group = np.repeat(np.arange(m + k), 6)
+    labels = (group >= k).astype(np.int64)
+    rng = np.random.default_rng([m, k])
+    scores = np.where(labels == 1, 0.75, 0.25) + rng.uniform(-0.2, 0.2, len(labels))
+
+    def interval(order: np.ndarray) -> tuple[float, float]:
+        found = site_intervals(np.stack([1 - order, order], axis=1), labels, group, m + k, resamples=1).auroc
+        assert found is not None
+        return found
+
+    low, high = interval(scores)
+    assert high == 1.0
+    for misordered in range(1, 6):
+        worse = scores.copy()
+        best, worst = np.argsort(worse[labels == 0])[-misordered:], np.argsort(worse[labels == 1])[:misordered]
+        worse[np.flatnonzero(labels == 0)[best[0]]] = worse[labels == 1][worst[-1]] + 1e-6
+        below, above = interval(worse)
+        assert below <= low
+        assert above - below >= (high - low) - 1e-12
+
+
+def test_six_against_seven_groups_as_in_the_issue() -> None:
+    low = half_a_pair_misordered(6, 7, 4 / (1 / 5 + 1 / 6))
+    least = least_errors(GroupSupport(13, np.array([6]), np.array([7])))[0]
+    assert least is not None
+    assert least.bound == pytest.approx(low, abs=1e-3)
+    assert least.bound > 0.75  # it was .541
+
+
+def test_joint_bound_of_perfect_recalls() -> None:
+    assert perfect_recall_bound(np.array([7])) == pytest.approx(float(perfect_bound(7)))
+    # equal classes are as one of all groups; an unequal one puts the failures where few groups would show them
+    assert perfect_recall_bound(np.array([4, 4, 4])) == pytest.approx(float(perfect_bound(12)))
+    unequal = perfect_recall_bound(np.array([2, 50]))
+    grid = np.linspace(1e-6, 1, 20001)
+    other = np.minimum(1.0, np.exp((math.log(0.025) - 2 * np.log(grid)) / 50))
+    assert unequal == pytest.approx(((grid + other) / 2)[2 * np.log(grid) >= math.log(0.025)].min(), abs=1e-3)
+    assert unequal < float(perfect_bound(52))
+
+
+def test_no_share_is_narrower_than_a_perfect_one() -> None:
+    assert share_interval(1.0, 0.0, math.nan, 0.7) == (0.7, 1.0)
+    low, high = share_interval(0.999, 1e-5, 9, 0.7)
+    assert high - low == pytest.approx(0.3)
+    assert high < 1.0
+    assert share_interval(0.001, 1e-5, 9, 0.7) == (pytest.approx(1 - high), pytest.approx(1 - low))
+    assert share_interval(0.8, 0.1, 9, 0.7) == logit_interval(0.8, 0.1, 9, 0.7)  # wide enough
+    assert share_interval(0.8, 0.0, 9, 0.7) is None
+
+
+def test_a_group_with_both_sides_makes_no_pair_with_itself() -> None:
     group = np.repeat(np.arange(6), 2)
     labels = np.tile([0, 1], 6)
     support = group_support(labels, group, 6, 3)
     assert support.positive.tolist() == [6, 6, 0]
     assert support.negative.tolist() == [6, 6, 6]
-    assert support.pairs().tolist() == [3, 3, 0]
+    assert support.pairs().tolist() == [30, 30, 0]
 
 
 @pytest.mark.parametrize(
     ("labels", "few"),
     [
-        ([0, 0, 0, 0, 0, 1, 1, 1, 1, 1], False),  # five groups on both sides
-        ([0, 0, 0, 0, 0, 0, 1, 1, 1, 1], True),  # four of class 1
-        ([0, 0, 0, 0, 0, 0, 0, 0, 0, 0], False),  # no class supported: only the total counts
+        ([0] * 10 + [1] * 10, False),  # ten groups on both sides
+        ([0] * 11 + [1] * 9, True),  # nine of class 1
+        ([0] * 20, False),  # no class supported: only the total counts
     ],
 )
 def test_few_groups(labels: list[int], few: bool) -> None:
-    assert group_support(np.array(labels), np.arange(10), 10, 2).few() is few
-    assert group_support(np.array(labels[:4]), np.arange(4), 4, 2).few() is True
+    assert group_support(np.array(labels), np.arange(20), 20, 2).few() is few
+    assert group_support(np.array(labels[:9]), np.arange(9), 9, 2).few() is True
 
 
 def test_one_group_has_no_interval_and_one_group_on_a_side_no_auroc_interval() -> None:
@@ -254,4 +335,7 @@ def test_what_does_not_vary_has_no_interval() -> None:
     assert (constant.auroc, constant.auroc_se, constant.ece, constant.brier) == (None, None, None, None)
     perfect = site_intervals(np.eye(2)[labels], labels, group, 6, resamples=30)
     assert (perfect.ece, perfect.classwise_ece, perfect.brier, perfect.nll) == (None, None, None, None)
-    assert (perfect.auroc, perfect.auroc_se) == ((pytest.approx(0.025 ** (1 / 3)), 1.0), None)
+    d, df = 0.5 / 30, 5  # 30 pairs of distinct groups, 6 groups in all
+    half = student.ppf(0.975, df) * math.sqrt(2) / (1 - d)
+    low = 1 / (1 + math.exp(half - math.log((1 - d) / d)))
+    assert (perfect.auroc, perfect.auroc_se) == ((pytest.approx(low, abs=2e-3), 1.0), None)

@@ -18,8 +18,8 @@ KEYS = {
     "balanced_accuracy", "accuracy", "loss", "ece", "classwise_ece", "brier", "nll", "confusion",
 }  # fmt: skip
 INTERVAL_KEYS = {
-    "auroc_ci", "auroc_se", "auroc_per_class_ci", "balanced_accuracy_ci", "ece_ci", "classwise_ece_ci", "brier_ci",
-    "nll_ci", "reliability",
+    "auroc_ci", "auroc_se", "auroc_df", "auroc_least", "auroc_per_class_ci", "balanced_accuracy_ci", "ece_ci",
+    "classwise_ece_ci", "brier_ci", "nll_ci", "reliability",
 }  # fmt: skip
 
 
@@ -112,7 +112,10 @@ def test_absent_class_is_left_out_of_the_mean() -> None:
     assert result["auroc"] == 1.0
     assert result["auroc_per_class"] == {"adeno": 1.0, "normal": 1.0, "squamous": None}
     assert result["supported_classes"] == ["adeno", "normal"]
-    assert result["auroc_ci"] == [pytest.approx(0.025 ** (1 / 6)), 1.0]
+    # 6 against 6 groups, half a pair of 36 misordered: 1 - 1/72, sqrt(2)/72 with 10 degrees of freedom
+    half = 2.228139 * math.sqrt(2) / (1 - 1 / 72)
+    assert result["auroc_ci"] == [pytest.approx(1 / (1 + math.exp(half - math.log(71))), abs=1e-4), 1.0]
+    assert result["auroc_least"] == {"error": 1 / 72, "se": pytest.approx(math.sqrt(2) / 72), "df": 10.0}
     assert result["auroc_per_class_ci"]["squamous"] is None
     assert result["auroc_se"] is None  # nothing varies, which is no precision
     assert result["support"]["squamous"] == {"patches": 0, "groups": 0}
@@ -155,15 +158,15 @@ def test_refusals() -> None:
     ("value", "ci", "few", "expected"),
     [
         (0.943, (0.901, 0.972), False, "0.943 [0.901, 0.972]"),
-        (0.943, [0.8149, 1.0], True, "0.943 [0.81, 1.00] few groups"),
+        (0.943, [0.8149, 1.0], True, "0.943 [0.81, 1.00] too few groups"),
         (None, None, False, "n/a"),
         (math.nan, (0.1, 0.2), False, "n/a"),
         (0.5, None, False, "0.500 [n/a]"),
-        (0.5, None, True, "0.500 [n/a] few groups"),
+        (0.5, None, True, "0.500 [n/a] too few groups"),
         (1.0, (0.47818, 1.0), False, "1.000 [0.478, 1.000]"),
         (1.0, (1.0, 1.0), False, "1.000 [n/a]"),
         (0.99996, (0.99991, 1.0), False, "1.000 [0.999, 1.000]"),
-        (0.99996, (0.99991, 1.0), True, "1.000 [0.99, 1.00] few groups"),
+        (0.99996, (0.99991, 1.0), True, "1.000 [0.99, 1.00] too few groups"),
         (0.0, (0.0, 0.00004), False, "0.000 [0.000, 0.001]"),
         (1.25, (1.1, 1.4), False, "1.250 [1.100, 1.400]"),  # a loss may exceed 1
     ],

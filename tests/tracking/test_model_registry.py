@@ -361,7 +361,7 @@ def test_the_model_card(tmp_path: Path) -> None:
     card = model_card(summary, model, pipeline, records.data)
     for part in (
         "Not a medical device",
-        "| east | 60 | 12 | 3 | 0.900 [0.80, 0.95] few groups |",
+        "| east | 60 | 12 | 3 | 0.900 [0.80, 0.95] too few groups |",
         "microns per pixel unknown",
         "fedprox + ecgr, 3 rounds of 2 local epochs, seed 0",
         "Few source groups, wide and shaky intervals",
