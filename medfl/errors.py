@@ -27,7 +27,7 @@ class GateFailed(MedflError):
 
 
 class RunFailed(MedflError):
-    """A run could not go on (no quorum for several rounds); what was computed is on disk; exit code 1."""
+    """A run could not go on, or came to no result that counts; what was computed is on disk; exit code 1."""
 
     exit_code = 1
 
