@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import functools
 import logging
-import os
 import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -110,7 +109,7 @@ def failure(error: BaseException) -> Unreadable:
     if isinstance(cause, MemoryError):
         return ReadFailure("not enough memory")
     if isinstance(cause, OSError) and cause.errno in PASSING:
-        return ReadFailure(os.strerror(cause.errno))
+        return ReadFailure(cause.strerror or str(cause))
     return cause if isinstance(cause, Unreadable) else Unreadable(failure_reason(cause))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from PIL import Image, ImageOps
 
@@ -57,7 +59,7 @@ def _check_range(image: Image.Image) -> None:
 
     An image of one level says nothing of its range. Of colours with 16 bits Pillow keeps the upper 8.
     """
-    extrema = image.getextrema()
+    extrema: Any = image.getextrema()  # (low, high), or such a pair for each band
     pairs = [extrema] if len(image.getbands()) == 1 else list(extrema)
     levels = [pair for pair, band in zip(pairs, image.getbands(), strict=True) if band not in ("A", "a")]
     low, high = min(pair[0] for pair in levels), max(pair[1] for pair in levels)

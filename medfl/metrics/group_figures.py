@@ -70,7 +70,8 @@ def mean_interval(sites: Sequence[Mapping[str, Any]]) -> list[float] | None:
     centres: list[float] = []
     errors: list[tuple[float, float]] = []
     for site in sites:
-        auroc, se, df, least = (site.get(key) for key in ("auroc", "auroc_se", "auroc_df", "auroc_least"))
+        auroc, se, df = site["auroc"], site.get("auroc_se"), site.get("auroc_df")
+        least: Any = site.get("auroc_least")
         if se is None and (least is None or auroc not in (0.0, 1.0)):
             return None
         centres.append(abs(auroc - least["error"]) if se is None else auroc)
