@@ -62,6 +62,13 @@ class StudyFile(config.ConfigSection):
         None
     )
 
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _chains_in_full(cls, methods: Any) -> Any:
+        if not isinstance(methods, dict):
+            return methods
+        return {name: {"method": arm} if isinstance(arm, list) else arm for name, arm in methods.items()}
+
     @field_validator("seeds")
     @classmethod
     def _no_seed_twice(cls, seeds: list[int]) -> list[int]:
@@ -154,7 +161,7 @@ def load_study(path: Path | str, overrides: Sequence[str] = ()) -> Study:
             f"{file} is a pipeline file, not a study; a study names `pipeline`, `seeds` and `methods` "
             f"(docs/studies.md), or take `medfl study --leave-one-site-out {file}`"
         )
-    notices = _arms_in_full(raw)
+    notices = _rename_in_arms(raw)
     spec = validate(StudyFile, raw, file)
     base = file.parent / os.path.expanduser(spec.pipeline)
     if not base.is_file():
@@ -162,17 +169,17 @@ def load_study(path: Path | str, overrides: Sequence[str] = ()) -> Study:
     return replace(_resolve(spec, base, list(overrides), str(file)), notices=notices)
 
 
-def _arms_in_full(raw: dict[str, Any]) -> tuple[str, ...]:
-    """Every method of a study file as a mapping in the present spelling, in place; a sentence about each old one."""
+def _rename_in_arms(raw: dict[str, Any]) -> tuple[str, ...]:
+    """Put the methods of a study file into the present spelling, in place; a sentence about each old one."""
     notices: list[str] = []
     methods = raw.get("methods")
     if not isinstance(methods, dict):
         return ()
     for name, arm in methods.items():
-        if isinstance(arm, list):
-            methods[name] = arm = {"method": arm}
-        if isinstance(arm, dict):
-            notices += [f"methods.{name}: {notice}" for notice in rename_old_keys(arm)]
+        stated = {"method": arm} if isinstance(arm, list) else arm
+        if isinstance(stated, dict) and (renamed := rename_old_keys(stated)):
+            methods[name] = stated
+            notices += [f"methods.{name}: {notice}" for notice in renamed]
     return tuple(notices)
 
 
