@@ -188,7 +188,7 @@ def test_a_site_file_alone(tmp_path):
         ("training.rounds=yes", ["`training.rounds`", "a number"]),
         ("training.sites_per_round=on", ["`training.sites_per_round`", "a number"]),
         ("registry={name: x, gates: {held_out_ece_max: no}}", ["held_out_ece_max", "a number"]),
-        ("method=[{name: fedprox, mu: yes}]", ["`method.fedprox.mu`", "a number"]),
+        ("method=[{name: fedprox, mu: yes}]", ["method.fedprox", "`mu`"]),
     ],
 )
 def test_words_that_yaml_reads_as_something_else(write, override, said):

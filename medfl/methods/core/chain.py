@@ -146,16 +146,11 @@ def build_chain(entries: Iterable[str | Mapping[str, Any]]) -> MethodChain:
         if not isinstance(name, str):
             raise MedflError(f"`method`: each entry is a name or a mapping with `name`, not {entry!r}")
         kind = method_class(name)
-        kinds = {f.name: f.type for f in dataclasses.fields(kind)}
-        allowed = list(kinds)
+        allowed = [f.name for f in dataclasses.fields(kind)]
         for key in parameters:
             if key not in allowed:
                 close = nearest(key, allowed)
                 raise MedflError(f"`method.{name}.{key}` is no parameter of it.{close} It has: {', '.join(allowed)}")
-            if isinstance(parameters[key], bool) and kinds[key] in ("int", "float", int, float):
-                raise MedflError(
-                    f"`method.{name}.{key}` is a number, and YAML reads `yes`, `no`, `on` and `off` as true and false"
-                )
         try:
             method = kind(**parameters)
         except (TypeError, ValueError) as error:

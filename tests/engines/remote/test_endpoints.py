@@ -313,6 +313,7 @@ def test_a_process_left_behind_does_not_write_the_state_of_its_successor(tmp_pat
     assert left.file.read_bytes() == written
 
 
+ONE_CLASS = [{"site": "held-out-01", "role": "held_out", "split": "test", "class": "lung_n", "groups": 3, "patches": 9}]
 SMALL = {
     "name": "small",
     "seed": 5,
@@ -403,6 +404,35 @@ def test_a_server_stopped_anywhere_goes_on_as_if_it_had_not_been(small, here, tm
             spoken(laid, ask)
         assert spoken(laid) == {"done": True}
         same_result(here, laid.folder)
+
+
+def test_a_network_that_cannot_take_the_patches_ends_the_run_before_a_site_is_asked(small, tmp_path):
+    laid = lay_out(load_pipeline(small, ["model={backbone: vit_tiny_patch16_224}"]), "simulator", tmp_path / "far")
+    never = lambda s, m: pytest.fail("asked")  # noqa: E731
+    serve(laid.server, laid.sites, never, never)
+    end = json.loads((laid.server / "ended.json").read_text())
+    assert end["kind"] == "MedflError"
+    assert "doesn't match model (224)" in end["message"]
+
+
+def test_a_run_far_away_that_trains_nothing_has_failed(small, tmp_path):
+    laid = lay_out(load_pipeline(small, ["training.rounds=1"]), "simulator", tmp_path / "far")
+
+    def ask(site, message, plain):
+        raise NoAnswer("away")
+
+    end = spoken(laid, ask)
+    assert end["kind"] == "RunFailed"
+    assert "nothing was trained (round 0: site-01: away" in end["message"]
+    assert not laid.folder.summary.exists()
+
+
+def test_a_gate_that_cannot_be_passed_is_found_as_the_run_is_laid_out(small, tmp_path, monkeypatch):
+    monkeypatch.setattr("medfl.data.partition.Partition.summary", lambda partition: ONE_CLASS)
+    gated = load_pipeline(small, ["registry={name: x, gates: {held_out_auroc_min: 0.5}}"])
+    with pytest.raises(MedflError, match="lung_n only"):
+        lay_out(gated, "simulator", tmp_path / "far")
+    assert not (tmp_path / "far").exists()
 
 
 def test_an_absent_site_is_a_named_failure_and_joins_when_the_run_goes_on(small, tmp_path):
