@@ -29,7 +29,7 @@ from medfl.tracking.connect import client_for
 from medfl.tracking.download import fetch_model, is_reference
 from medfl.tracking.gates import check
 from medfl.tracking.model_card import model_card
-from medfl.tracking.model_registry import held_out_digest, register
+from medfl.tracking.model_registry import _move_alias, held_out_digest, register
 from medfl.tracking.sync import sync
 from tests.runfolders import BACKBONE, CLASSES, SIZE, FakeRun, probabilities, tracking
 
@@ -284,19 +284,39 @@ def test_a_holder_measured_on_other_data_is_measured_again(tmp_path: Path, where
     assert all(json.loads((folder / "model.json").read_text())["backbone"] == BACKBONE for folder in seen)
 
 
-@pytest.mark.usefixtures("light")
-def test_an_alias_that_moved_during_the_comparison_stays_where_it_is(tmp_path: Path, where: config.Tracking) -> None:
-    runs = [FakeRun(tmp_path / f"run{seed}", data_seed=seed, seed=seed).whole() for seed in range(3)]
-    register(runs[0].folder, name="moving", alias="champion", tracking=where)
-    register(runs[1].folder, name="moving", tracking=where)
+class Aliases:
+    """As much of MLflow's client as moves an alias: the model "m", whose alias "champion" is at a version."""
 
-    def holder(directory: Path) -> dict[str, float | None]:
-        client_for(str(where.uri)).set_registered_model_alias("moving", "champion", "2")
-        return {"east": 0.0}
+    def __init__(self, now: str | None) -> None:
+        self.now = now
 
-    with pytest.raises(GateFailed, match="has moved to version 2 while this model was compared with version 1"):
-        register(runs[2].folder, name="moving", alias="champion", tracking=where, evaluate_holder=holder)
-    assert registry(where)["moving"][1] == {"champion": "2"}
+    def search_registered_models(self, query: str) -> list[Any]:
+        return [SimpleNamespace(name="m", aliases={"champion": self.now} if self.now else {})]
+
+    def get_model_version(self, name: str, version: str) -> Any:
+        return SimpleNamespace(version=version)
+
+    def set_registered_model_alias(self, name: str, alias: str, version: str) -> None:
+        self.now = version
+
+
+@pytest.mark.parametrize(
+    ("rival", "now", "moves"),
+    [("1", "1", True), ("1", "2", False), (None, "2", False), (None, None, True), ("1", None, True), ("1", "3", True)],
+)
+def test_an_alias_moves_from_the_version_that_was_compared_only(
+    rival: str | None, now: str | None, moves: bool
+) -> None:
+    client: Any = Aliases(now)
+    holder: Any = rival and SimpleNamespace(version=rival)
+    ours: Any = SimpleNamespace(version="3")
+    if moves:
+        _move_alias(client, "m", "champion", holder, ours)
+        assert client.now == "3"
+        return
+    with pytest.raises(GateFailed, match=f"has moved to version {now} while this model was compared with"):
+        _move_alias(client, "m", "champion", holder, ours)
+    assert client.now == now
 
 
 def test_refusals_before_anything_happens(tmp_path: Path, where: config.Tracking) -> None:
