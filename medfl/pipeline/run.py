@@ -16,6 +16,7 @@ from medfl.errors import MedflError
 from medfl.federation.callbacks import Callback, PhaseTimer
 from medfl.federation.server_state import ServerState
 from medfl.metrics.record_types import RunSummary
+from medfl.metrics.small_cells import disclosed_rows
 from medfl.pipeline.conclude import conclude
 from medfl.pipeline.load_pipeline import dump_pipeline, load_pipeline
 from medfl.pipeline.prepare import LocalRunSetup, RunSetup, prepare
@@ -63,7 +64,7 @@ def run(
     folder = RunFolder.create(pipeline.name, out)
     setup = prepare(pipeline, watcher, partition)
     setup.partition.write(folder.allocation)
-    write_summary_csv(folder.allocation_summary, setup.partition.summary())
+    write_summary_csv(folder.allocation_summary, allocation_rows(pipeline, setup.partition))
     write_text(folder.pipeline, dump_pipeline(pipeline))
     return _carry_out(setup, folder, setup.initial_state(), {}, began, watcher)
 
@@ -199,6 +200,13 @@ def _page(folder: RunFolder, watcher: ProgressCallbacks) -> str:
     except Exception as error:
         watcher.say(f"The report could not be drawn ({error}); try `medfl report {folder.path}`")
         return ""
+
+
+def allocation_rows(pipeline: config.Pipeline, partition: Partition) -> list[dict[str, str | int]]:
+    """The rows of allocation_summary.csv as each site may tell them: the counts of small classes are blank."""
+    floors = {site.name: pipeline.min_count(site) for site in pipeline.all_sites}
+    shares = {share.site: Partition((share,)).summary() for share in partition.sites}
+    return [row for site, rows in shares.items() for row in disclosed_rows(rows, floors[site])]
 
 
 def write_summary_csv(path: Path, rows: Iterable[Mapping[str, str | int]]) -> None:

@@ -18,7 +18,7 @@ from medfl.data.partition import Partition, make_partition
 from medfl.engines.remote.party_files import PARTY, SERVER, read_pipeline, write_server, write_site
 from medfl.errors import MedflError
 from medfl.pipeline.load_pipeline import dump_pipeline, load_pipeline
-from medfl.pipeline.run import same_allocation, write_summary_csv
+from medfl.pipeline.run import allocation_rows, same_allocation, write_summary_csv
 from medfl.runs.folder import RunFolder
 
 SCRATCH = "medfl-"
@@ -87,7 +87,7 @@ def lay_out(pipeline: config.Pipeline, engine: str, out: Path | str | None) -> L
     folder = RunFolder.create(pipeline.name, out)
     laid = Laid(engine, uuid.uuid4().hex, folder, pipeline)
     allocation.write(folder.allocation)
-    write_summary_csv(folder.allocation_summary, allocation.summary())
+    write_summary_csv(folder.allocation_summary, allocation_rows(pipeline, allocation))
     deal_out(laid.home, pipeline, allocation)
     write_server(laid.server, pipeline, laid.run, folder.path)
     write_engine(laid)

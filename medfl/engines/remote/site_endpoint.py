@@ -18,6 +18,7 @@ from medfl.engines.remote.site_state import SiteStateFile, StateLost
 from medfl.errors import MedflError
 from medfl.messages import Failure
 from medfl.pipeline.build_site import build_sites, checked_shared_model
+from medfl.pipeline.run import allocation_rows
 from medfl.site.site import Site, SiteDiverged
 
 KEY = "consortium.key"
@@ -151,7 +152,7 @@ def build(folder: Path, name: str) -> _Ready:
         installation=Installation.here(),
         fingerprint=bench.model.fingerprint(),
         leaky=share.catalog.groups_unknown,
-        allocation=tuple(Partition((share,)).summary()),
+        allocation=tuple(allocation_rows(pipeline, Partition((share,)))),
         groups=keyed_groups(share, folder / KEY),
     )
     return _Ready(site, Bounds.of(bench.model), greeting)
