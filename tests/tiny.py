@@ -18,6 +18,7 @@ TINY: dict[str, Any] = {
     "model": {"backbone": "test_byobnet"},
     "training": {"rounds": 2, "batch_size": 8, "threads": 1, "optimizer": {"lr": 0.02}},
     "evaluation": {"resamples": 100},
+    "disclosure": {"min_count": 1},  # its sites have a handful of source groups
     "tracking": {"enabled": False},
 }
 

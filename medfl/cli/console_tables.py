@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from medfl.cli.terminal import Terminal
 from medfl.metrics import RATES, format_figure, format_interval
 from medfl.metrics.figures import Place, SiteFigure, Style, figure, figures_at
+from medfl.metrics.formatting import format_count
 from medfl.metrics.record_types import SiteResult
 from medfl.metrics.stability_figures import stability_at
 
@@ -57,7 +58,13 @@ def print_own_models(terminal: Terminal, sites: Mapping[str, SiteResult]) -> Non
 def print_operating_points(terminal: Terminal, summary: Mapping[str, Any]) -> None:
     """Sensitivity and specificity at held-out sites, at the thresholds chosen on validation data."""
     rows = [
-        [name, target, format_figure(point["threshold"]), str(point["positives"]), str(point["negatives"])]
+        [
+            name,
+            target,
+            format_figure(point["threshold"]),
+            format_count(point["positives"]),
+            format_count(point["negatives"]),
+        ]
         + [format_interval(point[rate], point[f"{rate}_ci"]) for rate in RATES]
         for name, entry in sorted(summary["sites"].items())
         for target, point in (entry.get("operating") or {}).items()
@@ -70,9 +77,19 @@ def print_operating_points(terminal: Terminal, summary: Mapping[str, Any]) -> No
         terminal.table(f"Held-out sites, at thresholds from validation data{purpose}", columns, rows)
 
 
-def print_confusion(terminal: Terminal, site: str, matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> None:
+def _withheld_lines(sites: Mapping[str, SiteResult]) -> Iterator[str]:
+    """Which sites do not tell all because few patients stand behind it."""
+    for name, entry in sorted(sites.items()):
+        if note := entry.get("withheld"):
+            what = "all figures" if note["all"] else ", ".join(note["classes"]) or "fields of the confusion matrix"
+            yield f"{name} withholds, for fewer than {note['min_count']} patients: {what}"
+
+
+def print_confusion(
+    terminal: Terminal, site: str, matrix: Sequence[Sequence[int | None]], classes: Sequence[str]
+) -> None:
     """A confusion matrix: truth down, prediction across."""
-    rows = [[f"true {name}", *map(str, counts)] for name, counts in zip(classes, matrix, strict=True)]
+    rows = [[f"true {name}", *map(format_count, counts)] for name, counts in zip(classes, matrix, strict=True)]
     terminal.table(f"{site}: confusion", ["", *classes], rows)
 
 
@@ -107,6 +124,7 @@ def print_outcome(terminal: Terminal, summary: Mapping[str, Any], folder: str, t
     print_operating_points(terminal, summary)
     for line in (
         *_held_out_lines(summary),
+        *_withheld_lines(summary["sites"]),
         _calibration_line(summary),
         *_privacy_lines(summary),
         _stability_line(summary),

@@ -48,6 +48,12 @@ class Evaluation(ConfigSection):
     members: int = Field(1000, ge=0)
 
 
+class Disclosure(ConfigSection):
+    """What sites tell of few patients: a cell of fewer source groups than `min_count` is pooled or withheld."""
+
+    min_count: Count = 5
+
+
 class Tracking(ConfigSection):
     """MLflow. `uri: null` means MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in the working directory."""
 
@@ -88,6 +94,7 @@ class Pipeline(ConfigSection):
     baseline: Baseline | None = None
     select: Literal["last"] | Selection = "last"
     evaluation: Evaluation = Evaluation()
+    disclosure: Disclosure = Disclosure()
     tracking: Tracking = Tracking()
     registry: Registry | None = None
     _notices: tuple[str, ...] = PrivateAttr(())
@@ -125,6 +132,10 @@ class Pipeline(ConfigSection):
     def all_sites(self) -> list[SiteConfig]:
         """Training sites, then held-out sites."""
         return self.train_sites + self.held_out_sites
+
+    def min_count(self, site: SiteConfig) -> int:
+        """The least source groups behind a cell of what a site tells; a site may ask for more than the pipeline."""
+        return max(self.disclosure.min_count, site.min_count or 0)
 
     @property
     def cache_dir(self) -> Path:

@@ -49,6 +49,7 @@ class SiteConfig(ConfigSection):
     local_steps: Count | None = None
     link: SiteLink | None = None
     density: float = Field(1.0, gt=0, le=1)
+    min_count: Count | None = None
 
     @field_validator("class_mix")
     @classmethod

@@ -88,6 +88,7 @@ class ScoreSums:
         confusion: patches by (true class, predicted class), [..., C, C].
         top: bins of the largest probability; a hit is a correct prediction, [..., B].
         classwise: bins of every class's probability; a hit is a patch of that class, [..., C, B].
+        left_out: right and wrong predictions that the confusion matrix does not tell (`small_cells`), [..., 2].
     """
 
     squared_error: FloatArray
@@ -95,6 +96,7 @@ class ScoreSums:
     confusion: FloatArray
     top: CalibrationBins
     classwise: CalibrationBins
+    left_out: FloatArray
 
     def __add__(self, other: ScoreSums) -> ScoreSums:
         return ScoreSums(
@@ -103,6 +105,7 @@ class ScoreSums:
             self.confusion + other.confusion,
             self.top + other.top,
             self.classwise + other.classwise,
+            self.left_out + other.left_out,
         )
 
     def map(self, function: Callable[[FloatArray], FloatArray]) -> ScoreSums:
@@ -113,6 +116,7 @@ class ScoreSums:
             function(self.confusion),
             self.top.map(function),
             self.classwise.map(function),
+            function(self.left_out),
         )
 
     def total(self) -> ScoreSums:
@@ -125,7 +129,7 @@ class ScoreSums:
 
     def patches(self) -> FloatArray:
         """Number of patches, [...]."""
-        return np.asarray(self.confusion.sum(axis=(-2, -1)))
+        return np.asarray(self.confusion.sum(axis=(-2, -1)) + self.left_out.sum(axis=-1))
 
     def brier(self) -> FloatArray:
         """Mean over patches of the summed squared error over classes, 0 (best) to 2, [...]."""
@@ -137,7 +141,8 @@ class ScoreSums:
 
     def accuracy(self) -> FloatArray:
         """Share of patches predicted right, [...]."""
-        return ratio(np.asarray(np.trace(self.confusion, axis1=-2, axis2=-1)), self.patches())
+        hits = np.trace(self.confusion, axis1=-2, axis2=-1) + self.left_out[..., 0]
+        return ratio(np.asarray(hits), self.patches())
 
     def recall(self) -> FloatArray:
         """Recall of every class [..., C], nan where the class has no patch."""
@@ -168,6 +173,7 @@ class ScoreSums:
             "confusion": self.confusion.tolist(),
             "top": self.top.to_lists(),
             "classwise": self.classwise.to_lists(),
+            "left_out": self.left_out.tolist(),
         }
 
     @classmethod
@@ -179,6 +185,7 @@ class ScoreSums:
             confusion=_array(lists["confusion"]),
             top=CalibrationBins.from_lists(lists["top"]),
             classwise=CalibrationBins.from_lists(lists["classwise"]),
+            left_out=_array(lists["left_out"]),
         )
 
 
@@ -225,6 +232,7 @@ def group_sums(probs: FloatArray, labels: IntArray, group: IndexArray, n_groups:
             _totals(class_cell, classwise, probs),
             _totals(class_cell, classwise, onehot),
         ),
+        left_out=np.zeros((n_groups, 2)),
     )
 
 

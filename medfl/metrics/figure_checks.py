@@ -127,10 +127,10 @@ def site_figures_check(classes: Sequence[str], targets: Sequence[str], bins: int
         "n_groups": count,
         "few_groups": truth,
         "supported_classes": _some_of(classes),
-        "support": named(record({"patches": count, "groups": count}), classes),
-        "confusion": listed(listed(count, len(classes)), len(classes)),
+        "support": named(record({"patches": maybe(count), "groups": maybe(count)}), classes),
+        "confusion": listed(listed(maybe(count), len(classes)), len(classes)),
     }
-    point = {"threshold": maybe_fraction, "positives": count, "negatives": count}
+    point = {"threshold": maybe_fraction, "positives": maybe(count), "negatives": maybe(count)}
     point |= dict.fromkeys(RATES, maybe_fraction) | dict.fromkeys([f"{name}_ci" for name in RATES], INTERVAL)
     diagram = {"edges": listed(FRACTION, bins + 1), "count": listed(count, bins)}
     diagram |= {name: listed(maybe_fraction, bins) for name in ("confidence", "accuracy")}
@@ -141,6 +141,7 @@ def site_figures_check(classes: Sequence[str], targets: Sequence[str], bins: int
         "reliability": record(diagram),
         "reliability_before": record(diagram),
         "membership": record(attack),
+        "withheld": record({"min_count": count, "all": truth, "classes": _some_of(classes)}),
     }
     for row in figures.FIGURES:
         required, further = _row_checks(row, classes)
@@ -173,6 +174,7 @@ def score_sums_check(classes: int, bins: int) -> Check:
             "confusion": listed(listed(number(0.0, LARGEST_COUNT), classes), classes),
             "top": record(per_bin),
             "classwise": record(per_class),
+            "left_out": listed(number(0.0, LARGEST_COUNT), 2),
         }
     )
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 
 MISSING = "n/a"
+WITHHELD = "*"
+"""How a table shows a count of few patients."""
 
 
 def format_figure(value: float | None, form: str = ".3f", missing: str = MISSING) -> str:
@@ -13,6 +15,11 @@ def format_figure(value: float | None, form: str = ".3f", missing: str = MISSING
     if value is None:
         return missing
     return str(value) if isinstance(value, int) else f"{value:{form}}"
+
+
+def format_count(count: int | None) -> str:
+    """A count, or the mark of one that is withheld."""
+    return WITHHELD if count is None else str(count)
 
 
 def format_interval(

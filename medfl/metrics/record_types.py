@@ -14,10 +14,10 @@ RecordRole = Literal["train", "held_out", "pool"]
 
 
 class ClassSupport(TypedDict):
-    """What a site has of one class."""
+    """What a site has of one class; None is withheld."""
 
-    patches: int
-    groups: int
+    patches: int | None
+    groups: int | None
 
 
 class SiteFigures(TypedDict, total=False):
@@ -47,11 +47,12 @@ class SiteFigures(TypedDict, total=False):
     classwise_ece: float | None
     brier: float | None
     nll: float | None
-    confusion: list[list[int]]
+    confusion: list[list[int | None]]
     reliability: Mapping[str, Any]
     reliability_before: Mapping[str, Any]
     operating: Mapping[str, Mapping[str, Any]]
     membership: Mapping[str, Any]
+    withheld: Mapping[str, Any]
 
 
 class SiteResult(SiteFigures):

@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfl.metrics.auroc import FloatArray, mean_auroc
-from medfl.metrics.calibration import ScoreSums, score_sums
+from medfl.metrics.calibration import ScoreSums
 from medfl.metrics.figures import Place, ScoredPatches, Style, figures_at, figures_before, finite
-from medfl.metrics.histograms import ScoreHistograms, score_histograms
+from medfl.metrics.histograms import ScoreHistograms
 from medfl.metrics.measure import measure, reliability
 from medfl.metrics.operating import operating_point
 from medfl.metrics.roc import roc_band
+from medfl.metrics.small_cells import SmallCells
 from medfl.metrics.targets import target_scores, target_truth, targets
 
 CURVES = 200
@@ -55,6 +56,7 @@ def site_figures(
     resamples: int = 0,
     seed: int = 0,
     bins: int = 15,
+    min_count: int = 1,
 ) -> SiteMeasurement:
     """Measure a finished model on one site's patches.
 
@@ -64,6 +66,7 @@ def site_figures(
         labels, groups, classes, resamples, seed, bins: as for `measure`.
         malignant: classes that together are the target "malignant"; none, and there is no such target.
         thresholds: target -> score from which a patch is called positive; None leaves operating points out.
+        min_count: the least source groups behind a cell of what is told (`medfl.metrics.small_cells`).
 
     Raises:
         ValueError: as `measure` does.
@@ -72,47 +75,46 @@ def site_figures(
         measure(p, labels, groups, classes, resamples=resamples, seed=seed, bins=bins) for p in (probs, before)
     )
     names, group = np.unique(groups, return_inverse=True)
+    cells = SmallCells(min_count, labels, group, classes, malignant)
     scores, truth = target_scores(probs, classes, malignant), target_truth(labels, classes, malignant)
-    histograms = score_histograms(scores, truth).to_lists()
-    questions = {
-        target: (scores[:, m], truth[:, m], group, len(names)) for m, target in enumerate(targets(classes, malignant))
-    }
+    told, shown = cells.scores(scores), cells.shown_targets()
     measured |= _before_calibration(measured, uncalibrated)
-    measured["operating"] = {
-        target: operating_point(*patches, thresholds.get(target), resamples=resamples, seed=seed)
-        for target, patches in questions.items()
-        if thresholds is not None
-    }
-    draws = min(resamples, CURVES)
-    roc = {target: roc_band(*patches, resamples=draws, seed=seed) for target, patches in questions.items()}
+    measured["operating"], roc = {}, {}
+    for m, target in enumerate(targets(classes, malignant)):
+        side = (truth[:, m], group, len(names))
+        if thresholds is not None:
+            point = operating_point(scores[:, m], *side, thresholds.get(target), resamples=resamples, seed=seed)
+            hidden = {} if shown[m] else dict.fromkeys(point.keys() - {"threshold"})
+            measured["operating"][target] = point | hidden
+        draws = min(resamples, CURVES)
+        roc[target] = roc_band(told[:, m], *side, resamples=draws, seed=seed) if shown[m] else None
+    after, plain = cells.sums(probs, bins), cells.sums(before, bins)
+    if "reliability" in measured:
+        measured |= {"reliability": reliability(after), "reliability_before": reliability(plain)}
+    histograms = cells.histograms(scores).to_lists()
     return SiteMeasurement(
-        figures=measured,
-        sums={
-            "after": score_sums(probs, labels, bins).to_lists(),
-            "before": score_sums(before, labels, bins).to_lists(),
-            "histograms": histograms,
-        },
-        curves={"targets": list(questions), "roc": roc, "histograms": histograms},
+        figures=cells.figures(measured, probs),
+        sums={"after": after.to_lists(), "before": plain.to_lists(), "histograms": histograms},
+        curves={"targets": list(roc), "roc": roc, "histograms": histograms},
     )
 
 
 def _before_calibration(measured: Mapping[str, Any], uncalibrated: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries that tell of calibration: `ece_after`, `ece_before`, `ece_before_ci`, `reliability_before`, ..."""
+    """The entries that tell of calibration: `ece_after`, `ece_before`, `ece_before_ci`, ..."""
     entries = {f"{row.key}_after": measured[row.key] for row in figures_before(Style.INTERVAL)}
     for row in figures_before():
         entries[f"{row.key}_before"] = uncalibrated[row.key]
         if row.before is Style.INTERVAL and f"{row.key}_ci" in uncalibrated:
             entries[f"{row.key}_before_ci"] = uncalibrated[f"{row.key}_ci"]
-    if "reliability" in uncalibrated:
-        entries["reliability_before"] = uncalibrated["reliability"]
     return entries
 
 
 def pooled(sums: Mapping[str, Mapping[str, Any]], classes: Sequence[str]) -> dict[str, Any] | None:
     """Figures of all sites' patches together, from the `sums` of each site's `SiteMeasurement`; None without sites.
 
-    Calibration figures, Brier and NLL are those of all scores at once. AUROC is that of scores rounded to their bin;
-    `auroc_resolution` bounds the difference. No intervals: the sums do not say which patches belong together.
+    Brier, NLL and accuracy are those of all scores at once. AUROC is that of scores rounded to their bin, and
+    `auroc_resolution` bounds the difference, where no cell was pooled (`small_cells`); where some were, both, and the
+    calibration errors, are those of the pooled cells. No intervals: the sums do not say which patches belong together.
     """
     if not sums:
         return None
@@ -131,6 +133,7 @@ def pooled(sums: Mapping[str, Mapping[str, Any]], classes: Sequence[str]) -> dic
             merged[f"{row.key}_before"] = finite(row.value(plain))
     return merged | {
         "confusion": after.confusion.astype(int).tolist(),
+        "left_out": after.left_out.astype(int).tolist(),
         "reliability": reliability(after),
         "reliability_before": reliability(before),
     }

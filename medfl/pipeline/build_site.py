@@ -109,6 +109,7 @@ def local_training_config(pipeline: config.Pipeline, site: config.SiteConfig) ->
         seed=pipeline.seed,
         eval_batch_size=pipeline.evaluation.batch_size,
         bins=pipeline.evaluation.bins,
+        min_count=pipeline.min_count(site),
     )
 
 

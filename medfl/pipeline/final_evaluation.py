@@ -106,7 +106,7 @@ def tune(prepared: RunSetup, chosen: SelectedModel) -> Calibration:
     wanted = prepared.pipeline.evaluation.sensitivity
     values = zip(targets(classes, malignant), pooled.threshold(wanted).tolist(), strict=True)
     thresholds = {target: value for target, value in values if not math.isnan(value)}
-    patches = int((pooled.positive + pooled.negative)[0].sum())
+    patches = int((pooled.positive + pooled.negative).sum(axis=-1).max())
     operating = {"sensitivity": wanted, "patches": patches, "thresholds": thresholds} if patches else None
     return replace(tuned, thresholds=thresholds, operating=operating, failures=failures)
 

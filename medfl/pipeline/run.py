@@ -64,7 +64,7 @@ def run(
     with RunFolder.create(pipeline.name, out) as folder:
         setup = prepare(pipeline, watcher, partition)
         check_plan(pipeline, setup.partition.summary())
-        note_data(folder, setup.partition, pipeline.cache_dir, setup.warnings)
+        note_data(folder, setup.partition, pipeline, setup.warnings)
         write_text(folder.pipeline, dump_pipeline(pipeline))
         return _carry_out(setup, folder, setup.initial_state(), {}, began, watcher)
 

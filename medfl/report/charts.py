@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from medfl.metrics.formatting import format_count
 from medfl.plain_text import shortened, visible
 from medfl.report.chart_style import axes, canvas, chart, class_look, colour
 
@@ -182,7 +183,7 @@ def roc(curve: Mapping[str, Sequence[float]], token: str = "after", *, name: str
 
 
 @chart
-def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str], *, name: str, finding: str) -> Figure:
+def confusion(matrix: Sequence[Sequence[int | None]], classes: Sequence[str], *, name: str, finding: str) -> Figure:
     """Counts by truth (row) and prediction (column); a cell is as full as its share of the row."""
     n = len(classes)
     left, right, top = 92.0, 20.0, 74.0
@@ -190,18 +191,19 @@ def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str], *, name: 
     figure = canvas(left + right + cell * n, top + 6 + min(cell, 34.0) * n)
     ax = axes(figure, left, top, right, 6)
     for row, counts in enumerate(matrix):
-        total = sum(counts)
+        total = sum(count or 0 for count in counts)
+        hidden = None in counts
         for column, count in enumerate(counts):
-            share = count / total if total else 0.0
+            share = (count or 0) / total if total else 0.0
             box = Rectangle((column, row), 1, 1, facecolor=colour("heat"), alpha=FULL * share, linewidth=0)
             ax.add_patch(box)
             weight = "bold" if row == column else "normal"
-            token = "ink" if count else "quiet"
+            token = "quiet" if count == 0 else "ink"
             fontsize = 11.0 if n <= 8 else 8.0
             ax.text(
                 column + 0.5,
                 row + 0.5,
-                str(count) if total else "–",
+                format_count(count) if total or hidden else "–",
                 color=colour(token),
                 weight=weight,
                 ha="center",

@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from medfl.metrics import format_figure, format_interval
+from medfl.metrics.formatting import WITHHELD, format_count
 from medfl.metrics.intervals import FEW_GROUPS
 from medfl.report import charts
 from medfl.report.chart_style import class_token
@@ -161,12 +162,12 @@ def _class_auroc(evidence: Evidence, name: str, target: str) -> str:
     from medfl.metrics.histograms import ScoreHistograms
 
     value = float(ScoreHistograms.from_lists(curve["histograms"]).auroc()[curve["targets"].index(target)])
-    return "" if value != value else f"{format_figure(value)} [n/a]"
+    return "" if value != value else f"about {format_figure(value)} [n/a]"
 
 
 def _few(entry: Mapping[str, Any], name: str) -> bool:
     """Whether a class surely rests on too few source groups on one of its sides, by the summary's counts."""
-    groups = {label: count["groups"] for label, count in entry["support"].items()}
+    groups = {label: count["groups"] or 0 for label, count in entry["support"].items()}
     own = groups.pop(name, 0)
     return bool(own < FEW_GROUPS or sum(groups.values()) < FEW_GROUPS)
 
@@ -179,8 +180,8 @@ def _points(evidence: Evidence, name: str) -> list[list[str]]:
             name,
             target,
             format_figure(point["threshold"]),
-            str(point["positives"]),
-            str(point["negatives"]),
+            format_count(point["positives"]),
+            format_count(point["negatives"]),
             interval(point, "sensitivity"),
             interval(point, "specificity"),
         ]
@@ -195,25 +196,31 @@ def confusions(evidence: Evidence) -> PageSection | None:
         return None
     by_role: dict[str, list[Picture]] = {"held_out": [], "train": []}
     for name, entry in shown.items():
-        by_role[entry["role"]].append(_confusion(evidence, name, entry["confusion"]))
+        by_role[entry["role"]].append(_confusion(evidence, name, entry))
     blocks = []
     if evidence.site or not by_role["held_out"]:
         blocks.append(figures(by_role["held_out"] + by_role["train"]))
     else:
         pool = (evidence.summary.get("pooled") or {}).get("held_out")
         if pool and len(pool["sites"]) > 1:
-            by_role["held_out"].append(_confusion(evidence, "All held-out sites", pool["confusion"], "pooled"))
+            by_role["held_out"].append(_confusion(evidence, "All held-out sites", pool, "pooled"))
         blocks.append(figures(by_role["held_out"]))
         if by_role["train"]:
             blocks.append(folded(f"Training sites ({len(by_role['train'])})", figures(by_role["train"])))
-    lead = "Rows are what a patch is, columns what it was taken for; colour is the share of the row."
+    lead = (
+        "Rows are what a patch is, columns what it was taken for; colour is the share of the row. A field of few "
+        f"patients is withheld at a site ({WITHHELD}), and so is another that would tell it; the matrix of all sites "
+        "leaves them out."
+    )
     return PageSection("confusion", "Confusion matrices", join(*blocks), lead)
 
 
-def _confusion(evidence: Evidence, name: str, matrix: Sequence[Sequence[int]], key: str = "") -> Picture:
-    classes = evidence.classes
-    total, right = sum(map(sum, matrix)), sum(matrix[i][i] for i in range(len(classes)))
-    wrong = [(matrix[i][j], classes[i], classes[j]) for i in range(len(classes)) for j in range(len(classes)) if i != j]
+def _confusion(evidence: Evidence, name: str, entry: Mapping[str, Any], key: str = "") -> Picture:
+    """The matrix of a site, or of the pooled patches of several."""
+    classes, matrix = evidence.classes, entry["confusion"]
+    total, right = entry["n"], round((entry["accuracy"] or 0.0) * entry["n"])
+    fields = [(i, j) for i in range(len(classes)) for j in range(len(classes)) if i != j]
+    wrong = [(matrix[i][j] or 0, classes[i], classes[j]) for i, j in fields]
     most = max(wrong, key=lambda item: item[0], default=(0, "", ""))
     role = f"{role_word(evidence.roles[name])}, " if name in evidence.roles else ""
     slip = f"; most often {most[1]} taken for {most[2]} ({most[0]})" if most[0] else ""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from medfl.metrics import format_figure
 from medfl.report.run_results import Evidence, arrow
@@ -64,6 +65,7 @@ def _sites(evidence: Evidence) -> Iterator[tuple[str, str]]:
             f"The intervals at {several(few)} rest on fewer than ten groups on a side of some class: too few to show "
             "how groups differ, whatever the interval says.",
         )
+    yield from _small_cells(measured)
     partial = [
         name
         for name, entry in measured.items()
@@ -90,6 +92,23 @@ def _sites(evidence: Evidence) -> Iterator[tuple[str, str]]:
             "Test data was watched.",
             "Held-out figures were monitored during training; settings chosen after seeing them would be too good.",
         )
+
+
+def _small_cells(measured: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """What sites do not tell because few patients stand behind it."""
+    notes = {name: entry["withheld"] for name, entry in measured.items() if entry.get("withheld")}
+    if not notes:
+        return
+    floor = max(note["min_count"] for note in notes.values())
+    silent = [name for name, note in notes.items() if note["all"]]
+    told = f" {several(silent)} tells nothing at all." if silent else ""
+    named = [f"{name} ({several(note['classes'])})" for name, note in notes.items() if note["classes"]]
+    classes = f" Figures of single classes are withheld at {several(named)}." if named else ""
+    yield (
+        "Small cells withheld.",
+        f"What stands on fewer than {floor} source groups is pooled or withheld at {several(list(notes))}, so curves "
+        f"and histograms are coarser there.{classes}{told}",
+    )
 
 
 def _model(evidence: Evidence) -> Iterator[tuple[str, str]]:

@@ -19,9 +19,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from medfl.config import Pipeline
 from medfl.data.atomic_file import write_text
 from medfl.data.partition import KEYED, Partition
 from medfl.errors import MedflError
+from medfl.metrics.small_cells import disclosed_rows
 from medfl.runs.folder import RunFolder
 
 KEY_FILE = "data.key"
@@ -54,17 +56,24 @@ def keep_key(folder: Path, key: bytes) -> None:
         raise MedflError(f"{folder / KEY_FILE} cannot be written ({error.strerror})") from None
 
 
-def note_data(folder: RunFolder, partition: Partition, cache: Path, warnings: Sequence[str] = ()) -> bytes:
+def disclosed_summary(pipeline: Pipeline, partition: Partition, key: bytes) -> list[dict[str, str | int]]:
+    """The rows of allocation_summary.csv as each site may tell them: the counts of small classes are blank."""
+    floors = {site.name: pipeline.min_count(site) for site in pipeline.all_sites}
+    shares = {share.site: Partition((share,)).summary(key) for share in partition.sites}
+    return [row for site, rows in shares.items() for row in disclosed_rows(rows, floors[site])]
+
+
+def note_data(folder: RunFolder, partition: Partition, pipeline: Pipeline, warnings: Sequence[str] = ()) -> bytes:
     """Write a new run's allocation.csv, which stays local, and allocation_summary.csv; returns the key.
 
     Args:
         warnings: sentences on sites whose patches look wrong, for the report.
     """
-    key = data_key(folder.path, cache)
+    key = data_key(folder.path, pipeline.cache_dir)
     if warnings:
         write_text(folder.path / WARNINGS, json.dumps(list(warnings), indent=1) + "\n")
     partition.write(folder.allocation)
-    write_rows(folder.allocation_summary, partition.summary(key))
+    write_rows(folder.allocation_summary, disclosed_summary(pipeline, partition, key))
     return key
 
 
@@ -170,7 +179,12 @@ def _by_site(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 
 def _same(before: list[Row], after: list[Row]) -> bool:
-    comparable = {len(str(row["digest"])) == KEYED for row in (*before, *after) if row["digest"]}
-    columns = ("split", "class", "groups", "patches", *(["digest"] if len(comparable) == 1 else []))
-    one, other = ({tuple(str(row[column]) for column in columns) for row in rows} for rows in (before, after))
-    return one == other
+    """Whether rows of one site agree; a count that one side withholds agrees with any."""
+    keyed = {len(str(row["digest"])) == KEYED for row in (*before, *after) if row["digest"]}
+    one, other = ({(row["split"], row["class"]): row for row in rows} for rows in (before, after))
+    if one.keys() != other.keys():
+        return False
+    if len(keyed) == 1 and any(one[place]["digest"] != other[place]["digest"] for place in one):
+        return False
+    counts = ((str(one[place][name]), str(other[place][name])) for place in one for name in ("groups", "patches"))
+    return all(a == b or "" in (a, b) for a, b in counts)

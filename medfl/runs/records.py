@@ -33,15 +33,17 @@ class SiteData:
 
     Attributes:
         role: "train" or "held_out".
-        patches: patches by split and class.
+        patches: patches by split and class; a class whose count is withheld has none here.
         groups: sum over splits and classes of source groups; no group is in two splits, one may hold two classes.
         digest: what the rows' content digests hash to, 32 hex digits.
+        withheld: whether counts of classes of few source groups are left out, so that the site holds more than this.
     """
 
     role: str
     patches: Mapping[str, Mapping[str, int]]
     groups: int
     digest: str
+    withheld: bool = False
 
     def total(self) -> int:
         """Patches of the site."""
@@ -137,7 +139,8 @@ def _site_data(rows: list[dict[str, str]]) -> SiteData:
     patches: dict[str, dict[str, int]] = {}
     for row in rows:
         by_class = patches.setdefault(row["split"], {})
-        by_class[row["class"]] = by_class.get(row["class"], 0) + int(row["patches"])
+        by_class[row["class"]] = by_class.get(row["class"], 0) + int(row["patches"] or 0)
     facts = sorted([row["split"], row["class"], row["digest"]] for row in rows)
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
-    return SiteData(rows[0]["role"], patches, sum(int(row["groups"]) for row in rows), digest)
+    groups = sum(int(row["groups"] or 0) for row in rows)
+    return SiteData(rows[0]["role"], patches, groups, digest, "" in [row["groups"] for row in rows])

@@ -31,6 +31,7 @@ class LocalTrainingConfig:
     seed: int = 0
     eval_batch_size: int = 256
     bins: int = 15
+    min_count: int = 1
 
     def steps(self, patches: int) -> int:
         """Local steps T for a site with this many training patches: every patch at least once an epoch."""

@@ -184,7 +184,7 @@ class Site:
             sums = {split: measurement.sums(request, split, own) for split, own in by_split.items()}
             return Reply(self.name, request.round, sums=sums, seconds={"evaluate": time.perf_counter() - began})
         measured = {split: measurement.figures(request, split, own) for split, own in by_split.items()}
-        if members is not None:
+        if members is not None and all(map(measurement.enough, (members, self.store.splits["test"]))):
             attack = attack_members(self.store, members, logits[-1], by_split["test"])
             measured["test"].figures["membership"] = attack
         if self.role == "train":

@@ -8,6 +8,7 @@ from typing import Any
 from medfl.data.citations import GROUPS, LC25000
 from medfl.metrics import RATES, format_figure, format_interval
 from medfl.metrics.figures import Place, Style, figures_at
+from medfl.metrics.formatting import format_count
 from medfl.metrics.stability_figures import stability_at
 from medfl.plain_text import markdown
 from medfl.runs.records import SiteData
@@ -93,11 +94,12 @@ def _data(summary: Mapping[str, Any], pipeline: Mapping[str, Any], data: Mapping
         for by_class in own.patches.values():
             for label, count in by_class.items():
                 counts[label] = counts.get(label, 0) + count
-        yield f"| {markdown(name)} | {role} | {own.total()} | {_shares(counts)} | {markdown(own.digest[:12])} |"
+        total = f"over {own.total()}" if own.withheld else str(own.total())
+        yield f"| {markdown(name)} | {role} | {total} | {_shares(counts)} | {markdown(own.digest[:12])} |"
 
 
 def _mix(support: Mapping[str, Mapping[str, int]]) -> str:
-    return _shares({label: entry["patches"] for label, entry in support.items()})
+    return _shares({label: entry["patches"] or 0 for label, entry in support.items()})
 
 
 def _shares(counts: Mapping[str, int]) -> str:
@@ -175,8 +177,9 @@ def _operating(summary: Mapping[str, Any]) -> Iterator[str]:
     for name, site in summary["sites"].items():
         for target, point in (site.get("operating") or {}).items() if site["role"] == "held_out" else ():
             rates = [format_interval(point[rate], point[f"{rate}_ci"]) for rate in RATES]
-            counts = f"{format_figure(point['threshold'])} | {point['positives']} | {point['negatives']}"
-            yield f"| {markdown(name)} | {markdown(target)} | {counts} | {' | '.join(rates)} |"
+            counts = [format_count(point[side]) for side in ("positives", "negatives")]
+            cells = [markdown(name), markdown(target), format_figure(point["threshold"]), *counts, *rates]
+            yield f"| {' | '.join(cells)} |"
 
 
 def _stability(summary: Mapping[str, Any]) -> Iterator[str]:

@@ -78,7 +78,7 @@ def dataset(site: str, data: SiteData) -> DatasetInput:
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     classes = sorted({name for by_class in data.patches.values() for name in by_class})
-    profile = {"patches": data.total(), "groups": data.groups, "splits": data.patches}
+    profile = {"patches": data.total(), "groups": data.groups, "splits": data.patches, "withheld": data.withheld}
     described = Dataset(
         name=site,
         digest=data.digest,

@@ -23,7 +23,7 @@ def made(tmp_path: Path):
 
 def begun(tmp_path: Path, made, name: str = "run") -> RunFolder:
     folder = RunFolder.create(name, tmp_path / name)
-    note_data(folder, make_partition(made), made.cache_dir)
+    note_data(folder, make_partition(made), made)
     return folder
 
 

@@ -100,7 +100,7 @@ def lay_out(pipeline: config.Pipeline, engine: str, out: Path | str | None) -> L
     check_plan(pipeline, allocation.summary())
     folder = RunFolder.create(pipeline.name, out)
     laid = Laid(engine, uuid.uuid4().hex, folder, pipeline)
-    key = note_data(folder, allocation, pipeline.cache_dir)
+    key = note_data(folder, allocation, pipeline)
     deal_out(laid.home, pipeline, allocation)
     for site in laid.sites:  # processes of this machine
         keep_key(laid.home / site, key)

@@ -19,7 +19,7 @@ from medfl.errors import MedflError
 from medfl.messages import Failure
 from medfl.pipeline.build_site import build_sites, checked_shared_model
 from medfl.plain_text import visible
-from medfl.runs.data_record import data_key
+from medfl.runs.data_record import data_key, disclosed_summary
 from medfl.site.site import Site, SiteDiverged
 
 KEY = "consortium.key"
@@ -153,7 +153,7 @@ def build(folder: Path, name: str) -> _Ready:
         installation=Installation.here(),
         fingerprint=bench.model.fingerprint(),
         leaky=share.catalog.groups_unknown,
-        allocation=tuple(Partition((share,)).summary(data_key(folder, pipeline.cache_dir))),
+        allocation=tuple(disclosed_summary(pipeline, Partition((share,)), data_key(folder, pipeline.cache_dir))),
         groups=keyed_groups(share, folder / KEY),
     )
     return _Ready(site, Bounds.of(bench.model), greeting)

@@ -130,6 +130,6 @@ def _check_sum(facts: str, tensors: Mapping[str, Tensor]) -> str:
     """A sum that a damaged file does not have; it guards against accidents, not against intent."""
     total = zlib.crc32(facts.encode())
     for name in sorted(tensors):
-        data = tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy()
-        total = zlib.crc32(data.data, zlib.crc32(name.encode(), total))
+        data = tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().data
+        total = zlib.crc32(data, zlib.crc32(name.encode(), total))
     return f"{total:08x}"

@@ -324,6 +324,7 @@ SMALL = {
     "training": {"rounds": 2, "batch_size": 8, "threads": 1, "optimizer": {"lr": 0.02}},
     "method": ["scaffold", "ecgr"],
     "evaluation": {"resamples": 200},
+    "disclosure": {"min_count": 1},
     "tracking": {"enabled": False},
 }
 
