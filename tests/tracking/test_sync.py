@@ -174,7 +174,7 @@ def test_results_carry_their_bounds() -> None:
         "test/patches": 40.0,
         "test/groups": 8.0,
     }
-    assert metric_names.plain("lung aca (µ/%)") == "lung aca _____"
+    assert metric_names.plain("lung aca (µ/%)") == "lung aca _____-cc07cc"
 
 
 def test_held_out_sites_may_be_monitored_in_the_selected_round(tmp_path: Path, where: config.Tracking) -> None:
