@@ -88,8 +88,8 @@ def register(
     refuse_failed_run(run)
     misses = check(run.summary or {}, gates, run.roles) if gates else []
     if misses:
-        refusal = RunFailed if any(miss.value is None for miss in misses) else GateFailed
-        raise refusal(f"{run.name} does not enter the registry: {'; '.join(map(str, misses))}. The run is kept")
+        kind = RunFailed if any(miss.value is None for miss in misses) else GateFailed
+        raise kind(f"{run.name} does not enter the registry: {'; '.join(map(str, misses))}. The run is kept")
     result = sync(folder, tracking, finished=True)
     state = State.load(folder)
     uri = resolve_uri(tracking, state.current)
