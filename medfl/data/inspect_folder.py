@@ -14,6 +14,7 @@ import yaml
 from PIL import Image
 
 from medfl.config import SiteConfig
+from medfl.config.regular_file import open_regular
 from medfl.config.spelling import check_decodable, show
 from medfl.data.image_file import FORMATS
 from medfl.data.images import images_below
@@ -159,11 +160,9 @@ def _sizes(files: Sequence[Path]) -> str:
     bad = 0
     for path in files[:: -(-len(files) // SAMPLE)]:
         try:
-            if not path.is_file():  # a named pipe would be waited for
-                raise OSError
-            with Image.open(path, formats=FORMATS) as image:
+            with open_regular(path) as stream, Image.open(stream, formats=FORMATS) as image:
                 sizes[image.size] += 1
-        except (OSError, Image.DecompressionBombError):
+        except Exception:  # a damaged file may raise anything
             bad += 1
     total = sizes.total() + bad
     common = ", ".join(f"{width} x {height}" for (width, height), _ in sizes.most_common(3))

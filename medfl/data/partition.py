@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import hmac
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medfl import config
-from medfl.config.spelling import show, spelt_alike
+from medfl.config.spelling import show, spellings, spelt_alike
 from medfl.data.catalog import Catalog, brings_own_data, pipeline_catalog, site_catalog
 from medfl.data.partition_by_class_mix import partition_by_class_mix
 from medfl.data.patch_store import I64
@@ -61,6 +62,11 @@ class SitePartition:
         return self.catalog.groups[self.rows]
 
     @property
+    def group_names(self) -> list[str]:
+        """Names of the source groups, sorted."""
+        return [self.catalog.group_names[group] for group in np.unique(self.groups)]
+
+    @property
     def names(self) -> list[str]:
         """Name of each patch at its site."""
         return [self.catalog.names[row] for row in self.rows]
@@ -101,6 +107,24 @@ class Partition:
             for sentence in catalog.source.left_out(catalog.references)
         ]
 
+    def namesakes(self) -> list[str]:
+        """Sentences on groups of two sites with data in two places whose names are alike: one patient, perhaps."""
+        sentences = []
+        for one, other in itertools.combinations(self.sites, 2):
+            if one.catalog.scope == other.catalog.scope:
+                continue
+            forms = {
+                form for name in one.group_names if name not in one.catalog.exact_names for form in spellings(name)
+            }
+            names = [name for name in other.group_names if name not in other.catalog.exact_names]
+            alike = [name for name in names if spellings(name) & forms]
+            if alike:
+                sentences.append(
+                    f"Alike: {len(alike):,} source groups of site {other.site} are called as some of site {one.site}, "
+                    f'the first "{show(alike[0])}"; they count as different patients, since the data lie in two places'
+                )
+        return sentences
+
     def check(self) -> None:
         """Prove that no source group and no patch is in two sites or in two splits of a site.
 
@@ -136,9 +160,7 @@ class Partition:
         for shares in scopes.values():
             if len({id(share.catalog) for share in shares}) == 1:
                 continue
-            sites = {
-                share.catalog.group_names[group]: share.site for share in shares for group in np.unique(share.groups)
-            }
+            sites = {name: share.site for share in shares for name in share.group_names}
             exact = {name for share in shares for name in share.catalog.exact_names}
             for one, other in spelt_alike(sorted(sites), exact):
                 raise MedflError(

@@ -1,5 +1,6 @@
 """What `medfl init site` finds in a folder, and the file it writes."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -148,3 +149,13 @@ def test_a_damaged_list_is_not_passed_over(tmp_path: Path) -> None:
         inspect_folder(tmp_path)
     (tmp_path / "list.csv").write_bytes(b"\x00\x01,\xff")  # something else
     assert inspect_folder(tmp_path)[0]["data"]["source"] == "folder"
+
+
+def test_a_pipe_in_a_list_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    table = write_csv(tmp_path / "list.csv", ("path", "label"), [("pipe.png", "adeno")])
+    _, notes = inspect_folder(table)
+    assert "1 of them cannot be read" in notes[1]
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(MedflError, match=r"it is a named pipe, not a regular file"):
+        inspect_folder(tmp_path / "pipe.csv")

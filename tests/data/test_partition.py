@@ -217,3 +217,14 @@ def test_one_patient_of_two_sites_in_two_spellings_is_refused(tmp_path: Path) ->
             partition(spelling)
         assert len(partition(spelling, distinct_names=["Pat1", spelling]).sites) == 2
     assert len(partition("Pat6").sites) == 2
+
+
+def test_names_that_two_places_share_are_told_and_not_refused(tmp_path: Path) -> None:
+    for place, patients in (("a", ("Pat1", "Pat2", "Pat3")), ("b", ("PAT01", "x", "y"))):
+        for patient in patients:
+            write_image(tmp_path / place / "lung_n" / patient / "1.png", pixels(1))
+    sites = [site(place, tmp_path / place, "folder") for place in "ab"]
+    (said,) = make_partition(pipeline(sites, mode="own")).namesakes()
+    assert said.startswith('Alike: 1 source groups of site b are called as some of site a, the first "PAT01"')
+    sites[1]["data"]["source_groups"] = "filename"
+    assert make_partition(pipeline(sites, mode="own")).namesakes() == []
