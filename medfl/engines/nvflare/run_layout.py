@@ -165,7 +165,7 @@ def _laid(folder: RunFolder) -> Laid:
     home = folder.path / "engine"
     if link := next((path for path in (home, *home.iterdir()) if path.is_symlink()), None):
         raise MedflError(f"{link} is a link, and all that a run writes stays in its folder; put the file itself there")
-    return Laid(engine, run, folder, load_pipeline(folder.pipeline), Path(kit) if kit else None)
+    return Laid(str(engine), str(run), folder, load_pipeline(folder.pipeline), Path(kit) if kit else None)
 
 
 def note_kit(run: str, kit: Path) -> None:
