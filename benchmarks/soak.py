@@ -131,7 +131,8 @@ def damaged(folder: Path) -> list[str]:
     """Files that cannot be read, of those that have their final name. A torn last line of a `.jsonl` is none."""
     found = []
     for path in sorted(folder.rglob("*")):
-        staged = path.suffix == ".tmp" or path.name.startswith(".") or "checkpoint.new" in path.parts
+        parts = path.relative_to(folder).parts
+        staged = path.name.startswith(".") or "checkpoint.new" in parts or any(p.endswith(".tmp") for p in parts)
         if staged or not path.is_file():
             continue
         try:
@@ -151,10 +152,10 @@ def damaged(folder: Path) -> list[str]:
 
 
 def result(folder: Path) -> dict[str, Any]:
-    """What must not depend on kills: bytes of the files, the summary less its timings."""
+    """What must not depend on kills: bytes of the files, the summary less its timings and its digest of itself."""
     names = ("allocation.csv", "rounds.jsonl", "model.safetensors", "model.json", "curves.json")
     summary = json.loads((folder / "summary.json").read_text())
-    del summary["timings"]
+    del summary["timings"], summary["digests"]
     return {name: (folder / name).read_bytes() for name in names} | {"summary": json.dumps(summary)}
 
 
