@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from medfl.data.image_file import BUDGET, PatchReader, failure
+from medfl.data.image_file import BUDGET, PIXELS_AT_ONCE, PatchReader, failure
 from medfl.data.patch_store import U8
 from medfl.data.rgb import Unreadable
 
@@ -53,6 +53,8 @@ def decode(readers: Sequence[PatchReader], size: int, field: int | None = None) 
                 pixels = read()
                 height, width = pixels.shape[:2]
                 _check_field(width, height, field)
+                if height * width > PIXELS_AT_ONCE and not field:
+                    return DecodedPatch(_resize_in_bands(pixels, size), width, height)
                 planes = torch.tensor(pixels).permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format)
                 return DecodedPatch(to_bytes(resize({"image": planes})["image"]), width, height)
         except Exception as error:
@@ -65,6 +67,16 @@ def decode(readers: Sequence[PatchReader], size: int, field: int | None = None) 
             if index + AHEAD < len(readers):
                 results[index % AHEAD] = pool.submit(decode_one, readers[index + AHEAD])
             yield result
+
+
+def _resize_in_bands(pixels: U8, size: int) -> U8:
+    """The same resize of a large image, row by row of the result: as floating point the whole takes gigabytes."""
+    height, rows = len(pixels), []
+    for row in range(size):
+        band = torch.tensor(pixels[row * height // size : -(-(row + 1) * height // size)])
+        planes = band.permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format)
+        rows.append(torch.nn.functional.interpolate(planes[None], (1, size), mode="area")[0])
+    return to_bytes(torch.cat(rows, dim=1))
 
 
 def to_bytes(image: torch.Tensor) -> U8:

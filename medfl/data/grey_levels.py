@@ -17,6 +17,7 @@ from medfl.data.rgb import Unreadable
 SAMPLE = 200  # patches of a site that are looked at, where they are rendered
 READ, READ_BY_ALL = 24, 600  # files that are read of one site, and of all
 FLAT = 3.0  # grey levels: the standard deviation within a patch below which nothing is seen in it
+MOSTLY = 0.5  # of a site's patches
 FAR = 60.0  # grey levels between a site's mean and the nearest other site's; laboratories' stains differ by less
 
 
@@ -41,9 +42,9 @@ def grey_warnings(levels: Mapping[str, GreyLevels]) -> list[str]:
     """A sentence for each site, by name, whose patches are mostly flat or far from those of every other site."""
     warnings = []
     for site, own in levels.items():
-        others = {name: abs(own.mean - other.mean) for name, other in levels.items() if name != site}
+        others = {n: abs(own.mean - other.mean) for n, other in levels.items() if n != site and other.flat < MOSTLY}
         nearest = min(others, key=lambda name: others[name], default=None)
-        if own.flat >= 0.5:
+        if own.flat >= MOSTLY:
             warnings.append(
                 f"site {site}: {own.flat:.0%} of {own.patches} patches looked at are nearly constant (mean grey level "
                 f"{own.mean:.0f}); see `medfl sites preview` whether they are what was meant"

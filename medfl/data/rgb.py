@@ -30,7 +30,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         raise Unreadable(f"{image.width} x {image.height} pixels; cut patches of at most 100 megapixels")
     if getattr(image, "is_animated", False) and image.format != "MPO":  # whose first image is the photograph
         raise Unreadable(f"{getattr(image, 'n_frames', 'several')} pages or frames; save the one that is meant alone")
-    deep = image.mode in SIXTEEN_BIT or any(";16" in str(tile[3]) for tile in getattr(image, "tile", []))
+    deep = image.mode in SIXTEEN_BIT or any(";16" in str(tile) for tile in getattr(image, "tile", []))
     downwards = any(getattr(image, "tag_v2", {}).get(tag) == value for tag, value in WHITE_IS_ZERO.items())
     image = ImageOps.exif_transpose(image)
     if image.mode == "I" and image.format == "PNG":  # 16 bits, in Pillow before 11.3

@@ -136,7 +136,7 @@ def _data(evidence: Evidence) -> list[tuple[str, Any]]:
 
 
 def _digest(evidence: Evidence) -> str:
-    """What all sites' data hashes to: equal for equal files dealt equally, wherever they lie."""
+    """What all sites' data hashes to: equal for equal files dealt equally by one machine, wherever they lie."""
     lines = "\n".join(f"{name} {data.digest}" for name, data in sorted(_data(evidence)))
     return hashlib.sha256(lines.encode()).hexdigest()[:32]
 

@@ -160,12 +160,12 @@ def _machine_key(cache: Path) -> bytes:
 
 
 def _read_key(file: Path) -> bytes:
-    for _ in range(20):  # another process may have made the file and not yet have written
+    for _ in range(10):  # another process may have made the file and not yet have written
         with contextlib.suppress(OSError, ValueError):
             key = bytes.fromhex(file.read_text(encoding="ascii").strip())
             if len(key) == 32:
                 return key
-        time.sleep(0.05)
+        time.sleep(0.02)
     raise MedflError(
         f"{file}, the key of the digests of a run's data, is damaged; restore it, or remove it and start new runs"
     )

@@ -53,6 +53,18 @@ def test_resize_is_torch_area_interpolation_rounded_half_up(tmp_path: Path, heig
         assert np.array_equal(got, want)
 
 
+@pytest.mark.parametrize(("height", "width", "size"), [(301, 200, 16), (200, 301, 64), (40, 24, 16), (9, 9, 16)])
+def test_a_large_image_is_resized_in_bands_to_the_same_bytes(
+    tmp_path: Path, height: int, width: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_image(
+        tmp_path / "a.png", np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    )
+    whole = decoded(path, size)
+    monkeypatch.setattr(decoding, "PIXELS_AT_ONCE", 10)
+    assert np.array_equal(decoded(path, size), whole)
+
+
 def test_area_means_the_mean_of_the_covered_pixels(tmp_path: Path) -> None:
     image = pixels(1, 32)
     means = image.reshape(16, 2, 16, 2, 3).mean(axis=(1, 3))  # quarters: 0, .25, .5, .75
