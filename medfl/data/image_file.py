@@ -108,8 +108,8 @@ def failure(error: BaseException) -> Unreadable:
         cause = cause.__cause__
     if isinstance(cause, MemoryError):
         return ReadFailure("not enough memory")
-    if isinstance(cause, OSError) and cause.errno is not None and cause.errno in PASSING:
-        return ReadFailure(os.strerror(cause.errno))
+    if isinstance(cause, OSError) and cause.errno in PASSING:
+        return ReadFailure(cause.strerror or str(cause))
     return cause if isinstance(cause, Unreadable) else Unreadable(failure_reason(cause))
 
 
