@@ -80,8 +80,7 @@ def register(
         tracking: which server.
         evaluate_holder: measures the holder when it was not measured on these held-out data before: takes a folder
             with model.safetensors and model.json, returns held-out site -> AUROC.
-        measured: parts of summary.json that were measured anew and go before those on file; recorded in the version
-            tag `medfl.remeasured`.
+        measured: parts of summary.json that were measured anew; recorded in the version tag `medfl.remeasured`.
 
     Raises:
         RunFailed: the run came to no result, or has no figure for a gate; the registry is as before (exit code 1).
@@ -109,11 +108,8 @@ def register(
             refusal = _refusal(client, uri, run, holder, margin, evaluate_holder)
         if holder is not None and refusal and not force:
             raise GateFailed(f"{alias!r} stays at version {holder.version} of {name!r}: {refusal}; --force moves it")
-        version = _version_of(client, name, state.run_uuid)
-        created = version is None
-        if version is None:
-            _create_version(client, name, run, result.run_id, state.servers[shown(uri)].model_id, state.run_uuid)
-            version = _only_version(client, name, state.run_uuid)
+        before = _version_of(client, name, state.run_uuid)
+        version = before or _only_version(client, name, run, result.run_id, state, state.servers[shown(uri)].model_id)
         if measured is not None:
             client.set_model_version_tag(name, version.version, "medfl.remeasured", "true")
         if alias:
@@ -123,7 +119,7 @@ def register(
     except mlflow_errors() as error:
         raise MedflError(f"MLflow at {shown(uri)} does not register {run.name}: {brief(error)}") from error
     place = f"models:/{name}@{alias}" if alias else f"models:/{name}/{version.version}"
-    return Registered(name, str(version.version), alias, place, result.run_id, created, refusal)
+    return Registered(name, str(version.version), alias, place, result.run_id, before is None, refusal)
 
 
 def refuse_failed_run(run: RunRecords) -> None:
@@ -222,11 +218,14 @@ def _version_of(client: MlflowClient, name: str, run_uuid: str) -> ModelVersion 
     return next((version for version in versions if version.tags.get(UUID_TAG) == run_uuid), None)
 
 
-def _only_version(client: MlflowClient, name: str, run_uuid: str) -> ModelVersion:
-    """The version of a run that was just created; of several, which another copy of the run folder may have made at the
-    same time, the first, and the others go."""
+def _only_version(
+    client: MlflowClient, name: str, run: RunRecords, run_id: str, state: State, model_id: str
+) -> ModelVersion:
+    """Create the version of a run. Of several, which another copy of the run folder may have made at the same time, the
+    first stays."""
+    _create_version(client, name, run, run_id, model_id, state.run_uuid)
     versions = client.search_model_versions(f"name='{name}'")
-    ours = sorted((v for v in versions if v.tags.get(UUID_TAG) == run_uuid), key=lambda v: int(v.version))
+    ours = sorted((v for v in versions if v.tags.get(UUID_TAG) == state.run_uuid), key=lambda v: int(v.version))
     for extra in ours[1:]:
         with contextlib.suppress(*mlflow_errors()):  # the other one may have removed it
             client.delete_model_version(name, extra.version)
