@@ -51,6 +51,8 @@ def test_its_report_is_drawn(left):
 
 def test_a_stopped_run_goes_on_where_it_stopped(left):
     whole = [json.loads(line) for line in (left / "run" / "rounds.jsonl").read_text().splitlines()]
+    with (left / "stopped" / "pipeline.yaml").open("a") as stream:  # its sites are of too few patients to tell figures
+        stream.write("disclosure: {min_count: 1}\n")
     command("resume", left / "stopped")
     rounds = (left / "stopped" / "rounds.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in rounds[:2]] == whole[:2]

@@ -2,7 +2,7 @@
 
 An entry is a class name or `{Name: {argument: value}}`. MONAI's dictionary transforms see `image` as f32[3, S, S] in
 grey levels 0..255 (those of `monai.apps.pathology` as u8[S, S, 3], which they ask for) and need no `keys`;
-albumentations transforms see u8[S, S, 3].
+albumentations transforms see u8[S, S, 3]. Only those of `transform_names` may be named, with plain data as arguments.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import numpy as np
 
 from medfl.config import Transform
 from medfl.data.patch_store import U8
+from medfl.data.transform_names import ALBUMENTATIONS, MONAI
 from medfl.errors import MedflError, nearest
 
 Step = Callable[[U8, int], U8]
 PATHOLOGY = "monai.apps.pathology"
-FILES = "monai.transforms.io"  # LoadImaged also calls whatever its `reader` names
 
 
 def rendering(specs: Sequence[Transform], where: str) -> Step:
@@ -104,8 +104,6 @@ def _step(spec: Transform, where: str) -> tuple[str, Step]:
     dictionary = _classes(importlib.import_module("monai.transforms"), MapTransform)
     dictionary |= _classes(importlib.import_module(f"{PATHOLOGY}.transforms"), MapTransform)
     if name in dictionary:
-        if dictionary[name].__module__.startswith(FILES):
-            raise MedflError(f"{where}: {name} reads or writes files, which no transform here may; remove it")
         return name, _monai_step(_make(dictionary, name, {"keys": ["image"], **arguments}, where))
     raise MedflError(
         f"{where}: there is no transform {name} among albumentations' and MONAI's dictionary transforms."
@@ -154,12 +152,28 @@ def _parts(spec: Transform, where: str) -> tuple[str, dict[str, Any]]:
 def _make(transforms: dict[str, type], name: str, arguments: dict[str, Any], where: str) -> Any:
     if name not in transforms:
         raise MedflError(f"{where}: albumentations has no transform {name}.{nearest(name, transforms)}")
+    if transforms[name].__name__ not in MONAI | ALBUMENTATIONS:
+        raise MedflError(
+            f"{where}: {name} may not be named in a file: only transforms that make pixels out of pixels and numbers "
+            f"may (medfl.data.transform_names lists them); remove it"
+        )
+    if not _plain(arguments):
+        raise MedflError(f"{where}: the arguments of {name} may be numbers, text, lists and mappings of these only")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # albumentations only warns of an unknown argument
             return transforms[name](**arguments)
     except Exception as error:
         raise MedflError(f"{where}: {name} does not take these arguments: {_first_line(error)}") from error
+
+
+def _plain(value: Any) -> bool:
+    """Whether a value is data and nothing else."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _plain(part) for key, part in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_plain, value))
+    return value is None or isinstance(value, str | int | float)
 
 
 def _classes(module: Any, base: type) -> dict[str, type]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from medfl.data.stain import Stain, apply
+from medfl.data.transform_names import ALBUMENTATIONS, MONAI
 from medfl.data.transforms import albumentations_jitter, rendering, try_jitter
 from medfl.errors import MedflError
 from tests.datafiles import (
@@ -28,6 +29,15 @@ def test_albumentations_stain_and_monai_transforms_apply(tmp_path: Path) -> None
         assert not np.array_equal(done, patch)
     assert np.array_equal(rendering(["VerticalFlip"], "x")(patch, 0), patch[::-1])  # p is 1 unless stated
     assert np.array_equal(rendering([{"Flipd": {"spatial_axis": 1}}], "x")(patch, 0), patch[:, ::-1])  # axes y, x
+
+
+def test_every_name_of_the_list_is_a_transform() -> None:
+    import albumentations
+    import monai.apps.pathology.transforms as pathology
+    import monai.transforms
+
+    assert not [name for name in ALBUMENTATIONS if not hasattr(albumentations, name)]
+    assert not [name for name in MONAI if not hasattr(monai.transforms, name) and not hasattr(pathology, name)]
 
 
 def test_jitter_repeats_with_its_seed() -> None:

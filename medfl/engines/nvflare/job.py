@@ -6,7 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-ALLOWED = ("nvflare.collab.runtime.", "medfl.engines.nvflare.flare_app.")  # classes that a party lets a job name
+CONTROLLER = "nvflare.collab.runtime.controller.CollabController"
+EXECUTOR = "nvflare.collab.runtime.executor.CollabExecutor"
+SERVER_APP = "medfl.engines.nvflare.flare_app.ServerApp"
+SITE_APP = "medfl.engines.nvflare.flare_app.SiteApp"
+ALLOWED = (CONTROLLER, EXECUTOR, SERVER_APP, SITE_APP)  # the classes that a party lets a job name, and no others
 SYNC = 300.0  # seconds a site has to start its process of a job
 PATIENCE = 6 * 3600.0  # seconds a site has to render its patches, at its first words
 
@@ -30,17 +34,17 @@ def write_job(folder: Path, run: str, timeout: float, sites: int) -> Path:
     }
     server = {
         "format_version": 2,
-        "workflows": [_part("controller", "nvflare.collab.runtime.controller.CollabController", _controller(sites))],
-        "components": [_part("_server", "medfl.engines.nvflare.flare_app.ServerApp", _numbers(run, timeout))],
+        "workflows": [_part("controller", CONTROLLER, _controller(sites))],
+        "components": [_part("_server", SERVER_APP, _numbers(run, timeout))],
     }
     executor = {
-        "path": "nvflare.collab.runtime.executor.CollabExecutor",
+        "path": EXECUTOR,
         "args": {"client_obj_id": "_client", "max_call_threads": 4},
     }
     client = {
         "format_version": 2,
         "executors": [{"tasks": ["*"], "executor": executor}],
-        "components": [_part("_client", "medfl.engines.nvflare.flare_app.SiteApp", {})],
+        "components": [_part("_client", SITE_APP, {})],
     }
     _write(job / "meta.json", meta)
     _write(job / "app" / "config" / "config_fed_server.json", server)

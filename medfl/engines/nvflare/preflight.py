@@ -12,6 +12,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from medfl.engines.nvflare.job import ALLOWED
+from medfl.engines.nvflare.kit_policy import foreign
 from medfl.engines.nvflare.provision import intact
 from medfl.engines.nvflare.startup_kit import KITS
 from medfl.engines.remote.party_files import PARTY, SERVER, read_pipeline
@@ -31,10 +32,7 @@ def site_name(kit: Path) -> str:
     startup = kit / "startup"
     if (startup / "server.crt").is_file():
         raise MedflError(f"{kit} is the kit of the server; start it with `medfl deploy serve {kit}`")
-    name = _certified(kit, "client")
-    if not intact(kit, "local"):
-        raise MedflError(f"{kit / 'local'} is not as it was signed; take the kit that you were sent")
-    return name
+    return _certified(kit, "client")
 
 
 def server_kit(kit: Path) -> None:
@@ -97,7 +95,10 @@ def _same_making(kit: Path) -> None:
     policy = kit / "local" / "resources.json"
     if not policy.is_file():
         return
-    allowed = json.loads(policy.read_text(encoding="utf-8")).get("class_allow_list")
+    try:
+        allowed = json.loads(policy.read_text(encoding="utf-8")).get("class_allow_list")
+    except (ValueError, AttributeError, RecursionError):
+        allowed = None
     if allowed != list(ALLOWED):
         raise MedflError(
             f"{kit} was made by another version of medfl than the one installed here ({versions()['medfl']}); use the "
@@ -117,8 +118,14 @@ def _certified(kit: Path, kind: str) -> str:
             )
     if key.stat().st_mode & 0o077:
         raise MedflError(f"others on this machine can read {key}; run `chmod 600 {key}`")
-    if not intact(kit, "startup"):
-        raise MedflError(f"{startup} is not as it was signed; take the kit that you were sent")
+    for folder in ("startup", "local") if kind == "client" else ("startup",):  # a server's is completed where it runs
+        if not intact(kit, folder):
+            raise MedflError(f"{kit / folder} is not as it was signed; take the kit that you were sent")
+    if (strange := foreign(kit, kind)) is not None:
+        raise MedflError(
+            f"{kit / strange} names what medfl does not write into a kit, and FLARE would run it; do not use this kit, "
+            f"and ask those who made it"
+        )
     certificate = x509.load_pem_x509_certificate((startup / f"{kind}.crt").read_bytes())
     now = datetime.datetime.now(datetime.UTC)
     if now < certificate.not_valid_before_utc:

@@ -26,13 +26,12 @@ from nvflare.lighter.impl.workspace import WorkspaceBuilder
 from nvflare.lighter.provisioner import Provisioner
 from nvflare.lighter.utils import sign_folders, verify_folder_signature
 
-from medfl.engines.nvflare.job import ALLOWED
+from medfl.engines.nvflare import kit_policy
 
 LEAD, ORG = "lead@medfl.org", "medfl"
 AUTHORITY = ("rootCA.pem", "rootCA.key")
 AUTHORITY_DAYS = 3600
 TEMPLATE, SIGNATURE = "master_template.yml", "signature.json"
-MAY = {"submit_job": "any", "manage_job": "any", "view": "any", "operate": "any"}
 
 
 class Quiet:
@@ -74,7 +73,7 @@ def provision(out: Path, name: str, sites: Sequence[str], host: str, port: int) 
         for person in people:
             folder = "lead" if person.name == LEAD else person.name
             if not (out / folder).exists():
-                _restrict(kits / person.name, person.type, made[CtxKey.ROOT_PRI_KEY])
+                _restrict(kits / person.name, person.type, made[CtxKey.ROOT_PRI_KEY], host == "localhost")
                 shutil.move(kits / person.name, out / folder)
 
 
@@ -84,19 +83,19 @@ def _listening(host: str, port: int) -> dict[str, Any]:
     return facts if host == "localhost" else facts | {"host_names": ["localhost"]}
 
 
-def _restrict(kit: Path, kind: str, key: Any) -> None:
+def _restrict(kit: Path, kind: str, key: Any, loopback: bool) -> None:
     """A kit's policy, the authority's signature on both, and nobody else's eyes on it."""
     local = kit / "local"
     if kind != "admin":
-        resources = json.loads((local / "resources.json.default").read_text(encoding="utf-8"))
-        resources |= {"class_allow_list": list(ALLOWED), "class_list_enforcement_mode": "enforce"}
-        if kind == "client":
-            resources["allow_log_streaming"] = False
-            parts = resources["components"]
-            resources["components"] = [part for part in parts if part["id"] != "site_log_streamer"]
-        _write(local / "resources.json", resources)
+        _write(local / "resources.json", kit_policy.resources(kind, kit))
         (local / "resources.json.default").unlink()
-        _write(local / "authorization.json", {"format_version": "1.0", "permissions": {"project_admin": MAY}})
+        _write(local / "authorization.json", kit_policy.AUTHORIZATION)
+    if kind == "server" and loopback:  # FLARE listens on the loopback device alone where the target is there
+        stated = kit / "startup" / "fed_server.json"
+        facts = json.loads(stated.read_text(encoding="utf-8"))
+        for server in facts["servers"]:
+            server["service"]["target"] = f"localhost:{server['admin_port']}"
+        _write(stated, facts)
     if kind == "admin":
         stated = kit / "startup" / "fed_admin.json"
         lead = json.loads(stated.read_text(encoding="utf-8"))
@@ -112,18 +111,8 @@ def _restrict(kit: Path, kind: str, key: Any) -> None:
 
 
 def place_server(kit: Path) -> None:
-    """Keep what FLARE's server stores inside its kit, wherever that lies now (its default is below /tmp)."""
-    file = kit / "local" / "resources.json"
-    resources: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    root = kit.resolve()
-    resources["snapshot_persistor"]["args"]["storage"]["args"]["root_dir"] = str(root / "snapshots")
-    for part in resources["components"]:
-        if part["id"] == "job_manager":
-            part["args"]["uri_root"] = str(root / "jobs")
-        if part["id"] == "job_scheduler":
-            part["args"] = {"max_jobs": 1, "min_schedule_interval": 2.0}
-    resources["components"] = [part for part in resources["components"] if part["id"] != "log_receiver"]
-    _write(file, resources)
+    """Write a server's policy anew: what FLARE stores lies inside its kit, wherever that lies now."""
+    _write(kit / "local" / "resources.json", kit_policy.resources("server", kit.resolve()))
 
 
 def intact(kit: Path, folder: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from medfl.runs.progress import ProgressCallbacks
 
 FLARE_LOG = "flare.log"
 JOINED = "Successfully registered client"
+TWICE = re.compile(r"Failed to re-activate the client: ?([^\s:]+): already registered")
 START = 60.0  # seconds in which the server's own process must be up
 RETRY = 5.0  # seconds between attempts to reach the server
 NOTE = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (?!Traceback)(.+)$", re.MULTILINE)
@@ -44,7 +45,10 @@ def kit_server(laid: Laid, crew: Crew, watcher: ProgressCallbacks, wait: float) 
     place_server(kit)
     crew.start("server", command(kit, "server"), log)
 
+    heard = TwiceHeard(log, laid.sites, watcher.say)
+
     def gone() -> str | None:
+        heard.look()
         return f"the server's process has ended; see {log}" if crew.ended() else None
 
     began = time.monotonic()
@@ -56,6 +60,35 @@ def kit_server(laid: Laid, crew: Crew, watcher: ProgressCallbacks, wait: float) 
         if not here:
             raise MedflError(f"no site has come within {wait:g} s; wait longer with --wait, or see what they say")
         yield Job(opened, write_job(folder, laid.run, laid.timeout, len(here)), gone)
+
+
+class TwiceHeard:
+    """Tells of a site under whose name two processes are connected: its kit may have been copied.
+
+    FLARE lets the later of two take over, and goes on refusing what the earlier one sends; that it writes into its log.
+
+    Args:
+        log: what the server's process prints.
+        sites: names of the sites.
+        say: is told, once a site.
+    """
+
+    def __init__(self, log: Path, sites: Collection[str], say: Callable[[str], None]) -> None:
+        self.log, self.sites, self.say = log, frozenset(sites), say
+        self.known: set[str] = set()
+        self._read = log.stat().st_size if log.exists() else 0
+
+    def look(self) -> None:
+        """Read what has been printed since."""
+        text = _since(self.log, self._read)
+        whole = text[: text.rfind("\n") + 1]
+        self._read += len(whole.encode("utf-8", "surrogateescape"))
+        for name in sorted((set(TWICE.findall(whole)) & self.sites) - self.known):
+            self.known.add(name)
+            self.say(
+                f"ALARM: two processes answer as {name}. If {name} has not started its kit twice, the kit was copied: "
+                f"stop this run, and make new kits with a new authority"
+            )
 
 
 def join(kit: Path, watcher: ProgressCallbacks, limit: float | None) -> None:
@@ -114,5 +147,5 @@ def _pause(seconds: float, until: float | None) -> bool:
 def _since(log: Path, begin: int) -> str:
     with suppress(FileNotFoundError), log.open("rb") as stream:
         stream.seek(begin)
-        return stream.read().decode("utf-8", "replace")
+        return stream.read().decode("utf-8", "surrogateescape")
     return ""

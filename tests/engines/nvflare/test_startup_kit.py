@@ -1,8 +1,10 @@
 """Kits: each party's own and no more, keys that stay where they are, and one sentence for what is wrong with one."""
 
 import datetime as dt
+import importlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -19,12 +21,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
+from nvflare.lighter.utils import sign_folders
 
 from medfl import config
 from medfl.engines.nvflare import preflight
 from medfl.engines.nvflare.job import ALLOWED, write_job
 from medfl.engines.nvflare.preflight import address, reach, server_kit, site_name
-from medfl.engines.nvflare.provision import place_server
+from medfl.engines.nvflare.provision import SIGNATURE, place_server
+from medfl.engines.nvflare.run_kit import TwiceHeard
 from medfl.engines.nvflare.session import Job, command, free_port, session, wait_for_sites
 from medfl.engines.nvflare.startup_kit import make_kits
 from medfl.engines.processes import Crew
@@ -159,6 +163,86 @@ def test_what_is_wrong_with_a_kit_is_one_sentence(kits, what, says):
     with pytest.raises(MedflError, match=says) as caught:
         spoil(kits, what)()
     assert "\n" not in str(caught.value)
+
+
+def loads(**part):
+    return lambda facts: facts["components"].append({"id": "x", "path": "os.mkdir", "args": {}} | part)
+
+
+@pytest.mark.parametrize("party", ["site-01", "server"])
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("local/resources.json", loads()),
+        ("local/resources.json", lambda facts: facts["components"][0]["args"].update(command="rm")),
+        ("local/resources.json", lambda facts: facts["components"][0].update(path="subprocess.run")),
+        ("local/authorization.json", lambda facts: facts["permissions"].update(member="any")),
+        ("local/log_config.json.default", lambda f: f["formatters"]["baseFormatter"].update({"()": "os.system"})),
+        ("local/log_config.json.default", lambda f: f["handlers"]["logFileHandler"].update(filename="/etc/x")),
+        ("local/log_config.json", lambda facts: None),
+        ("local/custom.py", lambda facts: None),
+        ("startup/fed_KIND.json", lambda facts: facts.update(components=[{"path": "os.mkdir"}])),
+        ("startup/fed_KIND.json", lambda facts: facts["servers"][0].update(handlers=[{"path": "os.mkdir"}])),
+    ],
+)
+def test_a_kit_that_names_more_than_medfl_writes_does_not_start_though_it_is_signed(kits, party, file, change):
+    """Whoever makes kits can sign anything; FLARE would build any class that they name."""
+    kind = "server" if party == "server" else "client"
+    kit, name = kits / party, file.replace("KIND", kind)
+    facts = json.loads((kit / name).read_text()) if (kit / name).exists() else {}
+    change(facts)
+    (kit / name).write_text(json.dumps(facts))
+    key = serialization.load_pem_private_key((kits / "authority" / "rootCA.key").read_bytes(), password=None)
+    for folder in ("startup", "local"):
+        sign_folders(kit / folder, key, signature_file=SIGNATURE)
+    with pytest.raises(MedflError, match="names what medfl does not write into a kit") as caught:
+        server_kit(kit) if party == "server" else site_name(kit)
+    assert str(kit / name) in str(caught.value)
+
+
+def test_a_kit_that_medfl_wrote_starts_wherever_it_lies(kits):
+    place_server(kits / "server")
+    server_kit(kits / "server")
+    kits.rename(kits.with_name("moved"))
+    server_kit(kits.with_name("moved") / "server")
+    assert site_name(kits.with_name("moved") / "site-01") == "site-01"
+
+
+def test_a_job_names_exact_classes(tmp_path):
+    """FLARE takes what stands on the list and what lies below it; below these there is nothing that is loaded."""
+    for path in ALLOWED:
+        module, _, name = path.rpartition(".")
+        assert isinstance(getattr(importlib.import_module(module), name), type)
+    job = write_job(tmp_path, "run1", 60.0, 2)
+    text = "".join(file.read_text() for file in job.rglob("*.json"))
+    assert set(re.findall(r'"path": "([^"]+)"', text)) == set(ALLOWED)
+
+
+def test_a_server_for_this_machine_listens_on_it_alone(pipeline, tmp_path, made):
+    make_kits(pipeline, tmp_path / "kits", "localhost", 8002)
+    stated = json.loads((tmp_path / "kits" / "server" / "startup" / "fed_server.json").read_text())
+    assert [server["service"]["target"] for server in stated["servers"]] == ["localhost:8002"]
+    assert address(tmp_path / "kits" / "server") == ("localhost", 8002)
+    assert address(made / "server")[0] == "server"  # reached from elsewhere: every device
+
+
+def test_two_processes_under_one_name_are_an_alarm(tmp_path):
+    log, said = tmp_path / "flare.log", []
+    again = "Failed to re-activate the client:{}: already registered with another token.\n"
+    log.write_text(again.format("site-01"))  # of an earlier run
+    heard = TwiceHeard(log, SITES, said.append)
+    with log.open("a") as stream:
+        stream.write("Client: site-02 already registered. Re-login the client with a new token.\n")  # started anew
+        stream.write(again.format("\x1b[2J") + again.format("site-02"))
+        stream.write(again.format("site-01")[:30])
+    for _ in range(2):
+        heard.look()
+    assert len(said) == 1
+    assert said[0].startswith("ALARM: two processes answer as site-02.")
+    with log.open("a") as stream:
+        stream.write(again.format("site-01")[30:])
+    heard.look()
+    assert [words.split()[5] for words in said] == ["site-02.", "site-01."]
 
 
 @pytest.mark.parametrize(("days", "says"), [(-3, "this machine's clock says"), (4000, "ended on")])
