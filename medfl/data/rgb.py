@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from PIL import Image, ImageOps
 
@@ -59,12 +57,12 @@ def _check_range(image: Image.Image) -> None:
 
     An image of one level says nothing of its range. Of colours with 16 bits Pillow keeps the upper 8.
     """
-    extrema: Any = image.getextrema()  # (low, high), or such a pair for each band
-    pairs = [extrema] if len(image.getbands()) == 1 else list(extrema)
-    levels = [pair for pair, band in zip(pairs, image.getbands(), strict=True) if band not in ("A", "a")]
-    low, high = min(pair[0] for pair in levels), max(pair[1] for pair in levels)
-    high = high if image.mode in SIXTEEN_BIT else high * 256 + 255 if high else 0
-    if low < high <= FOURTEEN_BITS or (image.mode not in SIXTEEN_BIT and high == 0):
+    extrema = np.array(image.getextrema(), dtype=np.int64).reshape(-1, 2)
+    colours = [row for row, band in zip(extrema, image.getbands(), strict=True) if band not in ("A", "a")]
+    low, high = min(row[0] for row in colours), max(row[1] for row in colours)
+    if image.mode not in SIXTEEN_BIT:
+        low, high = low * 256, high * 256 + (255 if high > low else 0)
+    if low < high <= FOURTEEN_BITS or (image.mode not in SIXTEEN_BIT and not high):
         raise Unreadable(
             f"16-bit levels that end at {high}, as of a camera with fewer bits; save it with 8 bits, or scaled to 65535"
         )
