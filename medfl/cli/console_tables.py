@@ -181,7 +181,8 @@ def _privacy_lines(summary: Mapping[str, Any]) -> list[str]:
         lines.append("NOT PRIVATE: the noise of `dp` came from the run's seed, which is for tests only")
     elif spent:
         lines.append(
-            f"Privacy of a whole site: epsilon {spent['epsilon']:.3g} at delta {spent['delta']:g}; weights only"
+            f"Privacy of a whole site: epsilon {spent['epsilon']:.3g} at delta {spent['delta']:g} against leaving it "
+            "out, not against replacing it; weights only"
         )
     attacks = {name: entry.get("membership") or {} for name, entry in summary["sites"].items()}
     measured = {name: attack for name, attack in attacks.items() if attack.get("auroc") is not None}
@@ -193,7 +194,7 @@ def _privacy_lines(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _stability_line(summary: Mapping[str, Any]) -> str:
-    figures = (f"{row.label} {format_figure(summary['stability'][row.key])}" for row in stability_at(Place.CONSOLE))
+    figures = (f"{row.label} {format_figure(summary['stability'].get(row.key))}" for row in stability_at(Place.CONSOLE))
     return "Stability: " + ", ".join(figures)
 
 

@@ -11,7 +11,8 @@ anybody trains; a site that does not reply adds nothing. The noise comes from th
 value, and nothing is kept from which it could be drawn again. `seeded: true` draws it from the run's seed, for tests:
 whoever knows the seed subtracts the noise, and nothing is private.
 
-What the noise buys is accounted in medfl.runs.privacy_ledger; docs/privacy.md says what it covers and what not.
+What the noise buys is accounted in medfl.runs.privacy_ledger: a run with a site against one without it (add or remove),
+not against one in which it is replaced. docs/privacy.md says what it covers and what not.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ Every figure here is a function of counts and sums over patches. Both containers
 entry per source group, per resample or none at all; `+` merges the patches of two disjoint sets.
 
 ECE:          Guo et al. 2017, arXiv:1706.04599, eq. 3, bins ((b-1)/B, b/B].
+debiased ECE: Kumar et al. 2019, arXiv:1909.10155, section 4.1.
 classwise ECE: Kull et al. 2019, arXiv:1910.12656, eq. 2.
 Brier:        Brier 1950, the multi-class form, sum over classes, range 0 to 2.
 """
@@ -51,6 +52,18 @@ class CalibrationBins:
         """sum_b (n_b / n) |accuracy_b - confidence_b|, shape [...]; nan without patches."""
         gap = np.abs(self.correct_sum - self.confidence_sum).sum(axis=-1)
         return ratio(gap, self.count.sum(axis=-1))
+
+    def squared_error(self) -> FloatArray:
+        """sum_b (n_b / n) [(accuracy_b - confidence_b)^2 - accuracy_b (1 - accuracy_b) / (n_b - 1)], shape [...].
+
+        Kumar et al. 2019, arXiv:1909.10155, section 4.1: the squared calibration error of the binned model without the
+        part that noise adds, so that it is 0 on average, of either sign, where the model is calibrated. A bin with one
+        patch says nothing and counts 0. nan without patches.
+        """
+        accuracy = self.accuracy()
+        noise = ratio(accuracy * (1 - accuracy), self.count - 1)
+        parts = self.count * ((accuracy - self.confidence()) ** 2 - noise)
+        return ratio(np.where(self.count > 1, parts, 0.0).sum(axis=-1), self.count.sum(axis=-1))
 
     def gap(self) -> FloatArray:
         """(n_b / n) (accuracy_b - confidence_b) per bin [..., B], whose absolute values sum to `ece`."""
@@ -157,6 +170,10 @@ class ScoreSums:
     def ece(self) -> FloatArray:
         """Expected calibration error of the top probability, [...]."""
         return self.top.ece()
+
+    def debiased_ece(self) -> FloatArray:
+        """Root of the debiased squared error of the top probability, 0 where that is negative, [...]."""
+        return np.asarray(np.sqrt(np.maximum(self.top.squared_error(), 0.0)))
 
     def classwise_ece(self) -> FloatArray:
         """Mean over all C classes of each class's own calibration error, [...].

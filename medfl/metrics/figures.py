@@ -214,6 +214,21 @@ FIGURES: tuple[SiteFigure, ...] = (
         },
     ),
     SiteFigure(
+        "debiased_ece",
+        "debiased ECE",
+        lambda patches: patches.sums.debiased_ece(),
+        "lower",
+        (0.0, 1.0),
+        guess=lambda classes: WORST_ECE,
+        before=Style.VALUE,
+        shown={
+            Place.REPORT: Style.VALUE,
+            Place.POOLED: Style.VALUE,
+            Place.CARD: Style.VALUE,
+            Place.STUDY_SITES: Style.VALUE,
+        },
+    ),
+    SiteFigure(
         "classwise_ece",
         "classwise ECE",
         lambda patches: patches.sums.classwise_ece(),

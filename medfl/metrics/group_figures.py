@@ -70,12 +70,15 @@ def mean_interval(sites: Sequence[Mapping[str, Any]]) -> list[float] | None:
     centres: list[float] = []
     errors: list[tuple[float, float]] = []
     for site in sites:
-        auroc, se, df = site["auroc"], site.get("auroc_se"), site.get("auroc_df")
-        least: Any = site.get("auroc_least")
-        if se is None and (least is None or auroc not in (0.0, 1.0)):
+        auroc, se, least = site["auroc"], site.get("auroc_se"), site.get("auroc_least")
+        if se is not None:
+            centres.append(auroc)
+            errors.append((se, site.get("auroc_df") or math.inf))
+        elif least is not None and auroc in (0.0, 1.0):
+            centres.append(abs(auroc - least["error"]))
+            errors.append((least["se"], least["df"]))
+        else:
             return None
-        centres.append(abs(auroc - least["error"]) if se is None else auroc)
-        errors.append((least["se"], least["df"]) if se is None else (se, df or math.inf))
     if not errors:
         return None
     centre, mean = _mean(centres), _mean([site["auroc"] for site in sites])

@@ -44,6 +44,7 @@ class SiteFigures(TypedDict, total=False):
     loss: float | None
     ece: float | None
     ece_before: float | None
+    debiased_ece: float | None
     classwise_ece: float | None
     brier: float | None
     nll: float | None

@@ -39,6 +39,14 @@ def validation_auroc(record: RoundRecord) -> dict[str, float]:
     return auroc
 
 
+def bend(before: float, between: float, after: float) -> float:
+    """How far the middle of three successive values lies from the line through its neighbours, |a - 2 b + c| / 2.
+
+    0 for steady progress at any rate, c for a value that jumps up and down by c.
+    """
+    return abs(before - 2 * between + after) / 2
+
+
 def round_stability(record: RoundRecord) -> dict[str, float]:
     """This round's own numbers, only those that are defined.
 
@@ -64,7 +72,7 @@ class Stability:
     """Streaming stability of one run.
 
     Args:
-        k: how many of the latest differences `oscillation` averages.
+        k: how many of the latest differences `oscillation` averages, and second differences its trend-free form.
         target: mean validation AUROC that `rounds_to_target` waits for.
     """
 
@@ -73,9 +81,10 @@ class Stability:
             raise ValueError(f"k is {k}, must be at least 1")
         self.target = target
         self._last_round: int | None = None
-        self._last_mean: float | None = None
+        self._means: deque[float] = deque(maxlen=3)
         self._last_of_site: dict[str, float] = {}
         self._recent: deque[float] = deque(maxlen=k)
+        self._bends: deque[float] = deque(maxlen=k)
         self._largest_drop: float | None = None
         self._drop_by_site: dict[str, float | None] = {}
         self._spreads: dict[int, _Spread] = {}
@@ -111,6 +120,7 @@ class Stability:
         at = None if selected_round is None else self._spreads.get(selected_round)
         return {
             "oscillation": mean_supported(self._recent),
+            "trend_free_oscillation": mean_supported(self._bends),
             "largest_drop": self._largest_drop,
             "largest_drop_by_site": dict(sorted(self._drop_by_site.items())),
             "site_spread": at.spread if at else None,
@@ -132,10 +142,12 @@ class Stability:
         if not sites:
             return
         mean = scalars["mean_auroc"]
-        if self._last_mean is not None:
-            self._recent.append(abs(mean - self._last_mean))
-            self._largest_drop = _larger(self._largest_drop, self._last_mean - mean)
-        self._last_mean = mean
+        if self._means:
+            self._recent.append(abs(mean - self._means[-1]))
+            self._largest_drop = _larger(self._largest_drop, self._means[-1] - mean)
+        self._means.append(mean)
+        if len(self._means) == 3:
+            self._bends.append(bend(*self._means))
         for name, value in sites.items():
             if name in self._last_of_site:
                 self._drop_by_site[name] = _larger(self._drop_by_site[name], self._last_of_site[name] - value)

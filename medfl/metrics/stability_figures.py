@@ -29,7 +29,13 @@ STABILITY_FIGURES = (
     StabilityFigure(
         "oscillation",
         "oscillation",
-        "mean change of the sites' mean validation AUROC between late rounds",
+        "mean change of the sites' mean validation AUROC between late rounds, progress included",
+        _CONSOLE,
+    ),
+    StabilityFigure(
+        "trend_free_oscillation",
+        "trend-free oscillation",
+        "mean distance of that AUROC in late rounds from the line through its neighbours: without steady progress",
         _CONSOLE,
     ),
     StabilityFigure(

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from medfl.metrics import format_figure, mean_supported, round_stability
 from medfl.metrics.figures import Place
 from medfl.metrics.record_types import RoundRecord
+from medfl.metrics.stability import bend
 from medfl.metrics.stability_figures import stability_at
 from medfl.report import charts
 from medfl.report.chart_style import class_token
@@ -20,7 +21,8 @@ from medfl.report.html_page import PageSection
 from medfl.report.run_results import Evidence, role_word
 
 BY_ROUND = (
-    ("oscillation", "Oscillation", "change of the mean AUROC"),
+    ("oscillation", "Oscillation", "change of the mean AUROC, progress included"),
+    ("trend_free_oscillation", "Trend-free oscillation", "of the mean AUROC around its trend"),
     ("site_spread", "Spread over sites", "deviation of AUROC"),
     ("drift", "Drift", "scatter of updates, in common steps"),
     ("coherence", "Coherence", "1: all updates agree"),
@@ -145,14 +147,15 @@ def stability(evidence: Evidence) -> PageSection | None:
 def _by_round(evidence: Evidence) -> dict[str, dict[int, float]]:
     """Measure -> {round: value}."""
     series: dict[str, dict[int, float]] = {key: {} for key, *_ in BY_ROUND}
-    last: float | None = None
+    means: list[float] = []
     for record in evidence.run.rounds:
         values = round_stability(record)
-        mean = values.get("mean_auroc")
-        if mean is not None:
-            if last is not None:
-                series["oscillation"][record["round"]] = abs(mean - last)
-            last = mean
+        if "mean_auroc" in values:
+            means = [*means[-2:], values["mean_auroc"]]
+            if len(means) > 1:
+                series["oscillation"][record["round"]] = abs(means[-1] - means[-2])
+            if len(means) == 3:
+                series["trend_free_oscillation"][record["round"]] = bend(*means)
         for key in series:
             if key in values:
                 series[key][record["round"]] = values[key]

@@ -14,7 +14,9 @@ from medfl.runs.privacy_ledger import best_guess
 
 COVERED = (
     "Covered: the weights of every round, against anyone who sees all of them, for a site as a whole: that it took "
-    "part at all, and so every patient of it. The server is trusted with the clipped updates."
+    "part at all, and so every patient of it. Epsilon compares a run with the site to one without it (add or remove), "
+    "not to one in which the site had other data, which moves a sum twice as far. The server is trusted with the "
+    "clipped updates."
 )
 NOT_COVERED = (
     "Not covered: everything else that leaves a site. That is every figure on this page, the training losses, the "

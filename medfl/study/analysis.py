@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medfl.study.statistics import ByRepeat, ByRepeatAndSite, Repeat, difference, holm, mean_over, paired
+from medfl.study.statistics import ByRepeat, ByRepeatAndSite, Repeat, difference, mean_over, paired
 from medfl.study.study_file import ALL, BRACKETS, Planned, Study
 from medfl.study.study_tables import STABILITY, Tables, group_columns, number, validation_columns
 
@@ -118,7 +118,7 @@ def _unseen(tables: Tables, runs: Sequence[Planned]) -> dict[str, Any]:
 def _comparisons(
     study: Study, values: Mapping[str, Mapping[str, ByRepeat]], sites: Mapping[str, ByRepeatAndSite]
 ) -> dict[str, Any]:
-    """Every method against the first; Holm's correction over the methods."""
+    """Every method against the first."""
     reference = study.methods[0]
     others = [name for name in values if name != reference] if reference in values else []
     comparisons = {}
@@ -128,8 +128,6 @@ def _comparisons(
         comparisons[name]["figures"] = {
             figure: difference(values[name][figure], values[reference][figure]).to_json() for figure in run_figures()
         }
-    for name, adjusted in zip(others, holm([comparisons[name]["p"] for name in others]), strict=True):
-        comparisons[name]["p_holm"] = adjusted
     return comparisons
 
 

@@ -111,7 +111,7 @@ def run_row(summary: Mapping[str, Any], records: Sequence[RoundRecord], data: st
     }
     own = [entry["val_personalised"] for entry in entries if "val_personalised" in entry]
     values |= {"val_personalised_balanced_accuracy": mean_supported(entry["balanced_accuracy"] for entry in own)}
-    values |= {figure: summary["stability"][figure] for figure in STABILITY}
+    values |= {figure: summary["stability"].get(figure) for figure in STABILITY}
     inertia = summary["stability"]["inertia"]
     values |= {
         f"inertia_{part}": value for part, value in zip(("first", "middle", "last"), _thirds(inertia), strict=True)

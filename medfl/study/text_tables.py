@@ -106,14 +106,12 @@ def _results(name: str, partition: Mapping[str, Any], study: Mapping[str, Any]) 
 
 
 def _comparisons(name: str, partition: Mapping[str, Any], study: Mapping[str, Any]) -> TextTable:
-    columns = ["method", "difference [95 %]", "pairs", "p", "p (Holm)", "effect", "wins/ties/losses"]
+    columns = ["method", "difference [95 %]", "pairs", "effect", "wins/ties/losses"]
     rows = [
         [
             method,
             _mean(entry["difference"], "+.3f"),
             str(entry["pairs"]),
-            _p(entry["p"]),
-            _p(entry["p_holm"]),
             format_figure(entry["effect"], "+.2f", "-"),
             f"{entry['wins']}/{entry['ties']}/{entry['losses']}",
         ]
@@ -147,7 +145,3 @@ def _stability(name: str, partition: Mapping[str, Any]) -> TextTable:
 
 def _mean(mean: Mapping[str, Any], form: str = ".3f") -> str:
     return format_mean(mean["mean"], mean["ci"], form)
-
-
-def _p(value: float | None) -> str:
-    return "<.001" if value is not None and value < 0.001 else format_figure(value, missing="-")

@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, brier_score_loss, confusion_matrix, log_loss
 
-from medfl.metrics.calibration import ScoreSums, bin_edges, group_sums, score_sums
+from medfl.metrics.calibration import CalibrationBins, ScoreSums, bin_edges, group_sums, score_sums
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits)
+    return powers / powers.sum(axis=1, keepdims=True)
 
 
 def random_case(seed: int) -> tuple[np.ndarray, np.ndarray, int]:
@@ -170,3 +175,46 @@ def test_no_patches_are_nan_without_a_warning() -> None:
 
 def test_edges_are_equal_width() -> None:
     assert bin_edges(4).tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
+
+
+def test_debiased_ece_by_hand() -> None:
+    # Two bins of ten: (.3, .4] holds 4 patches of .35, 2 right; (.8, .9] 5 of .9, 3 right; a bin of one patch counts 0.
+    # 4/10 [(.5 - .35)^2 - .25 / 3] + 5/10 [(.6 - .9)^2 - .24 / 4] = -.0243333 + .015 < 0
+    bins = CalibrationBins(
+        np.array([0, 0, 0, 4, 0, 1, 0, 0, 5, 0.0]),
+        np.array([0, 0, 0, 1.4, 0, 0.55, 0, 0, 4.5, 0.0]),
+        np.array([0, 0, 0, 2, 0, 1, 0, 0, 3, 0.0]),
+    )
+    assert float(bins.squared_error()) == pytest.approx(0.4 * (0.0225 - 0.25 / 3) + 0.5 * (0.09 - 0.06))
+    worse = CalibrationBins(bins.count, bins.confidence_sum, np.array([0, 0, 0, 4, 0, 1, 0, 0, 0, 0.0]))
+    assert float(worse.squared_error()) == pytest.approx(0.4 * 0.65**2 + 0.5 * 0.9**2)  # all or none right: no noise
+    assert np.isnan(CalibrationBins(np.zeros(3), np.zeros(3), np.zeros(3)).squared_error())
+
+
+def test_the_debiased_error_of_a_calibrated_model_is_0_on_average_and_that_of_another_its_size() -> None:
+    rng = np.random.default_rng(1)
+    square, plain, root = [], [], []
+    for _ in range(300):
+        probs = softmax(2.0 * rng.normal(size=(150, 4)))
+        labels = (probs.cumsum(axis=1) > rng.random((150, 1))).argmax(axis=1)
+        sums = score_sums(probs, labels)
+        square.append(float(sums.top.squared_error()))
+        plain.append(float(sums.ece()))
+        root.append(float(sums.debiased_ece()))
+    assert abs(np.mean(square)) < 3 * np.std(square) / 300**0.5
+    assert np.mean(plain) > 0.07  # what noise alone makes of ECE
+    assert np.median(root) < 0.02
+    # Always sure at .9 and right in 70 %: the error is .2, on 50 patches as on many.
+    square = []
+    for _ in range(300):
+        hit = rng.random(50) < 0.7
+        one = score_sums(np.tile([0.9, 0.1], (50, 1)), (~hit).astype(np.int64))
+        square.append(float(one.top.squared_error()))
+    assert np.mean(square) == pytest.approx(0.04, abs=3 * np.std(square) / 300**0.5)
+
+
+def test_debiased_ece_merges_as_ece_does() -> None:
+    rng = np.random.default_rng(2)
+    probs, labels = softmax(rng.normal(size=(80, 3))), rng.integers(0, 3, 80)
+    both = score_sums(probs[:30], labels[:30]) + score_sums(probs[30:], labels[30:])
+    assert float(both.debiased_ece()) == pytest.approx(float(score_sums(probs, labels).debiased_ece()), abs=1e-12)

@@ -63,11 +63,13 @@ def test_three_rounds_by_hand() -> None:
     accumulated variance (6 + 0 + 15) / (10 + 8 + 13) = 21/31.
     weights (4,3,4) -> (3,0,4) -> (1,-2,4): round 2 moves the stem by 0/1, the head by sqrt(13)/sqrt(20).
     a_t = .6, .8, .75, .925: differences .2, -.05, .175; oscillation .425/3, largest drop .05; site a drops
-    .7 -> .6, site b never (.9 -> .9: largest drop 0). Round 3: .9 and .95, spread .025, worst a.
+    .7 -> .6, site b never (.9 -> .9: largest drop 0). Second differences
+    -.25 and .225: trend-free .475/4. Round 3: .9 and .95, spread .025, worst a.
     """
     summary = replay(federation()).summary()
     assert summary == {
         "oscillation": pytest.approx(0.425 / 3),
+        "trend_free_oscillation": pytest.approx(0.475 / 4),
         "largest_drop": pytest.approx(0.05),
         "largest_drop_by_site": {"a": pytest.approx(0.1), "b": pytest.approx(0.0)},
         "site_spread": pytest.approx(0.025),
@@ -108,6 +110,25 @@ def test_oscillation_looks_back_k_differences_and_largest_drop_over_all() -> Non
     summary = replay(federation(), k=1).summary()
     assert summary["oscillation"] == pytest.approx(0.175)
     assert summary["largest_drop"] == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("gain", [0.001, 0.02])
+def test_steady_progress_is_oscillation_by_its_old_name_only(gain: float) -> None:
+    """A line counts as its slope in `oscillation`, and not at all without the trend; jumps of c count as c in both."""
+    rising = replay([record(t, {"a": 0.5 + gain * t}) for t in range(12)]).summary()
+    assert rising["oscillation"] == pytest.approx(gain)
+    assert rising["trend_free_oscillation"] == pytest.approx(0.0, abs=1e-12)
+    jumping = replay([record(t, {"a": 0.5 + 0.03 * (t % 2)}) for t in range(12)]).summary()
+    assert jumping["oscillation"] == jumping["trend_free_oscillation"] == pytest.approx(0.03)
+    both = replay([record(t, {"a": 0.5 + gain * t + 0.03 * (t % 2)}) for t in range(12)]).summary()
+    assert both["trend_free_oscillation"] == pytest.approx(0.03)
+
+
+def test_the_trend_free_form_looks_back_k_rounds_too_and_needs_three() -> None:
+    summary = replay(federation(), k=1).summary()
+    assert summary["trend_free_oscillation"] == pytest.approx(0.225 / 2)
+    two = replay([record(t, {"a": 0.5 + 0.1 * t}) for t in range(2)]).summary()
+    assert (two["oscillation"], two["trend_free_oscillation"]) == (pytest.approx(0.1), None)
 
 
 def test_largest_drop_of_a_run_that_only_rose_is_negative() -> None:

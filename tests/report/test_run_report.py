@@ -123,6 +123,7 @@ def test_the_site_table_is_the_summary(whole):
             three(entry["balanced_accuracy"]),
             three(entry["ece_before"]),
             format_interval(entry["ece"], entry["ece_ci"]),
+            three(entry["debiased_ece"]),
             three(entry["brier"]),
             three(entry["nll"]),
         ]
@@ -377,7 +378,7 @@ def test_an_unfinished_run_says_how_to_finish_it(tmp_path):
 
 def test_a_run_of_before_calibration_has_its_page(tmp_path):
     page = Page(report_html(finish(FakeRun(tmp_path / "old", TRAIN[:1], HELD_OUT[:1]).begin().play())))
-    assert page.tables["sites"][0][0][-3:] == ["ECE [95 %]", "Brier", "NLL"]
+    assert page.tables["sites"][0][0][-4:] == ["ECE [95 %]", "debiased ECE", "Brier", "NLL"]
     assert "Not calibrated." in page.texts["result"]
     assert "No operating point." in page.texts["result"]
     assert not {"roc", "pooled"} & set(page.tables)

@@ -128,6 +128,21 @@ def test_weighted_loss_weighs_classes_by_inverse_frequency():
     np.testing.assert_allclose(weights.numpy() * counts, 24 / 3, rtol=1e-6)
 
 
+def test_with_class_weights_the_loss_is_the_plain_nll_and_the_objective_is_told_apart():
+    """`loss` and `nll` of a model are the same whatever it is trained with; `train_loss` is the weighted objective."""
+    bench, store = toy_bench(), toy_store("solo", 1, train=24)
+    store.labels[store.splits["train"]] = np.repeat([0, 1, 2], [20, 3, 1])
+    plain, weighted = (
+        Site("solo", "train", store, toy_work(weighted_loss=way, local_steps=1, batch_size=24, lr=0.0), bench)
+        for way in (False, True)
+    )
+    message = request(bench, splits=("val",))
+    one, other = (site.handle(message) for site in (plain, weighted))
+    assert one.metrics["val"] == other.metrics["val"]
+    assert other.metrics["val"]["loss"] == other.metrics["val"]["nll"]
+    assert one.train_loss != pytest.approx(other.train_loss, rel=1e-3)
+
+
 def test_metrics_describe_the_incoming_model_not_the_trained_one():
     bench = toy_bench()
     site = Site("solo", "train", toy_store("solo", 1), toy_work(), bench)

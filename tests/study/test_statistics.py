@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from medfl.study.analysis import share_of_gap
-from medfl.study.statistics import Mean, difference, holm, mean_over, paired, signed_rank
+from medfl.study.statistics import Mean, difference, mean_over, paired, rank_biserial
 
 
 def test_mean_and_t_interval_by_hand():
@@ -29,23 +29,36 @@ def test_the_t_interval_is_scipys():
     assert (found.low, found.high) == pytest.approx(expected)
 
 
-def test_signed_rank_by_hand():
-    # Three differences of one sign: 2 of the 8 equally likely sign patterns are as extreme.
-    assert signed_rank(np.array([0.1, 0.2, 0.3])) == (pytest.approx(0.25), 1.0)
-    # Ranks 1 and 3 up, 2 down: (4 - 2) / 6.
-    assert signed_rank(np.array([0.1, -0.2, 0.3]))[1] == pytest.approx(1 / 3)
-    assert signed_rank(np.array([0.0, 0.1, 0.2, 0.3]))[0] == pytest.approx(0.25)
+def test_rank_biserial_by_hand():
+    assert rank_biserial(np.array([0.1, 0.2, 0.3])) == 1.0
+    # Ranks 1 and 3 up, 2 down: (4 - 2) / 6; what does not differ is dropped.
+    assert rank_biserial(np.array([0.1, -0.2, 0.3])) == pytest.approx(1 / 3)
+    assert rank_biserial(np.array([0.0, 0.1, -0.2, 0.3])) == pytest.approx(1 / 3)
+    assert rank_biserial(np.zeros(4)) is rank_biserial(np.array([])) is None
 
 
-def test_signed_rank_of_nothing():
-    assert signed_rank(np.zeros(4)) == (1.0, None)
-    assert signed_rank(np.array([])) == (None, None)
+def test_the_repeat_is_the_unit_and_pairs_have_no_p():
+    """Sites of a repeat share its model: five sites that all moved alike are one observation, and prove nothing."""
+    pairs = {(("p", "1"), site): 0.9 for site in "abcde"}
+    found = paired(pairs, dict.fromkeys(pairs, 0.8), difference({("p", "1"): 0.9}, {("p", "1"): 0.8})).to_json()
+    assert not {"p", "p_holm"} & found.keys()
+    assert (found["pairs"], found["wins"], found["difference"]) == (
+        5,
+        5,
+        {"n": 1, "mean": pytest.approx(0.1), "ci": None},
+    )
 
 
-def test_holm_by_hand():
-    # .01 x 3 = .03, .03 x 2 = .06, .04 x 1 = .04, never below the one before.
-    assert holm([0.01, 0.04, None, 0.03]) == [pytest.approx(0.03), pytest.approx(0.06), None, pytest.approx(0.06)]
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_the_interval_over_repeats_holds_its_level_where_sites_share_a_model(seeds):
+    """Without a difference, with most of the variance between repeats, 5 % of intervals leave out zero."""
+    rng = np.random.default_rng(seeds)
+    outside, studies = 0, 2000
+    for _ in range(studies):
+        moved = rng.normal(0, 1, seeds) + rng.normal(0, 0.5, (4, seeds)).mean(0)  # of the repeat, and of its 4 sites
+        mean = mean_over(moved.tolist())
+        outside += not mean.low <= 0 <= mean.high
+    assert abs(outside / studies - 0.05) < 4 * (0.05 * 0.95 / studies) ** 0.5
 
 
 def test_pairs_count_what_both_have():

@@ -16,10 +16,11 @@ from medfl.study.report.study_charts import Dots
 from medfl.study.report.study_results import StudyEvidence
 
 MEASURES = (
-    ("oscillation", "Oscillation", "mean change of validation AUROC from round to round, late in training"),
+    ("oscillation", "Oscillation", "mean change of validation AUROC by round, late in training, progress included"),
     ("drift", "Drift", "scatter of the sites' updates, in units of the common step"),
     ("coherence", "Coherence", "share of the updates that does not cancel; 1 when all agree"),
     ("accumulated_variance", "Accumulated variance", "scatter summed over rounds, in units of the squared steps"),
+    ("trend_free_oscillation", "Trend-free oscillation", "the same around its trend: steady progress is none"),
     ("rounds_to_target", "Rounds to target", "of the repeats that reached it, and how many did"),
 )
 WIDE_RANGE = 50.0
@@ -129,7 +130,7 @@ def _pictures(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) 
 
 def _differences(evidence: StudyEvidence, partition: Mapping[str, Any]) -> Markup:
     measures = [column for column, *_ in MEASURES[:-1]]
-    columns = ["method", *(f"{column.rpartition('_')[2]} [95 %]" for column in measures)]
+    columns = ["method", *(f"{title.lower()} [95 %]" for _, title, _ in MEASURES[:-1])]
     rows = [
         [
             method,

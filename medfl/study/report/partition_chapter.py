@@ -49,8 +49,9 @@ def chapter(evidence: StudyEvidence, name: str, key: str) -> PageSection:
 
 
 READING = (
-    "Differences and their intervals are over seeds; p is over pairs of seed and site (Wilcoxon signed-rank, adjusted "
-    "by Holm's rule), the effect is the matched-pairs rank-biserial correlation, and pairs nearer than 0.001 are ties."
+    "Differences and their intervals are over seeds: a seed is one federation, and its sites share a model. Pairs of "
+    "seed and site are described only: the effect is the matched-pairs rank-biserial correlation, and pairs nearer "
+    "than 0.001 are ties."
 )
 
 

@@ -23,11 +23,7 @@ from medfl.study.report.study_results import StudyEvidence, read_study
 from medfl.study.study_file import ALL, PLAIN
 from medfl.study.text_tables import figure_title, headline
 
-STATISTICS = (
-    ("Holm's rule: S. Holm 1979, Scandinavian Journal of Statistics 6", ""),
-    ("Signed-rank test: F. Wilcoxon 1945, Biometrics Bulletin 1", "https://doi.org/10.2307/3001968"),
-    ("Rank-biserial correlation: D. Kerby 2014", "https://doi.org/10.2466/11.IT.3.1"),
-)
+STATISTICS = (("Rank-biserial correlation: D. Kerby 2014", "https://doi.org/10.2466/11.IT.3.1"),)
 TINTED = 0.55
 """Depth of colour where an interval leaves out zero."""
 MACHINE = ("medfl", "torch", "timm", "device", "threads")

@@ -11,7 +11,9 @@ from typing import Any
 from medfl.errors import MedflError
 from medfl.runs.records import read_json
 from medfl.runs.redact import scrub_text
+from medfl.study.analysis import run_figures
 from medfl.study.report.curve_table import Curves, mean_of_all
+from medfl.study.statistics import mean_over
 from medfl.study.study_file import ALL, BRACKETS
 from medfl.study.study_tables import Row, Tables, number, read_table
 
@@ -189,6 +191,9 @@ def read_study(folder: Path) -> StudyEvidence:
     if missing:
         raise MedflError(f"{folder / STUDY} lacks {', '.join(missing)}; `medfl study` with --tables writes it anew")
     Tables.load(folder)  # refuses damaged tables in a sentence
+    for part in study["partitions"].values():  # figures that a version before this one did not know
+        for entry in (*part["methods"].values(), *part["comparisons"].values()):
+            entry["figures"] = {key: mean_over(()).to_json() for key in run_figures()} | entry["figures"]
     study["description"] = scrub_text(str(study.get("description") or "").strip())
     study["failed"] = {title: scrub_text(why) for title, why in (study.get("failed") or {}).items()}
     pairs = {(partition, method) for partition in study["partitions"] for method in study["methods"]}
