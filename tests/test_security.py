@@ -192,14 +192,15 @@ def test_a_model_from_mlflow_is_data(tmp_path, bomb, monkeypatch):
         return find_model("runs:/" + "0" * 32, runs=tmp_path / "runs")
 
     assert "model.json cannot be read" in refused(served, "x", "{")
-    assert "does not say what model" in refused(served("x", "{}").load)
+    assert "does not say what model" in refused(served, "x", "{}")
+    spec = ModelSpec("test_byobnet", ("a", "b"))
+    facts = {"run": "x", "backbone": spec.backbone, "classes": ["a", "b"], "args": {}, "versions": {"timm": "1"}}
+    facts |= {"size": 32, "mean": [0.5] * 3, "std": [0.5] * 3}
+    facts["fingerprint"] = FlatModel(spec, torch.device("cpu")).fingerprint()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "pipeline.yaml").touch()
     for name in ("../elsewhere", str(tmp_path / "elsewhere")):
-        assert served(name, "{}").run is None  # the tag names a run beside the others or none
-    spec = ModelSpec("test_byobnet", ("a", "b"))
-    facts = {"backbone": spec.backbone, "classes": ["a", "b"], "args": {}, "versions": {"timm": "1"}}
-    facts["fingerprint"] = FlatModel(spec, torch.device("cpu")).fingerprint()
+        assert served(name, json.dumps(facts)).run is None  # the tag names a run beside the others or none
     assert "not a readable safetensors" in refused(served("x", json.dumps(facts)).load, "cpu")
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from medfl.config.resolved import read_resolved
 from medfl.errors import MedflError
+from medfl.runs.digests import json_digest
+from medfl.runs.redact import LOCAL, scrub
 
 FREE = re.compile(
     r"(?:.+\.)?description|tracking(?:\..+)?|registry(?:\..+)?|training\.(?:threads|timeout|device)"
@@ -21,9 +23,11 @@ ABSENT = object()
 
 
 def identity(pipeline: Path) -> dict[str, Any]:
-    """Dotted key -> value of a run's pipeline.yaml, without the keys that its figures do not depend on. Sites go by
-    their names, since their order means nothing. Raises MedflError as `read_resolved` does."""
-    return {key: value for key, value in _leaves(read_resolved(pipeline), "") if not FREE.fullmatch(key)}
+    """Dotted key -> value of a run's pipeline.yaml, without the keys that its figures do not depend on; of what names a
+    path or a folder, its digest. Sites go by their names, since their order means nothing. Raises MedflError as
+    `read_resolved` does."""
+    leaves = {key: value for key, value in _leaves(read_resolved(pipeline), "") if not FREE.fullmatch(key)}
+    return {key: _without_paths(value, key.rpartition(".")[2]) for key, value in leaves.items()}
 
 
 def check_identity(before: Any, now: Mapping[str, Any], folder: Path) -> None:
@@ -57,10 +61,14 @@ def _leaves(value: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
         name = f"{prefix}{key}"
         if isinstance(item, list) and prefix == "sites.":
             item = {site.get("name", at) if isinstance(site, dict) else at: site for at, site in enumerate(item)}
-        if isinstance(item, dict) and item:
+        if isinstance(item, dict) and item and key != "labels":  # whose keys are names of folders
             yield from _leaves(item, f"{name}.")
         else:
             yield name, item
+
+
+def _without_paths(value: Any, key: str) -> Any:
+    return value if scrub(value, key) == value else f"{LOCAL} {json_digest(value)[:16]}"
 
 
 def _shown(value: Any) -> str:

@@ -65,6 +65,11 @@ def test_where_things_are_how_fast_they_go_and_what_becomes_of_them_may_change(r
     check_identity(before, changed(run, sites__train=turned), run.folder)
 
 
+def test_no_path_and_no_name_of_a_folder_is_kept(run):
+    assert "/srv" not in str(changed(run))
+    assert f"{run.root.rpartition('/')[2]} adeno" not in str(changed(run))
+
+
 def test_versions_that_differ_are_told():
     assert (
         other_versions({"torch": "2.8.0", "medfl": "1"}, {"torch": "2.9.0", "medfl": "1"}) == "torch 2.8.0 (now 2.9.0)"
