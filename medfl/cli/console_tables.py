@@ -181,8 +181,8 @@ def _privacy_lines(summary: Mapping[str, Any]) -> list[str]:
         lines.append("NOT PRIVATE: the noise of `dp` came from the run's seed, which is for tests only")
     elif spent:
         lines.append(
-            f"Privacy of a whole site: epsilon {spent['epsilon']:.3g} at delta {spent['delta']:g} against leaving it "
-            "out, not against replacing it; weights only"
+            f"Privacy of a whole site: epsilon {spent['epsilon']:.3g} at delta {spent['delta']:g}; weights only, and "
+            "for leaving a site out, not for replacing it"
         )
     attacks = {name: entry.get("membership") or {} for name, entry in summary["sites"].items()}
     measured = {name: attack for name, attack in attacks.items() if attack.get("auroc") is not None}
