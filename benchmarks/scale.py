@@ -21,15 +21,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
 from benchmarks.pages import rewritten, table
 from medfl.engines.nvflare.launch import run as deployed
-from medfl.engines.remote.codec import Bounds, pack
+from medfl.engines.remote.codec import Bounds, pack, unpack_request
 from medfl.engines.remote.remote_transport import Remote
 from medfl.engines.remote.server_endpoint import RemoteRunSetup
 from medfl.messages import Reply
+from medfl.metrics.measure import measure
 from medfl.pipeline.build_federation import federation_config
 from medfl.pipeline.build_site import checked_shared_model
 from medfl.pipeline.load_pipeline import load_pipeline
@@ -120,6 +122,9 @@ def serve(method: Sequence[str], rounds: int) -> list[Row]:
         updates = [1e-3 * torch.randn(size, generator=draw) for _ in range(4)]
         extra = {name: 1e-3 * torch.randn(size, generator=draw) for name in chain.sends}
         names = sorted(site.name for site in pipeline.train_sites)
+        classes, labels = pipeline.task.classes, np.arange(4 * len(pipeline.task.classes))
+        even = np.full((len(labels), len(classes)), 1 / len(classes))
+        figures = measure(even, labels % len(classes), labels, classes, bins=pipeline.evaluation.bins)
 
         def ask(site: str, message: bytes) -> bytes:
             update = updates[names.index(site) % len(updates)]
@@ -133,6 +138,7 @@ def serve(method: Sequence[str], rounds: int) -> list[Row]:
                 train_loss=0.5,
                 fingerprint=fingerprint,
                 extra=extra,
+                metrics=dict.fromkeys(unpack_request(message, bounds).splits, figures),
             )
             return pack(reply, bounds)
 

@@ -134,6 +134,7 @@ def site_figures_check(classes: Sequence[str], targets: Sequence[str], bins: int
     point |= dict.fromkeys(RATES, maybe_fraction) | dict.fromkeys([f"{name}_ci" for name in RATES], INTERVAL)
     diagram = {"edges": listed(FRACTION, bins + 1), "count": listed(count, bins)}
     diagram |= {name: listed(maybe_fraction, bins) for name in ("confidence", "accuracy")}
+    positive = number(0.0, LARGEST_SUM)
     attack: dict[str, Check] = {"auroc": maybe_fraction, "auroc_ci": INTERVAL, "few_groups": truth}
     attack |= {"n_members": count, "n_others": count}
     optional: dict[str, Check] = {
@@ -141,6 +142,8 @@ def site_figures_check(classes: Sequence[str], targets: Sequence[str], bins: int
         "reliability": record(diagram),
         "reliability_before": record(diagram),
         "membership": record(attack),
+        "auroc_df": maybe(positive),
+        "auroc_least": maybe(record({"error": FRACTION, "se": positive, "df": positive})),
         "withheld": record({"min_count": count, "all": truth, "classes": _some_of(classes)}),
     }
     for row in figures.FIGURES:

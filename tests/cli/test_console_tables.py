@@ -12,7 +12,7 @@ def test_a_cell_in_brackets_is_shown(capsys, tmp_path):
     summary = run.summary()
     summary["sites"]["east"] |= {"auroc": 1.0, "auroc_ci": None, "few_groups": True}
     print_sites(Terminal(), summary["sites"])
-    assert "1.000 [n/a] few groups" in capsys.readouterr().out
+    assert "1.000 [n/a] too few groups" in capsys.readouterr().out
 
 
 def test_names_of_any_kind(capsys, tmp_path, monkeypatch):

@@ -59,7 +59,6 @@ def test_jitter_repeats_with_its_seed() -> None:
     [
         ({"RandomCrop": {"height": 16, "width": 16, "p": 0.01}}, "uint8 [16, 16, 3] from a patch of uint8 [32, 32, 3]"),
         ({"RandomCrop": {"height": 224, "width": 224}}, "RandomCrop failed on a patch of 32 px"),
-        ("ToFloat", "gives float32"),
     ],
 )
 def test_a_jitter_that_no_patch_survives_is_refused_before_training(spec, said):

@@ -139,7 +139,7 @@ def _print_search(terminal: Terminal, leakage: Search, fail: bool = True) -> Non
     for pair in contradictions[:SHOWN]:
         one, other = leakage.ends(pair)
         classes = f"{leakage.classes[one]}, {leakage.classes[other]}"
-        terminal.say(f"Two labels ({classes}): {leakage.show(one)}\n  = {leakage.show(other)}")
+        terminal.say(f"Two labels ({classes}): {leakage.show(one)}", f"  = {leakage.show(other)}")
     if contradictions:
         terminal.say(
             f"Pairs of one image, or of near-copies, under two labels: {len(contradictions):,}; correct one of the two"
