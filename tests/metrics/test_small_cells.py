@@ -129,6 +129,14 @@ def test_a_floor_of_one_changes_nothing():
     assert "withheld" not in told(5, 1)[0].figures
 
 
+def test_without_patches_there_is_nothing_to_withhold():
+    empty = np.empty(0, dtype=np.int64)
+    said = site_figures(np.empty((0, 3)), np.empty((0, 3)), empty, empty, CLASSES, resamples=20, min_count=FLOOR)
+    assert "withheld" not in said.figures
+    assert said.figures["n"] == 0
+    assert set(said.curves["roc"].values()) == {None}
+
+
 def test_which_cells_are_withheld():
     assert withheld([9, 8, 7], 5) == []
     assert withheld([9, 0, 7], 5) == []
