@@ -119,6 +119,8 @@ def test_merged_sums_keep_accuracy_brier_and_nll():
     assert coarse["auroc"] == pytest.approx(fine["auroc"], abs=0.03)
     assert sum(coarse["left_out"]) + np.sum(coarse["confusion"]) == coarse["n"]
     assert fine["left_out"] == [0, 0]
+    assert coarse["auroc_resolution"] is None
+    assert fine["auroc_resolution"] > 0
 
 
 def test_a_floor_of_one_changes_nothing():
