@@ -8,7 +8,7 @@ from typing import Any
 from medfl.cli.terminal import Terminal
 from medfl.metrics import RATES, format_figure, format_interval
 from medfl.metrics.figures import Place, SiteFigure, Style, figure, figures_at
-from medfl.metrics.formatting import format_count
+from medfl.metrics.formatting import format_about, format_count
 from medfl.metrics.record_types import SiteResult
 from medfl.metrics.stability_figures import stability_at
 
@@ -147,8 +147,12 @@ def _held_out_lines(summary: Mapping[str, Any]) -> list[str]:
     if pooled:
         bound = pooled["auroc_resolution"]
         lines.append(
-            f"All their {pooled['n']} patches together: AUROC {format_figure(pooled['auroc'])}"
-            + ("" if bound is None else f" (to within {max(bound, 1e-4):.4f})")
+            f"All their {pooled['n']} patches together: AUROC "
+            + (
+                format_about(pooled["auroc"])
+                if bound is None
+                else f"{format_figure(pooled['auroc'])} (to within {max(bound, 1e-4):.4f})"
+            )
             + f", ECE {format_figure(pooled['ece_before'])} -> {format_figure(pooled['ece'])}, "
             + f"Brier {format_figure(pooled['brier'])}"
         )

@@ -91,7 +91,7 @@ class CheckedTransport:
             return checks.record({"histograms": histograms})
         if isinstance(request, MeasureRequest):
             sums = checks.score_sums_check(len(self.classes), self.bins)
-            return checks.record({"after": sums, "before": sums, "histograms": histograms})
+            return checks.record({"after": sums, "before": sums, "histograms": histograms, "min_count": checks.count})
         return None
 
 

@@ -22,14 +22,17 @@ LARGEST_COUNT = 10**9
 LARGEST_LOSS = 1e9
 LARGEST_SUM = 1e30
 """Of what has no bound of its own: sums of these stay finite."""
+LARGEST_ERROR = 10.0
+"""Of a standard error of an AUROC."""
+SMALLEST = 1e-12
+"""Of what is reckoned with as a divisor or on a logarithmic scale: degrees of freedom, errors that are above 0."""
 TOLERANCE = 1e-6
-"""By which a sum of rounded numbers may pass its bound, relative to it."""
+"""By which a sum of rounded numbers may pass its bound."""
 SHOWN = 40
 
 
-def number(low: float, high: float) -> Check:
-    """A finite number from `low` to `high`."""
-    slack = TOLERANCE * max(1.0, min(abs(low), abs(high)))
+def number(low: float, high: float, slack: float = 0.0) -> Check:
+    """A finite number from `low` to `high`, or `slack` beyond, by rounding."""
 
     def check(value: Any, where: str) -> None:
         plain = isinstance(value, int | float) and not isinstance(value, bool)
@@ -53,7 +56,7 @@ def truth(value: Any, where: str) -> None:
 
 def interval(low: float, high: float) -> Check:
     """Two numbers of the range, the lower first."""
-    ends = listed(number(low, high), 2)
+    ends = listed(number(low, high, TOLERANCE), 2)
 
     def check(value: Any, where: str) -> None:
         ends(value, where)
@@ -156,8 +159,15 @@ def site_figures_check(classes: Sequence[str], targets: Sequence[str], bins: int
 def _row_checks(row: figures.SiteFigure, classes: Sequence[str]) -> tuple[dict[str, Check], dict[str, Check]]:
     """The entries of a figure that are always there, and those of a final measurement or of one with intervals."""
     low, high = row.bounds[0], min(row.bounds[1], LARGEST_LOSS)
-    value, ends = maybe(number(low, high)), maybe(interval(low, high))
-    fields, optional = {row.key: value}, {f"{row.key}_ci": ends, f"{row.key}_se": maybe(number(0.0, LARGEST_LOSS))}
+    # What goes through a logit has no slack; a mean of numbers up to 1 does not pass 1 by rounding.
+    value = maybe(number(low, high, 0.0 if row.direction == "higher" else TOLERANCE))
+    ends = maybe(interval(low, high))
+    fields, optional = {row.key: value}, {f"{row.key}_ci": ends}
+    if row.key == "auroc":
+        degrees = number(SMALLEST, LARGEST_SUM)
+        least = {"error": number(SMALLEST, 1.0), "se": number(SMALLEST, LARGEST_ERROR), "df": degrees}
+        optional |= {"auroc_se": maybe(number(0.0, LARGEST_ERROR)), "auroc_df": maybe(degrees)}
+        optional["auroc_least"] = maybe(record(least))
     if row.per_class is not None:
         fields[f"{row.key}_per_class"] = named(value, classes)
         optional[f"{row.key}_per_class_ci"] = named(ends, classes)
@@ -203,7 +213,7 @@ def curves_check(targets: Sequence[str]) -> Check:
 
 def temperature_sums_check(temperatures: int) -> Check:
     """What `TemperatureSums.to_lists` gives of so many temperatures."""
-    positive = listed(number(0.0, LARGEST_SUM), temperatures)
+    positive = listed(number(0.0, LARGEST_SUM, TOLERANCE), temperatures)
     slope = listed(number(-LARGEST_SUM, LARGEST_SUM), temperatures)
     return record({"n": count, "nll": positive, "slope": slope, "curvature": positive})
 

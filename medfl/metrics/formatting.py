@@ -22,6 +22,11 @@ def format_count(count: int | None) -> str:
     return WITHHELD if count is None else str(count)
 
 
+def format_about(value: float | None) -> str:
+    """A figure from cells of several patients: `about 0.943`, `n/a`."""
+    return MISSING if value is None else f"about {format_figure(value)}"
+
+
 def format_interval(
     value: float | None,
     ci: Sequence[float] | None,

@@ -35,7 +35,8 @@ class SiteMeasurement:
 
     Attributes:
         figures: `measure` of the calibrated probabilities, and `ece_after`, `<figure>_before`, `operating`.
-        sums: "after" and "before" (`ScoreSums`) and "histograms" (`ScoreHistograms`), as lists.
+        sums: "after" and "before" (`ScoreSums`) and "histograms" (`ScoreHistograms`), as lists, and "min_count", the
+            least source groups behind a cell of theirs.
         curves: "targets" (names), "roc" (target -> `roc_band`), "histograms" ("positive" and "negative" per target).
     """
 
@@ -94,7 +95,12 @@ def site_figures(
     histograms = cells.histograms(scores).to_lists()
     return SiteMeasurement(
         figures=cells.figures(measured, probs),
-        sums={"after": after.to_lists(), "before": plain.to_lists(), "histograms": histograms},
+        sums={
+            "after": after.to_lists(),
+            "before": plain.to_lists(),
+            "histograms": histograms,
+            "min_count": min_count,
+        },
         curves={"targets": list(roc), "roc": roc, "histograms": histograms},
     )
 
@@ -113,20 +119,21 @@ def pooled(sums: Mapping[str, Mapping[str, Any]], classes: Sequence[str]) -> dic
     """Figures of all sites' patches together, from the `sums` of each site's `SiteMeasurement`; None without sites.
 
     Brier, NLL and accuracy are those of all scores at once. AUROC is that of scores rounded to their bin, and
-    `auroc_resolution` bounds the difference, where no cell was pooled (`small_cells`); where some were, both, and the
-    calibration errors, are those of the pooled cells. No intervals: the sums do not say which patches belong together.
+    `auroc_resolution` bounds the difference. Where cells may have been pooled (`small_cells`) it is None, and AUROC and
+    calibration errors are those of the pooled cells. No intervals: the sums do not say which patches belong together.
     """
     if not sums:
         return None
     after, before = (reduce(add, (ScoreSums.from_lists(s[key]) for s in sums.values())) for key in ("after", "before"))
     histograms = reduce(add, (ScoreHistograms.from_lists(s["histograms"]) for s in sums.values()))
     auroc, resolution = histograms.auroc()[: len(classes)], histograms.resolution()[: len(classes)]
+    coarse = any(s["min_count"] > 1 for s in sums.values())
     calibrated, plain = ScoredPatches(after, auroc), ScoredPatches(before, auroc)
     merged: dict[str, Any] = {"sites": sorted(sums), "n": int(after.patches())}
     for row, style in figures_at(Place.POOLED).items():
         merged[row.key] = finite(row.value(calibrated))
         if row.key == "auroc":
-            merged["auroc_resolution"] = finite(mean_auroc(resolution))
+            merged["auroc_resolution"] = None if coarse else finite(mean_auroc(resolution))
         if row.per_class is not None:
             merged[f"{row.key}_per_class"] = dict(zip(classes, map(finite, row.per_class(calibrated)), strict=True))
         if style is Style.CHANGE:

@@ -187,6 +187,8 @@ def _runs(cell: IntArray, group: IntArray, min_count: int) -> list[tuple[int, in
     """(first, last) of the runs of cells, from below, in which at least `min_count` groups are; too few at the end
     join the run before."""
     runs: list[tuple[int, int]] = []
+    if not len(cell):
+        return runs
     seen: set[int] = set()
     first: int | None = None
     order = np.argsort(cell, kind="stable")

@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from medfl.metrics import format_figure, format_interval
-from medfl.metrics.formatting import WITHHELD, format_count
+from medfl.metrics.formatting import WITHHELD, format_about, format_count
 from medfl.metrics.intervals import FEW_GROUPS
 from medfl.report import charts
 from medfl.report.chart_style import class_token
@@ -162,7 +162,7 @@ def _class_auroc(evidence: Evidence, name: str, target: str) -> str:
     from medfl.metrics.histograms import ScoreHistograms
 
     value = float(ScoreHistograms.from_lists(curve["histograms"]).auroc()[curve["targets"].index(target)])
-    return "" if value != value else f"about {format_figure(value)} [n/a]"
+    return "" if value != value else f"{format_about(value)} [n/a]"
 
 
 def _few(entry: Mapping[str, Any], name: str) -> bool:

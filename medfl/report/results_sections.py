@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from medfl.metrics import format_figure
 from medfl.metrics.figures import WORST_ECE, Place, Style, figure, figures_at
+from medfl.metrics.formatting import format_about
 from medfl.report.html_blocks import Tile, Tint, heading, heat_map, join, notes, table, text, tiles
 from medfl.report.html_page import PageSection
 from medfl.report.limitations import limits
@@ -215,6 +216,8 @@ def pooled(evidence: Evidence) -> PageSection | None:
 
 
 def _binned(part: Mapping[str, Any]) -> str:
-    """The pooled AUROC, and the most by which binning can have moved it."""
+    """The pooled AUROC, and the most by which binning can have moved it; unknown where cells were pooled."""
     bound = part.get("auroc_resolution")
-    return format_figure(part["auroc"]) + ("" if bound is None else f" (to within {max(bound, 1e-4):.4f})")
+    if bound is None:
+        return format_about(part["auroc"])
+    return f"{format_figure(part['auroc'])} (to within {max(bound, 1e-4):.4f})"

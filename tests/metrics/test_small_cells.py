@@ -119,6 +119,8 @@ def test_merged_sums_keep_accuracy_brier_and_nll():
     assert coarse["auroc"] == pytest.approx(fine["auroc"], abs=0.03)
     assert sum(coarse["left_out"]) + np.sum(coarse["confusion"]) == coarse["n"]
     assert fine["left_out"] == [0, 0]
+    assert coarse["auroc_resolution"] is None
+    assert fine["auroc_resolution"] > 0
 
 
 def test_a_floor_of_one_changes_nothing():
@@ -127,6 +129,14 @@ def test_a_floor_of_one_changes_nothing():
     assert SmallCells(1, labels, group, CLASSES).figures(measured, probs) == measured
     assert cell_means(probs[:, 0], group, 1) is probs[:, 0] or (cell_means(probs[:, 0], group, 1) == probs[:, 0]).all()
     assert "withheld" not in told(5, 1)[0].figures
+
+
+def test_without_patches_there_is_nothing_to_withhold():
+    empty = np.empty(0, dtype=np.int64)
+    said = site_figures(np.empty((0, 3)), np.empty((0, 3)), empty, empty, CLASSES, resamples=20, min_count=FLOOR)
+    assert "withheld" not in said.figures
+    assert said.figures["n"] == 0
+    assert set(said.curves["roc"].values()) == {None}
 
 
 def test_which_cells_are_withheld():
