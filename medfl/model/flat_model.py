@@ -31,18 +31,19 @@ class FlatModel:
         vector: native f32[padded] of the trainable parameters, on `device`.
         buffer_vector: native f32[...] of the float buffers, on `device`.
         layout, buffer_layout: their layouts.
-        mean, std: the backbone's own input normalisation.
+        spec: how the network was built, everything filled in that its weights state.
+        start: what is known of the weights that it started from.
+        input, mean, std: how images are given to it.
     """
 
     def __init__(self, spec: ModelSpec, device: torch.device, seed: int = 0) -> None:
-        from timm.data import resolve_model_data_config
-
-        self.spec = spec
+        built = create(spec, seed)
+        self.spec = built.spec
+        self.start = built.start
         self.device = device
-        self.net = create(spec, seed).to(device)
-        config = resolve_model_data_config(self.net)
-        self.mean: tuple[float, ...] = tuple(config["mean"])
-        self.std: tuple[float, ...] = tuple(config["std"])
+        self.net = built.net.to(device)
+        self.input = built.input
+        self.mean, self.std = built.input.mean, built.input.std
         trainable = {name: p for name, p in self.net.named_parameters() if p.requires_grad}
         buffers = {name: b for name, b in persistent_buffers(self.net).items() if b.is_floating_point()}
         self.layout = Layout.of(trainable, spec.channels_last)

@@ -15,8 +15,9 @@ from medfl.data.patch_store import PatchStore
 from medfl.errors import MedflError
 from medfl.messages import POOL
 from medfl.methods.core.chain import build_chain
-from medfl.model.backbone import ModelSpec
+from medfl.model.backbone import check_size
 from medfl.model.flat_model import FlatModel
+from medfl.pipeline.model_spec import model_spec
 from medfl.seeds import seed_for
 from medfl.site.shared_model import LocalTrainingConfig, SharedModel
 from medfl.site.site import Site, steps_by_site
@@ -60,15 +61,10 @@ def build_shared_model(pipeline: config.Pipeline) -> SharedModel:
     """The one network and what goes with it. Raises MedflError for a wrong chain or a device that is not there."""
     training, chain, device = pipeline.training, build_chain(pipeline.method), resolve_device(pipeline.training.device)
     on_cuda = device.type == "cuda"
-    spec = ModelSpec(
-        backbone=pipeline.model.backbone,
-        classes=tuple(pipeline.task.classes),
-        args=pipeline.model.args,
-        pretrained=pipeline.model.pretrained,
-        checkpoint=pipeline.model.checkpoint,
-        channels_last=on_cuda if training.channels_last is None else training.channels_last,
-    )
+    channels_last = on_cuda if training.channels_last is None else training.channels_last
+    spec = dataclasses.replace(model_spec(pipeline), channels_last=channels_last)
     model = FlatModel(spec, device, seed=seed_for(pipeline.seed, "init"))
+    check_size(model.net, pipeline.data.size, str(model.spec.backbone))
     precision = ("bf16" if on_cuda else "float32") if training.precision == "auto" else training.precision
     return SharedModel(model, chain, precision=precision, compiled=training.compile)
 

@@ -23,6 +23,7 @@ from medfl.methods.core.chain import MethodChain
 from medfl.metrics.group_figures import group_figures
 from medfl.model.backbone import ModelSpec
 from medfl.model.flat_model import FlatModel
+from medfl.model.weights_file import InputSpec
 from medfl.pipeline.build_site import build_site, resolve_device
 from medfl.pipeline.final_evaluation import Measured
 from medfl.pipeline.load_pipeline import load_pipeline, load_site
@@ -55,7 +56,8 @@ class TrainedModel:
         """
         facts = self.facts
         try:
-            spec = ModelSpec(facts["backbone"], tuple(facts["classes"]), dict(facts["args"]))
+            given = InputSpec.of(facts, str(self.directory / "model.json"))
+            spec = ModelSpec(facts["backbone"], tuple(facts["classes"]), dict(facts["args"]), input=given)
             trained, timm = facts["fingerprint"], facts.get("versions", {}).get("timm", "(not stated)")
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise MedflError(

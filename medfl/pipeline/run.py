@@ -18,6 +18,7 @@ from medfl.federation.callbacks import Callback, PhaseTimer
 from medfl.federation.server_state import ServerState
 from medfl.pipeline.conclude import conclude
 from medfl.pipeline.load_pipeline import dump_pipeline, load_pipeline
+from medfl.pipeline.model_spec import pinned
 from medfl.pipeline.prepare import LocalRunSetup, RunSetup, prepare
 from medfl.pipeline.run_callbacks import CheckpointWriter, PrivacyAccount, RoundTeller
 from medfl.runs.folder import RunFolder
@@ -60,6 +61,7 @@ def run(
             "`training.clock: wall` needs sites in processes of their own; add --engine nvflare, use `medfl deploy`, "
             "or set it to virtual"
         )
+    pipeline = pinned(pipeline)
     folder = RunFolder.create(pipeline.name, out)
     setup = prepare(pipeline, watcher, partition)
     setup.partition.write(folder.allocation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,12 +30,14 @@ def model_facts(prepared: RunSetup, run_name: str, tuned: Calibration | None = N
         "size": pipeline.data.size,
         "mean": list(model.mean),
         "std": list(model.std),
+        "interpolation": model.input.interpolation or None,
         "mpp": pipeline.data.mpp,
         "temperature": tuned.temperature,
         "thresholds": tuned.thresholds,
         "malignant": list(malignant_classes(pipeline.task)),
         "buffers": pipeline.training.buffers,
         "kept_at_sites": kept_at_sites(prepared.shared.chain, pipeline.training.buffers),
+        "weights": {key: value or None for key, value in dataclasses.asdict(model.start).items()},
         "parameters": model.layout.size,
         "fingerprint": model.fingerprint(),
         "versions": versions(),
@@ -94,7 +97,7 @@ def summarise(
             for phase, failures in (("validation", tuned.failures), ("test", measured.failures))
             for failure in failures
         ],
-        "model": {k: facts[k] for k in ("backbone", "parameters", "fingerprint", "size", "buffers")},
+        "model": {k: facts[k] for k in ("backbone", "parameters", "fingerprint", "size", "buffers", "weights")},
         "mpp": facts["mpp"],
         "threads": torch.get_num_threads(),
         "versions": facts["versions"],

@@ -56,6 +56,11 @@ def _head(summary: Mapping[str, Any], model: Mapping[str, Any], pipeline: Mappin
     resolution = f"{mpp:g} microns per pixel" if mpp else "microns per pixel unknown"
     size = model["size"]
     yield f"\n{model['backbone']}, {size} x {size} pixels, {resolution}. Classes: {', '.join(model['classes'])}."
+    start = model.get("weights") or {}
+    if start.get("origin"):
+        digest = f" (sha256 {start['sha256']})" if start.get("sha256") else ""
+        licence = start.get("licence") or "not stated"
+        yield f"Training began from {start['origin']}{digest}; their licence applies as well: {licence}."
     yield "Input: uint8 RGB patches [N, H, W, 3], any H and W. Output: one probability per class and patch."
     yield "\n## Intended use"
     yield "Research on federated learning in histopathology. Not a medical device; not for diagnosis or treatment."

@@ -18,6 +18,7 @@ from medfl.data.partition import Partition, make_partition
 from medfl.engines.remote.party_files import PARTY, SERVER, read_pipeline, write_server, write_site
 from medfl.errors import MedflError
 from medfl.pipeline.load_pipeline import dump_pipeline, load_pipeline
+from medfl.pipeline.model_spec import pinned
 from medfl.pipeline.run import same_allocation, write_summary_csv
 from medfl.runs.folder import RunFolder
 
@@ -83,6 +84,7 @@ def lay_out(pipeline: config.Pipeline, engine: str, out: Path | str | None) -> L
         MedflError: what `allocate` raises; a method that needs all data in one process; a folder that holds a run.
     """
     check_distributed(pipeline)
+    pipeline = pinned(pipeline)
     allocation = make_partition(pipeline)
     folder = RunFolder.create(pipeline.name, out)
     laid = Laid(engine, uuid.uuid4().hex, folder, pipeline)

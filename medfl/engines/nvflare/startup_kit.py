@@ -18,6 +18,7 @@ from medfl.engines.nvflare.run_layout import check_distributed
 from medfl.engines.remote.party_files import PARTY, SERVER, write_server, write_site
 from medfl.engines.remote.site_endpoint import KEY
 from medfl.errors import MedflError
+from medfl.pipeline.model_spec import pinned
 from medfl.runs.versions import versions
 
 KITS = "kits.json"  # in the server's kit: the sites that have one
@@ -64,6 +65,7 @@ def make_kits(pipeline: config.Pipeline, out: Path, host: str, port: int) -> lis
         MedflError: what `allocate` raises; a name that a kit cannot have; new kits beside old ones of dealt data.
     """
     check_distributed(pipeline)
+    pipeline = pinned(pipeline)
     names = [site.name for site in pipeline.all_sites]
     taken = sorted(set(names) & set(RESERVED))
     if taken:

@@ -1,0 +1,53 @@
+"""What a pipeline says of its model, for whoever builds it: this process, a later one, or a site elsewhere."""
+
+from __future__ import annotations
+
+from medfl import config
+from medfl.model.backbone import ModelSpec, complete
+from medfl.model.weights_file import InputSpec
+
+
+def model_spec(pipeline: config.Pipeline) -> ModelSpec:
+    """What the pipeline says of its model."""
+    model = pipeline.model
+    given = model.input
+    if given is not None and not isinstance(given, str):
+        given = InputSpec(given.mean, given.std, given.interpolation or "")
+    return ModelSpec(
+        backbone=model.backbone,
+        classes=tuple(pipeline.task.classes),
+        args=model.args,
+        weights=model.weights,
+        sha256=model.sha256,
+        input=given,
+        licence=model.licence or "",
+    )
+
+
+def pinned(pipeline: config.Pipeline) -> config.Pipeline:
+    """The pipeline with the sha256 of the file of weights stated, so that it never means another file.
+
+    Raises:
+        MedflError: what `medfl.model.backbone.complete` raises.
+    """
+    spec, _ = complete(model_spec(pipeline))
+    if spec.sha256 == pipeline.model.sha256:
+        return pipeline
+    return pipeline.model_copy(update={"model": pipeline.model.model_copy(update={"sha256": spec.sha256})})
+
+
+def model_at_a_site(pipeline: config.Pipeline) -> config.ModelConfig:
+    """The model for a site that receives its weights from the server: what they state of themselves spelled out.
+
+    Raises:
+        MedflError: what `medfl.model.backbone.complete` raises.
+    """
+    spec, _ = complete(model_spec(pipeline))
+    given: config.InputNormalisation | str | None = None
+    if isinstance(spec.input, InputSpec):
+        resized = {"interpolation": spec.input.interpolation or None}
+        given = config.InputNormalisation.model_validate({"mean": spec.input.mean, "std": spec.input.std, **resized})
+    elif spec.input is not None:
+        given = spec.input
+    update = {"backbone": spec.backbone, "args": dict(spec.args), "input": given, "weights": "random", "sha256": None}
+    return pipeline.model.model_copy(update=update)
