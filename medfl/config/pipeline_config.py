@@ -29,6 +29,12 @@ class InputNormalisation(ConfigSection):
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
 
 
+class TrainedBlocks(ConfigSection):
+    """The last blocks of the backbone train, as timm groups layers, and the classifier."""
+
+    blocks: Count
+
+
 class ModelConfig(ConfigSection):
     """A timm backbone by name, and the weights it starts from; `args` goes to `timm.create_model` untouched."""
 
@@ -37,6 +43,7 @@ class ModelConfig(ConfigSection):
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     input: Literal["timm"] | InputNormalisation | None = None
     licence: str | None = None
+    train: Literal["all", "head"] | TrainedBlocks = "all"
     args: dict[str, Any] = {}
 
     @model_validator(mode="after")

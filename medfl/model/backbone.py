@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from medfl.errors import MedflError, nearest
+from medfl.model.trained_part import Train, evaluating
 from medfl.model.weights_file import PRETRAINED, RANDOM, InputSpec, WeightsFile, find_weights
 
 FILES = {"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}  # timm would read a file of any kind
@@ -28,6 +29,7 @@ class ModelSpec:
         sha256: of the file of weights, where it has to be that one.
         input: how images are given; "timm" is what timm states for the backbone's name, None what the weights state.
         licence: of the weights, where nothing beside them states one.
+        train: which part trains, see `medfl.model.trained_part`.
         channels_last: lay four-dimensional weights out in that memory format.
     """
 
@@ -38,6 +40,7 @@ class ModelSpec:
     sha256: str | None = None
     input: InputSpec | Literal["timm"] | None = None
     licence: str = ""
+    train: Train = "all"
     channels_last: bool = False
 
 
@@ -166,10 +169,8 @@ def check_size(net: nn.Module, size: int, backbone: str) -> None:
     if not stated.get("fixed_input_size"):
         return
     parameter = next(net.parameters())
-    training = [module for module in net.modules() if module.training]
-    net.eval()
     try:
-        with torch.no_grad():
+        with evaluating(net), torch.no_grad():
             net(torch.zeros(1, 3, size, size, device=parameter.device))
     except (AssertionError, RuntimeError, ValueError) as error:
         takes = getattr(getattr(net, "patch_embed", None), "img_size", None) or stated.get("input_size", (3, 224))[1:]
@@ -177,6 +178,3 @@ def check_size(net: nn.Module, size: int, backbone: str) -> None:
             f"`data.size: {size}`: {backbone} takes patches of {takes[0]} px ({str(error).splitlines()[0]}); write "
             f"`data.size: {takes[0]}`, or have it built for another size by `model.args: {{img_size: {size}}}`"
         ) from None
-    finally:
-        for module in training:
-            module.training = True

@@ -57,19 +57,24 @@ class TrainedModel:
         facts = self.facts
         try:
             given = InputSpec.of(facts, str(self.directory / "model.json"))
-            spec = ModelSpec(facts["backbone"], tuple(facts["classes"]), dict(facts["args"]), input=given)
+            part = facts.get("train", "all")
+            train = part if isinstance(part, str) else int(part["blocks"])
+            classes, args = tuple(facts["classes"]), dict(facts["args"])
+            spec = ModelSpec(facts["backbone"], classes, args, input=given, train=train)
             trained, timm = facts["fingerprint"], facts.get("versions", {}).get("timm", "(not stated)")
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise MedflError(
                 f"{self.directory / 'model.json'} does not say what model this is ({error}); take the file of the run"
             ) from None
         bench = SharedModel(FlatModel(spec, resolve_device(device)), MethodChain())
+        state = load_weights(self.directory / "model.safetensors")
+        bench.model.load_frozen(state)
         if bench.model.fingerprint() != trained:
             raise MedflError(
                 f"{self.directory / 'model.json'}: the architecture of {facts['backbone']} is not the one trained "
                 f"(timm {timm} then); install that version"
             )
-        weights, buffers = bench.model.from_state_dict(load_weights(self.directory / "model.safetensors"))
+        weights, buffers = bench.model.from_state_dict(state)
         return bench, weights, buffers
 
 

@@ -21,6 +21,7 @@ def model_spec(pipeline: config.Pipeline) -> ModelSpec:
         sha256=model.sha256,
         input=given,
         licence=model.licence or "",
+        train=model.train if isinstance(model.train, str) else model.train.blocks,
     )
 
 
@@ -37,7 +38,8 @@ def pinned(pipeline: config.Pipeline) -> config.Pipeline:
 
 
 def model_at_a_site(pipeline: config.Pipeline) -> config.ModelConfig:
-    """The model for a site that receives its weights from the server: what they state of themselves spelled out.
+    """The model for a site that receives what trains from the server: what its weights state of themselves spelled out.
+    What is frozen is not sent, so a site that needs it has the weights named, with their sha256.
 
     Raises:
         MedflError: what `medfl.model.backbone.complete` raises.
@@ -49,5 +51,7 @@ def model_at_a_site(pipeline: config.Pipeline) -> config.ModelConfig:
         given = config.InputNormalisation.model_validate({"mean": spec.input.mean, "std": spec.input.std, **resized})
     elif spec.input is not None:
         given = spec.input
-    update = {"backbone": spec.backbone, "args": dict(spec.args), "input": given, "weights": "random", "sha256": None}
+    update = {"backbone": spec.backbone, "args": dict(spec.args), "input": given, "sha256": spec.sha256}
+    if spec.train == "all":
+        update |= {"weights": "random", "sha256": None}
     return pipeline.model.model_copy(update=update)

@@ -38,7 +38,10 @@ def model_facts(prepared: RunSetup, run_name: str, tuned: Calibration | None = N
         "buffers": pipeline.training.buffers,
         "kept_at_sites": kept_at_sites(prepared.shared.chain, pipeline.training.buffers),
         "weights": {key: value or None for key, value in dataclasses.asdict(model.start).items()},
-        "parameters": model.layout.size,
+        "train": train if isinstance(train := model.spec.train, str) else {"blocks": train},
+        "frozen": model.frozen_digest() or None,
+        "parameters": sum(parameter.numel() for parameter in model.net.parameters()),
+        "trained_parameters": model.layout.size,
         "fingerprint": model.fingerprint(),
         "versions": versions(),
     }
@@ -97,7 +100,19 @@ def summarise(
             for phase, failures in (("validation", tuned.failures), ("test", measured.failures))
             for failure in failures
         ],
-        "model": {k: facts[k] for k in ("backbone", "parameters", "fingerprint", "size", "buffers", "weights")},
+        "model": {
+            k: facts[k]
+            for k in (
+                "backbone",
+                "parameters",
+                "fingerprint",
+                "size",
+                "buffers",
+                "weights",
+                "train",
+                "trained_parameters",
+            )
+        },
         "mpp": facts["mpp"],
         "threads": torch.get_num_threads(),
         "versions": facts["versions"],

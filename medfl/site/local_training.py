@@ -26,7 +26,7 @@ def take_steps(
     moves = chain.acts("perturb") or chain.acts("ascend")
     forward = _Forward(local, shared, training)
     total = torch.zeros((), device=model.device)
-    shared.net.train()
+    model.train_mode()
     for parameter in model.parameters:
         parameter.grad = None  # a step that was cut short may have left some
     order = epoch_order(rows, training.batch_size, local.steps, local.seed)

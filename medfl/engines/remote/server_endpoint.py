@@ -81,7 +81,8 @@ def serve(folder: Path, present: Collection[str], hello: Ask, ask: Ask) -> None:
         bench = checked_shared_model(pipeline)
         bounds = Bounds.of(bench.model)
         known = {site.name: site.role or "train" for site in pipeline.all_sites}
-        greeting = handshake_sites(known, present, hello, bench.model.fingerprint(), pipeline.task.classes, say)
+        prints = (bench.model.fingerprint(), bench.model.frozen_digest())
+        greeting = handshake_sites(known, present, hello, *prints, pipeline.task.classes, say)
         head = RemoteRunSetup(
             pipeline=pipeline,
             shared=bench,
@@ -113,6 +114,7 @@ def handshake_sites(
     present: Collection[str],
     hello: Ask,
     fingerprint: str,
+    frozen: str,
     classes: Collection[str],
     say: Callable[[str], None],
 ) -> Handshake:
@@ -141,7 +143,7 @@ def handshake_sites(
         if "problem" in facts:
             say(f"Site {name} is not ready: {facts['problem']}")
             continue
-        _agree(name, known[name], facts, fingerprint, classes)
+        _agree(name, known[name], facts, fingerprint, frozen, classes)
         ready[name] = facts
     for name in sorted(known.keys() - set(names)):
         say(f"Site {name} is not connected")
@@ -214,7 +216,9 @@ def _facts(name: str, answer: bytes) -> dict[str, Any]:
     return dict(facts)
 
 
-def _agree(name: str, role: str, facts: Mapping[str, Any], fingerprint: str, classes: Collection[str]) -> None:
+def _agree(
+    name: str, role: str, facts: Mapping[str, Any], fingerprint: str, frozen: str, classes: Collection[str]
+) -> None:
     """Raise MedflError unless a site is what the pipeline says, with the same software and the same time."""
     here = versions()
     for package in MUST_AGREE:
@@ -223,6 +227,12 @@ def _agree(name: str, role: str, facts: Mapping[str, Any], fingerprint: str, cla
             raise MedflError(f"site {name} has {package} {there}, the server {here[package]}; install the same at both")
     if facts["role"] != role:
         raise MedflError(f"site {name} says it is {shown(facts['role'], 16)}, the pipeline {role}; renew its kit")
+    theirs = shown(facts.get("frozen", ""), 64)
+    if theirs != frozen:
+        raise MedflError(
+            f"site {name} has other frozen weights than the server ({theirs[:12]}, not {frozen[:12]}); give it "
+            f"the file of weights that the server has, under `model.weights` of its pipeline.yaml"
+        )
     if facts["fingerprint"] != fingerprint:
         raise MedflError(f"site {name} builds another model than the server; renew its kit from this pipeline")
     if any(row["class"] not in classes for row in facts["allocation"]):

@@ -163,6 +163,7 @@ def build(folder: Path, name: str) -> _Ready:
     facts = {
         "role": site.role,
         "fingerprint": bench.model.fingerprint(),
+        "frozen": bench.model.frozen_digest(),
         "leaky": share.catalog.groups_unknown,
         "allocation": Partition((share,)).summary(),
         "groups": keyed_groups(share, folder / KEY),
