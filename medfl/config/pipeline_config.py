@@ -124,6 +124,15 @@ class Pipeline(ConfigSection):
             raise ValueError(f"{NOTHING_TO_ACT_ON[self.baseline]}, so {name} has nothing to act on; keep one of them")
         return self
 
+    @model_validator(mode="after")
+    def _features_stay(self) -> Pipeline:
+        if self.training.augment.views and self.model.train != "head":
+            raise ValueError(
+                "`training.augment.views` keeps the features of a frozen backbone, and this one trains; remove it, or "
+                "write `model.train: head`"
+            )
+        return self
+
     @property
     def notices(self) -> tuple[str, ...]:
         """What its reader has to tell the user: a sentence for each key in an old spelling."""

@@ -141,8 +141,8 @@ class FlatModel:
 
     def features(self, images: Tensor) -> Tensor:
         """What the classifier receives, f32[N, F], of normalised images f32[N, 3, S, S], through timm's own
-        `forward_features` and `forward_head`."""
-        return _features(self.net, images)
+        `forward_features` and `forward_head`; features f32[N, F] are what they are."""
+        return images if images.dim() == 2 else _features(self.net, images)
 
     def head(self, features: Tensor) -> Tensor:
         """Logits f32[N, C] of features f32[N, F]: `head(features(x))` is `net(x)`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Mapping, Sequence
 
@@ -19,6 +20,7 @@ from medfl.model.backbone import check_size
 from medfl.model.flat_model import FlatModel
 from medfl.pipeline.model_spec import model_spec
 from medfl.seeds import seed_for
+from medfl.site.feature_batches import FeatureBatches, PooledFeatures
 from medfl.site.shared_model import LocalTrainingConfig, SharedModel
 from medfl.site.site import Site, steps_by_site
 
@@ -69,6 +71,17 @@ def build_shared_model(pipeline: config.Pipeline) -> SharedModel:
     return SharedModel(model, chain, precision=precision, compiled=training.compile)
 
 
+def views(pipeline: config.Pipeline) -> int:
+    """How often a frozen network sees a training patch: as stated, or once where nothing changes between the steps; 0
+    where every step is another sight."""
+    augment = pipeline.training.augment
+    if pipeline.model.train != "head":
+        return 0
+    still = not (augment.flips or augment.rotate90 or augment.jitter)
+    still &= not (augment.brightness or augment.contrast or augment.saturation or augment.hue)
+    return augment.views or int(still)
+
+
 def local_training_config(pipeline: config.Pipeline, site: config.SiteConfig) -> LocalTrainingConfig:
     """A site's local work: the pipeline's, with what the site states for itself."""
     training, augment = pipeline.training, pipeline.training.augment
@@ -89,11 +102,13 @@ def local_training_config(pipeline: config.Pipeline, site: config.SiteConfig) ->
             contrast=augment.contrast,
             saturation=augment.saturation,
             hue=augment.hue,
+            jitter=json.dumps(augment.jitter) if augment.jitter else "",
         ),
         rounds=training.rounds,
         seed=pipeline.seed,
         eval_batch_size=pipeline.evaluation.batch_size,
         bins=pipeline.evaluation.bins,
+        views=views(pipeline),
     )
 
 
@@ -117,11 +132,14 @@ def build_sites(pipeline: config.Pipeline, stores: Mapping[str, PatchStore], sha
         from medfl.data.transforms import albumentations_jitter
 
         jitter = albumentations_jitter(pipeline.training.augment.jitter, f"{pipeline.name}: training.augment.jitter")
-    return {
+    sites = {
         site.name: build_site(pipeline, site, stores[site.name], shared, jitter)
         for site in pipeline.all_sites
         if site.name in stores
     }
+    for site in sites.values():
+        site.compute_features()
+    return sites
 
 
 def pooled_site(sites: Mapping[str, Site]) -> Site:
@@ -129,7 +147,11 @@ def pooled_site(sites: Mapping[str, Site]) -> Site:
     training = [sites[name] for name in sorted(sites) if sites[name].role == "train"]
     first = training[0]
     work = dataclasses.replace(first.training, local_steps=sum(steps_by_site(training).values()))
-    return Site(POOL, "train", pool([site.store for site in training]), work, first.shared, first.jitter)
+    pooled = Site(POOL, "train", pool([site.store for site in training]), work, first.shared, first.jitter)
+    parts = [site.batches for site in training if isinstance(site.batches, FeatureBatches)]
+    if parts:
+        pooled.batches = PooledFeatures(pooled.images, parts)
+    return pooled
 
 
 def pool(stores: Sequence[PatchStore]) -> PatchStore:

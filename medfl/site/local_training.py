@@ -9,11 +9,16 @@ from torch import Tensor, nn
 
 from medfl.data.batches import Batches, epoch_order
 from medfl.methods.core.context import SiteContext, TrainingBatch
+from medfl.site.feature_batches import FeatureBatches
 from medfl.site.shared_model import LocalTrainingConfig, SharedModel
 
 
 def take_steps(
-    local: SiteContext, shared: SharedModel, training: LocalTrainingConfig, batches: Batches, rows: NDArray[np.int64]
+    local: SiteContext,
+    shared: SharedModel,
+    training: LocalTrainingConfig,
+    batches: Batches | FeatureBatches,
+    rows: NDArray[np.int64],
 ) -> Tensor:
     """Take `local.steps` steps on the training patches `rows`; the network ends at e. Returns the mean loss, f32[].
 
@@ -71,7 +76,7 @@ class _Forward:
             if self.transforms or self.logit_edits or self.loss_edits:
                 loss = self._edited(images, labels)
             else:
-                loss = self.criterion(self.shared.net(images), labels)
+                loss = self.criterion(self.shared.logits(images), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
@@ -83,7 +88,7 @@ class _Forward:
             features = model.features(images)
             logits = model.head(features)
         else:
-            logits = self.shared.net(images)
+            logits = self.shared.logits(images)
         for method in self.logit_edits:
             logits = method.modify_logits(local, logits, labels)
         loss: Tensor = self.criterion(logits, labels)
