@@ -111,6 +111,14 @@ def brief(value: Any) -> str:
 
 FRACTION = number(0.0, 1.0)
 INTERVAL = maybe(interval(0.0, 1.0))
+_DEGREES = number(1.0, LARGEST_COUNT)
+
+
+def _least_error(value: Any, where: str) -> None:
+    """A share of an AUROC's pairs that leaves something of both."""
+    number(0.0, 0.5)(value, where)
+    if not 0.0 < 1.0 - value < 1.0:
+        raise ValueError(f"`{where}` is {brief(value)} and must be above 0")
 
 
 def site_figures_check(classes: Sequence[str], targets: Sequence[str], bins: int) -> Check:
@@ -141,6 +149,8 @@ def site_figures_check(classes: Sequence[str], targets: Sequence[str], bins: int
         "reliability": record(diagram),
         "reliability_before": record(diagram),
         "membership": record(attack),
+        "auroc_df": maybe(_DEGREES),
+        "auroc_least": maybe(record({"error": _least_error, "se": FRACTION, "df": _DEGREES})),
         "withheld": record({"min_count": count, "all": truth, "classes": _some_of(classes)}),
     }
     for row in figures.FIGURES:
