@@ -177,8 +177,7 @@ def toy_run(
         name: Site(name, "train", toy_store(name, i, train=8 + 2 * (i % 3)), training, shared)
         for i, name in enumerate(names)
     }
-    bounds = Bounds.of(model) if through_codec else None
-    transport = ToyTransport(sites, bounds, frozenset(lost), absent)
+    transport = ToyTransport(sites, Bounds.of(model) if through_codec else None, frozenset(lost), absent)
     config = FederationConfig(
         tuple(names),
         (),
