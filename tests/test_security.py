@@ -31,8 +31,9 @@ from medfl.engines.remote.site_state import SiteStateFile, StateLost
 from medfl.errors import MedflError
 from medfl.federation.transport import InProcess
 from medfl.messages import TrainRequest
-from medfl.model.backbone import ModelSpec, create, load_checkpoint
+from medfl.model.backbone import ModelSpec, create
 from medfl.model.flat_model import FlatModel
+from medfl.model.weights_file import find_weights
 from medfl.pipeline.evaluate_model import TrainedModel, find_model
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.run import run
@@ -85,14 +86,17 @@ def test_the_bomb_works(tmp_path):
 @pytest.mark.parametrize("name", ["start.pt", "start.pth", "start.safetensors"])
 def test_a_checkpoint_is_weights_only(tmp_path, bomb, name):
     file = tmp_path / name
-    net = torch.nn.Linear(2, 2)
+
+    def load() -> None:
+        find_weights(str(file)).load_into(torch.nn.Linear(2, 2))
+
     file.write_bytes(bomb[0])
-    assert "`model.checkpoint`" in refused(load_checkpoint, net, file)
+    assert "`model.weights`" in refused(load)
     torch.save({"state_dict": Bomb(bomb[1])}, file)
-    assert "`model.checkpoint`" in refused(load_checkpoint, net, file)
+    assert "`model.weights`" in refused(load)
     for odd in ([torch.zeros(1)], {"state_dict": 3}):
         torch.save(odd, file)
-        assert "`model.checkpoint`" in refused(load_checkpoint, net, file)
+        assert "`model.weights`" in refused(load)
 
 
 def test_a_models_arguments_name_no_file(tmp_path, bomb):
@@ -102,7 +106,7 @@ def test_a_models_arguments_name_no_file(tmp_path, bomb):
         spec = ModelSpec("test_byobnet", ("a", "b"), args)
         assert f"`model.args.{next(iter(args))}`" in refused(create, spec, 0)
     for backbone in ("hf-hub:someone/model", f"local-dir:{tmp_path}"):
-        assert "has no" in refused(create, ModelSpec(backbone, ("a", "b")), 0)
+        assert "only timm's own names" in refused(create, ModelSpec(backbone, ("a", "b")), 0)
 
 
 def test_a_transform_calls_nothing_that_a_file_names(bomb):
@@ -153,7 +157,7 @@ def test_arrays_hold_no_objects(tmp_path, bomb):
     right = _fold(counts, 0.5, 1, cache)
     (file,) = cache.iterdir()
     shutil.copy(store / "images.npy", file)
-    assert open_store(store) is None  # rendered again
+    assert open_store(store, "a") is None  # rendered again
     assert np.array_equal(_fold(counts, 0.5, 1, cache), right)
 
 

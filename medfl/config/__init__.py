@@ -15,6 +15,8 @@ from medfl.config.fields import Name as Name
 from medfl.config.fields import Transform as Transform
 from medfl.config.pipeline_config import Baseline as Baseline
 from medfl.config.pipeline_config import Gates as Gates
+from medfl.config.pipeline_config import InputNormalisation as InputNormalisation
+from medfl.config.pipeline_config import ModelConfig as ModelConfig
 from medfl.config.pipeline_config import Pipeline as Pipeline
 from medfl.config.pipeline_config import Registry as Registry
 from medfl.config.pipeline_config import Tracking as Tracking

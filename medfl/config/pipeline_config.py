@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PrivateAttr, model_validator
 
 from medfl.config.data_config import Data, Task
-from medfl.config.fields import ConfigSection, Count, Fraction, Name, NonNegative
+from medfl.config.fields import ConfigSection, Count, Fraction, Name, NonNegative, Positive, Rgb
 from medfl.config.site_config import SiteConfig, Sites
 from medfl.config.training_config import Selection, Training
 
@@ -20,18 +20,42 @@ NOTHING_TO_ACT_ON = {
 }
 
 
-class ModelConfig(ConfigSection):
-    """A timm backbone by name; `args` goes to `timm.create_model` untouched."""
+class InputNormalisation(ConfigSection):
+    """How images are given to the backbone: mean and deviation of values in [0, 1], red, green, blue; and how the
+    weights' authors resized, which is only noted."""
 
-    backbone: str
-    pretrained: bool = False
-    checkpoint: str | None = None
+    mean: Rgb
+    std: tuple[Positive, Positive, Positive]
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
+
+
+class TrainedBlocks(ConfigSection):
+    """The last blocks of the backbone train, as timm groups layers, and the classifier."""
+
+    blocks: Count
+
+
+class ModelConfig(ConfigSection):
+    """A timm backbone by name, and the weights it starts from; `args` goes to `timm.create_model` untouched."""
+
+    backbone: str | None = None
+    weights: str = "random"
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    input: Literal["timm"] | InputNormalisation | None = None
+    licence: str | None = None
+    train: Literal["all", "head"] | TrainedBlocks = "all"
     args: dict[str, Any] = {}
 
     @model_validator(mode="after")
-    def _one_start(self) -> ModelConfig:
-        if self.pretrained and self.checkpoint:
-            raise ValueError("state pretrained: true or a checkpoint, not both")
+    def _says_which(self) -> ModelConfig:
+        if (
+            self.backbone is None
+            and self.weights != "package"
+            and not self.weights.startswith(("local-dir:", "hf-hub:"))
+        ):
+            raise ValueError(
+                "the key `backbone` is missing; only package, local-dir: and hf-hub: weights say it themselves"
+            )
         return self
 
 
@@ -105,6 +129,15 @@ class Pipeline(ConfigSection):
             first = self.method[0]
             name = first if isinstance(first, str) else first.get("name")
             raise ValueError(f"{NOTHING_TO_ACT_ON[self.baseline]}, so {name} has nothing to act on; keep one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _features_stay(self) -> Pipeline:
+        if self.training.augment.views and self.model.train != "head":
+            raise ValueError(
+                "`training.augment.views` keeps the features of a frozen backbone, and this one trains; remove it, or "
+                "write `model.train: head`"
+            )
         return self
 
     @property

@@ -29,7 +29,8 @@ class LearningRateSchedule(ConfigSection):
 
 class Augment(ConfigSection):
     """Training augmentation: batched on the device (flips, quarter turns, colour), plus `jitter`, a list of
-    albumentations transforms applied patch by patch on the CPU."""
+    albumentations transforms applied patch by patch on the CPU. With `views` a frozen backbone sees each training patch
+    so often, once and for all: as it is, and augmented."""
 
     flips: bool = True
     rotate90: bool = True
@@ -38,6 +39,7 @@ class Augment(ConfigSection):
     saturation: Fraction = 0.0
     hue: float = Field(0.0, ge=0, le=0.5)
     jitter: list[Transform] = []
+    views: Count | None = None
 
 
 class Training(ConfigSection):

@@ -25,7 +25,8 @@ COLOUR_CHUNKS = 4  # colour factors are drawn per quarter of a batch: torchvisio
 
 @dataclass(frozen=True)
 class AugmentSpec:
-    """Training augmentation on the device. Colour values are half-widths of the factor's range around 1 (hue: 0)."""
+    """Training augmentation on the device. Colour values are half-widths of the factor's range around 1 (hue: 0);
+    `jitter` names what is done besides, patch by patch on the CPU."""
 
     flips: bool = True
     rotate90: bool = True
@@ -33,11 +34,17 @@ class AugmentSpec:
     contrast: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0
+    jitter: str = ""
 
     @property
     def colour(self) -> bool:
         """Whether any colour factor varies."""
         return bool(self.brightness or self.contrast or self.saturation or self.hue)
+
+    @property
+    def acts(self) -> bool:
+        """Whether a patch may look otherwise than it is."""
+        return self.flips or self.rotate90 or self.colour or bool(self.jitter)
 
 
 def epoch_order(rows: NDArray[np.int64], batch_size: int, steps: int, seed: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ class PatchStore:
         names: n names of the patches at their site; they never leave it.
         group_names: names of the source groups that `groups` numbers; they never leave the site either.
         skipped: how many files could not be read and were left out.
+        folder: where `images` lie, and what is computed from them is kept; None in memory.
     """
 
     site: str
@@ -38,3 +40,4 @@ class PatchStore:
     names: tuple[str, ...] = ()
     group_names: tuple[str, ...] = ()
     skipped: int = 0
+    folder: Path | None = None

@@ -101,6 +101,7 @@ def render(
         names=tuple(name for name, keep in zip(share.names, readable, strict=True) if keep),
         group_names=share.catalog.group_names,
         skipped=len(problems),
+        folder=folder,
     )
 
 

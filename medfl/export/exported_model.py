@@ -75,14 +75,19 @@ class ExportedModel:
     @property
     def began_from(self) -> str:
         """A sentence about the weights that training began with; empty where it began at random or nothing is known."""
-        run = self.model.run
-        start = finished_run(run.path).pipeline.get("model") or {} if run else {}
-        if start.get("checkpoint"):
-            return "Training began from a checkpoint file, whose licence applies as well."
-        if not start.get("pretrained"):
+        start = self.facts.get("start")
+        if start is None and self.model.run:  # a model of version 0.1
+            stated = (finished_run(self.model.run.path).pipeline.get("model") or {}).get("weights")
+            start = (
+                {"origin": {"pretrained": "timm's published weights"}.get(stated, "a checkpoint file")}
+                if stated
+                else None
+            )
+        if not start or not start.get("origin"):
             return ""
-        licence = getattr(self.net, "pretrained_cfg", {}).get("license") or "not stated there"
-        return f"Training began from timm's published weights of {self.facts['backbone']}; their licence: {licence}."
+        digest = f" (sha256 {start['sha256']})" if start.get("sha256") else ""
+        licence = start.get("licence") or "not stated"
+        return f"Training began from {start['origin']}{digest}, whose licence applies as well: {licence}."
 
     def kept_at_sites(self) -> str:
         """A sentence about models that stay at the sites; empty where the global model is all there is."""

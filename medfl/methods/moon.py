@@ -23,7 +23,8 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from medfl.methods.core.context import SiteContext, TrainingBatch
-from medfl.methods.core.method import Method, number
+from medfl.methods.core.method import Method, number, require
+from medfl.model.flat_model import FlatModel
 
 END, BUFFERS = "moon.end", "moon.buffers"
 
@@ -44,6 +45,12 @@ class Moon(Method):
     def __post_init__(self) -> None:
         number(self.mu, "mu", 0.0, math.inf)
         number(self.temperature, "temperature", 0.0, math.inf, open_low=True)
+
+    def check(self, model: FlatModel, optimizer: str, momentum: float, weight_decay: float) -> None:
+        """Needs features that train."""
+        require(
+            model.trains_features, "with `model.train: head` the features it compares never move; train more or drop it"
+        )
 
     def modify_loss(self, local: SiteContext, batch: TrainingBatch, loss: Tensor) -> Tensor:
         """loss + mu l_con, averaged over the batch."""

@@ -114,6 +114,14 @@ def brief(value: Any) -> str:
 
 FRACTION = number(0.0, 1.0)
 INTERVAL = maybe(interval(0.0, 1.0))
+_DEGREES = number(1.0, LARGEST_COUNT)
+
+
+def _least_error(value: Any, where: str) -> None:
+    """A share of an AUROC's pairs that leaves something of both."""
+    number(0.0, 0.5)(value, where)
+    if not 0.0 < 1.0 - value < 1.0:
+        raise ValueError(f"`{where}` is {brief(value)} and must be above 0")
 
 
 def site_figures_check(classes: Sequence[str], targets: Sequence[str], bins: int) -> Check:
@@ -137,7 +145,6 @@ def site_figures_check(classes: Sequence[str], targets: Sequence[str], bins: int
     point |= dict.fromkeys(RATES, maybe_fraction) | dict.fromkeys([f"{name}_ci" for name in RATES], INTERVAL)
     diagram = {"edges": listed(FRACTION, bins + 1), "count": listed(count, bins)}
     diagram |= {name: listed(maybe_fraction, bins) for name in ("confidence", "accuracy")}
-    positive = number(0.0, LARGEST_SUM)
     attack: dict[str, Check] = {"auroc": maybe_fraction, "auroc_ci": INTERVAL, "few_groups": truth}
     attack |= {"n_members": count, "n_others": count}
     optional: dict[str, Check] = {
@@ -145,8 +152,8 @@ def site_figures_check(classes: Sequence[str], targets: Sequence[str], bins: int
         "reliability": record(diagram),
         "reliability_before": record(diagram),
         "membership": record(attack),
-        "auroc_df": maybe(positive),
-        "auroc_least": maybe(record({"error": FRACTION, "se": positive, "df": positive})),
+        "auroc_df": maybe(_DEGREES),
+        "auroc_least": maybe(record({"error": _least_error, "se": FRACTION, "df": _DEGREES})),
         "withheld": record({"min_count": count, "all": truth, "classes": _some_of(classes)}),
     }
     for row in figures.FIGURES:

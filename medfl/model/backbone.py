@@ -1,81 +1,160 @@
-"""A timm network as a pipeline names it: architecture, classes, where its weights start."""
+"""A timm network as a pipeline names it: architecture, classes, the weights it starts from, how images are given."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from medfl.errors import MedflError, nearest
+from medfl.model.trained_part import Train
+from medfl.model.weights_file import (
+    HUB,
+    LOCAL_DIR,
+    PRETRAINED,
+    RANDOM,
+    InputSpec,
+    WeightsFile,
+    check_finite,
+    find_weights,
+)
 
 FILES = {"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}  # timm would read a file of any kind
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """How to build a backbone: a timm name, the classes, what `timm.create_model` receives, and where it starts."""
+    """How to build a network.
 
-    backbone: str
+    Attributes:
+        backbone: a timm name; None where the weights say which.
+        classes: names, in the order of the logits.
+        args: what `timm.create_model` receives.
+        weights: where it starts: `random`, `pretrained`, `package`, a file, `local-dir:DIR` or `hf-hub:ORG/NAME`.
+        sha256: of the file of weights, where it has to be that one.
+        input: how images are given; "timm" is what timm states for the backbone's name, None what the weights state.
+        licence: of the weights, where nothing beside them states one.
+        train: which part trains, see `medfl.model.trained_part`.
+        channels_last: lay four-dimensional weights out in that memory format.
+    """
+
+    backbone: str | None
     classes: tuple[str, ...]
     args: Mapping[str, Any] = field(default_factory=dict)
-    pretrained: bool = False
-    checkpoint: str | None = None
+    weights: str = RANDOM
+    sha256: str | None = None
+    input: InputSpec | Literal["timm"] | None = None
+    licence: str = ""
+    train: Train = "all"
     channels_last: bool = False
 
 
-def create(spec: ModelSpec, seed: int) -> nn.Module:
-    """Build a float32 timm network with seeded initial weights.
+@dataclass(frozen=True)
+class Start:
+    """What is known of the weights that a network starts from.
+
+    Attributes:
+        origin: what they are, for people; "" for random ones.
+        sha256: of their file, "" where it is not known.
+        licence: as stated, "" where nothing states it.
+    """
+
+    origin: str = ""
+    sha256: str = ""
+    licence: str = ""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network, float32, on the CPU; the specification with everything filled in; and what it started from."""
+
+    net: nn.Module
+    spec: ModelSpec
+    input: InputSpec
+    start: Start
+
+
+def complete(spec: ModelSpec) -> tuple[ModelSpec, WeightsFile | None]:
+    """A specification whose backbone, arguments, digest and input are stated, as far as its weights state them.
 
     Raises:
-        MedflError: unknown backbone or tag (close matches shown), bad `args`, pretrained weights out of reach, bad
-            checkpoint, weights to start from that are not finite.
+        MedflError: unknown backbone or tag (close matches shown), no such weights, weights of another backbone, weights
+            of which nothing says how images are given.
     """
-    import timm  # seconds, which a pipeline that is only read and checked should not cost
-
-    check_name(spec.backbone, spec.pretrained)
     if refused := sorted(FILES & set(spec.args)):
-        raise MedflError(f"`model.args.{refused[0]}` names a file; remove it and use `model.checkpoint`")
+        raise MedflError(f"`model.args.{refused[0]}` names a file; remove it and use `model.weights`")
+    if spec.backbone is not None:
+        check_name(spec.backbone, spec.weights == PRETRAINED)
+    found = find_weights(spec.weights, spec.sha256)
+    if found is None:
+        return spec, None
+    backbone, args = spec.backbone or found.architecture, {**found.args, **spec.args}
+    if found.architecture and _plain(backbone) != _plain(found.architecture):
+        raise MedflError(
+            f"`model.weights: {spec.weights}` holds weights of {found.architecture}, not of {backbone}; write "
+            f"`backbone: {found.architecture}` or leave `backbone` out"
+        )
+    if refused := sorted(FILES & set(args)):
+        raise MedflError(f"{found.path.with_name('config.json')}: `model_args.{refused[0]}` names a file; not read")
+    if spec.input is None and found.input is None and "." not in str(backbone):
+        raise MedflError(
+            f"`model.weights`: nothing states how {found.path} wants its images normalised, and timm's default for "
+            f"{backbone} would be a guess; add `model.input: {{mean: [...], std: [...]}}` from the weights' authors, "
+            f"or `model.input: timm` to take that default"
+        )
+    filled = dataclasses.replace(
+        spec, backbone=backbone, args=args, sha256=found.sha256(), input=spec.input or found.input or "timm"
+    )
+    return filled, found
+
+
+def create(spec: ModelSpec, seed: int) -> Backbone:
+    """Build a timm network with seeded initial weights, or with those that it is to start from.
+
+    Raises:
+        MedflError: unknown backbone or tag (close matches shown), bad `args`, weights to start from that are not
+            finite, and what `complete` and the weights' file raise.
+    """
+    spec, found = complete(spec)
+    if spec.backbone is None:
+        raise MedflError("`model.backbone` is missing; name a timm model")
+    check_name(spec.backbone)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        try:
-            net: nn.Module = timm.create_model(
-                spec.backbone, pretrained=spec.pretrained, num_classes=len(spec.classes), **dict(spec.args)
-            )
-        except Exception as error:  # arguments go to whatever network timm has
-            if not spec.pretrained or isinstance(error, TypeError | ValueError | KeyError | AssertionError):
-                raise MedflError(
-                    f"`model`: timm cannot build {spec.backbone} with args {dict(spec.args)}: {error}"
-                ) from None
-            raise MedflError(
-                f"`model.pretrained`: the weights of {spec.backbone} cannot be fetched ({type(error).__name__}); "
-                f"download them where there is a network and name the file in `model.checkpoint`"
-            ) from None
-    if spec.checkpoint:
-        load_checkpoint(net, Path(spec.checkpoint))
-    elif spec.pretrained:
-        check_finite(net.state_dict(), f"`model.pretrained`: the weights of {spec.backbone}")
-    return net.float()
+        net = _timm_network(spec)
+    stated = getattr(net, "pretrained_cfg", None) or {}
+    start = Start()
+    if found is not None:
+        found.load_into(net)
+        start = Start(found.origin, spec.sha256 or "", spec.licence or found.licence)
+    elif spec.weights == PRETRAINED:
+        check_finite(net.state_dict(), f"`model.weights: pretrained`: the weights of {spec.backbone}")
+        start = Start("timm's published weights", "", spec.licence or str(stated.get("license") or ""))
+    given = spec.input if isinstance(spec.input, InputSpec) else _of_timm(net)
+    return Backbone(net.float(), spec, given, start)
 
 
 def check_name(backbone: str, pretrained: bool = False) -> None:
     """Raise MedflError unless timm itself, without a network, knows this architecture and tag; with `pretrained`, also
     unless it has weights of it."""
-    import timm
+    import timm  # seconds, which a pipeline that is only read and checked should not cost
 
     place, colon, name = backbone.partition(":")
     if colon:
         same = name.rpartition("/")[2]
-        own = f"write {same}, timm's own name, or name" if timm.is_model(same) else "name timm's architecture here and"
+        own = f"write {same}, timm's own name" if timm.is_model(same) else "name timm's architecture here"
+        which = f"leave it out and write `model.weights: {backbone}`"
+        if f"{place}:" not in (LOCAL_DIR, HUB):
+            which = "name the downloaded file in `model.weights`"
         raise MedflError(
             f"`model.backbone`: {backbone} asks for a network described at {place!r}, and only timm's own names are "
-            f"built here; {own} the downloaded file in `model.checkpoint`"
+            f"built here; {own}, or {which}"
         )
-    known, architecture = timm.list_models(), backbone.partition(".")[0]
+    known, architecture = timm.list_models(), _plain(backbone)
     if architecture not in known:
         raise MedflError(f"`model.backbone`: timm {timm.__version__} has no {backbone!r}.{nearest(backbone, known)}")
     tags = timm.list_models(f"{architecture}.*", pretrained=True)
@@ -88,52 +167,38 @@ def check_name(backbone: str, pretrained: bool = False) -> None:
         ) from None
     if pretrained and not timm.is_model_pretrained(backbone):
         raise MedflError(
-            f"`model.pretrained`: timm {timm.__version__} has no pretrained weights of {backbone}; take another "
-            f"backbone, or name a file in `model.checkpoint`"
+            f"`model.weights: pretrained`: timm {timm.__version__} has no pretrained weights of {backbone}; take "
+            f"another backbone, or name a file in `model.weights`"
         )
 
 
-def check_finite(state: Mapping[str, Tensor], what: str) -> None:
-    """Raise MedflError, beginning with `what`, where a tensor has values that are not finite."""
-    bad = [name for name, tensor in state.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
-    if bad:
-        raise MedflError(
-            f"{what} have values that are not finite in {len(bad)} tensors (first: {bad[0]}), so they are no "
-            f"model; take others"
-        )
+def _plain(name: str | None) -> str:
+    """A timm name without the tag that says which weights."""
+    return str(name).partition(".")[0]
 
 
-def load_checkpoint(net: nn.Module, path: Path) -> None:
-    """Load safetensors or a timm state dict (weights only, nothing executable) into a network.
+def _of_timm(net: nn.Module) -> InputSpec:
+    from timm.data import resolve_model_data_config
 
-    A classifier of another size is left at its initial values; any other difference is an error.
-    """
-    if not path.is_file():
-        raise MedflError(f"`model.checkpoint`: there is no file {path}")
+    config = resolve_model_data_config(net)
+    return InputSpec(tuple(config["mean"]), tuple(config["std"]), config["interpolation"])
+
+
+def _timm_network(spec: ModelSpec) -> nn.Module:
+    import timm
+
+    fetches = spec.weights == PRETRAINED
     try:
-        if path.suffix == ".safetensors":
-            state: dict[str, Any] = load_file(path)
-        else:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-            state = next((loaded[k] for k in ("state_dict_ema", "state_dict", "model") if k in loaded), loaded)
-        state = {
-            str(name).removeprefix("module."): tensor for name, tensor in state.items() if isinstance(tensor, Tensor)
-        }
-    except Exception as error:
-        raise MedflError(
-            f"`model.checkpoint`: {path} is neither safetensors nor a weights-only state dict ({type(error).__name__})"
-        ) from None
-    own = net.state_dict()
-    classifier: Any = getattr(net, "pretrained_cfg", {}).get("classifier") or ()
-    heads = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
-    for name in [n for n in state if n in own and state[n].shape != own[n].shape and n.startswith(heads)]:
-        del state[name]
-    wrong = sorted(n for n in state if n not in own or state[n].shape != own[n].shape)
-    absent = sorted(n for n in own if n not in state and not n.startswith(heads) and "num_batches" not in n)
-    if wrong or absent:
-        raise MedflError(
-            f"`model.checkpoint`: {path} does not fit the backbone: "
-            f"{len(absent)} tensors missing, {len(wrong)} unknown or misshapen (first: {(absent + wrong)[0]})"
+        net: nn.Module = timm.create_model(
+            spec.backbone, pretrained=fetches, num_classes=len(spec.classes), **dict(spec.args)
         )
-    check_finite(state, f"`model.checkpoint`: the weights in {path}")
-    net.load_state_dict(state, strict=False)
+    except Exception as error:  # arguments go to whatever network timm has
+        if not fetches or isinstance(error, TypeError | ValueError | KeyError | AssertionError):
+            raise MedflError(
+                f"`model`: timm cannot build {spec.backbone} with args {dict(spec.args)}: {error}"
+            ) from None
+        raise MedflError(
+            f"`model.weights: pretrained`: the weights of {spec.backbone} cannot be fetched ({type(error).__name__}); "
+            f"download them where there is a network and name the file, or its folder as local-dir:DIR"
+        ) from None
+    return net

@@ -1,11 +1,12 @@
 """A timm backbone over one flat parameter vector.
 
-Trainable parameters are views into one contiguous float32 buffer, the *native* vector: every parameter starts at a
+Parameters that train are views into one contiguous float32 buffer, the *native* vector: every parameter starts at a
 multiple of 64 bytes, the padding between them is zero and stays zero, and with `channels_last` the four-dimensional
 weights are strided views of NHWC storage. Copies, drift, norms, masks and aggregation are then single vector
 operations, and no state dict appears in the round loop. Floating-point buffers (BatchNorm statistics) are a second
-vector; integer buffers are never averaged. What leaves the process is in *wire order* (`pack`): canonical layout,
-no padding.
+vector; integer buffers are never averaged. What leaves the process is in *wire order* (`pack`): canonical layout, no
+padding. What is frozen is in neither vector: it belongs to the network, like its architecture, and its values to the
+fingerprint.
 """
 
 from __future__ import annotations
@@ -21,30 +22,38 @@ from torch import Tensor, nn
 from medfl.errors import MedflError
 from medfl.model.backbone import ModelSpec, create
 from medfl.model.layout import Layout, Slot
+from medfl.model.trained_part import evaluating, freeze
 
 
 class FlatModel:
     """One network for any number of sites: load a vector, train, read the vector back.
 
     Attributes:
-        net: the timm module; its trainable parameters and float buffers are views of the two vectors.
-        vector: native f32[padded] of the trainable parameters, on `device`.
-        buffer_vector: native f32[...] of the float buffers, on `device`.
+        net: the timm module; its parameters that train and their float buffers are views of the two vectors.
+        vector: native f32[padded] of the parameters that train, on `device`.
+        buffer_vector: native f32[...] of their modules' float buffers, on `device`.
         layout, buffer_layout: their layouts.
-        mean, std: the backbone's own input normalisation.
+        spec: how the network was built, everything filled in that its weights state.
+        start: what is known of the weights that it started from.
+        input, mean, std: how images are given to it.
     """
 
     def __init__(self, spec: ModelSpec, device: torch.device, seed: int = 0) -> None:
-        from timm.data import resolve_model_data_config
-
-        self.spec = spec
+        built = create(spec, seed)
+        self.spec = built.spec
+        self.start = built.start
         self.device = device
-        self.net = create(spec, seed).to(device)
-        config = resolve_model_data_config(self.net)
-        self.mean: tuple[float, ...] = tuple(config["mean"])
-        self.std: tuple[float, ...] = tuple(config["std"])
+        self.net = built.net.to(device)
+        self.input = built.input
+        self.mean, self.std = built.input.mean, built.input.std
+        self._modes = freeze(self.net, spec.train, str(self.spec.backbone))
+        self.train_mode()
         trainable = {name: p for name, p in self.net.named_parameters() if p.requires_grad}
-        buffers = {name: b for name, b in persistent_buffers(self.net).items() if b.is_floating_point()}
+        buffers = {
+            name: b
+            for name, b in persistent_buffers(self.net).items()
+            if b.is_floating_point() and _owner(self.net, name)[0].training
+        }
         self.layout = Layout.of(trainable, spec.channels_last)
         # Buffers are small vectors; packed tightly, their native and wire orders are the same.
         self.buffer_layout = Layout.of(buffers, channels_last=False, align=1)
@@ -61,8 +70,43 @@ class FlatModel:
             module, leaf = owners[slot.name]
             module._buffers[leaf] = view
         self.parameters = list(trainable.values())
+        if spec.channels_last:
+            for tensor in self.frozen().values():
+                if tensor.dim() == 4:
+                    tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
         self._fingerprint = ""
         self.check()
+
+    def train_mode(self) -> None:
+        """Put what trains into training mode, and what is frozen into evaluation mode."""
+        for module, training in self._modes:
+            module.train(training)
+
+    @property
+    def trains_features(self) -> bool:
+        """Whether anything before the classifier trains."""
+        return self.spec.train != "head"
+
+    def frozen(self) -> dict[str, Tensor]:
+        """The parameters and float buffers that never move, by timm's names; none where all trains."""
+        moving = {slot.name for layout in (self.layout, self.buffer_layout) for slot in layout.slots}
+        tensors = {**dict(self.net.named_parameters()), **persistent_buffers(self.net)}
+        return {name: t for name, t in tensors.items() if name not in moving and t.is_floating_point()}
+
+    def frozen_digest(self) -> str:
+        """sha256 of the names, shapes and values of what is frozen, the same on every device; "" where nothing is."""
+        frozen, digest = self.frozen(), hashlib.sha256()
+        for name in sorted(frozen):
+            values = frozen[name].detach().cpu().contiguous()
+            digest.update(f"{name} {list(values.shape)}\n".encode())
+            digest.update(values.numpy().tobytes())
+        return digest.hexdigest() if frozen else ""
+
+    def load_frozen(self, state: Mapping[str, Tensor]) -> None:
+        """Give what is frozen the values of a state dict with timm names. Raises MedflError as `from_state_dict`."""
+        for name, tensor in self.frozen().items():
+            tensor.data.copy_(self._tensor_of(state, name, tensor.shape))
+        self._fingerprint = ""
 
     def check(self) -> None:
         """Raise RuntimeError if a parameter or buffer no longer is a view of its vector (after a move or cast)."""
@@ -97,8 +141,8 @@ class FlatModel:
 
     def features(self, images: Tensor) -> Tensor:
         """What the classifier receives, f32[N, F], of normalised images f32[N, 3, S, S], through timm's own
-        `forward_features` and `forward_head`."""
-        return _features(self.net, images)
+        `forward_features` and `forward_head`; features f32[N, F] are what they are."""
+        return images if images.dim() == 2 else _features(self.net, images)
 
     def head(self, features: Tensor) -> Tensor:
         """Logits f32[N, C] of features f32[N, F]: `head(features(x))` is `net(x)`."""
@@ -111,11 +155,8 @@ class FlatModel:
         network stays as it is."""
         tensors = {f"net.{slot.name}": slot.view(vector) for slot in self.layout.slots}
         tensors |= {f"net.{slot.name}": slot.view(buffers) for slot in self.buffer_layout.slots}
-        training = self.net.training
-        self.net.eval()
-        with torch.no_grad():
+        with evaluating(self.net), torch.no_grad():
             features: Tensor = torch.func.functional_call(_FeatureExtractor(self.net), tensors, (images,))
-        self.net.train(training)
         return features
 
     def gather_gradient(self, out: Tensor) -> Tensor:
@@ -134,24 +175,23 @@ class FlatModel:
             parameter.grad = slot.view(flat)
 
     def fingerprint(self) -> str:
-        """Hash of the architecture: backbone, classes, and every tensor's name, shape and type; taken once."""
+        """Hash of the architecture: backbone, classes, and every tensor's name, shape and type; and, where a part is
+        frozen, of which part trains and of the frozen values. Taken once."""
         if not self._fingerprint:
             tensors = {**dict(self.net.named_parameters()), **persistent_buffers(self.net)}
             facts = [[name, list(t.shape), str(t.dtype)] for name, t in sorted(tensors.items())]
-            text = json.dumps([self.spec.backbone, list(self.spec.classes), facts])
+            frozen = self.frozen_digest()
+            text = json.dumps([self.spec.backbone, list(self.spec.classes), facts] + ([frozen] if frozen else []))
             self._fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
         return self._fingerprint
 
     def state_dict(self, weights: Tensor, buffers: Tensor) -> dict[str, Tensor]:
-        """timm names -> contiguous CPU tensors for wire vectors, frozen parameters included."""
+        """timm names -> contiguous CPU tensors for wire vectors, with what is frozen."""
         named: dict[str, Tensor] = {}
         for layout, wire in ((self.layout, weights), (self.buffer_layout, buffers)):
             for slot in layout.slots:
                 named[slot.name] = wire[slot.start : slot.start + slot.numel].view(slot.shape).clone()
-        for name, parameter in self.net.named_parameters():
-            if name not in named:
-                named[name] = parameter.detach().cpu().contiguous().clone()
-        return named
+        return named | {name: t.detach().cpu().contiguous().clone() for name, t in self.frozen().items()}
 
     def from_state_dict(self, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The wire vectors of a state dict with timm names. Raises MedflError when a tensor is missing or misshapen."""
@@ -159,16 +199,17 @@ class FlatModel:
         for layout in (self.layout, self.buffer_layout):
             wire = torch.empty(layout.size)
             for slot in layout.slots:
-                tensor = state.get(slot.name)
-                if tensor is None or tensor.shape != slot.shape:
-                    found = "absent" if tensor is None else f"of shape {tuple(tensor.shape)}"
-                    raise MedflError(
-                        f"the weights do not fit {self.spec.backbone}: {slot.name} is {found}, "
-                        f"expected {tuple(slot.shape)}"
-                    )
+                tensor = self._tensor_of(state, slot.name, slot.shape)
                 wire[slot.start : slot.start + slot.numel].copy_(tensor.reshape(-1))
             vectors.append(wire)
         return vectors[0], vectors[1]
+
+    def _tensor_of(self, state: Mapping[str, Tensor], name: str, shape: torch.Size) -> Tensor:
+        tensor = state.get(name)
+        if tensor is None or tensor.shape != shape:
+            found = "absent" if tensor is None else f"of shape {tuple(tensor.shape)}"
+            raise MedflError(f"the weights do not fit {self.spec.backbone}: {name} is {found}, expected {tuple(shape)}")
+        return tensor
 
     def norm_slots(self) -> list[Slot]:
         """Slots of the affine parameters of normalisation layers (batch, group, layer, instance norm)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Mapping, Sequence
 
@@ -15,9 +16,10 @@ from medfl.data.patch_store import PatchStore
 from medfl.errors import MedflError
 from medfl.messages import POOL
 from medfl.methods.core.chain import build_chain
-from medfl.model.backbone import ModelSpec
 from medfl.model.flat_model import FlatModel
+from medfl.pipeline.model_spec import model_at_a_site, model_spec
 from medfl.seeds import seed_for
+from medfl.site.feature_batches import FeatureBatches, PooledFeatures
 from medfl.site.shared_model import LocalTrainingConfig, SharedModel
 from medfl.site.site import Site, steps_by_site
 from medfl.site.trial_pass import try_network
@@ -41,7 +43,7 @@ def checked_shared_model(pipeline: config.Pipeline) -> SharedModel:
 def check_architecture(pipeline: config.Pipeline) -> None:
     """Raise MedflError as `checked_shared_model` where machines elsewhere could not train the pipeline's network; the
     weights it starts from and the device are theirs."""
-    model = pipeline.model.model_copy(update={"pretrained": False, "checkpoint": None})
+    model = model_at_a_site(pipeline).model_copy(update={"weights": "random", "sha256": None})
     training = pipeline.training.model_copy(update={"device": "cpu", "compile": False})
     checked_shared_model(pipeline.model_copy(update={"model": model, "training": training}))
 
@@ -71,17 +73,22 @@ def build_shared_model(pipeline: config.Pipeline) -> SharedModel:
     """The one network and what goes with it. Raises MedflError for a wrong chain or a device that is not there."""
     training, chain, device = pipeline.training, build_chain(pipeline.method), resolve_device(pipeline.training.device)
     on_cuda = device.type == "cuda"
-    spec = ModelSpec(
-        backbone=pipeline.model.backbone,
-        classes=tuple(pipeline.task.classes),
-        args=pipeline.model.args,
-        pretrained=pipeline.model.pretrained,
-        checkpoint=pipeline.model.checkpoint,
-        channels_last=on_cuda if training.channels_last is None else training.channels_last,
-    )
+    channels_last = on_cuda if training.channels_last is None else training.channels_last
+    spec = dataclasses.replace(model_spec(pipeline), channels_last=channels_last)
     model = FlatModel(spec, device, seed=seed_for(pipeline.seed, "init"))
     precision = ("bf16" if on_cuda else "float32") if training.precision == "auto" else training.precision
     return SharedModel(model, chain, precision=precision, compiled=training.compile)
+
+
+def views(pipeline: config.Pipeline) -> int:
+    """How often a frozen network sees a training patch: as stated, or once where nothing changes between the steps; 0
+    where every step is another sight."""
+    augment = pipeline.training.augment
+    if pipeline.model.train != "head":
+        return 0
+    still = not (augment.flips or augment.rotate90 or augment.jitter)
+    still &= not (augment.brightness or augment.contrast or augment.saturation or augment.hue)
+    return augment.views or int(still)
 
 
 def local_training_config(pipeline: config.Pipeline, site: config.SiteConfig) -> LocalTrainingConfig:
@@ -104,12 +111,14 @@ def local_training_config(pipeline: config.Pipeline, site: config.SiteConfig) ->
             contrast=augment.contrast,
             saturation=augment.saturation,
             hue=augment.hue,
+            jitter=json.dumps(augment.jitter) if augment.jitter else "",
         ),
         rounds=training.rounds,
         seed=pipeline.seed,
         eval_batch_size=pipeline.evaluation.batch_size,
         bins=pipeline.evaluation.bins,
         min_count=pipeline.min_count(site),
+        views=views(pipeline),
     )
 
 
@@ -135,11 +144,14 @@ def build_sites(pipeline: config.Pipeline, stores: Mapping[str, PatchStore], sha
         where = f"{pipeline.name}: training.augment.jitter"
         try_jitter(pipeline.training.augment.jitter, pipeline.data.size, where)
         jitter = albumentations_jitter(pipeline.training.augment.jitter, where)
-    return {
+    sites = {
         site.name: build_site(pipeline, site, stores[site.name], shared, jitter)
         for site in pipeline.all_sites
         if site.name in stores
     }
+    for site in sites.values():
+        site.compute_features()
+    return sites
 
 
 def pooled_site(sites: Mapping[str, Site]) -> Site:
@@ -147,7 +159,11 @@ def pooled_site(sites: Mapping[str, Site]) -> Site:
     training = [sites[name] for name in sorted(sites) if sites[name].role == "train"]
     first = training[0]
     work = dataclasses.replace(first.training, local_steps=sum(steps_by_site(training).values()))
-    return Site(POOL, "train", pool([site.store for site in training]), work, first.shared, first.jitter)
+    pooled = Site(POOL, "train", pool([site.store for site in training]), work, first.shared, first.jitter)
+    parts = [site.batches for site in training if isinstance(site.batches, FeatureBatches)]
+    if parts:
+        pooled.batches = PooledFeatures(pooled.images, parts)
+    return pooled
 
 
 def pool(stores: Sequence[PatchStore]) -> PatchStore:

@@ -23,6 +23,7 @@ from medfl.methods.core.chain import MethodChain
 from medfl.metrics.group_figures import group_figures
 from medfl.model.backbone import ModelSpec
 from medfl.model.flat_model import FlatModel
+from medfl.model.weights_file import InputSpec
 from medfl.pipeline.build_site import build_site, resolve_device
 from medfl.pipeline.final_evaluation import Measured
 from medfl.pipeline.load_pipeline import load_pipeline, load_site
@@ -56,16 +57,21 @@ class TrainedModel:
             MedflError: weights that do not fit the architecture named in model.json.
         """
         facts = self.facts
-        spec = ModelSpec(facts["backbone"], tuple(facts["classes"]), dict(facts["args"]))
+        given = InputSpec.of(facts, str(self.directory / "model.json"))
+        train = train if isinstance(train := facts.get("train", "all"), str) else train["blocks"]
+        classes, args = tuple(facts["classes"]), dict(facts["args"])
+        spec = ModelSpec(facts["backbone"], classes, args, input=given, train=train)
         trained, timm = facts["fingerprint"], facts.get("versions", {}).get("timm", "(not stated)")
         check_weights(facts, self.directory)
         bench = SharedModel(FlatModel(spec, resolve_device(device)), MethodChain())
+        state = load_weights(self.directory / "model.safetensors")
+        bench.model.load_frozen(state)
         if bench.model.fingerprint() != trained:
             raise MedflError(
                 f"{self.directory / 'model.json'}: the architecture of {facts['backbone']} is not the one trained "
                 f"(timm {timm} then); install that version"
             )
-        weights, buffers = bench.model.from_state_dict(load_weights(self.directory / "model.safetensors"))
+        weights, buffers = bench.model.from_state_dict(state)
         return bench, weights, buffers
 
 

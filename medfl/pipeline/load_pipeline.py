@@ -35,11 +35,11 @@ def load_pipeline(path: Path | str, overrides: Sequence[str] = ()) -> Pipeline:
     raw = read_mapping(file, "pipeline")
     for override in overrides:
         apply_override(raw, override)
-    notices = rename_old_keys(raw)
+    notices = rename_old_keys(raw, file)
     base = file.resolve().parent
     for key in ("root", "source_groups", "cache"):
         _anchor(raw.get("data"), key, base)
-    _anchor(raw.get("model"), "checkpoint", base)
+    _anchor_weights(raw.get("model"), base)
     sites = raw.get("sites")
     if isinstance(sites, list):
         raise MedflError(f"{file}: `sites` must be a mapping with `train` and `held_out` lists, or `generate`")
@@ -121,6 +121,15 @@ def _anchor(section: Any, key: str, base: Path) -> None:
     """Make a relative path of a section absolute, leaving the words that are no paths alone."""
     if isinstance(section, dict) and isinstance(section.get(key), str) and section[key] not in ("ignore", "filename"):
         section[key] = str(base / os.path.expanduser(section[key]))
+
+
+def _anchor_weights(section: Any, base: Path) -> None:
+    """Make the path in `model.weights` absolute, if it is one."""
+    stated = section.get("weights") if isinstance(section, dict) else None
+    if not isinstance(stated, str) or stated in ("", "random", "pretrained", "package") or stated.startswith("hf-hub:"):
+        return
+    kind = "local-dir:" if stated.startswith("local-dir:") else ""
+    section["weights"] = f"{kind}{base / Path(stated.removeprefix(kind)).expanduser()}"
 
 
 def _anchor_site(raw: dict[str, Any], base: Path) -> None:

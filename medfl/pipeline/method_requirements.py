@@ -72,6 +72,9 @@ def _key_without_use(pipeline: Pipeline, chain: MethodChain, asynchronous: bool)
         return f"`registry` takes one global model, which local_only does not have; {REMEDY}"
     if alone and pipeline.select != "last":
         return f"`select` picks one global model, which local_only does not have; {REMEDY}"
+    if training.augment.views and (acting := chain.acting("transform_batch")):
+        name = acting[0].name
+        return f"`training.augment.views` computes features once, and {name} changes images in every step; {REMEDY}"
     if training.clock == "wall" and not asynchronous:
         return (
             f"`training.clock: wall` is for sites that do not wait for each other, which {pipeline.baseline or chain} "

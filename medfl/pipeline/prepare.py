@@ -19,7 +19,7 @@ from medfl.federation.transport import InProcess, Transport
 from medfl.messages import POOL
 from medfl.metrics.record_types import Role
 from medfl.pipeline.build_federation import build_schedule, federation_config
-from medfl.pipeline.build_site import build_sites, checked_shared_model, pooled_site
+from medfl.pipeline.build_site import build_sites, checked_shared_model, pooled_site, views
 from medfl.runs.progress import ProgressCallbacks
 from medfl.site.shared_model import SharedModel
 from medfl.site.site import Site
@@ -104,6 +104,8 @@ def prepare(
     shared = checked_shared_model(pipeline)
     if pipeline.data.source == "tissue" and pipeline.data.root is None:
         watcher.say("Tissue: generated from a seed and kept in the cache for the next run")
+    if views(pipeline):
+        watcher.say("Features: each patch goes through the frozen backbone once; they are kept beside the patches")
     if partition is None:
         partition = make_partition(pipeline)
     by_name = {site.name: site for site in pipeline.all_sites}

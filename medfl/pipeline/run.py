@@ -16,6 +16,7 @@ from medfl.federation.server_state import ServerState
 from medfl.metrics.record_types import RunSummary
 from medfl.pipeline.conclude import conclude
 from medfl.pipeline.load_pipeline import dump_pipeline, load_pipeline
+from medfl.pipeline.model_spec import pinned
 from medfl.pipeline.plan_checks import check_plan
 from medfl.pipeline.prepare import LocalRunSetup, RunSetup, prepare
 from medfl.pipeline.run_callbacks import CheckpointWriter, PrivacyAccount, RoundTeller
@@ -61,6 +62,7 @@ def run(
             "`training.clock: wall` needs sites in processes of their own; add --engine nvflare, use `medfl deploy`, "
             "or set it to virtual"
         )
+    pipeline = pinned(pipeline)
     with RunFolder.create(pipeline.name, out) as folder:
         setup = prepare(pipeline, watcher, partition)
         check_plan(pipeline, setup.partition.summary())

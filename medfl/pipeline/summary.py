@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,9 @@ from medfl.pipeline.prepare import RunSetup
 from medfl.runs.folder import RunFolder
 from medfl.runs.versions import versions
 
+MODEL_FACTS = ("backbone", "parameters", "fingerprint", "size", "buffers", "start", "train", "trained_parameters")
+"""What of model.json stands in summary.json too."""
+
 
 def model_facts(prepared: RunSetup, run_name: str, tuned: Calibration | None = None) -> dict[str, Any]:
     """model.json: how to rebuild and feed the model, and how to read its scores."""
@@ -30,13 +34,18 @@ def model_facts(prepared: RunSetup, run_name: str, tuned: Calibration | None = N
         "size": pipeline.data.size,
         "mean": list(model.mean),
         "std": list(model.std),
+        "interpolation": model.input.interpolation or None,
         "mpp": pipeline.data.mpp,
         "temperature": tuned.temperature,
         "thresholds": tuned.thresholds,
         "malignant": list(malignant_classes(pipeline.task)),
         "buffers": pipeline.training.buffers,
         "kept_at_sites": kept_at_sites(prepared.shared.chain, pipeline.training.buffers),
-        "parameters": model.layout.size,
+        "start": {key: value or None for key, value in dataclasses.asdict(model.start).items()},
+        "train": train if isinstance(train := model.spec.train, str) else {"blocks": train},
+        "frozen": model.frozen_digest() or None,
+        "parameters": sum(parameter.numel() for parameter in model.net.parameters()),
+        "trained_parameters": model.layout.size,
         "fingerprint": model.fingerprint(),
         "versions": versions(),
     }
@@ -92,7 +101,7 @@ def summarise(
         "stability": stability.summary(selected_round),
         "virtual_seconds": virtual,
         "failures": failures,
-        "model": {k: facts[k] for k in ("backbone", "parameters", "fingerprint", "size", "buffers")},
+        "model": {key: facts[key] for key in MODEL_FACTS},
         "mpp": facts["mpp"],
         "threads": torch.get_num_threads(),
         "versions": facts["versions"],

@@ -79,6 +79,7 @@ def configuration(evidence: Evidence) -> PageSection:
     facts = [
         ["method", chain(evidence)],
         ["backbone", f"{model.get('backbone')}, {model.get('parameters', 0):,} parameters"],
+        ["began from", _start(model.get("start"))],
         ["architecture fingerprint", str(model.get("fingerprint"))],
         ["patches", _patches(summary, pipeline)],
         ["classes", ", ".join(evidence.classes)],
@@ -106,6 +107,17 @@ def chain(evidence: Evidence) -> str:
     """The method with its parameters: `ecgr (keep 0.5, beta 0.2)`; the empty chain is FedAvg."""
     links_ = evidence.summary.get("chain") or [{"name": name} for name in evidence.run.methods]
     return " + ".join(_link(link) for link in links_) or "FedAvg"
+
+
+def _start(weights: Mapping[str, Any] | None) -> str:
+    """The weights that training began from."""
+    if weights is None:
+        return "not stated"
+    if not weights.get("origin"):
+        return "random weights"
+    return (
+        f"{weights['origin']}; licence {weights.get('licence') or 'not stated'}; sha256 {weights.get('sha256') or '-'}"
+    )
 
 
 def _link(link: Mapping[str, Any]) -> str:

@@ -25,6 +25,7 @@ def read_model_facts(path: Path) -> dict[str, Any]:
         wrong.append("thresholds")
     if not isinstance(facts.get("malignant") or [], list) or not isinstance(facts.get("versions") or {}, dict):
         wrong.append("malignant` or `versions")
+    wrong += [] if facts.get("train", "all") in ("all", "head") or _blocks(facts["train"]) else ["train"]
     if wrong:
         raise MedflError(f"{path} does not say what model this is (`{wrong[0]}`); take the file of the run")
     return facts
@@ -34,6 +35,11 @@ def _filled(value: Any, kind: type) -> bool:
     """Whether a value is a list of a kind, and not empty."""
     allowed = (float, int) if kind is float else kind
     return isinstance(value, list) and bool(value) and all(isinstance(item, allowed) for item in value)
+
+
+def _blocks(value: Any) -> bool:
+    """Whether a value says how many last blocks train."""
+    return isinstance(value, dict) and type(value.get("blocks")) is int and value["blocks"] > 0
 
 
 def _positive(value: Any) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medfl.data.atomic_file import flush, replacing
 from medfl.errors import MedflError
-from medfl.model.backbone import check_finite
+from medfl.model.weights_file import check_finite
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from medfl.data.batches import Batches
 from medfl.data.patch_store import PatchStore
+from medfl.site.feature_batches import FeatureBatches
 from medfl.site.shared_model import SharedModel
 
 Rows = NDArray[np.int64]
@@ -26,7 +27,9 @@ class Evaluator:
         batch_size: patches in a forward pass.
     """
 
-    def __init__(self, shared: SharedModel, store: PatchStore, batches: Batches, batch_size: int) -> None:
+    def __init__(
+        self, shared: SharedModel, store: PatchStore, batches: Batches | FeatureBatches, batch_size: int
+    ) -> None:
         self.shared = shared
         self.store = store
         self.batches = batches
@@ -54,7 +57,7 @@ class Evaluator:
         shared, outputs = self.shared, []
         with torch.inference_mode(), shared.autocast():
             for images in self.batches.evaluation(rows, self.batch_size, full=shared.compiled):
-                outputs.append(shared.net(images).float())
+                outputs.append(shared.logits(images).float())
         if not outputs:
             return torch.empty(0, len(shared.model.spec.classes), dtype=torch.float64)
         return torch.cat(outputs)[: len(rows)].cpu().double()

@@ -9,11 +9,16 @@ from torch import Tensor, nn
 
 from medfl.data.batches import Batches, epoch_order
 from medfl.methods.core.context import SiteContext, TrainingBatch
+from medfl.site.feature_batches import FeatureBatches
 from medfl.site.shared_model import LocalTrainingConfig, SharedModel
 
 
 def take_steps(
-    local: SiteContext, shared: SharedModel, training: LocalTrainingConfig, batches: Batches, rows: NDArray[np.int64]
+    local: SiteContext,
+    shared: SharedModel,
+    training: LocalTrainingConfig,
+    batches: Batches | FeatureBatches,
+    rows: NDArray[np.int64],
 ) -> Tensor:
     """Take `local.steps` steps on the training patches `rows`; the network ends at e. Returns the mean loss, f32[].
 
@@ -26,7 +31,7 @@ def take_steps(
     moves = chain.acts("perturb") or chain.acts("ascend")
     forward = _Forward(local, shared, training)
     total = torch.zeros((), device=model.device)
-    shared.net.train()
+    model.train_mode()
     for parameter in model.parameters:
         parameter.grad = None  # a step that was cut short may have left some
     order = epoch_order(rows, training.batch_size, local.steps, local.seed)
@@ -71,7 +76,7 @@ class _Forward:
             if self.transforms or self.logit_edits or self.loss_edits:
                 loss = self._edited(images, labels)
             else:
-                loss = self.criterion(self.shared.net(images), labels)
+                loss = self.criterion(self.shared.logits(images), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
@@ -83,7 +88,7 @@ class _Forward:
             features = model.features(images)
             logits = model.head(features)
         else:
-            logits = self.shared.net(images)
+            logits = self.shared.logits(images)
         for method in self.logit_edits:
             logits = method.modify_logits(local, logits, labels)
         loss: Tensor = self.criterion(logits, labels)

@@ -16,7 +16,8 @@ from medfl.model.flat_model import FlatModel
 
 @dataclass(frozen=True)
 class LocalTrainingConfig:
-    """What a site does in a round. `local_steps`, where given, replaces `local_epochs`."""
+    """What a site does in a round. `local_steps`, where given, replaces `local_epochs`. With `views` a frozen network
+    sees each training patch that often, once and for all; with 0 it sees the batches of every step."""
 
     batch_size: int = 32
     local_epochs: int = 1
@@ -32,6 +33,7 @@ class LocalTrainingConfig:
     eval_batch_size: int = 256
     bins: int = 15
     min_count: int = 1
+    views: int = 0
 
     def steps(self, patches: int) -> int:
         """Local steps T for a site with this many training patches: every patch at least once an epoch."""
@@ -62,6 +64,13 @@ class SharedModel:
         if self.compiled:
             self.net = torch.compile(self.model.net)  # type: ignore[assignment]
             self.model.check()
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """Logits [N, C] of normalised images [N, 3, S, S], or of their features [N, F]."""
+        if inputs.dim() == 2:
+            return self.model.head(inputs)
+        logits: Tensor = self.net(inputs)
+        return logits
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """The context of a forward pass."""

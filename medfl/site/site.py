@@ -25,6 +25,7 @@ from medfl.metrics.site_figures import SiteMeasurement
 from medfl.model.memory_limits import explained
 from medfl.seeds import seed_for
 from medfl.site.evaluator import Evaluator, Rows
+from medfl.site.feature_batches import FeatureBatches
 from medfl.site.local_training import take_steps
 from medfl.site.measurement import Measurement
 from medfl.site.membership_attack import attack_members, draw_members
@@ -71,13 +72,32 @@ class Site:
         self._memory = SiteMemory(name)
 
     @cached_property
-    def batches(self) -> Batches:
+    def images(self) -> Batches:
         """The patches on the device, placed there at first use."""
         model = self.shared.model
         channels_last = model.spec.channels_last
         return Batches(
             self.store, model.device, model.mean, model.std, self.training.augment, self.jitter, channels_last
         )
+
+    @cached_property
+    def batches(self) -> Batches | FeatureBatches:
+        """What the network is given: the patches, or their features where these are computed once."""
+        if not self.features_once:
+            return self.images
+        return FeatureBatches(self.images, self.shared, self.training.views, self.training.eval_batch_size)
+
+    @property
+    def features_once(self) -> bool:
+        """Whether the network before the classifier sees every patch once, not in every step."""
+        changing = self.shared.model.trains_features or self.shared.chain.acts("transform_batch")
+        return self.training.views > 0 and not changing
+
+    def compute_features(self) -> None:
+        """Compute them now, where they are computed once."""
+        if isinstance(self.batches, FeatureBatches):
+            with self._explained("computing features", self.training.eval_batch_size, "evaluation.batch_size"):
+                _ = self.batches.plain, self.batches.drawn if self.role == "train" else None
 
     @property
     def evaluator(self) -> Evaluator:

@@ -36,12 +36,12 @@ def try_network(shared: SharedModel, size: int, batch_size: int) -> None:
     images = images.to(model.device).contiguous(memory_format=format_)
     labels = (torch.arange(count) % len(model.spec.classes)).to(model.device)
     what = f"`model.backbone`: {model.spec.backbone}"
-    if batch_size == 1 and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.net.modules()):
-        raise MedflError(
-            f"{what} has BatchNorm, which takes its statistics over a batch, and `training.batch_size` is 1; set it "
-            f"to 2 or more, or take a backbone without BatchNorm"
-        )
     with _left_alone(model):
+        if batch_size == 1 and _has_moving_statistics(model.net):
+            raise MedflError(
+                f"{what} has BatchNorm, which takes its statistics over a batch, and `training.batch_size` is 1; set "
+                f"it to 2 or more, or take a backbone without BatchNorm"
+            )
         try:
             with explained(f"{count} patches of {size} px", model.device, "lower `data.size`"), shared.autocast():
                 logits = model.head(model.features(images)) if shared.chain.needs_features else shared.net(images)
@@ -62,20 +62,26 @@ def try_network(shared: SharedModel, size: int, batch_size: int) -> None:
 @contextmanager
 def _left_alone(model: FlatModel) -> Iterator[None]:
     """Put back what a pass in training mode changes."""
-    net, mode = model.net, model.net.training
+    net, modes = model.net, {module: module.training for module in model.net.modules()}
     before = {name: buffer.clone() for name, buffer in net.named_buffers()}
     devices = [model.device] if model.device.type == "cuda" else []
     try:
         with torch.random.fork_rng(devices=devices):
-            net.train()
+            model.train_mode()
             yield
     finally:
-        net.train(mode)
+        for module, training in modes.items():
+            module.training = training
         for name, buffer in net.named_buffers():
             if name in before and before[name].shape == buffer.shape:
                 buffer.copy_(before[name])
         for parameter in model.parameters:
             parameter.grad = None
+
+
+def _has_moving_statistics(net: nn.Module) -> bool:
+    """Whether a BatchNorm trains; a frozen one is as in evaluation."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training for module in net.modules())
 
 
 def _flaw(logits: Any, count: int, classes: int) -> str | None:

@@ -25,6 +25,7 @@ from medfl.methods.core.chain import MethodChain
 from medfl.metrics.record_types import RoundRecord
 from medfl.model.backbone import ModelSpec
 from medfl.model.flat_model import FlatModel
+from medfl.model.trained_part import Train
 from medfl.runs.folder import RunFolder
 from medfl.site.shared_model import LocalTrainingConfig, SharedModel
 from medfl.site.site import Site
@@ -149,6 +150,7 @@ def toy_run(
     sites_per_round: int | None = None,
     lost: Iterable[tuple[int, str]] = (),
     absent: bool = False,
+    train: Train = "all",
 ) -> ToyRun:
     """A run that has not begun, or that goes on from a checkpoint.
 
@@ -159,12 +161,13 @@ def toy_run(
         resume: folder of the checkpoint.
         sites_per_round: participants drawn per round; None is all.
         lost, absent: see `ToyTransport`.
+        train: which part of the network trains.
 
     Raises:
         MedflError: the chain refuses every toy network.
     """
     momentum = 0.0 if any(method.replaces_optimiser for method in chain.methods) else 0.9
-    model = _model(chain, momentum)
+    model = _model(chain, momentum, train)
     training = LocalTrainingConfig(
         batch_size=4, local_steps=2, lr=LR, momentum=momentum, augment=AugmentSpec(), rounds=ROUNDS, seed=3
     )
@@ -174,8 +177,7 @@ def toy_run(
         name: Site(name, "train", toy_store(name, i, train=8 + 2 * (i % 3)), training, shared)
         for i, name in enumerate(names)
     }
-    bounds = Bounds.of(model) if through_codec else None
-    transport = ToyTransport(sites, bounds, frozenset(lost), absent)
+    transport = ToyTransport(sites, Bounds.of(model) if through_codec else None, frozenset(lost), absent)
     config = FederationConfig(
         tuple(names),
         (),
@@ -216,11 +218,11 @@ def sites_needed(chain: MethodChain) -> int:
     raise MedflError(f"`method`: {chain} needs more than {MOST_SITES} sites; check it with smaller parameters")
 
 
-def _model(chain: MethodChain, momentum: float) -> FlatModel:
+def _model(chain: MethodChain, momentum: float, train: Train) -> FlatModel:
     """The first toy network that no method of the chain refuses, always with the same weights."""
     refusals = []
     for backbone in BACKBONES:
-        model = FlatModel(ModelSpec(backbone, CLASSES), torch.device("cpu"), seed=1)
+        model = FlatModel(ModelSpec(backbone, CLASSES, train=train), torch.device("cpu"), seed=1)
         try:
             chain.check(model, "sgd", momentum, 0.0)
         except MedflError as error:

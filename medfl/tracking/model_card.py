@@ -57,6 +57,11 @@ def _head(summary: Mapping[str, Any], model: Mapping[str, Any], pipeline: Mappin
     size = model["size"]
     classes = _list(model["classes"])
     yield f"\n{markdown(model['backbone'])}, {size} x {size} pixels, {resolution}. Classes: {classes}."
+    start = model.get("start")
+    if isinstance(start, Mapping) and start.get("origin"):
+        digest = f" (sha256 {markdown(start['sha256'])})" if start.get("sha256") else ""
+        licence = markdown(start.get("licence") or "not stated")
+        yield f"Training began from {markdown(start['origin'])}{digest}; their licence applies as well: {licence}."
     yield "Input: uint8 RGB patches [N, H, W, 3], any H and W. Output: one probability per class and patch."
     yield "\n## Intended use"
     yield "Research on federated learning in histopathology. Not a medical device; not for diagnosis or treatment."

@@ -5,7 +5,7 @@ import timm
 import torch
 
 from medfl.errors import MedflError
-from medfl.model.backbone import ModelSpec, check_name, create, load_checkpoint
+from medfl.model.backbone import ModelSpec, check_name, create
 
 
 @pytest.mark.parametrize(
@@ -14,9 +14,9 @@ from medfl.model.backbone import ModelSpec, check_name, create, load_checkpoint
         ("resnet18.a1_in2k", ["has resnet18", '"resnet18.a1_in1k"']),
         ("test_resnet.other", ["has test_resnet", "test_resnet.r160_in1k"]),
         ("resnet81", ['"resnet18"']),
-        ("hf-hub:timm/resnet18.a1_in1k", ["write resnet18.a1_in1k", "`model.checkpoint`"]),
-        ("hf-hub:somebody/pathology", ["timm's architecture", "`model.checkpoint`"]),
-        ("local-dir:/tmp/net", ["'local-dir'", "timm's own names"]),
+        ("hf-hub:timm/resnet18.a1_in1k", ["write resnet18.a1_in1k", "`model.weights: hf-hub:timm/resnet18.a1_in1k`"]),
+        ("hf-hub:somebody/pathology", ["timm's architecture", "`model.weights: hf-hub:somebody/pathology`"]),
+        ("local-dir:/tmp/net", ["timm's own names", "`model.weights: local-dir:/tmp/net`"]),
         ("", ["has no ''"]),
     ],
 )
@@ -30,8 +30,8 @@ def test_names_and_tags_that_timm_has():
     for name in ("resnet18", "resnet18.a1_in1k", "test_resnet", "botnet50ts_256"):
         check_name(name)
     check_name("resnet18", pretrained=True)
-    with pytest.raises(MedflError, match="no pretrained weights of botnet50ts_256"):
-        check_name("botnet50ts_256", pretrained=True)
+    with pytest.raises(MedflError, match=r"`model\.weights: pretrained`: .*no pretrained weights of botnet50ts_256"):
+        create(ModelSpec("botnet50ts_256", ("a", "b"), weights="pretrained"), 0)
 
 
 def test_arguments_of_any_kind_are_a_sentence():
@@ -46,4 +46,4 @@ def test_a_checkpoint_that_is_not_finite_is_refused(tmp_path, value):
     state["bn1.running_var"][1] = value
     torch.save(state, tmp_path / "start.pth")
     with pytest.raises(MedflError, match=r"start\.pth have values that are not finite .*bn1\.running_var"):
-        load_checkpoint(timm.create_model("test_resnet", num_classes=2), tmp_path / "start.pth")
+        create(ModelSpec("test_resnet", ("a", "b"), weights=str(tmp_path / "start.pth"), input="timm"), 0)

@@ -3,10 +3,9 @@
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
 
 from medfl.errors import MedflError
-from medfl.model.backbone import ModelSpec, create, load_checkpoint
+from medfl.model.backbone import ModelSpec, create
 from medfl.model.flat_model import FlatModel
 from tests.hand import three_weights
 
@@ -129,46 +128,6 @@ def test_seed_decides_initial_weights_and_leaves_the_global_generator_alone():
 def test_bad_args_are_named():
     with pytest.raises(MedflError, match="args"):
         create(ModelSpec("test_resnet", ("a", "b"), args={"nonsense": 1}), 0)
-
-
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_checkpoint_of_another_classifier_size_keeps_the_backbone(tmp_path, suffix):
-    donor = timm.create_model("test_resnet", num_classes=7)
-    path = tmp_path / f"donor{suffix}"
-    state = {k: v.contiguous() for k, v in donor.state_dict().items()}
-    if suffix == ".safetensors":
-        save_file(state, path)
-    else:
-        torch.save({"state_dict": state}, path)
-    model = FlatModel(ModelSpec("test_resnet", ("a", "b"), checkpoint=str(path)), CPU)
-    assert torch.equal(model.net.conv1[0].weight, donor.conv1[0].weight)
-    assert model.net.fc.weight.shape[0] == 2
-
-
-def test_checkpoint_that_does_not_fit_or_executes_is_refused(tmp_path):
-    net = timm.create_model("test_resnet", num_classes=2)
-    missing = tmp_path / "none.safetensors"
-    with pytest.raises(MedflError, match="there is no file"):
-        load_checkpoint(net, missing)
-    other = tmp_path / "other.safetensors"
-    save_file({"x": torch.ones(1)}, other)
-    with pytest.raises(MedflError, match="does not fit"):
-        load_checkpoint(net, other)
-    evil = tmp_path / "evil.pth"
-    torch.save({"state_dict": Evil(str(tmp_path / "owned"))}, evil)
-    with pytest.raises(MedflError, match="weights-only"):
-        load_checkpoint(net, evil)
-    assert not (tmp_path / "owned").exists()
-
-
-class Evil:
-    """Pickles into a call that writes a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (open, (self.path, "w"))
 
 
 # ----------------------------------------------------------------------------------------- features apart from the head

@@ -61,6 +61,26 @@ def test_a_resolved_pipeline_reads_back_equal(write, tmp_path):
     assert load_pipeline(again) == pipeline
 
 
+def test_weights_are_words_or_paths_beside_the_file(write, tmp_path):
+    def weights(stated):
+        return load_pipeline(write(lambda p: p["model"].update(weights=stated))).model.weights
+
+    for word in ("random", "pretrained", "package", "hf-hub:org/name"):
+        assert weights(word) == word
+    assert weights("w.pth") == str(tmp_path / "w.pth")
+    assert weights("local-dir:uni") == f"local-dir:{tmp_path / 'uni'}"
+
+
+def test_old_keys_of_weights_load_with_a_line(write, tmp_path):
+    old = load_pipeline(write(lambda p: p["model"].update(pretrained=True)))
+    assert old.model.weights == "pretrained"
+    assert "`model.weights: pretrained`" in old.notices[0]
+    old = load_pipeline(write(lambda p: p["model"].update(pretrained=False, checkpoint="w.pth")))
+    assert (old.model.weights, old.model.input) == (str(tmp_path / "w.pth"), "timm")
+    assert "`model.weights`" in old.notices[0]
+    assert load_pipeline(write(lambda p: p["model"].update(pretrained=False))).notices == ()
+
+
 def test_overrides(write):
     path = write()
     pipeline = load_pipeline(
@@ -113,6 +133,14 @@ def test_generated_sites_replace_listed_ones(write):
         (lambda p: p.update(sites={"train": []}), ["at least one training site"]),
         (lambda p: p["sites"]["train"].append({"name": "Upper Case"}), ["name"]),
         (lambda p: p["model"].update(pretrained=True, checkpoint="x"), ["pretrained", "checkpoint"]),
+        (lambda p: p["model"].update(pretrained=True, weights="package"), ["pretrained", "`model.weights` alone"]),
+        (lambda p: p["model"].pop("backbone"), ["`backbone` is missing", "local-dir:"]),
+        (
+            lambda p: p["model"].update(input={"mean": [0, 0, 0], "std": [1, 1, 0]}),
+            ["model.input.std", "greater than 0"],
+        ),
+        (lambda p: p["model"].update(input={"mean": [0, 0, 0]}), ["model.input.std", "missing"]),
+        (lambda p: p["model"].update(sha256="abc"), ["model.sha256"]),
     ],
 )
 def test_a_wrong_pipeline_is_refused_in_one_sentence(write, change, said):
@@ -197,6 +225,8 @@ def test_words_that_yaml_reads_as_something_else(write, override, said):
 
 
 def test_words_in_quotes_are_words_and_switches_are_switches(write):
-    pipeline = load_pipeline(write(lambda p: p["task"].update(classes=["a", "b", "no", "on"])), ["model.pretrained=no"])
+    pipeline = load_pipeline(
+        write(lambda p: p["task"].update(classes=["a", "b", "no", "on"])), ["training.weighted_loss=no"]
+    )
     assert pipeline.task.classes == ["a", "b", "no", "on"]
-    assert pipeline.model.pretrained is False
+    assert pipeline.training.weighted_loss is False

@@ -20,6 +20,7 @@ from medfl.data.partition import Partition, make_partition
 from medfl.engines.remote.party_files import PARTY, SERVER, read_pipeline, write_server, write_site
 from medfl.errors import MedflError
 from medfl.pipeline.load_pipeline import dump_pipeline, load_pipeline
+from medfl.pipeline.model_spec import pinned
 from medfl.pipeline.plan_checks import check_plan, check_tracking
 from medfl.runs.data_record import check_data, keep_key, note_data
 from medfl.runs.folder import RunFolder
@@ -96,6 +97,7 @@ def lay_out(pipeline: config.Pipeline, engine: str, out: Path | str | None) -> L
         MedflError: what `allocate` raises; a method that needs all data in one process; a folder that holds a run.
     """
     check_distributed(pipeline)
+    pipeline = pinned(pipeline)
     allocation = make_partition(pipeline)
     check_plan(pipeline, allocation.summary())
     folder = RunFolder.create(pipeline.name, out)

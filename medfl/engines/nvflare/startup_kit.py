@@ -19,6 +19,7 @@ from medfl.engines.remote.party_files import PARTY, SERVER, write_server, write_
 from medfl.engines.remote.site_endpoint import KEY
 from medfl.errors import MedflError
 from medfl.pipeline.build_site import check_architecture
+from medfl.pipeline.model_spec import pinned
 from medfl.runs.versions import versions
 
 KITS = "kits.json"  # in the server's kit: the sites that have one
@@ -66,6 +67,7 @@ def make_kits(pipeline: config.Pipeline, out: Path, host: str, port: int) -> lis
             network that cannot take the patches.
     """
     check_distributed(pipeline)
+    pipeline = pinned(pipeline)
     names = [site.name for site in pipeline.all_sites]
     taken = sorted(set(names) & set(RESERVED))
     if taken:

@@ -90,6 +90,7 @@ class SiteGreeting:
         site, role: its name and role.
         installation: its software and clock.
         fingerprint: of the model that it builds.
+        frozen: sha256 of what does not train in it, "" where all does.
         leaky: whether its source groups are unknown.
         allocation: what it holds, by split and class.
         groups: keyed hashes of its source groups, by scope.
@@ -99,6 +100,7 @@ class SiteGreeting:
     role: str
     installation: Installation
     fingerprint: str
+    frozen: str
     leaky: bool
     allocation: tuple[AllocationRow, ...]
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -130,6 +132,7 @@ class SiteGreeting:
             role=str(role),
             installation=Installation.read(facts),
             fingerprint=_word(facts.get("fingerprint"), "fingerprint"),
+            frozen=_digest(facts.get("frozen"), "frozen"),
             leaky=_checked(truth, facts.get("leaky"), "leaky"),
             allocation=_allocation(facts.get("allocation"), site, classes),
             groups=_groups(facts.get("groups")),
@@ -178,6 +181,12 @@ def _word(value: Any, where: str) -> str:
     return shown(value, WORD)
 
 
+def _digest(value: Any, where: str) -> str:
+    if not isinstance(value, str) or not HEXADECIMAL.fullmatch(value):
+        raise BadGreeting(f"`{where}` is no digest")
+    return value
+
+
 def _seconds(value: Any) -> float:
     return float(_checked(number(0.0, 1e11), value, "time"))
 
@@ -197,8 +206,7 @@ def _allocation(rows: Any, site: str, classes: Collection[str]) -> tuple[Allocat
         for name in ("groups", "patches"):
             if row[name] != "":  # withheld: a class of few source groups
                 _checked(count, row[name], f"allocation.{name}")
-        if not isinstance(row["digest"], str) or not HEXADECIMAL.fullmatch(row["digest"]):
-            raise BadGreeting("`allocation.digest` is no digest")
+        _digest(row["digest"], "allocation.digest")
         if taken.setdefault((row["split"], row["class"]), row) != row:
             raise BadGreeting("`allocation` has two rows of one split and class")
     return tuple(taken.values())

@@ -29,6 +29,7 @@ from medfl.data.catalog import Catalog, brings_own_data, pipeline_source
 from medfl.data.partition import SitePartition, own_partition
 from medfl.errors import MedflError
 from medfl.pipeline.load_pipeline import dump_pipeline, load_site
+from medfl.pipeline.model_spec import model_at_a_site
 
 SERVER = "server"
 PARTY = "medfl"  # the folder's name inside a kit
@@ -55,8 +56,8 @@ def write_site(folder: Path, pipeline: config.Pipeline, site: config.SiteConfig,
     others = {other.name: config.SiteConfig(name=other.name, role=other.role) for other in pipeline.all_sites}
     known = _with_sites(pipeline, others)
     # The first model comes from the server, and tracking is the server's.
-    model = known.model.model_copy(update={"pretrained": False, "checkpoint": None})
-    known = known.model_copy(update={"model": model, "tracking": config.Tracking(enabled=False), "registry": None})
+    update = {"model": model_at_a_site(pipeline), "tracking": config.Tracking(enabled=False), "registry": None}
+    known = known.model_copy(update=update)
     write_text(folder / "pipeline.yaml", dump_pipeline(known))
     stated = yaml.safe_dump(site.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
     write_text(folder / "site.yaml", stated)

@@ -78,7 +78,8 @@ def serve(folder: Path, present: Collection[str], hello: Ask, ask: Ask) -> None:
         bench = checked_shared_model(pipeline)
         bounds = Bounds.of(bench.model)
         known = {site.name: site.role or "train" for site in pipeline.all_sites}
-        greeting = handshake_sites(known, present, hello, bench.model.fingerprint(), pipeline.task.classes, say)
+        prints = (bench.model.fingerprint(), bench.model.frozen_digest())
+        greeting = handshake_sites(known, present, hello, *prints, pipeline.task.classes, say)
         head = RemoteRunSetup(
             pipeline=pipeline,
             shared=bench,
@@ -111,6 +112,7 @@ def handshake_sites(
     present: Collection[str],
     hello: Ask,
     fingerprint: str,
+    frozen: str,
     classes: Collection[str],
     say: Callable[[str], None],
 ) -> Handshake:
@@ -144,7 +146,7 @@ def handshake_sites(
         if isinstance(answer, str):
             say(f"Site {name} is not ready: {answer}")
             continue
-        _agree(answer, known[name], fingerprint)
+        _agree(answer, known[name], fingerprint, frozen)
         ready[name] = answer
     for name in sorted(known.keys() - set(names)):
         say(f"Site {name} is not connected")
@@ -190,13 +192,19 @@ def same_data(folder: RunFolder, rows: Sequence[AllocationRow]) -> None:
         write_rows(folder.allocation_summary, [*noted, *late])
 
 
-def _agree(site: SiteGreeting, role: str, fingerprint: str) -> None:
+def _agree(site: SiteGreeting, role: str, fingerprint: str, frozen: str) -> None:
     """Raise MedflError unless a site is what the pipeline says, with the same software and the same time."""
     name, here = site.site, Installation.here()
     for package, mine, theirs in here.other_versions(site.installation):
         raise MedflError(f"site {name} has {package} {theirs}, the server {mine}; install the same at both")
     if other := {site.role, *(row["role"] for row in site.allocation)} - {role}:
         raise MedflError(f"site {name} says it is {other.pop()}, the pipeline {role}; renew its kit")
+    if site.frozen != frozen:
+        raise MedflError(
+            f"site {name} has other frozen weights than the server ({site.frozen[:12] or 'none'}, not "
+            f"{frozen[:12] or 'none'}); give it the file of weights that the server has, under `model.weights` of its "
+            f"pipeline.yaml"
+        )
     if site.fingerprint != fingerprint:
         raise MedflError(f"site {name} builds another model than the server; renew its kit from this pipeline")
     if skew := here.skew(site.installation):

@@ -152,6 +152,7 @@ def build(folder: Path, name: str) -> _Ready:
         role=site.role,
         installation=Installation.here(),
         fingerprint=bench.model.fingerprint(),
+        frozen=bench.model.frozen_digest(),
         leaky=share.catalog.groups_unknown,
         allocation=tuple(disclosed_summary(pipeline, Partition((share,)), data_key(folder, pipeline.cache_dir))),
         groups=keyed_groups(share, folder / KEY),

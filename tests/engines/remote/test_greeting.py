@@ -18,14 +18,15 @@ ODD = ("", "x" * 999, "\x1b[2J\n", -1, 10**400, 1e308, None, True, [], {}, [[]],
 
 
 def greeting(site="east", **changes):
-    facts = {"role": "train", "installation": Installation.here(), "fingerprint": "f00d", "leaky": False}
-    facts |= {"allocation": ({**ROW, "site": site},), "groups": {"own": ("0" * 16,)}}
+    facts = {"role": "train", "installation": Installation.here(), "fingerprint": "f00d", "frozen": "0f"}
+    facts |= {"leaky": False, "allocation": ({**ROW, "site": site},), "groups": {"own": ("0" * 16,)}}
     return SiteGreeting(site, **facts | changes)
 
 
 def greeted(words, say=lambda text: None):
     """What the server makes of first words, by site."""
-    return handshake_sites(dict.fromkeys(words, "train"), words, lambda name, mine: words[name], "f00d", CLASSES, say)
+    known = dict.fromkeys(words, "train")
+    return handshake_sites(known, words, lambda name, mine: words[name], "f00d", "0f", CLASSES, say)
 
 
 def test_it_comes_back_as_it_was():

@@ -1,0 +1,74 @@
+"""Which part of a network trains. The rest is frozen: its parameters and statistics never move, whatever the method."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from torch import nn
+
+from medfl.errors import MedflError
+
+Train = str | int
+"""`all`, `head`, or the number of last blocks that train along with the head."""
+Modes = tuple[tuple[nn.Module, bool], ...]
+
+
+def freeze(net: nn.Module, train: Train, backbone: str) -> Modes:
+    """Let only a part of a network require gradients.
+
+    Returns:
+        Modules and whether they are in training mode while the part trains, to be set one after another: what is frozen
+        is in evaluation mode, so that its BatchNorm statistics and its dropout rest too.
+
+    Raises:
+        MedflError: the network has no such part.
+    """
+    if train == "all":
+        return ((net, True),)
+    if train == "head":
+        classifier = net.get_classifier() if hasattr(net, "get_classifier") else None  # type: ignore[operator]
+        if not isinstance(classifier, nn.Module) or not list(classifier.parameters()):
+            raise MedflError(
+                f"`model.train: head`: {backbone} has no single classifier at its end; take another backbone"
+            )
+        net.requires_grad_(False)
+        classifier.requires_grad_(True)
+        return ((net, False), (classifier, True))
+    names = _last_blocks(net, int(train), backbone)
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_(name in names)
+    frozen = [
+        module
+        for module in net.modules()
+        if list(module.parameters()) and not any(parameter.requires_grad for parameter in module.parameters())
+    ]
+    return ((net, True), *((module, False) for module in frozen))
+
+
+def _last_blocks(net: nn.Module, count: int, backbone: str) -> set[str]:
+    """Names of the parameters of the last `count` blocks, as timm groups layers, and of all that comes behind them."""
+    from timm.models._manipulate import group_parameters
+
+    if not hasattr(net, "group_matcher"):
+        raise MedflError(
+            f"`model.train.blocks`: timm does not say what the blocks of {backbone} are; write all or head"
+        )
+    matcher = net.group_matcher(coarse=False)  # type: ignore[operator]
+    groups = list(group_parameters(net, matcher, return_values=False).values())
+    blocks = len(groups) - 2  # besides stem and head
+    if count > blocks:
+        raise MedflError(f"`model.train.blocks: {count}`: {backbone} has {blocks} blocks; state fewer, or `train: all`")
+    return {name for group in groups[-count - 1 :] for name in group}
+
+
+@contextlib.contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """The network in evaluation mode, every module of it as it was afterwards."""
+    training = [module for module in net.modules() if module.training]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
