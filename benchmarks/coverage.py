@@ -37,18 +37,15 @@ from medfl.metrics.calibration import ScoreSums, group_sums, score_sums
 from medfl.metrics.delong import clustered_delong
 from medfl.metrics.group_figures import mean_interval
 from medfl.metrics.intervals import (
-    Interval,
     LeastError,
     group_support,
     least_error_of_mean,
     least_errors,
-    logit_interval,
     multiplicities,
-    share_interval,
     site_intervals,
-    t_quantile,
 )
 from medfl.metrics.operating import operating_point
+from medfl.metrics.t_intervals import Interval, logit_interval, share_interval, t_quantile
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]

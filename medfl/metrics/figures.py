@@ -16,7 +16,8 @@ from typing import Any, Literal
 from medfl.metrics.auroc import FloatArray, IntArray, mean_auroc
 from medfl.metrics.calibration import ScoreSums
 from medfl.metrics.formatting import format_figure, format_interval
-from medfl.metrics.intervals import LARGEST_BRIER, LARGEST_NLL, Interval, Intervals
+from medfl.metrics.intervals import LARGEST_BRIER, LARGEST_NLL, Intervals
+from medfl.metrics.t_intervals import Interval
 
 WORST_ECE = 0.25
 """Calibration error at which a heat map's colour is full; for the other figures that is where a guess would be."""

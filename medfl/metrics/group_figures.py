@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medfl.metrics import figures
-from medfl.metrics.intervals import LeastError, logit_interval, not_narrower
+from medfl.metrics.intervals import LeastError
 from medfl.metrics.measure import mean_supported
+from medfl.metrics.t_intervals import logit_interval, not_narrower
 
 
 def group_figures(sites: Mapping[str, Mapping[str, Any]], role: str) -> dict[str, Any]:

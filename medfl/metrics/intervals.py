@@ -21,16 +21,14 @@ import numpy as np
 from medfl.metrics.auroc import FloatArray, IndexArray, IntArray, auroc_per_class, mean_auroc
 from medfl.metrics.calibration import SMALLEST_PROBABILITY, ScoreSums, group_sums, score_sums
 from medfl.metrics.delong import AurocVariance, clustered_delong
+from medfl.metrics.t_intervals import ALPHA, Interval, log_interval, logit_t, share_interval, t_quantile
 
-ALPHA = 0.05
 FEW_GROUPS = 10
 """Below this many groups (in all, or on either side of a supported class) tables say "too few groups"."""
 CHUNK_ELEMENTS = 2_000_000
 """Resamples x groups drawn at once, so that memory stays flat whatever the size of the site."""
 LARGEST_BRIER = 2.0
 LARGEST_NLL = -math.log(SMALLEST_PROBABILITY)
-
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ class LeastError:
         """Lower end of the interval of an AUROC of exactly 1: that of one with this error."""
         if self.error >= 0.5:
             return 0.0
-        low, _ = _logit_t(1.0 - self.error, self.se, self.df)
+        low, _ = logit_t(1.0 - self.error, self.se, self.df)
         return low
 
 
@@ -111,21 +109,6 @@ def multiplicities(rng: np.random.Generator, n_groups: int, resamples: int) -> F
     cell = draws + n_groups * np.arange(resamples)[:, None]
     counts = np.bincount(cell.ravel(), minlength=resamples * n_groups)
     return counts.astype(np.float64).reshape(resamples, n_groups)
-
-
-def t_quantile(df: float) -> float:
-    """97.5 % quantile of Student's t with `df` >= 1 degrees of freedom.
-
-    Abramowitz and Stegun 1964, 26.7.5; 1 % low at df = 2, exact to 0.1 % from 3 on (and 11 % low at 1).
-    """
-    z = NormalDist().inv_cdf(1 - ALPHA / 2)
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return z + sum(term / df**power for power, term in enumerate(terms, start=1))
 
 
 def standard_error(resampled: FloatArray, n_groups: int) -> float:
@@ -173,42 +156,6 @@ def perfect_recall_bound(groups: IntArray) -> float:
     return float(np.minimum(1.0, low * trials).mean())
 
 
-def _logit_t(point: float, se: float, df: float) -> Interval:
-    """The t interval of the logit of a share inside (0, 1), mapped back."""
-    half = t_quantile(df) * se / (point * (1.0 - point))
-    logit = math.log(point / (1.0 - point))
-    low, high = (0.5 * (1.0 + math.tanh(at / 2)) for at in (logit - half, logit + half))
-    return min(low, point), max(high, point)
-
-
-def logit_interval(point: float, se: float, df: float, bound: float) -> Interval | None:
-    """Interval of a share: the t interval of its logit, mapped back; None where the standard error is 0.
-
-    At exactly 1 or 0 the standard error says nothing and `bound` takes over.
-    """
-    if point in (0.0, 1.0):
-        return (bound, 1.0) if point else (0.0, 1.0 - bound)
-    return None if se == 0.0 else _logit_t(point, se, df)
-
-
-def share_interval(point: float, se: float, df: float, bound: float) -> Interval | None:
-    """`logit_interval`, and never narrower than that of a share of exactly 1 from the same groups, (`bound`, 1)."""
-    interval = logit_interval(point, se, df, bound)
-    return None if interval is None else not_narrower(interval, point, bound)
-
-
-def not_narrower(interval: Interval, point: float, bound: float) -> Interval:
-    """The interval of a share, widened to the width of (`bound`, 1) on the side of 1/2.
-
-    A few errors that were seen cannot say more of how groups differ than none at all, and near 1 the standard error
-    takes them for all there are.
-    """
-    low, high = interval
-    if point >= 0.5:
-        return max(0.0, min(low, high - (1.0 - bound))), high
-    return low, min(1.0, max(high, low + (1.0 - bound)))
-
-
 def least_errors(support: GroupSupport) -> list[LeastError | None]:
     """The least error of each class's AUROC; None with fewer than 2 groups on a side."""
     found: list[LeastError | None] = []
@@ -228,15 +175,6 @@ def least_error_of_mean(errors: Iterable[LeastError | None]) -> LeastError | Non
         return None
     error, se = (math.fsum(values) / len(known) for values in zip(*((e.error, e.se) for e in known), strict=True))
     return LeastError(error, se, min(e.df for e in known))
-
-
-def log_interval(point: float, se: float, df: float, largest: float) -> Interval | None:
-    """Interval of a loss of at most `largest`: the t interval of its logarithm, mapped back; None where `se` is 0."""
-    if se == 0.0:
-        return None
-    half = t_quantile(df) * se / point
-    low, high = math.exp(math.log(point) - half), math.exp(min(math.log(point) + half, math.log(largest)))
-    return min(low, point), max(high, point)
 
 
 def calibration_interval(gap: FloatArray, resampled: FloatArray, n_groups: int) -> Interval | None:

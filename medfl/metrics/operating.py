@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from medfl.metrics.auroc import BoolArray, FloatArray, IndexArray, ratio
-from medfl.metrics.intervals import multiplicities, perfect_bound, share_interval, standard_error
+from medfl.metrics.intervals import multiplicities, perfect_bound, standard_error
+from medfl.metrics.t_intervals import share_interval
 
 RATES = ("sensitivity", "specificity")
 

@@ -93,17 +93,13 @@ def register(
     if measured is not None:
         run = replace(run, summary=cast(RunSummary, {**cast(dict[str, Any], run.summary), **measured}))
     refuse_failed_run(run)
-    misses = check(run.summary or {}, gates, run.roles) if gates else []
-    if misses:
-        kind = RunFailed if any(miss.value is None for miss in misses) else GateFailed
-        raise kind(f"{run.name} does not enter the registry: {'; '.join(map(str, misses))}. The run is kept")
+    _pass_gates(run, gates)
     result = sync(folder, tracking, finished=True)
     state = State.load(folder)
     uri = resolve_uri(tracking, state.current)
     try:
         client = client_for(uri)
-        holder = _holder(client, name, alias) if alias else None
-        refusal = ""
+        holder, refusal = _holder(client, name, alias) if alias else None, ""
         if holder is not None and holder.tags.get(UUID_TAG) != state.run_uuid:
             refusal = _refusal(client, uri, run, holder, margin, evaluate_holder)
         if holder is not None and refusal and not force:
@@ -120,6 +116,14 @@ def register(
         raise MedflError(f"MLflow at {shown(uri)} does not register {run.name}: {brief(error)}") from error
     place = f"models:/{name}@{alias}" if alias else f"models:/{name}/{version.version}"
     return Registered(name, str(version.version), alias, place, result.run_id, before is None, refusal)
+
+
+def _pass_gates(run: RunRecords, gates: config.Gates | None) -> None:
+    """Raise GateFailed where the run misses a bound, RunFailed where it has no figure for one."""
+    misses = check(run.summary or {}, gates, run.roles) if gates else []
+    if misses:
+        kind = RunFailed if any(miss.value is None for miss in misses) else GateFailed
+        raise kind(f"{run.name} does not enter the registry: {'; '.join(map(str, misses))}. The run is kept")
 
 
 def refuse_failed_run(run: RunRecords) -> None:

@@ -11,7 +11,8 @@ from scipy.stats import t as student
 
 from medfl.metrics.auroc import auroc_per_class, compare, mean_auroc
 from medfl.metrics.delong import clustered_delong
-from medfl.metrics.intervals import logit_interval, multiplicities
+from medfl.metrics.intervals import multiplicities
+from medfl.metrics.t_intervals import logit_interval
 
 
 def components(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:

@@ -6,7 +6,8 @@ import pytest
 from scipy.stats import t as student
 
 from medfl.metrics.group_figures import group_figures, mean_interval
-from medfl.metrics.intervals import LeastError, logit_interval
+from medfl.metrics.intervals import LeastError
+from medfl.metrics.t_intervals import logit_interval
 
 
 def site(auroc, se=None, df=None, pairs=None, **more):

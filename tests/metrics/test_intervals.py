@@ -20,17 +20,14 @@ from medfl.metrics.intervals import (
     calibration_interval,
     group_support,
     least_errors,
-    log_interval,
-    logit_interval,
     multiplicities,
     perfect_bound,
     perfect_recall_bound,
-    share_interval,
     site_intervals,
     standard_error,
-    t_quantile,
     tail,
 )
+from medfl.metrics.t_intervals import log_interval, logit_interval, share_interval, t_quantile
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
