@@ -17,6 +17,9 @@ from medfl.pipeline.prepare import RunSetup
 from medfl.runs.folder import RunFolder
 from medfl.runs.versions import versions
 
+# Facts of model.json that stand in summary.json too.
+SUMMARISED = ("backbone", "parameters", "trained_parameters", "train", "fingerprint", "size", "buffers", "weights")
+
 
 def model_facts(prepared: RunSetup, run_name: str, tuned: Calibration | None = None) -> dict[str, Any]:
     """model.json: how to rebuild and feed the model, and how to read its scores."""
@@ -100,19 +103,7 @@ def summarise(
             for phase, failures in (("validation", tuned.failures), ("test", measured.failures))
             for failure in failures
         ],
-        "model": {
-            k: facts[k]
-            for k in (
-                "backbone",
-                "parameters",
-                "fingerprint",
-                "size",
-                "buffers",
-                "weights",
-                "train",
-                "trained_parameters",
-            )
-        },
+        "model": {key: facts[key] for key in SUMMARISED},
         "mpp": facts["mpp"],
         "threads": torch.get_num_threads(),
         "versions": facts["versions"],
