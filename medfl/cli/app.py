@@ -8,6 +8,7 @@ import sys
 
 import typer
 
+from medfl.cli.commands.backbones_command import backbones
 from medfl.cli.commands.cache_commands import cache_app
 from medfl.cli.commands.data_commands import data_app
 from medfl.cli.commands.deploy_commands import deploy_app
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (run, resume, evaluate, predict, export, register, track, study, report, methods):
+for command in (run, resume, evaluate, predict, export, register, track, study, report, methods, backbones):
     app.command()(command)
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")

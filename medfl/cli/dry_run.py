@@ -39,9 +39,11 @@ def print_plan(prepared: LocalRunSetup, terminal: Terminal) -> None:
     # weights, gradients, momentum; start, reply; sum, state, previous
     vectors = 8 * 4 * model.layout.padded
     patches = sum(site.store.images.nbytes for site in prepared.sites.values())
+    rest = sum(tensor.numel() for tensor in model.frozen().values())
+    frozen = f" and {rest:,} frozen values that stay where they are" if rest else ""
     total = sum(steps.values()) * pipeline.training.rounds
     terminal.say(
-        f"Model: {model.spec.backbone}, {model.layout.size:,} trainable parameters, on {model.device.type}.",
+        f"Model: {model.spec.backbone}, {model.layout.size:,} trainable parameters{frozen}, on {model.device.type}.",
         f"Memory besides activations: vectors {vectors / 1e6:.0f} MB, method {scratch / 1e6:.0f} MB, "
         f"patches {patches / 1e6:.0f} MB (memory-mapped on a CPU).",
         f"Work: {total:,} local steps of {pipeline.training.batch_size} patches.",

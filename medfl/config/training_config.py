@@ -10,12 +10,13 @@ from medfl.config.fields import ConfigSection, Count, Fraction, NonNegative, Pos
 
 
 class Optimizer(ConfigSection):
-    """The local optimiser; its state starts at zero every round."""
+    """The local optimiser; its state starts at zero every round. `clip` bounds the norm of what it steps with."""
 
     name: Literal["sgd", "adamw"] = "sgd"
     lr: Positive = 0.05
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: NonNegative = 0.0
+    clip: Positive | None = None
 
 
 class LearningRateSchedule(ConfigSection):
@@ -53,6 +54,7 @@ class Training(ConfigSection):
     schedule: LearningRateSchedule = LearningRateSchedule()
     augment: Augment = Augment()
     weighted_loss: bool = False
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
     buffers: Literal["average", "local"] = "average"
     sites_per_round: Count | None = None
     quorum: float = Field(0.5, gt=0, le=1)

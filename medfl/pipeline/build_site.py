@@ -103,7 +103,9 @@ def local_training_config(pipeline: config.Pipeline, site: config.SiteConfig) ->
         lr=training.optimizer.lr,
         momentum=training.optimizer.momentum,
         weight_decay=training.optimizer.weight_decay,
+        clip=training.optimizer.clip,
         weighted_loss=training.weighted_loss,
+        label_smoothing=training.label_smoothing,
         augment=AugmentSpec(
             flips=augment.flips,
             rotate90=augment.rotate90,

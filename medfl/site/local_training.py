@@ -48,6 +48,8 @@ def take_steps(
             if edits and optimizer is not None:
                 model.scatter_gradient(local.gradient)
         if optimizer is not None:
+            if training.clip is not None:
+                nn.utils.clip_grad_norm_(model.parameters, training.clip)
             optimizer.step()
         for parameter in model.parameters:
             parameter.grad = None
@@ -64,7 +66,7 @@ class _Forward:
     def __init__(self, local: SiteContext, shared: SharedModel, training: LocalTrainingConfig) -> None:
         model, chain = shared.model, shared.chain
         weights = class_weights(local.labels, len(model.spec.classes)) if training.weighted_loss else None
-        self.criterion = nn.CrossEntropyLoss(weights).to(model.device)
+        self.criterion = nn.CrossEntropyLoss(weights, label_smoothing=training.label_smoothing).to(model.device)
         self.local, self.shared = local, shared
         self.transforms, self.logit_edits, self.loss_edits = (
             chain.acting(phase) for phase in ("transform_batch", "modify_logits", "modify_loss")

@@ -26,7 +26,9 @@ class LocalTrainingConfig:
     lr: float = 0.05
     momentum: float = 0.9
     weight_decay: float = 0.0
+    clip: float | None = None
     weighted_loss: bool = False
+    label_smoothing: float = 0.0
     augment: AugmentSpec = field(default_factory=AugmentSpec)
     rounds: int = 1
     seed: int = 0

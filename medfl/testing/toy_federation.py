@@ -160,8 +160,7 @@ def toy_run(
         through_codec: let every message become bytes and back.
         resume: folder of the checkpoint.
         sites_per_round: participants drawn per round; None is all.
-        lost, absent: see `ToyTransport`.
-        train: which part of the network trains.
+        lost, absent, train: see `ToyTransport`, and which part of the network trains.
 
     Raises:
         MedflError: the chain refuses every toy network.

@@ -141,6 +141,9 @@ def test_check_preview_dry_run_and_methods(medfl, small):
     code, out, _ = medfl("methods")
     assert "ecgr" in out
     assert "beta=0.2" in out
+    code, out, _ = medfl("backbones")
+    assert code == 0
+    assert "Apache-2.0" in out
 
 
 @pytest.mark.parametrize(

@@ -106,8 +106,12 @@ def test_a_site_with_other_frozen_weights_is_refused_by_name(small, tmp_path, mo
             },
             "fedrdn changes images in every step",
         ),
+        (
+            {"training": {"optimizer": {"clip": 1.0, "lr": 0.1, "momentum": 0}}, "method": ["pflalign"]},
+            "pflalign has its own",
+        ),
     ],
 )
-def test_views_that_could_not_be_kept_are_refused(tmp_path, change, words):
+def test_keys_without_use_are_refused(tmp_path, change, words):
     with pytest.raises(MedflError, match=words):
         load_pipeline(write_tiny(tmp_path, **change))

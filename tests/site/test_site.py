@@ -53,6 +53,21 @@ def test_adamw_lowers_the_loss():
     assert site.handle(TrainRequest(1, weights, buffers)).train_loss < first.train_loss
 
 
+def test_a_step_is_shortened_to_the_norm_and_smoothing_is_torchs():
+    bench = toy_bench(**{"train": "head", "backbone": "test_resnet"})
+    asked = request(bench)
+    plain, clipped, smooth = (
+        Site("solo", "train", toy_store("solo", 1), toy_work(momentum=0.0, lr=1.0, local_steps=1, **work), bench)
+        for work in ({}, {"clip": 0.01}, {"label_smoothing": 0.2})
+    )
+    update = plain.handle(asked).update
+    short = clipped.handle(asked).update
+    assert update.norm() > 0.02
+    torch.testing.assert_close(short, 0.01 * update / update.norm(), rtol=1e-3, atol=1e-6)
+    again = smooth.handle(asked)
+    assert not torch.allclose(again.update, update, atol=1e-4)
+
+
 def test_channels_last_trains_to_the_same_weights():
     replies = []
     for channels_last in (False, True):
