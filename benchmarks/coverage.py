@@ -36,9 +36,9 @@ from medfl.metrics.auroc import compare
 from medfl.metrics.calibration import ScoreSums, group_sums, score_sums
 from medfl.metrics.delong import clustered_delong
 from medfl.metrics.group_figures import mean_interval
+from medfl.metrics.group_support import group_support
 from medfl.metrics.intervals import (
     LeastError,
-    group_support,
     least_error_of_mean,
     least_errors,
     multiplicities,

@@ -21,39 +21,13 @@ import numpy as np
 from medfl.metrics.auroc import FloatArray, IndexArray, IntArray, auroc_per_class, mean_auroc
 from medfl.metrics.calibration import SMALLEST_PROBABILITY, ScoreSums, group_sums, score_sums
 from medfl.metrics.delong import AurocVariance, clustered_delong
+from medfl.metrics.group_support import GroupSupport, group_support
 from medfl.metrics.t_intervals import ALPHA, Interval, log_interval, logit_t, share_interval, t_quantile
 
-FEW_GROUPS = 10
-"""Below this many groups (in all, or on either side of a supported class) tables say "too few groups"."""
 CHUNK_ELEMENTS = 2_000_000
 """Resamples x groups drawn at once, so that memory stays flat whatever the size of the site."""
 LARGEST_BRIER = 2.0
 LARGEST_NLL = -math.log(SMALLEST_PROBABILITY)
-
-
-@dataclass(frozen=True)
-class GroupSupport:
-    """How many source groups stand behind each class.
-
-    Attributes:
-        n_groups: groups in all.
-        positive: int [C], groups with at least one patch of the class.
-        negative: int [C], groups with at least one patch of another class.
-    """
-
-    n_groups: int
-    positive: IndexArray
-    negative: IndexArray
-
-    def few(self) -> bool:
-        """Whether any interval rests on fewer than FEW_GROUPS groups (only supported classes are asked)."""
-        smaller = np.minimum(self.positive, self.negative)
-        return self.n_groups < FEW_GROUPS or bool((smaller[smaller > 0] < FEW_GROUPS).any())
-
-    def pairs(self) -> IndexArray:
-        """int [C]: how many pairs (group with positives, other group with negatives) there are."""
-        both = self.positive + self.negative - self.n_groups
-        return np.asarray(self.positive * self.negative - both)
 
 
 @dataclass(frozen=True)
@@ -93,14 +67,6 @@ class Intervals:
     classwise_ece: Interval | None
     brier: Interval | None
     nll: Interval | None
-
-
-def group_support(labels: IntArray, group: IndexArray, n_groups: int, n_classes: int) -> GroupSupport:
-    """Count the groups behind each class; `group [N]` holds 0 to n_groups - 1."""
-    cell = np.bincount(group * n_classes + labels, minlength=n_groups * n_classes)
-    table = cell.reshape(n_groups, n_classes)
-    others = table.sum(axis=1, keepdims=True) - table
-    return GroupSupport(n_groups, (table > 0).sum(axis=0), (others > 0).sum(axis=0))
 
 
 def multiplicities(rng: np.random.Generator, n_groups: int, resamples: int) -> FloatArray:

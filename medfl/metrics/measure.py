@@ -14,7 +14,8 @@ from medfl.metrics import figures
 from medfl.metrics.auroc import FloatArray, IndexArray, IntArray, auroc_per_class
 from medfl.metrics.calibration import ScoreSums, bin_edges, score_sums
 from medfl.metrics.figures import ScoredPatches, finite
-from medfl.metrics.intervals import Intervals, group_support, site_intervals
+from medfl.metrics.group_support import group_support
+from medfl.metrics.intervals import Intervals, site_intervals
 from medfl.metrics.t_intervals import Interval
 
 SUM_TOLERANCE = 0.02

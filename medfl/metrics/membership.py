@@ -16,7 +16,8 @@ import numpy as np
 from medfl.metrics.auroc import FloatArray, IntArray, binary_auroc
 from medfl.metrics.calibration import SMALLEST_PROBABILITY
 from medfl.metrics.delong import clustered_delong
-from medfl.metrics.intervals import group_support, least_errors
+from medfl.metrics.group_support import group_support
+from medfl.metrics.intervals import least_errors
 from medfl.metrics.t_intervals import share_interval
 
 

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from medfl.metrics import format_figure, format_interval
 from medfl.metrics.formatting import WITHHELD, format_about, format_count
-from medfl.metrics.intervals import FEW_GROUPS
+from medfl.metrics.group_support import FEW_GROUPS
 from medfl.report import charts
 from medfl.report.chart_style import class_token
 from medfl.report.html_blocks import Picture, figures, folded, heading, join, legend, table, text

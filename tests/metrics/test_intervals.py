@@ -14,11 +14,10 @@ from sklearn.metrics import balanced_accuracy_score, log_loss
 from medfl.metrics.auroc import auroc_per_class, mean_auroc
 from medfl.metrics.calibration import score_sums
 from medfl.metrics.delong import clustered_delong
+from medfl.metrics.group_support import GroupSupport, group_support
 from medfl.metrics.intervals import (
-    GroupSupport,
     LeastError,
     calibration_interval,
-    group_support,
     least_errors,
     multiplicities,
     perfect_bound,
@@ -266,28 +265,6 @@ def test_no_share_is_narrower_than_a_perfect_one() -> None:
     assert share_interval(0.001, 1e-5, 9, 0.7) == (pytest.approx(1 - high), pytest.approx(1 - low))
     assert share_interval(0.8, 0.1, 9, 0.7) == logit_interval(0.8, 0.1, 9, 0.7)  # wide enough
     assert share_interval(0.8, 0.0, 9, 0.7) is None
-
-
-def test_a_group_with_both_sides_makes_no_pair_with_itself() -> None:
-    group = np.repeat(np.arange(6), 2)
-    labels = np.tile([0, 1], 6)
-    support = group_support(labels, group, 6, 3)
-    assert support.positive.tolist() == [6, 6, 0]
-    assert support.negative.tolist() == [6, 6, 6]
-    assert support.pairs().tolist() == [30, 30, 0]
-
-
-@pytest.mark.parametrize(
-    ("labels", "few"),
-    [
-        ([0] * 10 + [1] * 10, False),  # ten groups on both sides
-        ([0] * 11 + [1] * 9, True),  # nine of class 1
-        ([0] * 20, False),  # no class supported: only the total counts
-    ],
-)
-def test_few_groups(labels: list[int], few: bool) -> None:
-    assert group_support(np.array(labels), np.arange(20), 20, 2).few() is few
-    assert group_support(np.array(labels[:9]), np.arange(9), 9, 2).few() is True
 
 
 def test_one_group_has_no_interval_and_one_group_on_a_side_no_auroc_interval() -> None:

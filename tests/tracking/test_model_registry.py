@@ -384,7 +384,7 @@ def test_the_model_card(tmp_path: Path) -> None:
         "| east | 60 | 12 | 3 | 0.900 [0.80, 0.95] too few groups |",
         "microns per pixel unknown",
         "fedprox + ecgr, 3 rounds of 2 local epochs, seed 0",
-        "Few source groups, wide and shaky intervals",
+        "Too few source groups for an interval to be trusted",
         "stain strength 0.5",
         "arXiv:2601.03584",
         f"| north | train | 189 | lung_aca 32 %, lung_n 33 %, lung_scc 35 % | {records.data['north'].digest[:12]} |",

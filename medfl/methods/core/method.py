@@ -79,7 +79,8 @@ class Method:
         neutral: parameters with which it is FedAvg, up to rounding; None where there are none.
         runs_last: it acts after the other methods in every phase, because it must have the last word on a gradient.
         replaces_optimiser: it takes the optimiser's steps itself; momentum, AdamW and weight decay are refused.
-        local_norms: normalisation layers (affine parameters and statistics) stay at each site.
+        local_norms: normalisation layers (affine parameters and statistics) stay at each site; no method sees them
+            (`medfl.methods.core.local_layers`).
         sends: name -> length of the f32 vectors that every trained reply carries beside the update (`local.extra_up`);
             `WEIGHTS` is the model's P.
         keeps_updates: it combines the updates of a round itself and needs each of them, in `server.updates`.
