@@ -16,6 +16,7 @@ from medfl.runs.progress import ProgressCallbacks
 from medfl.tracking import metric_names
 
 SMALL = {
+    "disclosure": {"min_count": 1},  # its sites have a handful of source groups
     "name": "private",
     "seed": 3,
     "task": {"classes": ["lung_aca", "lung_n", "colon_n"]},
