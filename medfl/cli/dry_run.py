@@ -15,7 +15,7 @@ def print_plan(prepared: LocalRunSetup, terminal: Terminal) -> None:
         MedflError: the data cannot give what the pipeline's gates or selection read.
     """
     model, pipeline = prepared.shared.model, prepared.pipeline
-    check_plan(pipeline, prepared.partition.summary())
+    check_plan(pipeline, prepared.partition.counts())
     wire = 4 * (model.layout.size + model.buffer_layout.size)
     steps = steps_by_site(prepared.sites.values())
     rows = []

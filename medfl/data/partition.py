@@ -189,6 +189,10 @@ class Partition:
         """
         return [row for share in self.sites for row in _summary(share, key)]
 
+    def counts(self) -> list[dict[str, str | int]]:
+        """The same rows without digests, for which no file is looked at."""
+        return [row for share in self.sites for row, _ in _counts(share)]
+
 
 def make_partition(pipeline: config.Pipeline) -> Partition:
     """Give every site its patches, split them, and check the result.
@@ -258,21 +262,28 @@ def _claim(claims: dict[object, str], key: object, place: str, what: str) -> Non
 
 
 def _summary(share: SitePartition, key: bytes | None) -> Iterator[dict[str, str | int]]:
-    catalog = share.catalog
     lines = _digest_lines(share, whole=key is not None)
+    for row, mine in _counts(share):
+        yield row | {"digest": _digest([lines[position] for position in mine], key)}
+
+
+def _counts(share: SitePartition) -> Iterator[tuple[dict[str, str | int], I64]]:
+    """A row for each split and class, and the positions of its patches."""
     for split, positions in share.splits.items():
         labels = share.labels[positions]
-        for label, name in enumerate(catalog.classes):
+        for label, name in enumerate(share.catalog.classes):
             mine = positions[labels == label]
-            yield {
-                "site": share.site,
-                "role": share.role,
-                "split": split,
-                "class": name,
-                "groups": len(np.unique(share.groups[mine])),
-                "patches": len(mine),
-                "digest": _digest([lines[position] for position in mine], key),
-            }
+            yield (
+                {
+                    "site": share.site,
+                    "role": share.role,
+                    "split": split,
+                    "class": name,
+                    "groups": len(np.unique(share.groups[mine])),
+                    "patches": len(mine),
+                },
+                mine,
+            )
 
 
 def _digest_lines(share: SitePartition, whole: bool) -> list[str]:

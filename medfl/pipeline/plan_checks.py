@@ -58,7 +58,7 @@ def check_plan(pipeline: Pipeline, rows: Rows) -> None:
 
     Args:
         pipeline: what is planned.
-        rows: as `Partition.summary` gives them; of a site without rows nothing is known.
+        rows: as `Partition.counts` gives them; of a site without rows nothing is known.
 
     Raises:
         MedflError: naming the gate and the site, or `select`; with the remedy.

@@ -65,7 +65,7 @@ def run(
     pipeline = pinned(pipeline)
     with RunFolder.create(pipeline.name, out) as folder:
         setup = prepare(pipeline, watcher, partition)
-        check_plan(pipeline, setup.partition.summary())
+        check_plan(pipeline, setup.partition.counts())
         note_data(folder, setup.partition, pipeline, setup.warnings)
         write_text(folder.pipeline, dump_pipeline(pipeline))
         return _carry_out(setup, folder, setup.initial_state(), {}, began, watcher)

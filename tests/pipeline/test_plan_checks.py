@@ -91,6 +91,6 @@ def test_a_dry_run_looks_too(file, monkeypatch):
     from types import SimpleNamespace
 
     gated = load_pipeline(file, ["registry={name: x, gates: {held_out_auroc_min: 0.5}}"])
-    partition = SimpleNamespace(summary=lambda: rows("held-out-01", "held_out", "test", [3, 0, 0]))
+    partition = SimpleNamespace(counts=lambda: rows("held-out-01", "held_out", "test", [3, 0, 0]))
     prepared = SimpleNamespace(pipeline=gated, partition=partition, shared=SimpleNamespace(model=None))
     assert "held_out_auroc_min" in refusal(print_plan, prepared, None)

@@ -47,7 +47,7 @@ def data_check(
     with open_terminal() as terminal, about(pipeline):
         loaded = load_pipeline(pipeline, set_ or [])
         partition = make_partition(loaded)  # it proves disjointness, or raises
-        print_partition(terminal, partition.summary(), loaded.task.classes)
+        print_partition(terminal, partition.counts(), loaded.task.classes)
         for sentence in (*partition.left_out(), *partition.namesakes()):
             terminal.say(sentence)
         terminal.say(

@@ -99,7 +99,7 @@ def lay_out(pipeline: config.Pipeline, engine: str, out: Path | str | None) -> L
     check_distributed(pipeline)
     pipeline = pinned(pipeline)
     allocation = make_partition(pipeline)
-    check_plan(pipeline, allocation.summary())
+    check_plan(pipeline, allocation.counts())
     folder = RunFolder.create(pipeline.name, out)
     laid = Laid(engine, uuid.uuid4().hex, folder, pipeline)
     key = note_data(folder, allocation, pipeline)
