@@ -58,7 +58,8 @@ def check_plan(pipeline: Pipeline, rows: Rows) -> None:
 
     Args:
         pipeline: what is planned.
-        rows: as `Partition.counts` gives them; of a site without rows nothing is known.
+        rows: as `Partition.counts` gives them, or as a site tells them, small counts blank; of a site without rows
+            nothing is known.
 
     Raises:
         MedflError: naming the gate and the site, or `select`; with the remedy.
@@ -94,12 +95,15 @@ def _gates(pipeline: Pipeline) -> Iterable[Gate]:
 
 def _lack(rows: Rows, figure: str, groups: int = 2) -> str:
     """What a split lacks for a figure, in words; "" where it may have one. AUROC needs two classes, its interval two
-    source groups."""
-    classes = [str(row["class"]) for row in rows if int(row["patches"])]
+    source groups. A blank count is a small one that the site withholds, and not 0."""
+    withheld = any(row["groups"] == "" for row in rows)
+    classes = [str(row["class"]) for row in rows if row["patches"] == "" or int(row["patches"])]
     if not classes:
         return "no patches"
     if "auroc" not in figure:
         return ""
     if len(classes) < 2:
         return f"patches of {classes[0]} only"
-    return "patches of one source group only" if max(1, sum(int(row["groups"]) for row in rows)) < groups else ""
+    if withheld or max(1, sum(int(row["groups"]) for row in rows)) >= groups:
+        return ""
+    return "patches of one source group only"

@@ -87,6 +87,19 @@ def test_a_selection_that_no_site_can_serve(file):
     check_plan(load_pipeline(file, ["select={metric: val_mean_loss, mode: min}"]), poor)
 
 
+def test_a_count_that_a_site_withholds_is_not_0(file):
+    gated = load_pipeline(file, ["registry={name: x, gates: {held_out_auroc_min: 0.5}}"])
+    told = rows("held-out-01", "held_out", "test", [9, 3, 3])
+    withheld = [row if row["patches"] == 9 else row | {"patches": "", "groups": ""} for row in told]
+    check_plan(gated, withheld)
+    of_one = [
+        row if row["patches"] else row | {"patches": "", "groups": ""}
+        for row in rows("held-out-01", "held_out", "test", [0, 0, 0])
+    ]
+    check_plan(gated, of_one)
+    assert "no patches" in refusal(check_plan, gated, rows("held-out-01", "held_out", "test", [0, 0, 0]))
+
+
 def test_a_dry_run_looks_too(file, monkeypatch):
     from types import SimpleNamespace
 
