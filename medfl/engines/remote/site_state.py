@@ -8,7 +8,6 @@ next one begins: the file belongs to the process that opened it last, and no oth
 
 from __future__ import annotations
 
-import fcntl
 import json
 import uuid
 import zlib
@@ -21,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from medfl.data.file_lock import lock_file
 from medfl.messages import Request
 from medfl.runs.tensor_files import read_tensors, write_tensors
 from medfl.site.site import Site
@@ -103,7 +103,7 @@ class SiteStateFile:
     def _alone(self) -> Iterator[TextIO]:
         """The file that names the owner, open at its start and locked."""
         with self.file.with_suffix(".owner").open("a+", encoding="ascii") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
+            lock_file(stream, wait=True)
             stream.seek(0)
             yield stream
 
@@ -113,7 +113,8 @@ class SiteStateFile:
             with safe_open(self.file, "pt") as opened:
                 stated = opened.metadata()
             facts, tensors = json.loads(stated["facts"]), read_tensors(self.file)
-            if stated.get("check") not in (None, _check_sum(stated["facts"], tensors)):  # 0.1 wrote none
+            summed = {"facts": stated["facts"], "check": _check_sum(stated["facts"], tensors)}
+            if stated not in (summed, {"facts": stated["facts"]}):  # 0.1 wrote no sum
                 raise ValueError("check sum")
             self.memory = SiteMemory.decode(self.site.name, tensors, facts)
             if "before" in facts:
