@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from medfl.data.file_lock import lock_file
+
 OWNER = ".owner"
 UNOWNED = 3600.0  # seconds without a change after which a folder without a lock counts as left behind
 
@@ -81,13 +83,8 @@ def _is_owned(part: Path) -> bool:
 
 
 def _lock(number: int) -> bool:
-    """Lock an open file for as long as it is open; False where another has locked it."""
+    """Lock an open file; False where another has, and without locks, so that nothing is then taken for left behind."""
     try:
-        import fcntl
-    except ImportError:  # no such locks on this system: nothing is ever taken for left behind
-        return False
-    try:
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return lock_file(number) is True
     except OSError:
         return False
-    return True

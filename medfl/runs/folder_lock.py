@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from medfl.data.atomic_file import open_itself
+from medfl.data.file_lock import lock_file
 from medfl.errors import MedflError
 
 LOCK = ".lock"
@@ -40,7 +41,7 @@ class FolderLock:
         path, until = folder / LOCK, time.monotonic() + wait
         self._file: IO[str] = open(path, "a+", encoding="utf-8", opener=open_itself)  # noqa: SIM115
         try:
-            while not _taken(self._file):
+            while lock_file(self._file) is False:  # without locks, two at work on one folder are the user's to avoid
                 if time.monotonic() > until:
                     holder = _holder(self._file)
                     raise MedflError(
@@ -68,19 +69,6 @@ class FolderLock:
         self._file.truncate(0)
         self._file.write(json.dumps(holder | {"since": time.strftime("%Y-%m-%d %H:%M:%S")}) + "\n")
         self._file.flush()
-
-
-def _taken(file: IO[str]) -> bool:
-    """Whether the file's lock is ours now."""
-    try:
-        import fcntl
-    except ImportError:  # no advisory locks on this system: two at work on one folder are then the user's to avoid
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _holder(file: IO[str]) -> dict[str, Any]:

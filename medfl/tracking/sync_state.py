@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from medfl.data.atomic_file import write_text
+from medfl.data.file_lock import lock_file
 from medfl.errors import MedflError
 from medfl.runs.records import read_json
 from medfl.tracking.connect import shown
@@ -114,17 +115,10 @@ def locked(folder: Path, wait: bool = True) -> Iterator[None]:
     """
     if not folder.is_dir():
         raise MedflError(f"there is no run folder {folder}")
-    try:
-        import fcntl
-    except ImportError:  # no advisory locks on this system: two at work on one folder are then the user's to avoid
-        yield
-        return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise MedflError(f"another process is at work on {folder}; wait for it or stop it") from None
+        if lock_file(handle, wait) is False:  # without locks, two at work on one folder are the user's to avoid
+            raise MedflError(f"another process is at work on {folder}; wait for it or stop it")
         yield
     finally:
         os.close(handle)
