@@ -53,6 +53,12 @@ def shortened(text: object, limit: int) -> str:
     return f"{shown[: limit - tail - 1]}…{shown[-tail:]}"
 
 
+def printable(text: str, limit: int) -> str:
+    """The first `limit` letters of what another party said, a question mark for each that does not print: unlike
+    `visible` never longer, as a message of bounded size needs."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:limit])
+
+
 def _escape(found: re.Match[str]) -> str:
     letter = found[0]
     code = ord(letter)

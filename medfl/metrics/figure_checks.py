@@ -14,6 +14,7 @@ from medfl.metrics.histograms import BINS
 from medfl.metrics.intervals import LARGEST_BRIER, LARGEST_NLL
 from medfl.metrics.operating import RATES
 from medfl.metrics.roc import GRID
+from medfl.plain_text import printable
 
 Check = Callable[[Any, str], None]
 
@@ -108,7 +109,7 @@ def record(fields: Mapping[str, Check], optional: Mapping[str, Check] | None = N
 def brief(value: Any) -> str:
     """A value as a sentence can quote it: short, and nothing in it that commands a terminal."""
     text = value if isinstance(value, str) else repr(value)
-    kept = "".join(letter if letter.isprintable() else "?" for letter in text[: SHOWN + 1])
+    kept = printable(text, SHOWN + 1)
     return kept if len(kept) <= SHOWN else kept[: SHOWN - 3] + "..."
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from medfl.engines.remote.codec import PROTOCOL
 from medfl.errors import MedflError
 from medfl.metrics.figure_checks import brief, count, number, truth
+from medfl.plain_text import printable
 from medfl.runs.versions import versions
 
 MUST_AGREE = ("medfl", "torch", "torchvision", "timm")
@@ -123,7 +124,7 @@ class SiteGreeting:
         if facts.get("site") != site:
             raise BadGreeting("it speaks for another site")
         if "problem" in facts:
-            return shown(facts["problem"], REASON)
+            return printable(str(facts["problem"]), REASON)
         role = facts.get("role")
         if role not in ROLES:
             raise BadGreeting(f"`role` is {brief(role)}, not one of {', '.join(ROLES)}")
@@ -150,11 +151,6 @@ def problem(site: str, sentence: str) -> bytes:
     return json.dumps({"protocol": PROTOCOL, "site": site, "problem": sentence}).encode()
 
 
-def shown(text: object, limit: int) -> str:
-    """What another party said, fit for a terminal or a log."""
-    return "".join(letter if letter.isprintable() else "?" for letter in str(text)[:limit])
-
-
 def _object(data: bytes) -> dict[str, Any]:
     if not isinstance(data, bytes) or len(data) > GREETING_LIMIT:
         raise BadGreeting(f"it is no message of at most {GREETING_LIMIT:,} bytes")
@@ -178,7 +174,7 @@ def _checked(check: Any, value: Any, where: str) -> Any:
 def _word(value: Any, where: str) -> str:
     if not isinstance(value, str) or len(value) > WORD:
         raise BadGreeting(f"`{where}` is {brief(value)} and must be a word of at most {WORD} letters")
-    return shown(value, WORD)
+    return printable(value, WORD)
 
 
 def _digest(value: Any, where: str) -> str:
