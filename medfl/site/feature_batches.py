@@ -18,7 +18,8 @@ from medfl.data.feature_file import feature_file, load_features, save_features
 from medfl.seeds import seed_for
 from medfl.site.shared_model import SharedModel
 
-VIEW_BATCH = 64  # patches that are augmented together; a colour factor is that of a quarter of them
+VIEW_BATCH = 16  # patches that are augmented together; a colour factor is that of a quarter of them
+CPU_BATCH = 16  # patches in a forward pass: the maps of more are memory that the system has to clear each time
 
 
 class FeatureBatches:
@@ -32,7 +33,8 @@ class FeatureBatches:
     """
 
     def __init__(self, images: Batches, shared: SharedModel, views: int, batch_size: int) -> None:
-        self.images, self.shared, self.batch_size = images, shared, batch_size
+        self.images, self.shared = images, shared
+        self.batch_size = min(batch_size, CPU_BATCH) if shared.model.device.type == "cpu" else batch_size
         self.count = views
         self.rows = images.store.splits.get("train", np.zeros(0, dtype=np.int64))
         self.labels = images.labels

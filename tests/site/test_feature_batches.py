@@ -100,9 +100,9 @@ def test_the_network_sees_a_patch_once_and_another_network_sees_it_anew(tmp_path
     again = compute()
     assert again[0] == 0
     assert torch.equal(again[1].plain, first[1].plain)
-    assert compute(bright, 2)[0] == 64  # a batch of training patches, filled up; the plain ones are there
+    assert compute(bright, 2)[0] == 32  # a batch of training patches, filled up; the plain ones are there
     assert compute(bright, 2)[0] == 0
-    assert compute(AugmentSpec(brightness=0.4), 2)[0] == 64
+    assert compute(AugmentSpec(brightness=0.4), 2)[0] == 32
     assert compute(seed=7)[0] == 48
     for file in tmp_path.iterdir():
         file.write_bytes(file.read_bytes()[:-4])
