@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 
@@ -27,7 +28,7 @@ def freeze(net: nn.Module, train: Train, backbone: str) -> Modes:
     if train == "all":
         return ((net, True),)
     if train == "head":
-        classifier = net.get_classifier() if hasattr(net, "get_classifier") else None
+        classifier: Any = net.get_classifier() if hasattr(net, "get_classifier") else None  # type: ignore[operator]
         if not isinstance(classifier, nn.Module) or not list(classifier.parameters()):
             raise MedflError(
                 f"`model.train: head`: {backbone} has no single classifier at its end; take another backbone"
@@ -54,7 +55,8 @@ def _last_blocks(net: nn.Module, count: int, backbone: str) -> set[str]:
         raise MedflError(
             f"`model.train.blocks`: timm does not say what the blocks of {backbone} are; write all or head"
         )
-    groups = list(group_parameters(net, net.group_matcher(coarse=False), return_values=False).values())
+    matcher = net.group_matcher(coarse=False)  # type: ignore[operator]
+    groups = list(group_parameters(net, matcher, return_values=False).values())
     blocks = len(groups) - 2  # besides stem and head
     if count > blocks:
         raise MedflError(f"`model.train.blocks: {count}`: {backbone} has {blocks} blocks; state fewer, or `train: all`")

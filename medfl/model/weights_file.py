@@ -119,6 +119,7 @@ def find_weights(stated: str, sha256: str | None = None) -> WeightsFile | None:
     """
     if stated in (RANDOM, PRETRAINED):
         return None
+    found: WeightsFile | None
     if stated == PACKAGE:
         found, sha256 = _packaged(), sha256 or PACKAGED_SHA256
     elif stated.startswith(HUB):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from medfl import config
 from medfl.model.backbone import ModelSpec, complete
 from medfl.model.weights_file import InputSpec
@@ -10,9 +12,12 @@ from medfl.model.weights_file import InputSpec
 def model_spec(pipeline: config.Pipeline) -> ModelSpec:
     """What the pipeline says of its model."""
     model = pipeline.model
-    given = model.input
-    if given is not None and not isinstance(given, str):
-        given = InputSpec(given.mean, given.std, given.interpolation or "")
+    stated = model.input
+    given: InputSpec | Literal["timm"] | None
+    if isinstance(stated, config.InputNormalisation):
+        given = InputSpec(stated.mean, stated.std, stated.interpolation or "")
+    else:
+        given = stated
     return ModelSpec(
         backbone=model.backbone,
         classes=tuple(pipeline.task.classes),
