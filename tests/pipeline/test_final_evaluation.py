@@ -33,10 +33,10 @@ from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.prepare import prepare
 from medfl.pipeline.run import resume, run
 from medfl.pipeline.summary import summarise
+from medfl.runs.gates import check
 from medfl.site.measurement import probabilities
 from medfl.site.site import SiteDiverged
 from medfl.tracking import metric_names
-from medfl.tracking.gates import check
 from medfl.tracking.model_card import model_card
 from tests.tiny import CLASSES, write_tiny
 
