@@ -13,6 +13,7 @@ from medfl.metrics.figures import Place, SiteFigure, Style, figure, figures_at
 from medfl.metrics.formatting import format_about, format_count
 from medfl.metrics.record_types import SiteResult
 from medfl.metrics.stability_figures import stability_at
+from medfl.metrics.temperature import ENOUGH_GROUPS
 from medfl.runs.headline import headline
 from medfl.runs.registration import registration
 
@@ -184,8 +185,10 @@ def _calibration_line(summary: Mapping[str, Any]) -> str:
     )
     why = {
         "lower": "; left alone, since the model separates them perfectly",
-        "upper": "; the end of its range, since the model is no better than chance on them",
+        "upper": "; the model is no better than chance on them",
     }
+    if fit.get("pulled"):
+        line += f"; pulled towards 1, since {fit['groups']} source groups are fewer than {ENOUGH_GROUPS}"
     return line + why.get(fit.get("bound"), "")
 
 

@@ -176,8 +176,10 @@ def _calibration(summary: Mapping[str, Any]) -> Iterator[str]:
         f"{fit['patches']} validation patches of the training sites (NLL {format_figure(fit['nll_before'])} before, "
         f"{format_figure(fit['nll_after'])} after). Every figure here is of these probabilities, but for ECE before."
     )
+    if fit.get("pulled"):
+        yield f"It was pulled towards 1, since these are of few source groups ({fit['groups']})."
     if fit.get("bound") is not None:
-        yield "The temperature is at the end of its range: the validation data did not determine it."
+        yield "The loss still falls at the end of the range of temperatures: the validation data did not determine it."
 
 
 def _operating(summary: Mapping[str, Any]) -> Iterator[str]:
