@@ -37,7 +37,8 @@ class SiteMeasurement:
         figures: `measure` of the calibrated probabilities, and `ece_after`, `<figure>_before`, `operating`.
         sums: "after" and "before" (`ScoreSums`) and "histograms" (`ScoreHistograms`), as lists, and "min_count", the
             least source groups behind a cell of theirs.
-        curves: "targets" (names), "roc" (target -> `roc_band`), "histograms" ("positive" and "negative" per target).
+        curves: "targets" (names), "roc" (target -> `roc_band`), "histograms" ("positive" and "negative" per target),
+            "calibration" ("after" and "before": `medfl.metrics.adaptive_bins`).
     """
 
     figures: dict[str, Any]
@@ -101,7 +102,12 @@ def site_figures(
             "histograms": histograms,
             "min_count": min_count,
         },
-        curves={"targets": list(roc), "roc": roc, "histograms": histograms},
+        curves={
+            "targets": list(roc),
+            "roc": roc,
+            "histograms": histograms,
+            "calibration": {"after": cells.adaptive_reliability(probs), "before": cells.adaptive_reliability(before)},
+        },
     )
 
 
