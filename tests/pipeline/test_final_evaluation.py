@@ -347,8 +347,8 @@ def test_console_and_mlflow_show_the_summarys_numbers(finished, capsys):
     assert values["test/sensitivity/malignant"] == east["operating"]["malignant"]["sensitivity"]
     assert values["test/specificity/lung_n_high"] == east["operating"]["lung_n"]["specificity_ci"][1]
     values = metric_names.federation_final(summary)
-    assert values["calibration/temperature"] == summary["temperature"]
-    assert values["operating/thresholds/malignant"] == summary["operating"]["thresholds"]["malignant"]
+    assert values["final/calibration/temperature"] == summary["temperature"]
+    assert values["final/operating/thresholds/malignant"] == summary["operating"]["thresholds"]["malignant"]
     assert values["pooled/held_out/auroc"] == pooled["auroc"]
     assert values["pooled/train/ece_before"] == summary["pooled"]["train"]["ece_before"]
     assert values["held_out/mean_ece_before"] == over["mean_ece_before"]
@@ -414,7 +414,7 @@ def test_each_sites_own_model_has_its_own_temperature(small, tmp_path, capsys):
     assert summary["held_out"]["mean_auroc_ci"] is None
     assert summary["held_out"]["mean_ece_before"] != summary["held_out"]["mean_ece"]
     assert set(json.loads(outcome.folder.curves.read_text())["sites"]) == {"north", "south"}
-    assert metric_names.federation_final(summary)["temperatures/north"] == own["north"]
+    assert metric_names.federation_final(summary)["final/temperatures/north"] == own["north"]
     print_outcome(Terminal(), summary, "run", "off")
     assert f"Temperatures: north {own['north']:.3f}" in capsys.readouterr().out
 
