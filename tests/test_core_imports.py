@@ -58,10 +58,8 @@ print("commands")
 @pytest.fixture
 def place(tmp_path):
     """Where a command runs: files of a pipeline and of a folder of images."""
-    return {
-        "pipeline": str(write_tiny(tmp_path)),
-        "images": str(own_folder(tmp_path / "images", {"adeno": 0, "normal": 1}, 0)),
-    }, tmp_path
+    images = own_folder(tmp_path / "images", {"adeno": 0, "normal": 1}, seed=0)
+    return {"pipeline": str(write_tiny(tmp_path)), "images": str(images)}, tmp_path
 
 
 def walk(script: str, packages: tuple[str, ...], folder) -> list[str]:

@@ -17,7 +17,6 @@ from typing import TextIO, cast
 from medfl.errors import MedflError
 from medfl.plain_text import visible
 
-
 PATIENCE = 0.5  # seconds of silence after which a command says that it is at work
 
 

@@ -51,9 +51,9 @@ def decode(readers: Sequence[PatchReader], size: int, field: int | None = None) 
                 if height * width > PIXELS_AT_ONCE and not field:
                     return DecodedPatch(_resize_in_bands(pixels, size), width, height)
                 planes = _planes(pixels)
-                return DecodedPatch(
-                    to_bytes(_resize(_central(planes, field) if field else planes, size)), width, height
-                )
+                if field:
+                    planes = _central(planes, field)
+                return DecodedPatch(to_bytes(_resize(planes, size)), width, height)
         except Exception as error:
             return failure(error)
 
