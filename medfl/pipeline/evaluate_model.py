@@ -15,7 +15,7 @@ from torch import Tensor
 from medfl import config
 from medfl.data.partition import SitePartition, make_partition, own_partition
 from medfl.data.patch_store import U8, PatchStore
-from medfl.data.render import read_patches, render
+from medfl.data.render import read_patches, render, warn_of_resolution
 from medfl.data.table_cells import NeutralWriter
 from medfl.errors import MedflError
 from medfl.messages import MeasureRequest
@@ -116,6 +116,8 @@ def measure_model(
     """
     bench, weights, buffers = model.load()
     measured, facts = Measured(), model.facts
+    if shares:
+        warn_of_resolution(shares[0][0], [site for _, site, _ in shares])
     for pipeline, site, share in shares:
         if list(pipeline.task.classes) != list(model.facts["classes"]):
             raise MedflError(

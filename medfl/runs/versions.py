@@ -5,12 +5,12 @@ from __future__ import annotations
 import platform
 from importlib.metadata import version
 
-import torch
-
 PACKAGES = ("medfl", "torch", "torchvision", "timm", "numpy")
 
 
 def versions() -> dict[str, str]:
     """Versions of the packages and of Python, and what computes."""
+    import torch
+
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
     return {**{name: version(name) for name in PACKAGES}, "python": platform.python_version(), "device": device}

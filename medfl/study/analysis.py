@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -155,7 +156,7 @@ def _by_repeat(tables: Tables, runs: Sequence[Planned], figure: str) -> ByRepeat
     for run in runs:
         by_repeat.setdefault(_repeat(run), []).append(number(tables.rows[run.key].run, figure))
     return {
-        repeat: sum(v for v in its if v is not None) / len(its) if None not in its else None
+        repeat: math.fsum(v for v in its if v is not None) / len(its) if None not in its else None
         for repeat, its in by_repeat.items()
     }
 
