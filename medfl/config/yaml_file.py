@@ -166,7 +166,7 @@ def _dotted(loc: Iterable[Any]) -> str:
 def _is_branch(part: Any) -> bool:
     """Whether a location part is pydantic's name of a union branch and not a key of the file."""
     return isinstance(part, str) and (
-        part in ("str", "SiteConfig", "StainProfile", "Selection", "InputNormalisation", "TrainedBlocks") or "[" in part
+        part in ("str", "SiteConfig", "StainProfile", "Selection", "InputNormalisation", "TrainedPart") or "[" in part
     )
 
 
