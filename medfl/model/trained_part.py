@@ -34,8 +34,9 @@ def freeze(net: nn.Module, train: Train, backbone: str, seed: int = 0) -> Modes:
             raise MedflError(f"`model.train`: {backbone} has no single classifier at its end; take another backbone")
         factors = add_lora(net, train, backbone, seed) if isinstance(train, Lora) else []
         net.requires_grad_(False)
-        for part in (classifier, *factors):
-            part.requires_grad_(True)
+        classifier.requires_grad_(True)
+        for factor in factors:
+            factor.requires_grad_(True)
         return ((net, False), (classifier, True))
     names = _last_blocks(net, int(train), backbone)
     for name, parameter in net.named_parameters():

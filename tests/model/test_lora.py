@@ -1,10 +1,10 @@
 """Adapters: a federation's mean is exact, few values travel, and what is saved is a plain network."""
 
+import pytest
 import timm
 import torch
 from torch import nn
 
-import pytest
 from medfl.errors import MedflError
 from medfl.model.backbone import ModelSpec
 from medfl.model.flat_model import FlatModel
@@ -15,7 +15,10 @@ CLASSES = ("a", "b", "c")
 SMALL = {"img_size": 8, "patch_size": 4, "depth": 2, "embed_dim": 32}
 
 
-def adapted(lora=Lora(rank=2), seed=1, backbone="test_vit", **stated):
+TWO = Lora(rank=2)
+
+
+def adapted(lora=TWO, seed=1, backbone="test_vit", **stated):
     args = SMALL if backbone == "test_vit" else {}
     return FlatModel(ModelSpec(backbone, CLASSES, args, train=lora, **stated), CPU, seed)
 
@@ -104,7 +107,9 @@ def test_the_fixed_factor_is_that_of_a_seed():
 
 
 def test_what_cannot_be_adapted_is_said():
-    with pytest.raises(MedflError, match=r"`model\.train\.lora\.targets`: test_vit has no .*'query'.*fc1, fc2, proj, qkv"):
+    with pytest.raises(
+        MedflError, match=r"`model\.train\.lora\.targets`: test_vit has no .*'query'.*fc1, fc2, proj, qkv"
+    ):
         adapted(Lora(targets=("query",)))
     with pytest.raises(MedflError, match=r"test_resnet has no linear layer 'qkv'.*it has none: state `train: head`"):
         adapted(backbone="test_resnet")

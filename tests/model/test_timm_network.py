@@ -42,7 +42,12 @@ def test_pooling_is_part_of_the_fingerprint_and_absent_from_old_ones():
 @pytest.mark.parametrize(("backbone", "args"), [("test_vit", SMALL), ("test_resnet", {}), ("test_efficientnet", {})])
 def test_a_head_with_a_hidden_layer(backbone, args):
     model = FlatModel(ModelSpec(backbone, ("a", "b"), args, train="head", hidden=5), CPU, 1)
-    assert [slot.name.rpartition("fc")[2] for slot in model.layout.slots] == ["1.weight", "1.bias", "2.weight", "2.bias"]
+    assert [slot.name.rpartition("fc")[2] for slot in model.layout.slots] == [
+        "1.weight",
+        "1.bias",
+        "2.weight",
+        "2.bias",
+    ]
     model.net.eval()
     features = model.features(IMAGES)
     first, second = model.net.get_classifier().fc1, model.net.get_classifier().fc2
