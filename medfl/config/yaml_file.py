@@ -107,8 +107,9 @@ def validate(model: type[M], raw: dict[str, Any], file: Path) -> M:
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        # A union reports every branch; the deepest error is the one about what the user wrote.
-        worst = max(error.errors(include_url=False), key=lambda e: (e["type"] == "extra_forbidden", len(e["loc"])))
+        # A union reports every branch; the deepest error, or a section's own rule, is about what the user wrote.
+        rank = lambda e: (e["type"] == "extra_forbidden", len(e["loc"]), e["type"] == "value_error")  # noqa: E731
+        worst = max(error.errors(include_url=False), key=rank)
         raise MedflError(f"{file}: {_sentence(model, worst)}") from None
 
 

@@ -93,8 +93,6 @@ def complete(spec: ModelSpec) -> tuple[ModelSpec, WeightsFile | None]:
     """
     if refused := sorted(FILES & set(spec.args)):
         raise MedflError(f"`model.args.{refused[0]}` names a file; remove it and use `model.weights`")
-    if spec.pooling and "global_pool" in spec.args:
-        raise MedflError("`model.args.global_pool` and `model.pooling` say the same; keep one of them")
     if spec.backbone is not None:
         check_name(spec.backbone, spec.weights == PRETRAINED)
     found = find_weights(spec.weights, spec.sha256)

@@ -68,7 +68,6 @@ def test_a_gated_mlp_is_named():
     [
         ({"pooling": "cls+avg", "backbone": "test_resnet"}, "no vision transformer whose tokens could be pooled"),
         ({"pooling": "cls", "args": {"class_token": False, "no_embed_class": True}}, "needs the class token"),
-        ({"pooling": "avg", "args": {"global_pool": "avg"}}, "`model.args.global_pool` and `model.pooling`"),
         ({"args": {"mlp_layer": "os.system"}}, "mlp_layer is one of Mlp, GluMlp, SwiGLU, SwiGLUPacked"),
         ({"hidden": 3, "backbone": "test_nfnet", "args": {"num_classes": 0}}, "timm cannot build test_nfnet"),
     ],
