@@ -104,6 +104,7 @@ def local_training_config(pipeline: config.Pipeline, site: config.SiteConfig) ->
         momentum=training.optimizer.momentum,
         weight_decay=training.optimizer.weight_decay,
         clip=training.optimizer.clip,
+        layer_decay=training.optimizer.layer_decay,
         weighted_loss=training.weighted_loss,
         label_smoothing=training.label_smoothing,
         augment=AugmentSpec(

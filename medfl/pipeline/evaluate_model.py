@@ -23,6 +23,8 @@ from medfl.methods.core.chain import MethodChain
 from medfl.metrics.group_figures import group_figures
 from medfl.model.backbone import ModelSpec
 from medfl.model.flat_model import FlatModel
+from medfl.model.lora import Lora
+from medfl.model.trained_part import trained_part
 from medfl.model.weights_file import InputSpec
 from medfl.pipeline.build_site import build_site, resolve_device
 from medfl.pipeline.final_evaluation import Measured
@@ -58,9 +60,16 @@ class TrainedModel:
         """
         facts = self.facts
         given = InputSpec.of(facts, str(self.directory / "model.json"))
-        train = train if isinstance(train := facts.get("train", "all"), str) else train["blocks"]
-        classes, args = tuple(facts["classes"]), dict(facts["args"])
-        spec = ModelSpec(facts["backbone"], classes, args, input=given, train=train)
+        train = trained_part(facts.get("train", "all"))
+        spec = ModelSpec(
+            facts["backbone"],
+            tuple(facts["classes"]),
+            dict(facts["args"]),
+            input=given,
+            train="all" if isinstance(train, Lora) else train,  # what was adapted has been merged
+            pooling=facts.get("pooling"),
+            hidden=facts.get("hidden"),
+        )
         trained, timm = facts["fingerprint"], facts.get("versions", {}).get("timm", "(not stated)")
         check_weights(facts, self.directory)
         bench = SharedModel(FlatModel(spec, resolve_device(device)), MethodChain())

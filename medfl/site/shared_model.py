@@ -27,6 +27,7 @@ class LocalTrainingConfig:
     momentum: float = 0.9
     weight_decay: float = 0.0
     clip: float | None = None
+    layer_decay: float | None = None
     weighted_loss: bool = False
     label_smoothing: float = 0.0
     augment: AugmentSpec = field(default_factory=AugmentSpec)
