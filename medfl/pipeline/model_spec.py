@@ -26,6 +26,7 @@ def model_spec(pipeline: config.Pipeline) -> ModelSpec:
         input=given,
         licence=model.licence or "",
         train=model.train if isinstance(model.train, str) else model.train.blocks,
+        network=pipeline.parts.network,
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import mlflow
 import numpy as np
-import pandas as pd  # type: ignore[import-untyped]
+import pandas as pd
 import timm
 import torch
 from safetensors.torch import load_file
