@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from medfl.distribution import install_extra
 from medfl.errors import MedflError
 from medfl.methods.core.chain import MethodChain
 from medfl.methods.differential_privacy import Dp, private_link
@@ -140,7 +141,7 @@ def epsilon(noise: float, rounds: int, delta: float) -> float:
         from opacus.accountants import RDPAccountant
     except ImportError:
         raise MedflError(
-            "`method.dp` accounts with opacus, which is not installed here; install `medfl[privacy]`"
+            f"`method.dp` accounts with opacus, which is not installed here; install it with {install_extra('privacy')}"
         ) from None
     accountant = RDPAccountant()
     for _ in range(rounds):

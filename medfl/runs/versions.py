@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import version
 
 import torch
+
+from medfl.distribution import installed_version
 
 PACKAGES = ("medfl", "torch", "torchvision", "timm", "numpy")
 
@@ -13,4 +14,5 @@ PACKAGES = ("medfl", "torch", "torchvision", "timm", "numpy")
 def versions() -> dict[str, str]:
     """Versions of the packages and of Python, and what computes."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
-    return {**{name: version(name) for name in PACKAGES}, "python": platform.python_version(), "device": device}
+    packages = {name: installed_version(name) for name in PACKAGES}
+    return packages | {"python": platform.python_version(), "device": device}
