@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import version
+
+from medfl.distribution import installed_version
 
 PACKAGES = ("medfl", "torch", "torchvision", "timm", "numpy")
 
@@ -13,4 +14,5 @@ def versions() -> dict[str, str]:
     import torch
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
-    return {**{name: version(name) for name in PACKAGES}, "python": platform.python_version(), "device": device}
+    packages = {name: installed_version(name) for name in PACKAGES}
+    return packages | {"python": platform.python_version(), "device": device}

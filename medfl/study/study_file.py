@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +15,7 @@ from pydantic import Field, field_validator
 from medfl import config
 from medfl.config.resolved import rename_old_keys
 from medfl.config.yaml_file import read_mapping, validate
+from medfl.distribution import installed_version
 from medfl.errors import MedflError
 from medfl.pipeline.load_pipeline import load_pipeline, plain_mapping
 
@@ -265,7 +265,7 @@ def content_key(pipeline: config.Pipeline) -> str:
     for site in content["sites"]["train"] + content["sites"]["held_out"]:
         site.pop("description", None)
         _without_paths(site.get("data") or {}, "root", "source_groups")
-    text = json.dumps([content, version("medfl")], sort_keys=True)
+    text = json.dumps([content, installed_version()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medfl.cli.standard_streams import complain
+from medfl.distribution import install_extra
 from medfl.errors import MedflError
 from medfl.plain_text import visible
 
@@ -46,7 +47,7 @@ def launcher() -> ModuleType:
         if (error.name or "").split(".")[0] not in ("nvflare", "psutil"):
             raise
         raise MedflError(
-            'sites in processes of their own need NVIDIA FLARE; install it with `pip install "medfl[nvflare]"`'
+            f"sites in processes of their own need NVIDIA FLARE; install it with {install_extra('nvflare')}"
         ) from None
     return launch
 
