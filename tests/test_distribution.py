@@ -4,7 +4,8 @@ import re
 import tomllib
 from importlib.metadata import version
 
-from medfl.distribution import NAME, install_extra, installed_version
+from medfl.errors import DISTRIBUTION, install_extra
+from medfl.runs.versions import installed_version
 from tests.paths import ROOT
 from tests.test_docs import tracked
 
@@ -15,9 +16,9 @@ WARNED = "not `pip install medfl` from the public package index"
 
 def test_the_name_is_that_of_the_project_and_its_version_the_installed_one():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert project["name"] == NAME == "medfl-pathology"
+    assert project["name"] == DISTRIBUTION == "medfl-pathology"
     assert set(project["scripts"]) == {"medfl"}
-    assert installed_version() == version(NAME)
+    assert installed_version() == version(DISTRIBUTION)
     assert installed_version("torch") == version("torch")
 
 

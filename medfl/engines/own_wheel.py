@@ -19,8 +19,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 import medfl
-from medfl.distribution import NAME, installed_version
-from medfl.errors import MedflError
+from medfl.errors import DISTRIBUTION, MedflError
+from medfl.runs.versions import installed_version
 
 OF_AN_INSTALLATION = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_build.json", "uv_cache.json")
 """Metadata of how medfl came here, which does not travel."""
@@ -36,15 +36,15 @@ def own_wheel() -> tuple[str, bytes]:
         MedflError: medfl runs without having been installed, so its metadata is not there.
     """
     try:
-        metadata = _metadata(distribution(NAME))
+        metadata = _metadata(distribution(DISTRIBUTION))
     except PackageNotFoundError:
         metadata = {}
     if not {"METADATA", "WHEEL", "entry_points.txt"} <= metadata.keys():
         raise MedflError(
-            f"no wheel of {NAME} can be made, since the metadata of an installed one is not here; install medfl from "
-            f"a wheel, or with `uv sync` in a copy of the repository"
+            f"no wheel of {DISTRIBUTION} can be made, since the metadata of an installed one is not here; install medfl "
+            f"from a wheel, or with `uv sync` in a copy of the repository"
         )
-    stem = f"{NAME.replace('-', '_')}-{installed_version()}"
+    stem = f"{DISTRIBUTION.replace('-', '_')}-{installed_version()}"
     files = dict(_package()) | {f"{stem}.dist-info/{name}": content for name, content in sorted(metadata.items())}
     record = f"{stem}.dist-info/RECORD"
     files[record] = _record(files, record)
@@ -63,7 +63,7 @@ def pinned_requirements(extra: str) -> dict[str, str]:
     (`+cpu`) are left out: they say how a package was built, and another party may need another build."""
     pins: dict[str, str] = {}
     seen: set[tuple[str, str]] = set()
-    queue = [(NAME, ""), (NAME, extra)]
+    queue = [(DISTRIBUTION, ""), (DISTRIBUTION, extra)]
     while queue:
         name, wanted = queue.pop()
         if (name, wanted) in seen:

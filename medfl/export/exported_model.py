@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from medfl.distribution import installed_version
 from medfl.pipeline.evaluate_model import TrainedModel
 from medfl.runs.records import finished_run
+from medfl.runs.versions import installed_version
 from medfl.tracking.log_model import portable
 from medfl.tracking.model_card import model_card
 

@@ -17,8 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from medfl.distribution import install_extra
-from medfl.errors import MedflError
+from medfl.errors import MedflError, install_extra
 from medfl.export.exported_model import ExportedModel, example_patches, version
 from medfl.pipeline.evaluate_model import scores
 

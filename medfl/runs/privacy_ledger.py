@@ -20,8 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medfl.distribution import install_extra
-from medfl.errors import MedflError
+from medfl.errors import MedflError, install_extra
 from medfl.metrics.record_types import RoundRecord, UpdateRecord
 from medfl.runs.json_lines import RESTORE, append_json_line, keep_json_lines, read_json_lines
 

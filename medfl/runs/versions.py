@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import platform
+from importlib.metadata import version
 
-from medfl.distribution import installed_version
+from medfl.errors import DISTRIBUTION
 
 PACKAGES = ("medfl", "torch", "torchvision", "timm", "numpy")
+
+
+def installed_version(package: str = "medfl") -> str:
+    """The version of a package that is installed, medfl's own by default.
+
+    Raises:
+        PackageNotFoundError: it is not installed.
+    """
+    return version(DISTRIBUTION if package == "medfl" else package)
 
 
 def versions() -> dict[str, str]:

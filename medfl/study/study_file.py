@@ -15,9 +15,9 @@ from pydantic import Field, field_validator
 from medfl import config
 from medfl.config.resolved import rename_old_keys
 from medfl.config.yaml_file import read_mapping, validate
-from medfl.distribution import installed_version
 from medfl.errors import MedflError
 from medfl.pipeline.load_pipeline import load_pipeline, plain_mapping
+from medfl.runs.versions import installed_version
 
 BRACKETS: tuple[config.Baseline, ...] = ("local_only", "centralised")
 ALL = "all partitions"

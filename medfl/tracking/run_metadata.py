@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from medfl.distribution import installed_version
 from medfl.plain_text import markdown, visible
 from medfl.runs.records import ALLOCATION, PIPELINE, ROUNDS, SUMMARY, RunRecords, SiteData
 from medfl.runs.redact import reason_class, scrub
+from medfl.runs.versions import installed_version
 from medfl.tracking.metric_names import plain
 from medfl.tracking.model_card import paragraphs
 

@@ -10,10 +10,10 @@ from importlib.metadata import PackageNotFoundError
 
 import pytest
 
-from medfl.distribution import installed_version
 from medfl.engines import own_wheel as module
 from medfl.engines.own_wheel import own_wheel, pinned_requirements
 from medfl.errors import MedflError
+from medfl.runs.versions import installed_version
 from tests.paths import ROOT
 
 

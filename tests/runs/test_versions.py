@@ -2,8 +2,7 @@
 
 import platform
 
-from medfl.distribution import installed_version
-from medfl.runs.versions import PACKAGES, versions
+from medfl.runs.versions import PACKAGES, installed_version, versions
 
 
 def test_they_are_those_installed():

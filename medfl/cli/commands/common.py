@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medfl.cli.standard_streams import complain
-from medfl.distribution import install_extra
-from medfl.errors import MedflError
+from medfl.errors import MedflError, install_extra
 from medfl.plain_text import visible
 
 if TYPE_CHECKING:

@@ -16,12 +16,11 @@ from packaging.specifiers import SpecifierSet
 from medfl import config
 from medfl.data.partition import SitePartition
 from medfl.data.rgb import Unreadable
-from medfl.distribution import NAME
 from medfl.engines.nvflare.kit_software import SOFTWARE, asked_python, constraints
 from medfl.engines.nvflare.preflight import WAIT, address, end_of, reach, site_name
 from medfl.engines.remote.greeting import Installation
 from medfl.engines.remote.party_files import PARTY, read_site
-from medfl.errors import MedflError
+from medfl.errors import DISTRIBUTION, MedflError
 
 FEW_DAYS = 30  # until the end of a certificate
 SAMPLE = 16  # patches that are read
@@ -100,7 +99,7 @@ def _versions(kit: Path) -> JoinCheck:
 def _compared(kit: Path) -> dict[str, str]:
     """Name -> version that the kit asks for, of what the server compares."""
     asked = constraints(kit)
-    known = {name: asked.get(NAME if name == "medfl" else name) for name in Installation.here().versions}
+    known = {name: asked.get(DISTRIBUTION if name == "medfl" else name) for name in Installation.here().versions}
     return {name: version for name, version in known.items() if version is not None}
 
 

@@ -12,8 +12,8 @@ import hashlib
 from importlib.metadata import metadata
 from pathlib import Path
 
-from medfl.distribution import NAME
 from medfl.engines.own_wheel import own_wheel, pinned_requirements
+from medfl.errors import DISTRIBUTION
 
 SOFTWARE, CONSTRAINTS, SUMS = "software", "constraints.txt", "SHA256SUMS"
 EXTRA = "nvflare"
@@ -50,7 +50,7 @@ def write_software(kit: Path, command: str, what: str) -> None:
     folder = kit / SOFTWARE
     folder.mkdir(mode=0o700, exist_ok=True)
     wheel, content = own_wheel()
-    head = f"# {NAME} and what it needs, as installed where the kits were made.\n"
+    head = f"# {DISTRIBUTION} and what it needs, as installed where the kits were made.\n"
     pins = "".join(f"{name}=={version}\n" for name, version in pinned_requirements(EXTRA).items())
     texts = {
         CONSTRAINTS: head + pins,
@@ -79,4 +79,4 @@ def constraints(kit: Path) -> dict[str, str]:
 
 def asked_python() -> str:
     """Which versions of Python medfl runs on, as its metadata says."""
-    return str(metadata(NAME)["Requires-Python"] or "")
+    return str(metadata(DISTRIBUTION)["Requires-Python"] or "")
