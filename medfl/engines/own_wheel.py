@@ -41,8 +41,8 @@ def own_wheel() -> tuple[str, bytes]:
         metadata = {}
     if not {"METADATA", "WHEEL", "entry_points.txt"} <= metadata.keys():
         raise MedflError(
-            f"no wheel of {DISTRIBUTION} can be made, since the metadata of an installed one is not here; install medfl "
-            f"from a wheel, or with `uv sync` in a copy of the repository"
+            f"no wheel of {DISTRIBUTION} can be made, since the metadata of an installed one is not here; install "
+            f"medfl from a wheel, or with `uv sync` in a copy of the repository"
         )
     stem = f"{DISTRIBUTION.replace('-', '_')}-{installed_version()}"
     files = dict(_package()) | {f"{stem}.dist-info/{name}": content for name, content in sorted(metadata.items())}
