@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -106,7 +107,7 @@ def _means(bins: Mapping[str, Sequence[Any]]) -> tuple[float, float]:
     filled = [
         (n, c, a) for n, c, a in zip(bins["count"], bins["confidence"], bins["accuracy"], strict=True) if c is not None
     ]
-    return sum(n * c for n, c, _ in filled) / total, sum(n * a for n, _, a in filled) / total
+    return math.fsum(n * c for n, c, _ in filled) / total, math.fsum(n * a for n, _, a in filled) / total
 
 
 def discrimination(evidence: Evidence) -> PageSection | None:

@@ -12,7 +12,7 @@ from typing import Any
 from medfl.metrics.figures import figure
 from medfl.metrics.t_intervals import Interval
 from medfl.study.statistics import ByRepeat, ByRepeatAndSite, Repeat, difference, mean_over, paired
-from medfl.study.study_file import ALL, BRACKETS, Planned, Study
+from medfl.study.study_file import ALL, BRACKETS, Planned, StudyPlan
 from medfl.study.study_tables import STABILITY, Tables, figure_of, group_columns, number, over_folds, validation_columns
 
 SMALLEST_GAP = 0.005
@@ -37,7 +37,7 @@ def bounds(column: str) -> Interval | None:
     return row.bounds if row is not None and math.isfinite(row.bounds[1]) else None
 
 
-def result(study: Study, tables: Tables, failed: Mapping[str, str]) -> dict[str, Any]:
+def result(study: StudyPlan, tables: Tables, failed: Mapping[str, str]) -> dict[str, Any]:
     """What the finished runs say.
 
     Args:
@@ -66,7 +66,7 @@ def result(study: Study, tables: Tables, failed: Mapping[str, str]) -> dict[str,
     }
 
 
-def _without_started_folds(study: Study, done: Sequence[Planned]) -> list[Planned]:
+def _without_started_folds(study: StudyPlan, done: Sequence[Planned]) -> list[Planned]:
     """The runs whose repeat has all its folds: a mean over some sites is no mean over all."""
     asked = Counter((run.method, _repeat(run)) for run in study.runs)
     have = Counter((run.method, _repeat(run)) for run in done)
@@ -80,7 +80,7 @@ def save(out: Path, findings: Mapping[str, Any]) -> None:
     write_text(out / "study.json", json.dumps(findings, indent=1, allow_nan=False) + "\n")
 
 
-def _partition(study: Study, tables: Tables, runs: Sequence[Planned]) -> dict[str, Any]:
+def _partition(study: StudyPlan, tables: Tables, runs: Sequence[Planned]) -> dict[str, Any]:
     by_method = {name: [run for run in runs if run.method == name] for name in study.methods}
     values = {
         name: {column: _by_repeat(tables, its, column) for column in run_figures()}
@@ -125,7 +125,7 @@ def _unseen(tables: Tables, runs: Sequence[Planned]) -> dict[str, Any]:
 
 
 def _comparisons(
-    study: Study, values: Mapping[str, Mapping[str, ByRepeat]], sites: Mapping[str, ByRepeatAndSite]
+    study: StudyPlan, values: Mapping[str, Mapping[str, ByRepeat]], sites: Mapping[str, ByRepeatAndSite]
 ) -> dict[str, Any]:
     """Every method against the first."""
     reference = study.methods[0]
@@ -149,7 +149,7 @@ def share_of_gap(value: float | None, ends: Mapping[str, float | None]) -> float
     return (value - low) / (high - low)
 
 
-def _brackets(study: Study) -> dict[str, str]:
+def _brackets(study: StudyPlan) -> dict[str, str]:
     """`local_only` and `centralised` -> what the study calls them."""
     arms = study.file.arms().items()
     return {arm: name for arm in BRACKETS for name, chain in arms if arm == chain.baseline}

@@ -260,8 +260,8 @@ def _description(run: RunRecords, settings: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             f"Models of the pipeline **{markdown(run.pipeline.get('name', run.name))}**, trained across sites by "
-            f"medfl: {markdown(settings['backbone'])}, classes {classes}. The card of a version says what was measured, and "
-            "what that version misses.",
+            f"medfl: {markdown(settings['backbone'])}, classes {classes}. The card of a version says what "
+            "was measured, and what that version misses.",
             *paragraphs(run.pipeline.get("description")),
             "\nResearch only: not a medical device.",
         ]

@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from medfl import config
 from medfl.data.synthetic.tissue import draw_copies
 from medfl.errors import GateFailed, MedflError, RunFailed
+from medfl.model import timm_network
 from medfl.runs.gates import check
 from medfl.runs.records import read_run
 from medfl.tracking.connect import client_for
@@ -468,7 +469,8 @@ def served(weights: Path, facts: Path) -> Any:
     from medfl.tracking.pyfunc_model import PathologyClassifier
 
     model = PathologyClassifier()
-    model.load_context(SimpleNamespace(artifacts={"weights": str(weights), "config": str(facts)}))
+    artifacts = {"weights": str(weights), "config": str(facts), "network": timm_network.__file__}
+    model.load_context(SimpleNamespace(artifacts=artifacts))
     return model
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,7 +44,7 @@ class Unseen:
     @property
     def mean(self) -> float | None:
         """Over seeds."""
-        return sum(self.auroc.values()) / len(self.auroc) if self.auroc else None
+        return math.fsum(self.auroc.values()) / len(self.auroc) if self.auroc else None
 
     @property
     def envelope(self) -> tuple[float, float] | None:

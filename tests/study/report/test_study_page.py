@@ -21,7 +21,7 @@ from medfl.study.report import study_charts
 from medfl.study.report.study_limitations import disagreement, study_limits
 from medfl.study.report.study_page import chain, sentences, study_html, write_study_report
 from medfl.study.report.study_results import read_study
-from medfl.study.study_file import ALL, Planned, Study, StudyFile
+from medfl.study.study_file import ALL, Planned, StudyFile, StudyPlan
 from medfl.study.study_tables import STABILITY, RunRows, Tables
 from medfl.study.text_tables import ONE_SEED, headline, text_tables
 from tests.pages import Page
@@ -76,7 +76,7 @@ class Made:
         )
         names = [(p, m, s, f) for p in partitions for s in seeds for m in spec.arms() for f in folds]
         runs = [Planned(p, m, s, f, pipeline, f"{i:012x}") for i, (p, m, s, f) in enumerate(names)]
-        self.study, self.pipeline, self.folds = Study(spec, tuple(runs)), pipeline, folds
+        self.study, self.pipeline, self.folds = StudyPlan(spec, tuple(runs)), pipeline, folds
 
     def write(self, folder, without=(), failed=None):
         """Write the tables and study.json of the runs whose titles are not in `without`."""
