@@ -35,7 +35,7 @@ def joined_bins(reliability: Mapping[str, Sequence[Any]], bins: int = ADAPTIVE_B
         for n, c, a in zip(reliability["count"], reliability["confidence"], reliability["accuracy"], strict=True)
         if n and c is not None and a is not None
     ]
-    least = sum(n for n, _, _ in parts) / bins
+    least = math.fsum(n for n, _, _ in parts) / bins
     joined: list[list[float]] = []
     for part in parts:
         if joined and joined[-1][0] < least:
@@ -67,11 +67,11 @@ def noise_floor(bins: Bins) -> float | None:
 
     The mean of |x| of a normal x is its standard deviation times sqrt(2 / pi).
     """
-    total = sum(bins["count"])
+    total = math.fsum(bins["count"])
     if not total:
         return None
     parts = (n * spread for n, spread in zip(bins["count"], _spreads(bins), strict=True))
-    return float(math.sqrt(2 / math.pi) * sum(parts) / total)
+    return math.sqrt(2 / math.pi) * math.fsum(parts) / total
 
 
 def _spreads(bins: Bins) -> list[float]:

@@ -96,17 +96,12 @@ def site_figures(
     histograms = cells.histograms(scores).to_lists()
     return SiteMeasurement(
         figures=cells.figures(measured, probs),
-        sums={
-            "after": after.to_lists(),
-            "before": plain.to_lists(),
-            "histograms": histograms,
-            "min_count": min_count,
-        },
+        sums={"after": after.to_lists(), "before": plain.to_lists(), "histograms": histograms, "min_count": min_count},
         curves={
             "targets": list(roc),
             "roc": roc,
             "histograms": histograms,
-            "calibration": {"after": cells.adaptive_reliability(probs), "before": cells.adaptive_reliability(before)},
+            "calibration": {"after": cells.adaptive_bins(probs), "before": cells.adaptive_bins(before)},
         },
     )
 

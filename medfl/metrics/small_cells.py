@@ -115,7 +115,7 @@ class SmallCells:
             ),
         )
 
-    def adaptive_reliability(self, probs: FloatArray) -> dict[str, list[Any]]:
+    def adaptive_bins(self, probs: FloatArray) -> dict[str, list[Any]]:
         """Bins of about equal mass of the top probability of `probs` [N, C], as `medfl.metrics.adaptive_bins` has
         them."""
         confidence, right = probs.max(axis=1, initial=0.0), probs.argmax(axis=1) == self.labels

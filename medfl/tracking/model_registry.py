@@ -85,8 +85,7 @@ def register(
 
     Raises:
         RunFailed: the run came to no result, or has no figure for a gate; the registry is as before (exit code 1).
-        GateFailed: a gate or the alias guard refuses, or the alias has moved meanwhile; the alias is as before, the run
-            is kept (exit code 3).
+        GateFailed: a gate or the alias guard refuses, or the alias has moved; the alias is as before (exit code 3).
         MedflError: the run is not finished, a name is not allowed, or MLflow does not answer.
     """
     _check_names(name, alias)
@@ -95,8 +94,7 @@ def register(
         run = replace(run, summary=cast(RunSummary, {**cast(dict[str, Any], run.summary), **measured}))
     refuse_failed_run(run)
     _pass_gates(run, gates)
-    asked = {"name": name, "alias": alias, "gates": gates.model_dump(exclude_none=True) if gates else {}}
-    run = replace(run, pipeline={**run.pipeline, "registry": asked})  # which the card tells
+    run = _asking(run, name, alias, gates)
     result = sync(folder, tracking, finished=True)
     state = State.load(folder)
     uri = resolve_uri(tracking, state.current)
@@ -119,6 +117,12 @@ def register(
         raise MedflError(f"MLflow at {shown(uri)} does not register {run.name}: {brief(error)}") from error
     place = f"models:/{name}@{alias}" if alias else f"models:/{name}/{version.version}"
     return Registered(name, str(version.version), alias, place, result.run_id, before is None, refusal)
+
+
+def _asking(run: RunRecords, name: str, alias: str | None, gates: config.Gates | None) -> RunRecords:
+    """The run as if its pipeline asked for this place in the registry, which its card tells."""
+    asked = {"name": name, "alias": alias, "gates": gates.model_dump(exclude_none=True) if gates else {}}
+    return replace(run, pipeline={**run.pipeline, "registry": asked})
 
 
 def _pass_gates(run: RunRecords, gates: config.Gates | None) -> None:

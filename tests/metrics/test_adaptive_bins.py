@@ -28,15 +28,15 @@ def drawn(n=400, per_group=1, seed=0):
 
 def test_bins_of_a_site_by_hand():
     probs, labels, groups = drawn()
-    bins = SmallCells(1, labels, groups, "ab").adaptive_reliability(probs)
+    bins = SmallCells(1, labels, groups, "ab").adaptive_bins(probs)
     assert bins["count"] == bins["groups"] == [40] * ADAPTIVE_BINS
     lowest = np.argsort(probs[:, 0])[:40]
     assert bins["confidence"][0] == pytest.approx(probs[lowest, 0].mean())
     assert bins["accuracy"][0] == pytest.approx((labels[lowest] == 0).mean())
-    few = SmallCells(30, labels, groups // 4, "ab").adaptive_reliability(probs)
+    few = SmallCells(30, labels, groups // 4, "ab").adaptive_bins(probs)
     assert min(few["groups"]) >= 30
     assert sum(few["count"]) == 400
-    none = SmallCells(1, labels[:0], groups[:0], "ab").adaptive_reliability(probs[:0])
+    none = SmallCells(1, labels[:0], groups[:0], "ab").adaptive_bins(probs[:0])
     assert none == {"count": [], "groups": [], "confidence": [], "accuracy": []}
     assert noise_floor(none) is None
 
@@ -45,7 +45,7 @@ def test_a_calibrated_model_reaches_the_floor_and_lies_in_the_bands():
     errors, floors, inside = [], [], []
     for seed in range(40):
         probs, labels, groups = drawn(seed=seed)
-        bins = SmallCells(1, labels, groups, "ab").adaptive_reliability(probs)
+        bins = SmallCells(1, labels, groups, "ab").adaptive_bins(probs)
         gaps = np.abs(np.array(bins["accuracy"]) - bins["confidence"])
         errors.append((gaps * bins["count"]).sum() / 400)
         floors.append(noise_floor(bins))

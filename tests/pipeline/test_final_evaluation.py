@@ -18,6 +18,7 @@ from medfl.errors import MedflError
 from medfl.federation.transport import InProcess
 from medfl.messages import Failure, TemperatureRequest, TrainRequest
 from medfl.metrics import EDGES, temperature_sums
+from medfl.metrics.adaptive_bins import ADAPTIVE_BINS
 from medfl.metrics.group_figures import group_figures
 from medfl.metrics.temperature import ENOUGH_GROUPS
 from medfl.pipeline import run as carrying_out
@@ -159,7 +160,11 @@ def test_no_reply_holds_a_number_for_each_patch(prepared):
     for reply in spy.replies:
         patches = {len(rows) for rows in prepared.sites[reply.site].store.splits.values()}
         json.dumps([reply.metrics, reply.sums, reply.curves], allow_nan=False)
-        found = lengths(dict(reply.metrics)) | lengths(dict(reply.sums)) | lengths(dict(reply.curves))
+        curves = dict(reply.curves)
+        adaptive = {split: its["calibration"] for split, its in curves.items()}  # of five source groups each, or all
+        assert lengths(adaptive) <= set(range(ADAPTIVE_BINS + 1))
+        curves = {split: {k: v for k, v in its.items() if k != "calibration"} for split, its in curves.items()}
+        found = lengths(dict(reply.metrics)) | lengths(dict(reply.sums)) | lengths(curves)
         # Pairs and classes; 4 targets; 15 bins and their edges; 33 temperatures; the grid of a curve; histogram bins.
         assert found <= {2, 3, 4, 15, 16, 33, 51, 1024}, found
         assert not patches & (found - {3, 15, 16}), (patches, found)
