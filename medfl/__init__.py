@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from medfl.pipeline.classifier import Classifier as Classifier
     from medfl.pipeline.classifier import load_model as load_model
     from medfl.pipeline.library import evaluate as evaluate
+    from medfl.pipeline.library import register as register
     from medfl.pipeline.library import resume as resume
     from medfl.pipeline.library import run as run
     from medfl.pipeline.run_result import Evaluation as Evaluation
@@ -23,6 +24,7 @@ _HOMES = {
     "run": "medfl.pipeline.library",
     "resume": "medfl.pipeline.library",
     "evaluate": "medfl.pipeline.library",
+    "register": "medfl.pipeline.library",
     "load_model": "medfl.pipeline.classifier",
     "Study": "medfl.study.library_study",
     "StudyTables": "medfl.study.library_study",

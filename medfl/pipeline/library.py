@@ -18,6 +18,7 @@ from medfl.config.yaml_file import validate
 from medfl.data.sources.program_patches import SitePatches
 from medfl.errors import GateFailed, MedflError, nearest
 from medfl.federation.selection import selection_value
+from medfl.metrics.record_types import RunSummary
 from medfl.pipeline.classifier import Classifier, with_network
 from medfl.pipeline.evaluate_model import TrainedModel, find_model, sites_to_measure
 from medfl.pipeline.evaluate_model import evaluate as measure
@@ -62,8 +63,9 @@ def run(
         The finished run.
 
     Raises:
-        MedflError: bad input, before training. RunFailed: no result that counts. GateFailed: the registry refuses the
-            model; the run is complete. Each is one sentence that says what to do.
+        MedflError: bad input, before training.
+        RunFailed: no result that counts; what was computed is in the folder.
+        GateFailed: the registry refuses the model; the run is complete.
     """
     parts = ProgramParts(dict(patches or {}), network, loss)
     loaded = _with_parts(load_pipeline(pipeline, _settings(overrides, parts)), parts)
@@ -87,7 +89,9 @@ def resume(
 
     Args:
         run: the run folder.
-        patches, network, loss: what the program handed to `medfl.run`, again.
+        patches: those that the program handed to `medfl.run`, again.
+        network: likewise.
+        loss: likewise.
         say: as in `medfl.run`.
 
     Raises:
@@ -133,6 +137,39 @@ def evaluate(
     named = [_site(entry, known, given) for entry in wanted]
     sites_to_measure(trained, named, plan)  # says what is missing before the first site is measured
     return Evaluation(measure(trained, named, plan, Path(predictions) if predictions else None))
+
+
+def register(
+    run: RunResult | Path | str,
+    name: str,
+    *,
+    alias: str | None = None,
+    checks: Iterable[Callable[[RunSummary], str | None]] = (),
+    force: bool = False,
+) -> str:
+    """Put a finished run's model into the MLflow registry, behind the gates of its pipeline and rules of one's own.
+
+    Args:
+        run: a result of `medfl.run`, or its folder.
+        name: of the registered model.
+        alias: to point at the new version, `champion` say; it does not move to a worse model.
+        checks: functions of summary.json that say in a sentence why the model is not to be registered; None or "" lets
+            it pass.
+        force: move the alias even to a worse model, which the version then says.
+
+    Returns:
+        One sentence: what was registered, and as which version.
+
+    Raises:
+        GateFailed: a gate, a check or the alias's holder speaks against it; the registry is as it was.
+        MedflError: no such run, a model that cannot be served, no MLflow.
+    """
+    result = run if isinstance(run, RunResult) else RunResult(run)
+    summary = result.summary
+    for check in checks:
+        if reason := check(summary):
+            raise GateFailed(f"{getattr(check, '__name__', 'a check')}: {reason}; the registry is as it was")
+    return register_run(result.folder, name=name, alias=alias, force=force, parts=result.parts)
 
 
 def _settings(overrides: Mapping[str, Any], parts: ProgramParts) -> list[str]:
