@@ -20,9 +20,9 @@ WIDTH = 120
 HEAD = """# API
 
 What `import medfl` offers, made from the docstrings by `python docs/generate.py`. How it is used:
-[library.md](library.md). What may be added: [extend.md](extend.md). Shapes: N patches, H x W pixels, C classes; u8, i64,
-f32 and f64 are the types of NumPy and PyTorch. `PipelineLike` is a path or a mapping, `Say` a function of a line of text.
-Whatever is raised is one sentence that says what to do.
+[library.md](library.md). What may be added: [extend.md](extend.md). Shapes: N patches, H x W pixels, C classes;
+u8, i64, f32 and f64 are the types of NumPy and PyTorch. `PipelineLike` is a path or a mapping, `Say` a function of
+a line of text. Whatever is raised is one sentence that says what to do.
 """
 
 

@@ -18,7 +18,7 @@ from medfl.errors import MedflError
 from medfl.pipeline.evaluate_model import TrainedModel, find_model, network_scores
 
 
-class Classifier:
+class PatchClassifier:
     """A trained model, loaded once: what `medfl.load_model` returns.
 
     Attributes:
@@ -116,7 +116,7 @@ def with_network(model: TrainedModel, network: Any) -> TrainedModel:
     return dataclasses.replace(model, network=network) if own else model
 
 
-def load_model(ref: Path | str, *, network: Any = None, device: str = "auto") -> Classifier:
+def load_model(ref: Path | str, *, network: Any = None, device: str = "auto") -> PatchClassifier:
     """Load a trained model.
 
     Args:
@@ -131,4 +131,4 @@ def load_model(ref: Path | str, *, network: Any = None, device: str = "auto") ->
         MedflError: no such model; its files are not what the run wrote; it does not fit the installed timm or the
             network.
     """
-    return Classifier(with_network(find_model(str(ref)), network), device)
+    return PatchClassifier(with_network(find_model(str(ref)), network), device)

@@ -19,14 +19,14 @@ from medfl.data.sources.program_patches import SitePatches
 from medfl.errors import GateFailed, MedflError, nearest
 from medfl.federation.selection import selection_value
 from medfl.metrics.record_types import RunSummary
-from medfl.pipeline.classifier import Classifier, with_network
+from medfl.pipeline.classifier import PatchClassifier, with_network
 from medfl.pipeline.evaluate_model import TrainedModel, find_model, sites_to_measure
 from medfl.pipeline.evaluate_model import evaluate as measure
 from medfl.pipeline.load_pipeline import load_pipeline, load_site, plain_mapping
 from medfl.pipeline.register_run import register_run
 from medfl.pipeline.run import resume as carry_on
 from medfl.pipeline.run import run as carry_out
-from medfl.pipeline.run_result import Evaluation, RunResult
+from medfl.pipeline.run_result import EvaluationResult, RunResult
 from medfl.runs.folder import RunFolder
 from medfl.runs.progress import ProgressCallbacks
 
@@ -103,14 +103,14 @@ def resume(
 
 
 def evaluate(
-    model: RunResult | Classifier | Path | str,
+    model: RunResult | PatchClassifier | Path | str,
     sites: Iterable[Path | str | Mapping[str, Any]] | None = None,
     *,
     pipeline: PipelineLike | None = None,
     patches: Mapping[str, SitePatches] | None = None,
     network: Any = None,
     predictions: Path | str | None = None,
-) -> Evaluation:
+) -> EvaluationResult:
     """Measure a model at sites, as at the end of its run: intervals, calibration, confusion matrix.
 
     Args:
@@ -129,14 +129,14 @@ def evaluate(
     if isinstance(model, RunResult):
         given, network = {**model.parts.patches, **given}, network or model.parts.network
         model = model.folder
-    trained = model.trained if isinstance(model, Classifier) else with_network(find_model(str(model)), network)
+    trained = model.trained if isinstance(model, PatchClassifier) else with_network(find_model(str(model)), network)
     plan = _pipeline_of(trained, pipeline)
     plan = _at_known_sites(plan.with_parts(ProgramParts(given, network)))
     known = {site.name: site for site in plan.all_sites}
     wanted = list(sites) if sites is not None else list(patches or [])
     named = [_site(entry, known, given) for entry in wanted]
     sites_to_measure(trained, named, plan)  # says what is missing before the first site is measured
-    return Evaluation(measure(trained, named, plan, Path(predictions) if predictions else None))
+    return EvaluationResult(measure(trained, named, plan, Path(predictions) if predictions else None))
 
 
 def register(
