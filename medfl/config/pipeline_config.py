@@ -15,6 +15,7 @@ from medfl.config.site_config import SiteConfig, Sites
 from medfl.config.training_config import Selection, Training
 from medfl.errors import nearest
 
+Pooling = Literal["cls", "avg", "cls+avg"]
 Baseline = Literal["local_only", "centralised"]
 NOTHING_TO_ACT_ON = {
     "local_only": "local_only trains each site alone",
@@ -31,10 +32,25 @@ class InputNormalisation(ConfigSection):
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
 
 
-class TrainedBlocks(ConfigSection):
-    """The last blocks of the backbone train, as timm groups layers, and the classifier."""
+class LoraAdapters(ConfigSection):
+    """Low-rank adapters of linear layers: the product counts alpha / rank times, and one of its factors trains."""
 
-    blocks: Count
+    rank: Count = 8
+    alpha: Positive = 16.0
+    targets: list[str] = Field(["qkv", "proj"], min_length=1)
+
+
+class TrainedPart(ConfigSection):
+    """What trains along with the classifier: the last blocks, as timm groups layers, or adapters."""
+
+    blocks: Count | None = None
+    lora: LoraAdapters | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> TrainedPart:
+        if (self.blocks is None) == (self.lora is None):
+            raise ValueError("state one of `blocks` and `lora`; `lora: {}` takes its defaults")
+        return self
 
 
 class ModelConfig(ConfigSection):
@@ -45,19 +61,21 @@ class ModelConfig(ConfigSection):
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     input: Literal["timm"] | InputNormalisation | None = None
     licence: str | None = None
-    train: Literal["all", "head"] | TrainedBlocks = "all"
+    train: Literal["all", "head"] | TrainedPart = "all"
+    pooling: Pooling | None = None
+    head: Literal["linear", "mlp"] = "linear"
+    hidden: Count | None = None
     args: dict[str, Any] = {}
 
     @model_validator(mode="after")
     def _says_which(self) -> ModelConfig:
-        if (
-            self.backbone is None
-            and self.weights != "package"
-            and not self.weights.startswith(("local-dir:", "hf-hub:"))
-        ):
+        if self.backbone is None and self.weights in ("random", "pretrained"):
             raise ValueError(
-                "the key `backbone` is missing; only package, local-dir: and hf-hub: weights say it themselves"
+                "the key `backbone` is missing; only weights that are a run, package, local-dir: or hf-hub: say it "
+                "themselves"
             )
+        if self.hidden and self.head == "linear":
+            raise ValueError("`hidden` is the width of `head: mlp`; state that, or remove `hidden`")
         return self
 
 

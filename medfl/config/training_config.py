@@ -14,13 +14,15 @@ CROSS_ENTROPY = "cross_entropy"
 
 
 class Optimizer(ConfigSection):
-    """The local optimiser; its state starts at zero every round. `clip` bounds the norm of what it steps with."""
+    """The local optimiser; its state starts at zero every round. `clip` bounds the norm of what it steps with; with
+    `layer_decay` the rate falls by this factor from layer to layer, from the classifier down."""
 
     name: Literal["sgd", "adamw"] = "sgd"
     lr: Positive = 0.05
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: NonNegative = 0.0
     clip: Positive | None = None
+    layer_decay: float | None = Field(None, gt=0, le=1)
 
 
 class LearningRateSchedule(ConfigSection):

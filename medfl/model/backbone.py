@@ -37,11 +37,15 @@ class ModelSpec:
         backbone: a timm name; None where the weights say which.
         classes: names, in the order of the logits.
         args: what `timm.create_model` receives.
-        weights: where it starts: `random`, `pretrained`, `package`, a file, `local-dir:DIR` or `hf-hub:ORG/NAME`.
+        weights: where it starts: `random`, `pretrained`, `package`, a file or a run's folder, `local-dir:DIR` or
+            `hf-hub:ORG/NAME`.
         sha256: of the file of weights, where it has to be that one.
         input: how images are given; "timm" is what timm states for the backbone's name, None what the weights state.
         licence: of the weights, where nothing beside them states one.
         train: which part trains, see `medfl.model.trained_part`.
+        pooling: how a vision transformer's tokens become features, `cls`, `avg` or `cls+avg`; None is what the weights
+            state, else timm's.
+        hidden: width of the hidden layer of the head; None is a linear one.
         channels_last: lay four-dimensional weights out in that memory format.
         network: one that a program hands over, in place of timm's; its values are where training starts.
     """
@@ -54,6 +58,8 @@ class ModelSpec:
     input: InputSpec | Literal["timm"] | None = None
     licence: str = ""
     train: Train = "all"
+    pooling: str | None = None
+    hidden: int | None = None
     channels_last: bool = False
     network: nn.Module | None = field(default=None, compare=False, repr=False)
 
@@ -100,6 +106,10 @@ def complete(spec: ModelSpec) -> tuple[ModelSpec, WeightsFile | None]:
     if found is None:
         return spec, None
     backbone, args = spec.backbone or found.architecture, {**found.args, **spec.args}
+    if backbone is None:
+        raise MedflError(
+            f"`model.backbone` is missing, and nothing beside {found.path} says what network it is of; name timm's"
+        )
     if found.architecture and _plain(backbone) != _plain(found.architecture):
         raise MedflError(
             f"`model.weights: {spec.weights}` holds weights of {found.architecture}, not of {backbone}; write "
@@ -114,7 +124,12 @@ def complete(spec: ModelSpec) -> tuple[ModelSpec, WeightsFile | None]:
             f"or `model.input: timm` to take that default"
         )
     filled = dataclasses.replace(
-        spec, backbone=backbone, args=args, sha256=found.sha256(), input=spec.input or found.input or "timm"
+        spec,
+        backbone=backbone,
+        args=args,
+        sha256=found.sha256(),
+        input=spec.input or found.input or "timm",
+        pooling=spec.pooling or found.pooling,
     )
     return filled, found
 
@@ -236,20 +251,21 @@ def _of_timm(net: nn.Module) -> InputSpec:
 
 
 def _timm_network(spec: ModelSpec) -> nn.Module:
-    import timm
+    from medfl.model.timm_network import build_network
 
     fetches = spec.weights == PRETRAINED
     try:
-        net: nn.Module = timm.create_model(
-            spec.backbone, pretrained=fetches, num_classes=len(spec.classes), **dict(spec.args)
+        return build_network(
+            str(spec.backbone), len(spec.classes), spec.args, spec.pooling, spec.hidden, pretrained=fetches
         )
     except Exception as error:  # arguments go to whatever network timm has
         if not fetches or isinstance(error, TypeError | ValueError | KeyError | AssertionError):
+            shaped = f", pooling {spec.pooling}" if spec.pooling else ""
+            shaped += f", hidden layer {spec.hidden}" if spec.hidden else ""
             raise MedflError(
-                f"`model`: timm cannot build {spec.backbone} with args {dict(spec.args)}: {error}"
+                f"`model`: timm cannot build {spec.backbone} with args {dict(spec.args)}{shaped}: {error}"
             ) from None
         raise MedflError(
             f"`model.weights: pretrained`: the weights of {spec.backbone} cannot be fetched ({type(error).__name__}); "
             f"download them where there is a network and name the file, or its folder as local-dir:DIR"
         ) from None
-    return net

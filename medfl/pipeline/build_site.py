@@ -149,6 +149,7 @@ def local_training_config(pipeline: config.Pipeline, site: config.SiteConfig) ->
         momentum=training.optimizer.momentum,
         weight_decay=training.optimizer.weight_decay,
         clip=training.optimizer.clip,
+        layer_decay=training.optimizer.layer_decay,
         weighted_loss=training.weighted_loss,
         class_weights=_stated_weights(pipeline),
         loss=pipeline.parts.loss,

@@ -16,7 +16,7 @@ from medfl import config
 from medfl.config.program_parts import PROGRAM
 from medfl.data.partition import SitePartition, make_partition, own_partition
 from medfl.data.patch_store import U8, PatchStore
-from medfl.data.render import read_patches, render
+from medfl.data.render import read_patches, render, warn_of_resolution
 from medfl.data.table_cells import NeutralWriter
 from medfl.errors import MedflError
 from medfl.messages import MeasureRequest
@@ -24,6 +24,8 @@ from medfl.methods.core.chain import MethodChain
 from medfl.metrics.group_figures import group_figures
 from medfl.model.backbone import ModelSpec
 from medfl.model.flat_model import FlatModel
+from medfl.model.lora import Lora
+from medfl.model.trained_part import trained_part
 from medfl.model.weights_file import InputSpec
 from medfl.pipeline.build_site import build_site, resolve_device
 from medfl.pipeline.final_evaluation import Measured
@@ -60,9 +62,17 @@ class TrainedModel:
         """
         facts = self.facts
         given = InputSpec.of(facts, str(self.directory / "model.json"))
-        train = train if isinstance(train := facts.get("train", "all"), str) else train["blocks"]
-        classes, args = tuple(facts["classes"]), dict(facts["args"])
-        spec = ModelSpec(facts["backbone"], classes, args, input=given, train=train, network=self.network)
+        train = trained_part(facts.get("train", "all"))
+        spec = ModelSpec(
+            facts["backbone"],
+            tuple(facts["classes"]),
+            dict(facts["args"]),
+            input=given,
+            train="all" if isinstance(train, Lora) else train,  # what was adapted has been merged
+            pooling=facts.get("pooling"),
+            hidden=facts.get("hidden"),
+            network=self.network,
+        )
         trained, timm = facts["fingerprint"], facts.get("versions", {}).get("timm", "(not stated)")
         check_weights(facts, self.directory)
         bench = SharedModel(FlatModel(spec, resolve_device(device)), MethodChain())
@@ -120,6 +130,8 @@ def measure_model(
     """
     bench, weights, buffers = model.load()
     measured, facts = Measured(), model.facts
+    if shares:
+        warn_of_resolution(shares[0][0], [site for _, site, _ in shares])
     for pipeline, site, share in shares:
         if list(pipeline.task.classes) != list(model.facts["classes"]):
             raise MedflError(

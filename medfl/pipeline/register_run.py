@@ -19,6 +19,7 @@ from medfl.runs.digests import check_files, reading
 from medfl.runs.folder import RunFolder
 from medfl.runs.model_facts import read_model_facts
 from medfl.runs.records import read_json
+from medfl.runs.registration import note_registration
 from medfl.tracking.log_model import portable
 from medfl.tracking.model_registry import register
 
@@ -76,6 +77,7 @@ def register_run(
                 evaluate_holder=evaluate_holder,
                 measured=measured,
             )
+        note_registration(folder.path, done.name, done.version, done.alias)
     what = f"Registered: {done.uri} (version {done.version})"
     return f"{what}; forced over: {done.forced}" if done.forced else what
 

@@ -14,6 +14,7 @@ from medfl.metrics.group_figures import group_figures
 from medfl.metrics.record_types import RoundRecord, RunFailure, RunSummary
 from medfl.metrics.site_figures import pooled
 from medfl.metrics.stability import Stability
+from medfl.model.trained_part import train_facts
 from medfl.pipeline.final_evaluation import Calibration, Measured, malignant_classes
 from medfl.pipeline.prepare import RunSetup
 from medfl.runs.folder import RunFolder
@@ -43,11 +44,13 @@ def model_facts(prepared: RunSetup, run_name: str, tuned: Calibration | None = N
         "buffers": pipeline.training.buffers,
         "kept_at_sites": kept_at_sites(prepared.shared.chain, pipeline.training.buffers),
         "start": {key: value or None for key, value in dataclasses.asdict(model.start).items()},
-        "train": train if isinstance(train := model.spec.train, str) else {"blocks": train},
+        "pooling": model.spec.pooling,
+        "hidden": model.spec.hidden,
+        "train": train_facts(model.spec.train),
         "frozen": model.frozen_digest() or None,
         "parameters": sum(parameter.numel() for parameter in model.net.parameters()),
         "trained_parameters": model.layout.size,
-        "fingerprint": model.fingerprint(),
+        "fingerprint": model.saved_fingerprint(),
         "versions": versions(),
     }
 

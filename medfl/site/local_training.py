@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 
 from medfl.data.batches import Batches, epoch_order
 from medfl.methods.core.context import SiteContext, TrainingBatch
+from medfl.model.flat_model import FlatModel
 from medfl.site.feature_batches import FeatureBatches
 from medfl.site.shared_model import LocalTrainingConfig, SharedModel
 
@@ -26,7 +29,7 @@ def take_steps(
     losses are summed there, and the host has queued the last step when this returns.
     """
     chain, model = shared.chain, shared.model
-    optimizer = None if chain.acts("optimizer_step") else _optimizer(model.parameters, training, local.lr)
+    optimizer = None if chain.acts("optimizer_step") else _optimizer(model, training, local.lr)
     scaler = torch.amp.GradScaler(model.device.type, enabled=shared.precision == "fp16")
     observes, edits, records = chain.acts("on_gradient"), chain.acts("modify_gradient"), chain.acts("after_step")
     moves = chain.acts("perturb") or chain.acts("ascend")
@@ -129,8 +132,14 @@ def _at_other_points(
     return loss
 
 
-def _optimizer(parameters: list[nn.Parameter], training: LocalTrainingConfig, lr: float) -> torch.optim.Optimizer:
-    """A fresh optimiser: its state starts at zero every round. Fused, one call steps all parameters."""
+def _optimizer(model: FlatModel, training: LocalTrainingConfig, lr: float) -> torch.optim.Optimizer:
+    """A fresh optimiser: its state starts at zero every round. Fused, one call steps all parameters of a rate."""
+    parameters: list[Any] = model.parameters
+    if training.layer_decay is not None:
+        by_scale: dict[float, list[nn.Parameter]] = {}
+        for parameter, scale in zip(parameters, model.layer_scales(training.layer_decay), strict=True):
+            by_scale.setdefault(scale, []).append(parameter)
+        parameters = [{"params": group, "lr": lr * scale} for scale, group in by_scale.items()]
     if training.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=lr, weight_decay=training.weight_decay, fused=True)
     return torch.optim.SGD(

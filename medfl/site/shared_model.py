@@ -34,6 +34,7 @@ class LocalTrainingConfig:
     momentum: float = 0.9
     weight_decay: float = 0.0
     clip: float | None = None
+    layer_decay: float | None = None
     weighted_loss: bool = False
     class_weights: tuple[float, ...] | None = None
     label_smoothing: float = 0.0

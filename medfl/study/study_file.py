@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +17,7 @@ from medfl.config.resolved import rename_old_keys
 from medfl.config.yaml_file import read_mapping, validate
 from medfl.errors import MedflError
 from medfl.pipeline.load_pipeline import load_pipeline, plain_mapping
+from medfl.runs.versions import installed_version
 
 BRACKETS: tuple[config.Baseline, ...] = ("local_only", "centralised")
 ALL = "all partitions"
@@ -265,7 +265,7 @@ def content_key(pipeline: config.Pipeline) -> str:
     for site in content["sites"]["train"] + content["sites"]["held_out"]:
         site.pop("description", None)
         _without_paths(site.get("data") or {}, "root", "source_groups")
-    text = json.dumps([content, version("medfl")], sort_keys=True)
+    text = json.dumps([content, installed_version()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -90,13 +90,19 @@ def save_model(run: RunRecords, settings: dict[str, Any], temporary: Path, model
     """Write the MLflow model folder under `temporary` and return it."""
     import mlflow
 
+    from medfl.model import timm_network
+
     config = temporary / MODEL
     config.write_text(json.dumps(settings, indent=1), encoding="utf-8")
     folder = temporary / "model"
     mlflow.pyfunc.save_model(
         str(folder),
         python_model=str(Path(__file__).with_name("pyfunc_model.py")),
-        artifacts={"weights": str(run.folder.resolve() / WEIGHTS), "config": str(config)},
+        artifacts={
+            "weights": str(run.folder.resolve() / WEIGHTS),
+            "config": str(config),
+            "network": str(Path(timm_network.__file__)),
+        },
         signature=_signature(settings["classes"]),
         input_example=input_example(settings["classes"]),
         pip_requirements=requirements(),
