@@ -85,8 +85,8 @@ class EvaluationResult:
     """A model measured at sites.
 
     Attributes:
-        figures: `sites`, `held_out`, `train_sites`, `pooled` as in summary.json, and as `medfl evaluate RUN --json FILE`
-            writes them.
+        figures: `sites`, `held_out`, `train_sites`, `pooled` as in summary.json; what `medfl evaluate RUN --json FILE`
+            writes.
     """
 
     def __init__(self, figures: Mapping[str, Any]) -> None:
