@@ -15,7 +15,7 @@ from medfl.data.patch_store import U8
 from medfl.data.pixels import patch_list, to_patch
 from medfl.data.rgb import Unreadable
 from medfl.errors import MedflError
-from medfl.pipeline.evaluate_model import TrainedModel, find_model, network_scores
+from medfl.pipeline.evaluate_model import TrainedModel, find_model, scores
 
 
 class PatchClassifier:
@@ -28,8 +28,7 @@ class PatchClassifier:
     def __init__(self, model: TrainedModel, device: str = "auto") -> None:
         self.trained = model
         self.facts: dict[str, Any] = model.facts
-        self._bench, weights, buffers = model.load(device)
-        self._bench.model.load(weights, buffers)
+        self._bench = model.ready(device)
 
     @property
     def classes(self) -> list[str]:
@@ -71,7 +70,7 @@ class PatchClassifier:
         patches = self._patches(images)
         if not len(patches):
             return np.empty((0, len(self.classes)), dtype=np.float32)
-        return network_scores(self._bench, self.facts, patches, batch_size).astype(np.float32)
+        return scores(self.trained, patches, batch_size, loaded=self._bench).astype(np.float32)
 
     def predict(self, images: Any, batch_size: int = 64) -> list[str]:
         """The likeliest class of each patch, by name. Takes and raises what `predict_proba` does."""
