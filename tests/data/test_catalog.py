@@ -155,7 +155,7 @@ def test_a_word_mapped_to_null_is_left_out_and_counted(tmp_path: Path) -> None:
     root = write_folders(tmp_path / "own", {"lung_aca": 4, "lung_n": 2, "artefact": 3})
     write_image(root / "artefact" / "loose.png", pixels(1))  # nobody asks whose it is
     labels = {"lung_n": None, "artefact": None}
-    made = pipeline([site("here", root, "folder", labels=labels)], mode="own")
+    made = pipeline([], [site("here", root, "folder", labels=labels)], mode="own")
     partition = make_partition(made)
     assert [share.labels.tolist() for share in partition.sites] == [[0, 0, 0, 0]]
     assert partition.dropped() == ["site here: 6 patches dropped by `labels` (artefact 4, lung_n 2)"]

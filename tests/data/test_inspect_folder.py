@@ -162,7 +162,7 @@ def test_a_pipe_in_a_list_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_one_image_beside_the_patients_is_named(tmp_path: Path) -> None:
-    root = write_folders(tmp_path / "own", {"lung_aca": 4, "lung_n": 2})
-    write_image(root / "lung_n" / "loose.png", pixels(1))
+    root = write_folders(tmp_path / "own", {"adeno": 4, "normal": 2})
+    write_image(root / "normal" / "loose.png", pixels(1))
     _, notes = inspect_folder(root)
-    assert any("Beside the patients' sub-folders" in note and "lung_n/loose.png" in note for note in notes)
+    assert any("Beside the patients' sub-folders" in note and "normal/loose.png" in note for note in notes)
