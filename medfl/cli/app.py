@@ -27,9 +27,9 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask t
 
 def _tell_version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import version
+        from medfl.runs.versions import installed_version
 
-        print(f"medfl {version('medfl')}")
+        print(f"medfl {installed_version()}")
         raise typer.Exit
 
 

@@ -20,6 +20,7 @@ from medfl.config.pipeline_config import ModelConfig as ModelConfig
 from medfl.config.pipeline_config import Pipeline as Pipeline
 from medfl.config.pipeline_config import Registry as Registry
 from medfl.config.pipeline_config import Tracking as Tracking
+from medfl.config.pipeline_config import TrainedPart as TrainedPart
 from medfl.config.site_config import Generate as Generate
 from medfl.config.site_config import SiteConfig as SiteConfig
 from medfl.config.site_config import SiteLink as SiteLink

@@ -10,9 +10,12 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from medfl.config.data_config import Data, Task
 from medfl.config.fields import ConfigSection, Count, Fraction, Name, NonNegative, Positive, Rgb
+from medfl.config.program_parts import ProgramParts
 from medfl.config.site_config import SiteConfig, Sites
 from medfl.config.training_config import Selection, Training
+from medfl.errors import nearest
 
+Pooling = Literal["cls", "avg", "cls+avg"]
 Baseline = Literal["local_only", "centralised"]
 NOTHING_TO_ACT_ON = {
     "local_only": "local_only trains each site alone",
@@ -29,10 +32,25 @@ class InputNormalisation(ConfigSection):
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
 
 
-class TrainedBlocks(ConfigSection):
-    """The last blocks of the backbone train, as timm groups layers, and the classifier."""
+class LoraAdapters(ConfigSection):
+    """Low-rank adapters of linear layers: the product counts alpha / rank times, and one of its factors trains."""
 
-    blocks: Count
+    rank: Count = 8
+    alpha: Positive = 16.0
+    targets: list[str] = Field(["qkv", "proj"], min_length=1)
+
+
+class TrainedPart(ConfigSection):
+    """What trains along with the classifier: the last blocks, as timm groups layers, or adapters."""
+
+    blocks: Count | None = None
+    lora: LoraAdapters | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> TrainedPart:
+        if (self.blocks is None) == (self.lora is None):
+            raise ValueError("state one of `blocks` and `lora`; `lora: {}` takes its defaults")
+        return self
 
 
 class ModelConfig(ConfigSection):
@@ -43,19 +61,21 @@ class ModelConfig(ConfigSection):
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     input: Literal["timm"] | InputNormalisation | None = None
     licence: str | None = None
-    train: Literal["all", "head"] | TrainedBlocks = "all"
+    train: Literal["all", "head"] | TrainedPart = "all"
+    pooling: Pooling | None = None
+    head: Literal["linear", "mlp"] = "linear"
+    hidden: Count | None = None
     args: dict[str, Any] = {}
 
     @model_validator(mode="after")
     def _says_which(self) -> ModelConfig:
-        if (
-            self.backbone is None
-            and self.weights != "package"
-            and not self.weights.startswith(("local-dir:", "hf-hub:"))
-        ):
+        if self.backbone is None and self.weights in ("random", "pretrained"):
             raise ValueError(
-                "the key `backbone` is missing; only package, local-dir: and hf-hub: weights say it themselves"
+                "the key `backbone` is missing; only weights that are a run, package, local-dir: or hf-hub: say it "
+                "themselves"
             )
+        if self.hidden and self.head == "linear":
+            raise ValueError("`hidden` is the width of `head: mlp`; state that, or remove `hidden`")
         return self
 
 
@@ -122,6 +142,7 @@ class Pipeline(ConfigSection):
     tracking: Tracking = Tracking()
     registry: Registry | None = None
     _notices: tuple[str, ...] = PrivateAttr(())
+    _parts: ProgramParts = PrivateAttr(ProgramParts())
 
     @model_validator(mode="after")
     def _baseline_alone(self) -> Pipeline:
@@ -129,6 +150,16 @@ class Pipeline(ConfigSection):
             first = self.method[0]
             name = first if isinstance(first, str) else first.get("name")
             raise ValueError(f"{NOTHING_TO_ACT_ON[self.baseline]}, so {name} has nothing to act on; keep one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _class_weights_fit(self) -> Pipeline:
+        strange = sorted(set(self.training.class_weights or {}) - set(self.task.classes))
+        if strange:
+            raise ValueError(
+                f"`training.class_weights` names {strange[0]}, which is not in `task.classes` "
+                f"({', '.join(self.task.classes)}).{nearest(strange[0], self.task.classes)}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -149,6 +180,17 @@ class Pipeline(ConfigSection):
         """The same pipeline with these sentences for the user."""
         copy = self.model_copy()
         copy._notices = notices
+        return copy
+
+    @property
+    def parts(self) -> ProgramParts:
+        """What a program hands over beside the file; none in a pipeline that was read from one."""
+        return self._parts
+
+    def with_parts(self, parts: ProgramParts) -> Pipeline:
+        """The same pipeline with these parts of the program."""
+        copy = self.model_copy()
+        copy._parts = parts
         return copy
 
     @property

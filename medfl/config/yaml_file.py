@@ -107,8 +107,9 @@ def validate(model: type[M], raw: dict[str, Any], file: Path) -> M:
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        # A union reports every branch; the deepest error is the one about what the user wrote.
-        worst = max(error.errors(include_url=False), key=lambda e: (e["type"] == "extra_forbidden", len(e["loc"])))
+        # A union reports every branch; the deepest error, or a section's own rule, is about what the user wrote.
+        rank = lambda e: (e["type"] == "extra_forbidden", len(e["loc"]), e["type"] == "value_error")  # noqa: E731
+        worst = max(error.errors(include_url=False), key=rank)
         raise MedflError(f"{file}: {_sentence(model, worst)}") from None
 
 
@@ -166,7 +167,7 @@ def _dotted(loc: Iterable[Any]) -> str:
 def _is_branch(part: Any) -> bool:
     """Whether a location part is pydantic's name of a union branch and not a key of the file."""
     return isinstance(part, str) and (
-        part in ("str", "SiteConfig", "StainProfile", "Selection", "InputNormalisation", "TrainedBlocks") or "[" in part
+        part in ("str", "SiteConfig", "StainProfile", "Selection", "InputNormalisation", "TrainedPart") or "[" in part
     )
 
 

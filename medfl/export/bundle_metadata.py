@@ -11,6 +11,8 @@ SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/downlo
 CAUTION = "Research software. Not a medical device; not for diagnosis or treatment."
 MODEL_FACTS = (
     "backbone",
+    "pooling",
+    "hidden",
     "classes",
     "size",
     "mpp",

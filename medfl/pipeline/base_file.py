@@ -34,11 +34,12 @@ class PipelineText:
     bases: tuple[Path, ...]
 
 
-def read_with_bases(file: Path, above: Sequence[Path] = ()) -> PipelineText:
+def read_with_bases(file: Path, content: dict[str, Any] | None = None, above: Sequence[Path] = ()) -> PipelineText:
     """A pipeline file, its bases merged in.
 
     Args:
         file: as the user names it.
+        content: what it says, where it is no file that can be read.
         above: the files that led here by `extends`.
 
     Raises:
@@ -48,7 +49,7 @@ def read_with_bases(file: Path, above: Sequence[Path] = ()) -> PipelineText:
     if here in above:
         way = " extends ".join(str(path) for path in (*above[above.index(here) :], here))
         raise MedflError(f"{above[-1]}: `extends` leads round in a circle ({way}); remove one of them")
-    raw = read_mapping(file, "pipeline")
+    raw = read_mapping(file, "pipeline") if content is None else content
     notices = rename_old_keys(raw, file)
     if EXTENDS not in raw:
         return PipelineText(raw, notices, ())
@@ -56,7 +57,7 @@ def read_with_bases(file: Path, above: Sequence[Path] = ()) -> PipelineText:
     if not isinstance(named, str) or not named:
         raise MedflError(f"{file}: `extends` names one pipeline file (here: {named!r}); write extends: base.yaml")
     try:
-        base = read_with_bases(here.parent / os.path.expanduser(named), (*above, here))
+        base = read_with_bases(here.parent / os.path.expanduser(named), above=(*above, here))
     except MedflError as error:
         if str(error).startswith("There is no pipeline file"):
             raise MedflError(f"{file}: `extends`: {str(error)[0].lower()}{str(error)[1:]}") from None
@@ -109,7 +110,9 @@ def _anchor(section: Any, key: str, base: Path) -> None:
 def _anchor_weights(section: Any, base: Path) -> None:
     """Make the path in `model.weights` absolute, if it is one."""
     stated = section.get("weights") if isinstance(section, dict) else None
-    if not isinstance(stated, str) or stated in ("", "random", "pretrained", "package") or stated.startswith("hf-hub:"):
+    if not isinstance(stated, str) or stated in ("", "random", "pretrained", "package"):
+        return
+    if stated.startswith(("hf-hub:", "models:/", "runs:/")):
         return
     kind = "local-dir:" if stated.startswith("local-dir:") else ""
     section["weights"] = f"{kind}{base / Path(stated.removeprefix(kind)).expanduser()}"

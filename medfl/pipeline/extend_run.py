@@ -23,8 +23,11 @@ EARLIER = "earlier"
 
 
 def extended(folder: RunFolder, pipeline: config.Pipeline, rounds: int) -> config.Pipeline:
-    """The run's pipeline with another number of rounds. Raises MedflError where, as far as the pipeline says, the rounds
-    so far would have been others under it."""
+    """The run's pipeline with another number of rounds.
+
+    Raises:
+        MedflError: as far as the pipeline says, the rounds so far would have been others under it.
+    """
     if rounds < 1:
         raise MedflError(f"--rounds {rounds}: at least one round")
     if pipeline.training.schedule.name == "cosine":
@@ -56,14 +59,19 @@ def reopen(folder: RunFolder, pipeline: config.Pipeline, state: ServerState) -> 
     """Make a state that may be past its last round one that goes on, in place: that round only measured.
 
     Raises:
-        MedflError: more rounds are played than the pipeline has now, or the last round's figures chose the model though
-            the longer run would not measure there.
+        MedflError: more rounds are played than the pipeline has now, the run ended early, or the last round's figures
+            chose the model though the longer run would not measure there.
     """
     played, records = state.round, folder.records()
     over = 0 < played <= len(records) and not records[played - 1]["participants"]
     if over:
         state.round = played - 1
     rounds = pipeline.training.rounds
+    if state.closing is not None:
+        raise MedflError(
+            f"--rounds {rounds}: {folder.path} ended early (`select.patience`), as it would with more rounds planned; "
+            f"begin a new run"
+        )
     if state.round >= rounds:
         raise MedflError(
             f"--rounds {rounds}: {folder.path} has trained {state.round} rounds already; name more than that"

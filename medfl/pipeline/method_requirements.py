@@ -75,8 +75,9 @@ def _key_without_use(pipeline: Pipeline, chain: MethodChain, asynchronous: bool)
     if training.augment.views and (acting := chain.acting("transform_batch")):
         name = acting[0].name
         return f"`training.augment.views` computes features once, and {name} changes images in every step; {REMEDY}"
-    if training.optimizer.clip and (acting := chain.acting("optimizer_step")):
-        return f"`training.optimizer.clip` bounds what the optimiser takes, and {acting[0].name} has its own; {REMEDY}"
+    for key in ("clip", "layer_decay"):
+        if getattr(training.optimizer, key) and (acting := chain.acting("optimizer_step")):
+            return f"`training.optimizer.{key}` is of the optimiser, and {acting[0].name} has its own; {REMEDY}"
     if training.clock == "wall" and not asynchronous:
         return (
             f"`training.clock: wall` is for sites that do not wait for each other, which {pipeline.baseline or chain} "

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 from medfl import config
 from medfl.model.backbone import ModelSpec, complete
+from medfl.model.lora import Lora
+from medfl.model.trained_part import Train
 from medfl.model.weights_file import InputSpec
+from medfl.tracking.download import Fetched, fetch_model
+
+REFERENCES = ("models:/", "runs:/")
+HIDDEN = 256
+"""Width of the hidden layer of `head: mlp` where none is stated."""
 
 
 def model_spec(pipeline: config.Pipeline) -> ModelSpec:
@@ -21,24 +29,65 @@ def model_spec(pipeline: config.Pipeline) -> ModelSpec:
         backbone=model.backbone,
         classes=tuple(pipeline.task.classes),
         args=model.args,
-        weights=model.weights,
+        weights=_weights(pipeline),
         sha256=model.sha256,
         input=given,
         licence=model.licence or "",
-        train=model.train if isinstance(model.train, str) else model.train.blocks,
+        train=_train(model.train),
+        pooling=model.pooling,
+        hidden=(model.hidden or HIDDEN) if model.head == "mlp" else None,
+        network=pipeline.parts.network,
     )
 
 
+def _train(stated: str | config.TrainedPart) -> Train:
+    if isinstance(stated, str):
+        return stated
+    if stated.lora is not None:
+        return Lora(stated.lora.rank, stated.lora.alpha, tuple(stated.lora.targets))
+    assert stated.blocks is not None
+    return stated.blocks
+
+
+def _weights(pipeline: config.Pipeline) -> str:
+    """`model.weights`, of a model in MLflow the folder on this machine that it has been brought to."""
+    stated = pipeline.model.weights
+    return str(_fetched(stated, pipeline.tracking).directory) if stated.startswith(REFERENCES) else stated
+
+
+def _fetched(reference: str, tracking: config.Tracking) -> Fetched:
+    return fetch_model(reference, tracking) if "@" in reference else _fetched_once(reference, tracking)
+
+
+@functools.lru_cache(maxsize=8)
+def _fetched_once(reference: str, tracking: config.Tracking) -> Fetched:
+    """A version or a run's model, which never changes."""
+    return fetch_model(reference, tracking)
+
+
 def pinned(pipeline: config.Pipeline) -> config.Pipeline:
-    """The pipeline with the sha256 of the file of weights stated, so that it never means another file.
+    """The pipeline with the sha256 of the file of weights stated, so that it never means another file, and of a
+    registered model its version in place of an alias.
 
     Raises:
         MedflError: what `medfl.model.backbone.complete` raises.
     """
+    if pipeline.model.weights.startswith(REFERENCES):
+        version = _fetched(pipeline.model.weights, pipeline.tracking).uri
+        pipeline = _with_model(pipeline, weights=version)
     spec, _ = complete(model_spec(pipeline))
-    if spec.sha256 == pipeline.model.sha256:
+    return pipeline if spec.sha256 == pipeline.model.sha256 else _with_model(pipeline, sha256=spec.sha256)
+
+
+def as_saved(pipeline: config.Pipeline) -> config.Pipeline:
+    """The pipeline whose network is the one that its run's model.safetensors holds: with LoRA a plain one."""
+    if isinstance(pipeline.model.train, str) or pipeline.model.train.lora is None:
         return pipeline
-    return pipeline.model_copy(update={"model": pipeline.model.model_copy(update={"sha256": spec.sha256})})
+    return _with_model(pipeline, train="all")
+
+
+def _with_model(pipeline: config.Pipeline, **update: object) -> config.Pipeline:
+    return pipeline.model_copy(update={"model": pipeline.model.model_copy(update=update)})
 
 
 def model_at_a_site(pipeline: config.Pipeline) -> config.ModelConfig:
@@ -55,7 +104,7 @@ def model_at_a_site(pipeline: config.Pipeline) -> config.ModelConfig:
         given = config.InputNormalisation.model_validate({"mean": spec.input.mean, "std": spec.input.std, **resized})
     elif spec.input is not None:
         given = spec.input
-    update = {"backbone": spec.backbone, "args": dict(spec.args), "input": given, "sha256": spec.sha256}
-    if spec.train == "all":
-        update |= {"weights": "random", "sha256": None}
+    update = {"backbone": spec.backbone, "args": dict(spec.args), "input": given, "pooling": spec.pooling}
+    begins = spec.train != "all"
+    update |= {"weights": spec.weights if begins else "random", "sha256": spec.sha256 if begins else None}
     return pipeline.model.model_copy(update=update)

@@ -21,6 +21,7 @@ from medfl.data.render import render
 from medfl.errors import MedflError
 from medfl.pipeline.build_site import build_shared_model, build_site
 from medfl.pipeline.load_pipeline import load_pipeline
+from medfl.pipeline.model_spec import as_saved
 from medfl.report.html_blocks import PatchPicture, heading, join, patches, text
 from medfl.report.html_page import PageSection
 from medfl.report.run_report import Extras
@@ -90,6 +91,7 @@ def _scores(
     """Site -> calibrated probabilities [n, C] of its test patches; empty where the run has no global model."""
     if not folder.model.is_file():
         return {}
+    pipeline = as_saved(pipeline)
     shared = build_shared_model(pipeline)
     by_name = {site.name: site for site in pipeline.all_sites}
     sites = {name: build_site(pipeline, by_name[name], store, shared) for name, store in stores.items()}

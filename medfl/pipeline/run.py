@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medfl import config
+from medfl.config.program_parts import ProgramParts
 from medfl.data.atomic_file import write_text
 from medfl.data.partition import Partition
 from medfl.errors import MedflError, RunFailed
@@ -21,6 +22,7 @@ from medfl.pipeline.model_spec import pinned
 from medfl.pipeline.plan_checks import check_plan
 from medfl.pipeline.prepare import LocalRunSetup, RunSetup, prepare
 from medfl.pipeline.run_callbacks import CheckpointWriter, PrivacyAccount, RoundTeller
+from medfl.pipeline.summary import early_stop
 from medfl.runs.data_record import check_data, note_data
 from medfl.runs.folder import RunFolder
 from medfl.runs.privacy_ledger import Ledger
@@ -72,12 +74,18 @@ def run(
         return _carry_out(setup, folder, setup.initial_state(), {}, began, watcher)
 
 
-def resume(path: Path | str, watcher: ProgressCallbacks | None = None, rounds: int | None = None) -> Outcome:
+def resume(
+    path: Path | str,
+    watcher: ProgressCallbacks | None = None,
+    parts: ProgramParts | None = None,
+    rounds: int | None = None,
+) -> Outcome:
     """Continue a run from its last whole round; a finished run is only tracked and registered again.
 
     Args:
         path: the run folder.
         watcher: who is told.
+        parts: what a program handed to the run, again.
         rounds: how many there are to be now, where that is not what the run was planned for.
 
     Raises:
@@ -90,7 +98,7 @@ def resume(path: Path | str, watcher: ProgressCallbacks | None = None, rounds: i
     if folder.engine.is_file():
         raise MedflError(f"the sites of {folder.path} keep their own state; continue it with `medfl resume`")
     with folder:
-        pipeline = load_pipeline(folder.pipeline)
+        pipeline = load_pipeline(folder.pipeline).with_parts(parts or ProgramParts())
         if rounds is not None:
             pipeline = extended(folder, pipeline, rounds)
         if notice := folder.check_pipeline(other_rounds=rounds is not None):
@@ -106,8 +114,9 @@ def resume(path: Path | str, watcher: ProgressCallbacks | None = None, rounds: i
             reopen(folder, pipeline, state)
             carry_over(folder, pipeline, state, setup.sites.values(), spent)
         folder.truncate(state.round)
-        done = state.round > pipeline.training.rounds
-        going = "all rounds are done" if done else f"going on at round {state.round} of {pipeline.training.rounds}"
+        last = pipeline.training.rounds if state.closing is None else state.closing
+        done = state.round > last
+        going = "all rounds are done" if done else f"going on at round {state.round} of {last}"
         watcher.say(f"{folder.path}: {going}")
         return _carry_out(setup, folder, state, spent, began, watcher)
 
@@ -160,6 +169,8 @@ def play(
     state = setup.federation(state, callbacks).run()
     if reason := why_untrained(folder.records(), setup.config.rounds):
         raise RunFailed(f"{reason}; the run has failed, its records are in {folder.path}")
+    if stop := early_stop(setup.pipeline, folder.records()):
+        watcher.say(f"Training {stop['reason']}")
     with timer.measure("evaluate"):
         summary, curves = conclude(setup, folder, state, watcher)
     timer.close()

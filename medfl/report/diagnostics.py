@@ -60,7 +60,9 @@ def _temperature(evidence: Evidence) -> str:
             f" It was fitted on {fit['patches']:,} validation patches of the training sites, from sums, so no score "
             f"left a site; their NLL went {better}."
         )
-        return words + (f" It is the end of its range, since {BOUNDS[fit['bound']]}." if fit.get("bound") else "")
+        if fit.get("pulled"):
+            words += f" Their {fit['groups']} source groups are few, so it was pulled towards 1."
+        return words + (f" No temperature is best of all, since {BOUNDS[fit['bound']]}." if fit.get("bound") else "")
     if own:
         return "Each site's own model has its own temperature, fitted on the site's validation data."
     return "No temperature was fitted in this run: one curve a site, uncalibrated."

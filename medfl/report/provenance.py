@@ -83,6 +83,7 @@ def configuration(evidence: Evidence) -> PageSection:
         ["patches", _patches(summary, pipeline)],
         ["classes", ", ".join(evidence.classes)],
         ["rounds", f"{summary['rounds']}, of {f'{steps} local steps' if steps else _epochs(work)}"],
+        *([["stopped early", str(stopped["reason"])]] if (stopped := summary.get("stopped")) else []),
         ["selected", f"round {summary['selected_round']} ({_selection(pipeline)})"],
         ["seed", str(summary["seed"])],
         ["data", f"{pipeline['data']['source']}, {pipeline['data'].get('mode', 'dealt')}"],

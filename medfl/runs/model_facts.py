@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from medfl.config.pipeline_config import Pooling
 from medfl.errors import MedflError
 from medfl.runs.records import read_json
 
@@ -25,7 +26,9 @@ def read_model_facts(path: Path) -> dict[str, Any]:
         wrong.append("thresholds")
     if not isinstance(facts.get("malignant") or [], list) or not isinstance(facts.get("versions") or {}, dict):
         wrong.append("malignant` or `versions")
-    wrong += [] if facts.get("train", "all") in ("all", "head") or _blocks(facts["train"]) else ["train"]
+    wrong += [] if facts.get("train", "all") in ("all", "head") or _part(facts["train"]) else ["train"]
+    wrong += [] if facts.get("pooling") in (None, *get_args(Pooling)) else ["pooling"]
+    wrong += [] if facts.get("hidden") is None or _count(facts["hidden"]) else ["hidden"]
     if wrong:
         raise MedflError(f"{path} does not say what model this is (`{wrong[0]}`); take the file of the run")
     return facts
@@ -37,9 +40,16 @@ def _filled(value: Any, kind: type) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(item, allowed) for item in value)
 
 
-def _blocks(value: Any) -> bool:
-    """Whether a value says how many last blocks train."""
-    return isinstance(value, dict) and type(value.get("blocks")) is int and value["blocks"] > 0
+def _part(value: Any) -> bool:
+    """Whether a value says how many last blocks trained, or what was adapted."""
+    lora = value.get("lora") if isinstance(value, dict) else None
+    if not isinstance(lora, dict):
+        return isinstance(value, dict) and _count(value.get("blocks"))
+    return _count(lora.get("rank")) and _positive(lora.get("alpha", "")) and _filled(lora.get("targets"), str)
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and value > 0
 
 
 def _positive(value: Any) -> bool:

@@ -20,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medfl.errors import MedflError
+from medfl.errors import MedflError, install_extra
 from medfl.metrics.record_types import RoundRecord, UpdateRecord
 from medfl.runs.json_lines import RESTORE, append_json_line, keep_json_lines, read_json_lines
 
@@ -144,7 +144,7 @@ def epsilon(noise: float, rounds: int, delta: float) -> float:
         from opacus.accountants import RDPAccountant
     except ImportError:
         raise MedflError(
-            "`method.dp` accounts with opacus, which is not installed here; install `medfl[privacy]`"
+            f"`method.dp` accounts with opacus, which is not installed here; install it with {install_extra('privacy')}"
         ) from None
     accountant = RDPAccountant()
     for _ in range(rounds):

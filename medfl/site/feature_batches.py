@@ -95,6 +95,8 @@ class FeatureBatches:
             "input": [list(model.mean), list(model.std)],
             "precision": self.shared.precision,
         }
+        if model.spec.pooling:
+            settings["pooling"] = model.spec.pooling
         if view:
             settings |= {"view": view, "augment": dataclasses.asdict(self.images.augment)}
             settings["rows"] = hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()

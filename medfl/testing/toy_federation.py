@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ from medfl.site.site import Site
 from medfl.testing.toy_network import BACKBONES
 
 CLASSES = ("benign", "normal", "malignant")
+NETWORKS = tuple(ModelSpec(backbone, CLASSES) for backbone in BACKBONES)
 MOST_SITES = 12
 ROUNDS = 4
 SIZE = 8  # pixels
@@ -151,6 +153,7 @@ def toy_run(
     lost: Iterable[tuple[int, str]] = (),
     absent: bool = False,
     train: Train = "all",
+    networks: Sequence[ModelSpec] = NETWORKS,
 ) -> ToyRun:
     """A run that has not begun, or that goes on from a checkpoint.
 
@@ -160,13 +163,15 @@ def toy_run(
         through_codec: let every message become bytes and back.
         resume: folder of the checkpoint.
         sites_per_round: participants drawn per round; None is all.
-        lost, absent, train: see `ToyTransport`, and which part of the network trains.
+        lost, absent: see `ToyTransport`.
+        train: which part of the network trains.
+        networks: the first of these that the chain does not refuse is the one that trains.
 
     Raises:
         MedflError: the chain refuses every toy network.
     """
     momentum = 0.0 if any(method.replaces_optimiser for method in chain.methods) else 0.9
-    model = _model(chain, momentum, train)
+    model = _model(chain, momentum, train, networks)
     training = LocalTrainingConfig(
         batch_size=4, local_steps=2, lr=LR, momentum=momentum, augment=AugmentSpec(), rounds=ROUNDS, seed=3
     )
@@ -217,11 +222,11 @@ def sites_needed(chain: MethodChain) -> int:
     raise MedflError(f"`method`: {chain} needs more than {MOST_SITES} sites; check it with smaller parameters")
 
 
-def _model(chain: MethodChain, momentum: float, train: Train) -> FlatModel:
-    """The first toy network that no method of the chain refuses, always with the same weights."""
+def _model(chain: MethodChain, momentum: float, train: Train, networks: Sequence[ModelSpec]) -> FlatModel:
+    """The first network that no method of the chain refuses, always with the same weights."""
     refusals = []
-    for backbone in BACKBONES:
-        model = FlatModel(ModelSpec(backbone, CLASSES, train=train), torch.device("cpu"), seed=1)
+    for spec in networks:
+        model = FlatModel(dataclasses.replace(spec, train=train), torch.device("cpu"), seed=1)
         try:
             chain.check(model, "sgd", momentum, 0.0)
         except MedflError as error:

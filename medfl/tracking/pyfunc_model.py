@@ -8,13 +8,13 @@ training and evaluation: area resize, rounding to grey levels, the backbone's no
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import numpy as np
-import pandas as pd  # type: ignore[import-untyped]
-import timm
+import pandas as pd
 import torch
 from safetensors.torch import load_file
 
@@ -23,7 +23,8 @@ FILES = {"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}  # timm 
 
 
 class PathologyClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
-    """A timm backbone with its preprocessing. Artifacts: `weights` (safetensors) and `config` (model.json)."""
+    """A timm backbone with its preprocessing. Artifacts: `weights` (safetensors), `config` (model.json), and `network`,
+    the file that builds a network from what that says."""
 
     def load_context(self, context: Any) -> None:
         """Build the network and load its weights strictly; only integer buffers may be absent."""
@@ -36,9 +37,9 @@ class PathologyClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if FILES & set(config.get("args") or {}) or ":" in config["backbone"]:
             raise ValueError("the model's facts name a file or an address, which are not read")
-        net = timm.create_model(
-            config["backbone"], pretrained=False, num_classes=len(self.classes), **(config.get("args") or {})
-        )
+        build = runpy.run_path(context.artifacts["network"])["build_network"]
+        shape = (config.get("pooling"), config.get("hidden"))
+        net = build(config["backbone"], len(self.classes), config.get("args") or {}, *shape)
         missing, unknown = net.load_state_dict(load_file(context.artifacts["weights"]), strict=False)
         missing = [name for name in missing if not name.endswith("num_batches_tracked")]
         if missing or unknown:

@@ -8,11 +8,15 @@ from medfl.methods.core.chain import build_chain
 from medfl.methods.core.registry import built_in_methods
 from medfl.model.backbone import ModelSpec
 from medfl.model.flat_model import FlatModel
+from medfl.model.lora import Lora
 from medfl.testing.toy_federation import toy_run
 
 CPU = torch.device("cpu")
 CLASSES = ("a", "b", "c")
-# Methods that have nothing to do where only the classifier trains, and what they say.
+SMALL = {"img_size": 8, "patch_size": 4, "depth": 1, "embed_dim": 32}
+VIT = ModelSpec("test_vit", CLASSES, SMALL)
+LORA = Lora(rank=2)
+# Methods that have nothing to do where only the classifier trains, or adapters, and what they say.
 IDLE = {
     "fedbn": "no trainable normalisation layer",
     "fedgmr": "no layer besides its classifier",
@@ -90,23 +94,25 @@ def test_what_is_saved_is_the_whole_network(train):
         other.load_frozen(state)
 
 
+@pytest.mark.parametrize("train", ["head", LORA], ids=["head", "lora"])
 @pytest.mark.parametrize("name", sorted(built_in_methods()))
-def test_every_method_trains_a_head_or_says_why_not(name, tmp_path):
+def test_every_method_trains_a_head_or_adapters_or_says_why_not(name, train, tmp_path):
     chain = build_chain([{"name": name, **({"clip": 1.0, "noise": 1.0} if name == "dp" else {})}])
-    if name in IDLE:
+    if name in IDLE and (name, train) != ("moon", LORA):
         with pytest.raises(MedflError, match=IDLE[name]):
-            toy_run(chain, train="head")
+            toy_run(chain, train=train, networks=[VIT])
         return
-    played = toy_run(chain, train="head")
+    played = toy_run(chain, train=train, networks=[VIT])
     shared = next(iter(played.sites.values())).shared
     before = {key: tensor.clone() for key, tensor in shared.model.frozen().items()}
     start = played.state.weights.clone()
-    played.rounds(2).save(tmp_path)
-    resumed = toy_run(chain, train="head", resume=tmp_path)
+    played.rounds(1).save(tmp_path)
+    resumed = toy_run(chain, train=train, networks=[VIT], resume=tmp_path)
     resumed.rounds(1)
     for run in (played, resumed):
         frozen = next(iter(run.sites.values())).shared.model.frozen()
         assert all(torch.equal(frozen[key], before[key]) for key in before)
     assert not torch.equal(played.state.weights, start)
-    assert all(reply.update.numel() == shared.model.layout.size < 40 for reply in played.transport.replies)
+    trained = 3 * 33 + (0 if train == "head" else 2 * (96 + 32))
+    assert all(reply.update.numel() == shared.model.layout.size == trained for reply in played.transport.replies)
     assert all(reply.buffers.numel() == 0 for reply in played.transport.replies)

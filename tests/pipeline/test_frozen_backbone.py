@@ -10,6 +10,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from medfl.engines.nvflare.run_layout import lay_out
+from medfl.engines.remote.site_endpoint import build
 from medfl.errors import MedflError
 from medfl.pipeline.evaluate_model import evaluate, find_model
 from medfl.pipeline.load_pipeline import load_pipeline
@@ -90,6 +91,9 @@ def test_a_site_with_other_frozen_weights_is_refused_by_name(small, tmp_path, mo
     # Where the file is not where the kit says, it is found by its sha256.
     known["model"] |= {"weights": "/nowhere/w.safetensors", "sha256": laid.pipeline.model.sha256}
     file.write_text(yaml.safe_dump(known))
+    monkeypatch.delenv("MEDFL_WEIGHTS", raising=False)
+    with pytest.raises(MedflError, match=r"no file /nowhere/w\.safetensors, and no folder MEDFL_WEIGHTS .*put"):
+        build(laid.home / "site-02", "site-02")
     monkeypatch.setenv("MEDFL_WEIGHTS", str(small.parent))
     assert spoken(laid) == {"done": True}
 
@@ -108,7 +112,11 @@ def test_a_site_with_other_frozen_weights_is_refused_by_name(small, tmp_path, mo
         ),
         (
             {"training": {"optimizer": {"clip": 1.0, "lr": 0.1, "momentum": 0}}, "method": ["pflalign"]},
-            "pflalign has its own",
+            "`training.optimizer.clip` is of the optimiser, and pflalign has its own",
+        ),
+        (
+            {"training": {"optimizer": {"layer_decay": 0.5, "lr": 0.1, "momentum": 0}}, "method": ["pflalign"]},
+            "layer_decay` is of the optimiser, and pflalign has its own",
         ),
     ],
 )

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from medfl.messages import TrainRequest
 from medfl.methods.core.chain import MethodChain
 from medfl.methods.core.method import Method
 from medfl.site import local_training
@@ -52,6 +54,28 @@ def test_without_any_phase_a_step_is_one_call_of_the_network(monkeypatch):
     state, records = toy_run(rounds=1)
     assert records[0]["counted"]
     assert torch.isfinite(state.weights).all()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_the_rate_falls_from_layer_to_layer(optimizer):
+    """One step of a network of a stem, two blocks and a head: .5 ** 3 at the stem to 1 at the head."""
+    args = {"img_size": 32, "depth": 2, "embed_dim": 32}
+    moved = []
+    for decay in (None, 0.5):
+        bench = toy_bench(backbone="test_vit", args=args)
+        work = toy_work(local_steps=1, momentum=0.0, optimizer=optimizer, layer_decay=decay)
+        site = toy_sites(bench, (16,), work)["site-0"]
+        model = bench.model
+        moved.append(site.handle(TrainRequest(0, model.weights(), model.buffers(), ())).update)
+    factors = {"patch_embed": 0.125, "blocks.0": 0.25, "blocks.1": 0.5, "norm": 0.5, "head": 1.0}
+    seen = set()
+    for slot in model.layout.slots:
+        rows = slice(slot.start, slot.start + slot.numel)
+        for part, factor in factors.items():
+            if slot.name.startswith(part):
+                torch.testing.assert_close(moved[1][rows], factor * moved[0][rows], rtol=2e-3, atol=2e-7)
+                seen.add(part)
+    assert seen == set(factors)
 
 
 def test_a_perturbed_point_gives_the_gradient_and_the_weights_are_put_back():
@@ -154,3 +178,23 @@ def test_changed_logits_are_those_that_the_loss_sees():
 
     assert not torch.allclose(run(Shift)[0], plain()[0])
     torch.testing.assert_close(run(Scaled)[0], plain()[0], rtol=0, atol=1e-4)
+
+
+def test_stated_class_weights_and_a_loss_of_ones_own_are_what_a_step_takes():
+    def first_loss(**changes):
+        _, records = toy_run([], rounds=1, sizes=(8,), work=toy_work(local_steps=1, **changes))
+        return records[0]["sites"]["site-0"]["train_loss"]
+
+    plain, stated = first_loss(), first_loss(class_weights=(1.0, 1.0, 1.0))
+    assert stated == plain
+    assert first_loss(class_weights=(10.0, 1.0, 1.0)) != plain
+    assert first_loss(loss=lambda logits, labels: 3 * cross_entropy(logits, labels)) == pytest.approx(3 * plain)
+
+
+def test_weights_are_the_sites_own_or_those_stated():
+    labels, device = np.array([0, 0, 0, 1]), torch.device("cpu")
+    own = local_training.cross_entropy(toy_work(weighted_loss=True), labels, 3, device).weight
+    torch.testing.assert_close(own, torch.tensor([4 / 6, 2.0, 0.0]))
+    stated = local_training.cross_entropy(toy_work(class_weights=(1.0, 5.0, 2.0)), labels, 3, device).weight
+    assert stated.tolist() == [1.0, 5.0, 2.0]
+    assert local_training.cross_entropy(toy_work(), labels, 3, device).weight is None
