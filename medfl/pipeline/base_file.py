@@ -88,7 +88,9 @@ def anchor(raw: Mapping[str, Any], base: Path) -> None:
     sites = raw.get("sites")
     for role in ("train", "held_out"):
         entries = sites.get(role) if isinstance(sites, dict) else None
-        for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+        if not isinstance(entries, list):
+            continue
+        for index, entry in enumerate(entries):
             if isinstance(entry, str):
                 entries[index] = str(base / os.path.expanduser(entry))
             elif isinstance(entry, dict):
