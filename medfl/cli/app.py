@@ -20,7 +20,7 @@ from medfl.cli.commands.report_command import report
 from medfl.cli.commands.run_commands import evaluate, export, predict, register, resume, run, track
 from medfl.cli.commands.site_commands import sites_app
 from medfl.cli.commands.study_command import study
-from medfl.cli.standard_streams import STATUS, complain, guard_standard_streams
+from medfl.cli.standard_streams import STATUS, complain, guard_standard_streams, write_data
 from medfl.errors import MedflError
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network for a newer version
@@ -30,7 +30,7 @@ def _tell_version(asked: bool) -> None:
     if asked:
         from medfl.runs.versions import installed_version
 
-        print(f"medfl {installed_version()}")
+        write_data(f"medfl {installed_version()}\n")
         raise typer.Exit
 
 

@@ -52,7 +52,7 @@ class PairedFigure:
 
     def interval(self) -> Interval | None:
         """95 % interval of the difference, inside [-1, 1] where both figures are shares; None without an error."""
-        if not self.se or self.df is None:
+        if self.se is None or self.df is None:
             return None
         half = t_quantile(max(self.df, 1.0)) * self.se
         reach = 1.0 if max(self.one, self.other) <= 1.0 else 2.0
@@ -163,6 +163,6 @@ def _error(influence: FloatArray | None, table: IndexArray) -> tuple[float | Non
     if influence is None:
         return None, None
     variance = float((influence**2).sum())
-    if variance == 0.0:
-        return 0.0, None
+    if variance == 0.0:  # that nothing was seen to vary does not say that nothing does
+        return None, None
     return math.sqrt(variance), float(degrees_of_freedom(influence[:, None], table)[0])

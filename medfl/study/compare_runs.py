@@ -181,7 +181,7 @@ def _entries(figures: Mapping[str, PairedFigure], few: bool) -> dict[str, dict[s
 
 
 def _p(pair: PairedFigure) -> float | None:
-    if not pair.se or pair.df is None:
+    if pair.se is None or pair.df is None:
         return None
     from scipy.special import stdtr
 

@@ -29,7 +29,7 @@ def compare(
         for file in files:
             write_comparison(result, file)
         terminal.say(f"first:  {result['one']}", f"second: {result['other']}")
-        terminal.table("Held-out sites, both models on the same patches", COLUMNS, comparison_rows(result))
+        terminal.table("Held-out sites, both models on the same patches", COLUMNS, comparison_rows(result), keys=2)
         if result["leaky"]:
             terminal.say("LEAKY: source groups were ignored; near-copies of test patches may have been trained on.")
         for name in result["withheld"]:

@@ -18,7 +18,7 @@ from medfl.report.html_page import PageSection, render_page
 from medfl.study.compare_runs import MEAN, label, verdict
 from medfl.study.report.study_charts import Dots, Level, dots
 
-COLUMNS = ("site", "patches (groups)", "figure", "first", "second", "difference [95 %]", "p")
+COLUMNS = ("site", "figure", "patches (groups)", "first", "second", "difference [95 %]", "p")
 FORMS = (".html", ".json", ".png")
 
 
@@ -34,7 +34,7 @@ def comparison_rows(result: Mapping[str, Any]) -> list[list[str]]:
             few = " too few groups" if entry["few_groups"] and cell["ci"] is not None else ""
             p = "n/a" if cell["p"] is None else "<0.001" if cell["p"] < 0.001 else f"{cell['p']:.3f}"
             figures_ = [f"{cell['one']:.3f}", f"{cell['other']:.3f}", difference + few, p]
-            rows.append([name, count, label(key), *figures_])
+            rows.append([name, label(key), count, *figures_])
     return rows
 
 
