@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from medfl.cli.standard_streams import SafeStream, steering
+from medfl.errors import MedflError
 from medfl.metrics import mean_supported
 from medfl.plain_text import shortened, visible
 
@@ -51,6 +52,19 @@ class Terminal:
         """Lines, one each."""
         for line in lines:
             self._out.print(self._text(line), soft_wrap=True)
+
+    @property
+    def asks(self) -> bool:
+        """Whether someone is there to answer."""
+        return self.live and sys.stdin is not None and sys.stdin.isatty()
+
+    def ask(self, question: str, default: str) -> str:
+        """What is typed; `default` where nothing is. Raises MedflError at the end of the input."""
+        shown = f" [{default}]" if default else ""
+        try:
+            return self._out.input(self._text(f"{question}{shown}: ")).strip() or default
+        except EOFError:
+            raise MedflError("the input ended before all was answered; give options instead") from None
 
     def round(self, record: Mapping[str, Any], rounds: int) -> None:
         """One finished round."""
