@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medfl.metrics.auroc import BoolArray, FloatArray, IndexArray, IntArray
 from medfl.metrics.delong import class_table, degrees_of_freedom, mean_influence
@@ -61,8 +62,8 @@ class PairedFigure:
 
 def paired_figures(
     probs: tuple[FloatArray, FloatArray],
-    labels: IntArray,
-    group: IndexArray,
+    labels: NDArray[np.int64],
+    group: NDArray[np.int64],
     classes: Sequence[str],
     malignant: Sequence[str] = (),
     thresholds: tuple[Mapping[str, float] | None, Mapping[str, float] | None] = (None, None),
@@ -123,9 +124,9 @@ def _rates(
     thresholds: tuple[Mapping[str, float] | None, Mapping[str, float] | None],
 ) -> dict[str, tuple[list[BoolArray], BoolArray]]:
     """Rate for the malignant classes -> (which patches each model calls rightly, the patches it is a share of)."""
-    limits = [(stated or {}).get(MALIGNANT) for stated in thresholds]
+    limits = [stated[MALIGNANT] for stated in thresholds if stated and MALIGNANT in stated]
     names = targets(classes, malignant)
-    if MALIGNANT not in names or None in limits:
+    if MALIGNANT not in names or len(limits) < len(probs):
         return {}
     at = names.index(MALIGNANT)
     positive = target_truth(labels, classes, malignant)[:, at]

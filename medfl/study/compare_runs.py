@@ -119,8 +119,8 @@ def label(key: str) -> str:
 def verdict(result: Mapping[str, Any]) -> str:
     """One sentence: whether the AUROC at held-out sites differs, as far as these groups can tell."""
     where, entry = (MEAN, result["mean"]) if result["mean"] else next(iter(result["sites"].items()), ("", None))
-    auroc = entry and entry["figures"].get("auroc")
-    if not auroc or auroc["ci"] is None:
+    auroc = entry["figures"].get("auroc") if entry else None
+    if entry is None or auroc is None or auroc["ci"] is None:
         return "AUROC: nothing is known of how its difference varies, so neither run is said to be better"
     if entry["few_groups"]:
         return (

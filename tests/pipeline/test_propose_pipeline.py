@@ -30,11 +30,13 @@ def place(tmp_path, monkeypatch):
 
 def call(monkeypatch, capsys, *arguments):
     monkeypatch.setattr(sys, "argv", ["medfl", *arguments])
-    with pytest.raises(SystemExit) as done:
+    code = 0
+    try:
         app.main()
-        raise SystemExit(0)
+    except SystemExit as done:
+        code = done.code or 0
     captured = capsys.readouterr()
-    return done.value.code or 0, captured.out, captured.err
+    return code, captured.out, captured.err
 
 
 def test_the_file_runs_dry_as_it_is(place, monkeypatch, capsys):

@@ -53,24 +53,24 @@ def init_pipeline(
     from medfl.pipeline.propose_pipeline import Wishes, propose, site_files
 
     with open_terminal() as terminal:
-        given = {"train": train or [], "held_out": held_out or [], "name": name or "hospitals", "malignant": malignant}
+        trains, others, called, bad = train or [], held_out or [], name or "hospitals", malignant
         if not train and terminal.asks:
             present = [path.name for path in site_files(Path())]
-            given["train"] = terminal.ask("Site files that train", " ".join(present)).split()
-            rest = [path for path in present if path not in given["train"]]
-            given["held_out"] = held_out or terminal.ask("Site files held out", " ".join(rest)).split()
-            given["name"] = name or terminal.ask("Name", "hospitals")
-            given["malignant"] = malignant or terminal.ask("Malignant classes, with commas", "")
+            trains = terminal.ask("Site files that train", " ".join(present)).split()
+            rest = [path for path in present if path not in trains]
+            others = held_out or terminal.ask("Site files held out", " ".join(rest)).split()
+            called = name or terminal.ask("Name", "hospitals")
+            bad = malignant or terminal.ask("Malignant classes, with commas", "")
             rounds = rounds or _whole(terminal.ask("Rounds", "30"))
-        target = Path(out or f"{given['name'].replace('-', '_')}.yaml")
+        target = Path(out or f"{called.replace('-', '_')}.yaml")
         if target.exists():
             raise MedflError(f"{target} exists already; name another file with --out")
         wishes = Wishes(
-            name=given["name"],
-            train=[Path(file) for file in given["train"]],
-            held_out=[Path(file) for file in given["held_out"]],
+            name=called,
+            train=[Path(file) for file in trains],
+            held_out=[Path(file) for file in others],
             classes=_words(classes) or None,
-            malignant=_words(given["malignant"]),
+            malignant=_words(bad),
             size=size,
             rounds=rounds or 30,
         )
