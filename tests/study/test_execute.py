@@ -134,7 +134,7 @@ def test_a_pipeline_is_no_study(files):
 
 
 def test_two_sites_are_too_few_to_leave_one_out(files):
-    with pytest.raises(MedflError, match="at least 3 training sites"):
+    with pytest.raises(MedflError, match="needs 3 training sites"):
         leave_one_site_out(files / "tiny.yaml", ["sites.generate.count=2"])
 
 
