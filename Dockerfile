@@ -25,11 +25,11 @@ WORKDIR /app
 
 # The dependencies, gigabytes that change with pyproject.toml only.
 COPY --chown=medfl pyproject.toml ./
-RUN uv sync --no-dev --no-install-project
+RUN uv sync --no-dev --extra weights --no-install-project
 
 # The code, which changes often and installs in seconds.
 COPY --chown=medfl . .
-RUN uv sync --no-dev
+RUN uv sync --no-dev --extra weights
 
 # Runs, mlflow.db and the cache land in /results, whoever the user is; a user without a name needs one in USER.
 ENV PATH=/app/.venv/bin:$PATH \

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 from medfl.plain_text import visible
 
+DISTRIBUTION = "medfl-pathology"  # what is installed; on the public package index, `medfl` is another project
+
 
 class MedflError(Exception):
     """Something the user can mend. The message is one sentence naming file, key and remedy; exit code 2.
@@ -40,3 +42,8 @@ def nearest(word: str, known: Iterable[str], limit: int = 3) -> str:
     quoted = [f'"{m}"' for m in matches]
     head = ", ".join(quoted[:-1])
     return f" Did you mean {head + ' or ' if head else ''}{quoted[-1]}?"
+
+
+def install_extra(extra: str) -> str:
+    """The commands that add an extra to the medfl that is installed, in words."""
+    return f'`pip install "{DISTRIBUTION}[{extra}]"`, or `uv sync --extra {extra}` in a copy of the repository'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from typing import Annotated
 
 import typer
 
@@ -18,14 +19,22 @@ from medfl.cli.commands.report_command import report
 from medfl.cli.commands.run_commands import evaluate, export, predict, register, resume, run, track
 from medfl.cli.commands.site_commands import sites_app
 from medfl.cli.commands.study_command import study
-from medfl.cli.standard_streams import complain, guard_standard_streams
+from medfl.cli.standard_streams import STATUS, complain, guard_standard_streams
 from medfl.errors import MedflError
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network for a newer version
 
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"medfl {version('medfl')}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     name="medfl",
-    help="Federated training and honest evaluation of pathology models: no image leaves its site.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -40,9 +49,20 @@ app.add_typer(init_app, name="init")
 app.add_typer(deploy_app, name="deploy")
 
 
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Federated training and honest evaluation of pathology models: no image leaves its site."""
+
+
 def main() -> None:
     """Entry point: an error the user can mend is one sentence and an exit code, never a traceback."""
     guard_standard_streams()
+    if "torch" not in sys.modules:  # what takes seconds, most of the time, is its import
+        STATUS.start("medfl: loading")
     try:
         app()
     except MedflError as error:
@@ -54,3 +74,5 @@ def main() -> None:
         where = f" for {error.filename}" if error.filename else ""
         complain(f"medfl: there is no room on the disk{where}; make some, and give the same command again")
         sys.exit(MedflError.exit_code)
+    finally:
+        STATUS.end()

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from medfl.cli.terminal import Terminal
+from medfl.config import Pipeline
 from medfl.metrics import RATES, format_figure, format_interval
 from medfl.metrics.figures import Place, SiteFigure, Style, figure, figures_at
 from medfl.metrics.formatting import format_about, format_count
 from medfl.metrics.record_types import SiteResult
 from medfl.metrics.stability_figures import stability_at
+from medfl.metrics.temperature import ENOUGH_GROUPS
+from medfl.runs.headline import headline
+from medfl.runs.registration import registration
 
 Cell = Callable[[Mapping[str, Any]], str]
 
@@ -115,24 +120,32 @@ def print_cross_sites(terminal: Terminal, matrix: Mapping[str, Mapping[str, floa
     terminal.table("AUROC, trained at / measured at", ["", *columns], rows)
 
 
-def print_outcome(terminal: Terminal, summary: Mapping[str, Any], folder: str, tracking: str) -> None:
-    """The end of a run: the per-site table, stability, where things are."""
+def _registry(pipeline: Pipeline | None, folder: Path) -> tuple[dict[str, Any], str]:
+    """What a pipeline asks of the registry, and where the run is in it."""
+    registry = pipeline.registry.model_dump() if pipeline and pipeline.registry else {}
+    return {"registry": registry}, registration(folder)
+
+
+def print_outcome(
+    terminal: Terminal, summary: Mapping[str, Any], folder: str, tracking: str, pipeline: Pipeline | None = None
+) -> None:
+    """The end of a run: tables, stability, and last, where the eye is, what the model misses and where things are."""
     print_sites(terminal, summary["sites"], f"Test data, measured once, model of round {summary['selected_round']}")
     print_own_models(terminal, summary["sites"])
     if summary.get("cross_site_auroc"):
         print_cross_sites(terminal, summary["cross_site_auroc"])
     print_operating_points(terminal, summary)
-    for line in (
-        *_held_out_lines(summary),
+    terminal.say(
         *_withheld_lines(summary["sites"]),
         _calibration_line(summary),
         *_privacy_lines(summary),
         _stability_line(summary),
         *_caution_lines(summary),
-        f"Run:    {folder}  ({summary['timings']['total']:.0f} s)",
-        tracking,
-    ):
-        terminal.say(line)
+        *_held_out_lines(summary),
+    )
+    first = headline(summary, *_registry(pipeline, Path(folder)))
+    terminal.say("", first.sentence, *(f"{what}: {figures}" for what, figures in first.lines))
+    terminal.say("", f"Run:    {folder}  ({summary['timings']['total']:.0f} s)", tracking)
 
 
 def _held_out_lines(summary: Mapping[str, Any]) -> list[str]:
@@ -172,8 +185,10 @@ def _calibration_line(summary: Mapping[str, Any]) -> str:
     )
     why = {
         "lower": "; left alone, since the model separates them perfectly",
-        "upper": "; the end of its range, since the model is no better than chance on them",
+        "upper": "; the model is no better than chance on them",
     }
+    if fit.get("pulled"):
+        line += f"; pulled towards 1, since {fit['groups']} source groups are fewer than {ENOUGH_GROUPS}"
     return line + why.get(fit.get("bound"), "")
 
 

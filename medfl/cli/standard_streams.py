@@ -11,10 +11,56 @@ import io
 import logging
 import os
 import sys
+import threading
 from typing import TextIO, cast
 
 from medfl.errors import MedflError
 from medfl.plain_text import visible
+
+PATIENCE = 0.5  # seconds of silence after which a command says that it is at work
+
+
+class StatusLine:
+    """Says that a command is still loading, should it print nothing else soon; on a terminal the line goes again."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
+        self._erase = ""
+
+    def start(self, text: str) -> None:
+        """Print `text` on standard error after `PATIENCE` seconds, unless `end` comes first."""
+        self._timer = threading.Timer(PATIENCE, self._show, [text])
+        self._timer.daemon = True
+        self._timer.start()
+
+    def end(self) -> None:
+        """Something else is about to be printed, or nothing any more."""
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+                if self._erase:
+                    _put(self._erase)
+                    self._erase = ""
+
+    def _show(self, text: str) -> None:
+        with self._lock:
+            if self._timer is not None:
+                seen = sys.stderr.isatty()
+                self._erase = "\r\x1b[K" if seen else ""
+                _put(text if seen else f"{text}\n")
+
+
+STATUS = StatusLine()
+
+
+def _put(text: str) -> None:
+    """Write to standard error as it is."""
+    stream = sys.stderr.target if isinstance(sys.stderr, SafeStream) else sys.stderr
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        stream.write(text)
+        stream.flush()
 
 
 class SafeStream(io.TextIOBase):
@@ -64,6 +110,7 @@ class SafeStream(io.TextIOBase):
 
     def write(self, text: str) -> int:
         """Write what can be written."""
+        STATUS.end()
         if not self.lost:
             shown = text if self.steers else "\r".join(visible(part, lines=True) for part in text.split("\r"))
             try:
@@ -149,6 +196,7 @@ def write_data(text: str) -> None:
     if stream.isatty():
         stream.write(text)
         return
+    STATUS.end()
     try:
         stream.flush()
         stream.buffer.write(text.encode("utf-8", "backslashreplace"))

@@ -5,6 +5,7 @@ All text is shown as it is: none of it is markup, and what would steer the termi
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -127,7 +128,7 @@ def round_line(record: Mapping[str, Any], rounds: int) -> str:
         parts.append(f"val AUROC {mean_supported(auroc.values()):.3f}, worst {worst} {auroc[worst]:.3f}")
     losses = [e["train_loss"] for e in record["sites"].values() if e.get("train_loss") is not None]
     if losses:
-        parts.append(f"train loss {sum(losses) / len(losses):.3f}")
+        parts.append(f"train loss {math.fsum(losses) / len(losses):.3f}")
     if record["participants"] and not record["counted"]:
         parts.append("no quorum: the model is unchanged")
     return "  ".join(parts)

@@ -10,8 +10,10 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from medfl.config.data_config import Data, Task
 from medfl.config.fields import ConfigSection, Count, Fraction, Name, NonNegative, Positive, Rgb
+from medfl.config.program_parts import ProgramParts
 from medfl.config.site_config import SiteConfig, Sites
 from medfl.config.training_config import Selection, Training
+from medfl.errors import nearest
 
 Pooling = Literal["cls", "avg", "cls+avg"]
 Baseline = Literal["local_only", "centralised"]
@@ -140,6 +142,7 @@ class Pipeline(ConfigSection):
     tracking: Tracking = Tracking()
     registry: Registry | None = None
     _notices: tuple[str, ...] = PrivateAttr(())
+    _parts: ProgramParts = PrivateAttr(ProgramParts())
 
     @model_validator(mode="after")
     def _baseline_alone(self) -> Pipeline:
@@ -147,6 +150,16 @@ class Pipeline(ConfigSection):
             first = self.method[0]
             name = first if isinstance(first, str) else first.get("name")
             raise ValueError(f"{NOTHING_TO_ACT_ON[self.baseline]}, so {name} has nothing to act on; keep one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _class_weights_fit(self) -> Pipeline:
+        strange = sorted(set(self.training.class_weights or {}) - set(self.task.classes))
+        if strange:
+            raise ValueError(
+                f"`training.class_weights` names {strange[0]}, which is not in `task.classes` "
+                f"({', '.join(self.task.classes)}).{nearest(strange[0], self.task.classes)}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -167,6 +180,17 @@ class Pipeline(ConfigSection):
         """The same pipeline with these sentences for the user."""
         copy = self.model_copy()
         copy._notices = notices
+        return copy
+
+    @property
+    def parts(self) -> ProgramParts:
+        """What a program hands over beside the file; none in a pipeline that was read from one."""
+        return self._parts
+
+    def with_parts(self, parts: ProgramParts) -> Pipeline:
+        """The same pipeline with these parts of the program."""
+        copy = self.model_copy()
+        copy._parts = parts
         return copy
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -54,8 +55,8 @@ class SiteConfig(ConfigSection):
     @field_validator("class_mix")
     @classmethod
     def _sums_to_one(cls, mix: dict[str, float] | None) -> dict[str, float] | None:
-        if mix is not None and abs(sum(mix.values()) - 1.0) > 0.01:
-            raise ValueError(f"the shares must sum to 1, not {sum(mix.values()):.3f}")
+        if mix is not None and abs(math.fsum(mix.values()) - 1.0) > 0.01:
+            raise ValueError(f"the shares must sum to 1, not {math.fsum(mix.values()):.3f}")
         return mix
 
     @model_validator(mode="after")

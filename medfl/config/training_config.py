@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medfl.config.fields import ConfigSection, Count, Fraction, NonNegative, Positive, Transform
+from medfl.config.program_parts import is_program
+from medfl.config.spelling import SpeltName
+
+CROSS_ENTROPY = "cross_entropy"
 
 
 class Optimizer(ConfigSection):
@@ -55,7 +59,9 @@ class Training(ConfigSection):
     optimizer: Optimizer = Optimizer()
     schedule: LearningRateSchedule = LearningRateSchedule()
     augment: Augment = Augment()
+    loss: str | None = None
     weighted_loss: bool = False
+    class_weights: dict[SpeltName, Positive] | None = None
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     buffers: Literal["average", "local"] = "average"
     sites_per_round: Count | None = None
@@ -63,16 +69,30 @@ class Training(ConfigSection):
     evaluate_every: Count = 1
     held_out_every: Count | None = None
     device: str = "auto"
-    precision: Literal["auto", "float32", "bf16"] = "auto"
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
     channels_last: bool | None = None
     compile: bool = False
     threads: Count | None = None
     timeout: Positive | None = None
     clock: Literal["virtual", "wall"] = "virtual"
 
+    @model_validator(mode="after")
+    def _one_loss(self) -> Training:
+        if self.loss not in (None, CROSS_ENTROPY) and not is_program(self.loss):
+            raise ValueError(f"`loss` is {CROSS_ENTROPY}, and not {self.loss}; another is handed over from Python")
+        if self.weighted_loss and self.class_weights:
+            raise ValueError(
+                "`weighted_loss` takes weights from a site's counts, `class_weights` states them; keep one"
+            )
+        for key in ("weighted_loss", "class_weights", "label_smoothing"):
+            if self.loss not in (None, CROSS_ENTROPY) and getattr(self, key):
+                raise ValueError(f"`{key}` is a part of cross entropy; remove it and put it into the loss itself")
+        return self
+
 
 class Selection(ConfigSection):
-    """Which round's model counts: a validation figure over training sites."""
+    """Which round's model counts: a validation figure over training sites. With `patience` training ends once no round
+    has been better for so many."""
 
     metric: Literal[
         "val_mean_auroc",
@@ -83,3 +103,4 @@ class Selection(ConfigSection):
         "val_mean_brier",
     ]
     mode: Literal["max", "min"]
+    patience: Count | None = None

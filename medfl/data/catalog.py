@@ -112,6 +112,7 @@ def site_catalog(pipeline: config.Pipeline, site: config.SiteConfig) -> Catalog:
                 data=pipeline.data,
                 cache=pipeline.cache_dir,
                 distinct_names=tuple(own.distinct_names or (shared_data.distinct_names if shared_data else None) or ()),
+                patches=pipeline.parts.patches.get(site.name),
             )
         )
     )

@@ -1,4 +1,4 @@
-"""Patches of one size, as a model sees them, from whatever their source reads, with MONAI's dictionary transforms.
+"""Patches of one size, as a model sees them, from whatever their source reads.
 
 The resize is `torch.nn.functional.interpolate(mode="area")` on float32 [3, H, W] followed by rounding half up, which
 a served model repeats exactly with PyTorch alone. Patches that are not square are stretched, as there.
@@ -6,7 +6,6 @@ a served model repeats exactly with PyTorch alone. Patches that are not square a
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -42,10 +41,6 @@ def decode(readers: Sequence[PatchReader], size: int, field: int | None = None) 
     Yields:
         a patch, or why there is none.
     """
-    from monai.transforms import Compose, Resized, ResizeWithPadOrCropd  # seconds, the first time
-
-    crop = [ResizeWithPadOrCropd(["image"], (field, field), mode="reflect")] if field else []
-    resize = Compose([*crop, Resized(["image"], (size, size), mode="area")])
 
     def decode_one(read: PatchReader) -> DecodedPatch | Unreadable:
         try:
@@ -55,12 +50,14 @@ def decode(readers: Sequence[PatchReader], size: int, field: int | None = None) 
                 _check_field(width, height, field)
                 if height * width > PIXELS_AT_ONCE and not field:
                     return DecodedPatch(_resize_in_bands(pixels, size), width, height)
-                planes = torch.tensor(pixels).permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format)
-                return DecodedPatch(to_bytes(resize({"image": planes})["image"]), width, height)
+                planes = _planes(pixels)
+                if field:
+                    planes = _central(planes, field)
+                return DecodedPatch(to_bytes(_resize(planes, size)), width, height)
         except Exception as error:
             return failure(error)
 
-    with _plain_tensors(), ThreadPoolExecutor(WORKERS) as pool:
+    with ThreadPoolExecutor(WORKERS) as pool:
         results = [pool.submit(decode_one, read) for read in readers[:AHEAD]]
         for index in range(len(readers)):
             result = results[index % AHEAD].result()
@@ -69,12 +66,34 @@ def decode(readers: Sequence[PatchReader], size: int, field: int | None = None) 
             yield result
 
 
+def _planes(pixels: U8) -> torch.Tensor:
+    """Pixels u8[H, W, 3] as f32[3, H, W], one colour after another in memory."""
+    return torch.tensor(pixels).permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format)
+
+
+def _central(planes: torch.Tensor, field: int) -> torch.Tensor:
+    """The central f32[3, field, field] of f32[3, H, W], mirrored at the border where that is smaller."""
+    height, width = planes.shape[1:]
+    down, right = max(field - height, 0), max(field - width, 0)
+    if down or right:
+        around = (right // 2, right - right // 2, down // 2, down - down // 2)
+        planes = torch.nn.functional.pad(planes[None], around, mode="reflect")[0]
+    top, left = (max(extent // 2 - field // 2, 0) for extent in planes.shape[1:])
+    return planes[:, top : top + field, left : left + field].contiguous()
+
+
+def _resize(planes: torch.Tensor, size: int) -> torch.Tensor:
+    """Grey levels f32[3, H, W] to f32[3, size, size]; what has that size already stays as it is."""
+    if planes.shape[1:] == (size, size):
+        return planes
+    return torch.nn.functional.interpolate(planes[None], (size, size), mode="area")[0]
+
+
 def _resize_in_bands(pixels: U8, size: int) -> U8:
     """The same resize of a large image, row by row of the result: as floating point the whole takes gigabytes."""
     height, rows = len(pixels), []
     for row in range(size):
-        band = torch.tensor(pixels[row * height // size : -(-(row + 1) * height // size)])
-        planes = band.permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format)
+        planes = _planes(pixels[row * height // size : -(-(row + 1) * height // size)])
         rows.append(torch.nn.functional.interpolate(planes[None], (1, size), mode="area")[0])
     return to_bytes(torch.cat(rows, dim=1))
 
@@ -89,16 +108,3 @@ def _check_field(width: int, height: int, field: int | None) -> None:
     """Raise Unreadable for a patch that shows less than half of the field, most of which would be mirrored."""
     if field and 2 * min(width, height) < field:
         raise Unreadable(f"{width} x {height} pixels show less than half of the {field} the model sees")
-
-
-@contextlib.contextmanager
-def _plain_tensors() -> Iterator[None]:
-    """Switch MONAI's metadata tracking off, which costs more than the decoding."""
-    from monai.data import get_track_meta, set_track_meta
-
-    before = get_track_meta()
-    set_track_meta(False)
-    try:
-        yield
-    finally:
-        set_track_meta(before)

@@ -104,7 +104,7 @@ def image_readers(paths: Iterable[Path]) -> list[PatchReader]:
 def failure(error: BaseException) -> Unreadable:
     """Why there is no patch, from what reading it raised: for good, or (ReadFailure) for now."""
     cause = error
-    while cause.__cause__ is not None:  # MONAI wraps what a transform raises; the cause is what the user needs
+    while cause.__cause__ is not None:  # the cause is what the user needs
         cause = cause.__cause__
     if isinstance(cause, MemoryError):
         return ReadFailure("not enough memory")

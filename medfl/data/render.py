@@ -5,13 +5,13 @@ A store found again imports neither MONAI nor an image library; `store_file.py` 
 Microns per pixel. `data.mpp` is the resolution of the patches the model sees, so its field of view is size x mpp
 microns wide. A site that states its own `mpp` has the central part of each image that covers this field cut out
 (mirrored at the border where the image is smaller, down to half the field) and resized: structures then have one size
-at all sites. Where one of the two is unknown the whole image is resized, and a warning says so.
+at all sites. Where one of the two is unknown the whole image is resized; `warn_of_resolution` says so, once a run.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -133,6 +133,29 @@ def read_patches(directory: Path, size: int) -> tuple[list[str], U8]:
     return names, np.stack([result.image for result in results if not isinstance(result, Unreadable)])
 
 
+def warn_of_resolution(pipeline: config.Pipeline, sites: Iterable[config.SiteConfig]) -> None:
+    """One warning about all sites whose images do not simply show what the model sees: other microns per pixel, or
+    unknown ones."""
+    data, parts, silent = pipeline.data, [], []
+    for site in sites:
+        if data.mpp is not None and site.mpp is not None:
+            if site.mpp != data.mpp:
+                field = _field(data, site)
+                parts.append(
+                    f"site {site.name}: {site.mpp:g} microns per pixel, the model sees {data.mpp:g}: the central "
+                    f"{field} x {field} pixels of each image are resized"
+                )
+        elif brings_own_data(pipeline, site):  # dealt sites share one catalog, hence one scale
+            silent.append(site.name)
+    if silent:
+        lacking = "the pipeline's `data.mpp`" if data.mpp is None else f"`mpp` of {', '.join(silent)}"
+        parts.append(
+            f"{lacking} is not stated, so whole images are resized and structures may differ in size between sites"
+        )
+    if parts:
+        log.warning("%s", "; ".join(parts))
+
+
 def _settings(pipeline: config.Pipeline, site: config.SiteConfig) -> RenderSettings:
     data, own = pipeline.data, brings_own_data(pipeline, site)
     strength = data.stain_strength if site.stain_strength is None else site.stain_strength
@@ -147,7 +170,7 @@ def _settings(pipeline: config.Pipeline, site: config.SiteConfig) -> RenderSetti
     transforms = [*data.render, *site.render]
     return RenderSettings(
         size=data.size,
-        field=_field(data, site, own),
+        field=_field(data, site),
         transforms=transforms,
         stain=stain if simulate else None,
         strength=strength if simulate else 0.0,
@@ -155,24 +178,11 @@ def _settings(pipeline: config.Pipeline, site: config.SiteConfig) -> RenderSetti
     )
 
 
-def _field(data: config.Data, site: config.SiteConfig, own: bool) -> int | None:
+def _field(data: config.Data, site: config.SiteConfig) -> int | None:
     """Pixels a side of the site's images that cover the model's field of view; None when unknown."""
     if data.mpp is None or site.mpp is None:
-        if own:  # dealt sites share one catalog, hence one scale
-            log.warning(
-                "site %s: %s is not stated, so whole images are resized and structures may differ in size from those "
-                "of other sites",
-                site.name,
-                "the pipeline's `data.mpp`" if data.mpp is None else "its `mpp`",
-            )
         return None
-    field = max(1, round(data.size * data.mpp / site.mpp))
-    if site.mpp != data.mpp:
-        log.warning(
-            "site %s: %g microns per pixel, the model sees %g: the central %d x %d pixels of each image are resized",
-            *(site.name, site.mpp, data.mpp, field, field),
-        )
-    return field
+    return max(1, round(data.size * data.mpp / site.mpp))
 
 
 def _render(

@@ -1,1 +1,1 @@
-"""Engines that reach sites in processes of their own. Only this room knows NVIDIA FLARE (`medfl[nvflare]`)."""
+"""Engines that reach sites in processes of their own. Only this room knows NVIDIA FLARE (the extra `nvflare`)."""

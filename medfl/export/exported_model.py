@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,6 +11,7 @@ from torch import nn
 
 from medfl.pipeline.evaluate_model import TrainedModel
 from medfl.runs.records import finished_run
+from medfl.runs.versions import installed_version
 from medfl.tracking.log_model import portable
 from medfl.tracking.model_card import model_card
 
@@ -102,7 +102,7 @@ class ExportedModel:
 
 def version(package: str) -> str:
     """The installed version without a build label (`+cpu`), which no other machine may have."""
-    return importlib.metadata.version(package).partition("+")[0]
+    return installed_version(package).partition("+")[0]
 
 
 def example_patches(size: int, count: int = 3) -> torch.Tensor:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from medfl.errors import MedflError
+from medfl.errors import MedflError, install_extra
 from medfl.export.exported_model import ExportedModel, example_patches, version
 from medfl.pipeline.evaluate_model import scores
 
@@ -26,7 +26,7 @@ TOLERANCE = 1e-4
 MAX_BYTES = 2**31 - 2**20
 """A protobuf file holds 2 GiB; what is not weights takes far less than a MiB."""
 INPUT, OUTPUT = "patches", "probabilities"
-REMEDY = "install medfl with its extra: `uv sync --extra onnx`, or `pip install 'medfl[onnx]'`"
+REMEDY = f"install medfl's extra with {install_extra('onnx')}"
 
 
 class Graph(nn.Module):

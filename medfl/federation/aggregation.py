@@ -136,7 +136,8 @@ class WeightedMean:
 
 def _norm(wire: Tensor, slots: Sequence[Slot]) -> float:
     """Euclidean length of some tensors of a wire vector."""
-    return math.sqrt(sum(float(torch.linalg.vector_norm(wire[s.start : s.start + s.numel])) ** 2 for s in slots))
+    lengths = (float(torch.linalg.vector_norm(wire[s.start : s.start + s.numel])) for s in slots)
+    return math.sqrt(math.fsum(length**2 for length in lengths))
 
 
 def _ratio(a: float, b: float) -> float | None:

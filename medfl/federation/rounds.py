@@ -12,7 +12,7 @@ from medfl.federation.aggregation import Aggregation
 from medfl.federation.callbacks import Callback, PhaseTimer
 from medfl.federation.reply_checks import is_finite, reason_to_reject
 from medfl.federation.schedule import CountedMessage, Schedule, Synchronous
-from medfl.federation.selection import keep_best
+from medfl.federation.selection import close_early, keep_best
 from medfl.federation.server_state import FederationConfig, RoundProgress, ServerState
 from medfl.federation.transport import Transport
 from medfl.messages import EvaluateRequest, Failure, Reply, Request, TrainRequest, message_bytes
@@ -55,6 +55,11 @@ class Federation:
         self.config = self.schedule.begin(self)
         self.aggregation = Aggregation(self.config, state, self.chain)
 
+    @property
+    def last_round(self) -> int:
+        """The round that only evaluates and closes the run."""
+        return self.config.rounds if self.state.closing is None else self.state.closing
+
     def run(self) -> ServerState:
         """Play the remaining rounds and the closing evaluation.
 
@@ -76,7 +81,7 @@ class Federation:
         return self.state
 
     def _run_rounds(self) -> None:
-        while self.state.round <= self.config.rounds:
+        while self.state.round <= self.last_round:
             record = self.run_round()
             for callback in self.callbacks:
                 callback.after_round(record, self.state)
@@ -91,7 +96,7 @@ class Federation:
     def run_round(self) -> RoundRecord:
         """One round; returns its record. The state has then advanced by it."""
         config, state, t = self.config, self.state, self.state.round
-        last = t == config.rounds
+        last = t == self.last_round
         training = () if last else self.schedule.participants(self, t)
         evaluated = last or t % config.evaluate_every == 0
         lr_scale = config.lr_scale(t)
@@ -100,7 +105,7 @@ class Federation:
         self.aggregation.reset()
         self._ask(progress, training, evaluated, lr_scale)
         if evaluated:
-            self._look_at_validation(progress)
+            self._look_at_validation(progress, last)
         if not last:
             self.schedule.pass_time(self, progress)
         counted = not last and len(server.samples) >= self.schedule.quorum(self, training)
@@ -124,7 +129,7 @@ class Federation:
     def _ask(self, progress: RoundProgress, training: Collection[str], evaluated: bool, lr_scale: float) -> None:
         """Ask every site that has something to do in this round."""
         config, state, server, t = self.config, self.state, progress.server, self.state.round
-        monitored = config.held_out_every is not None and (t == config.rounds or t % config.held_out_every == 0)
+        monitored = config.held_out_every is not None and (t == self.last_round or t % config.held_out_every == 0)
         called = set(training) | (set(config.train_sites) if evaluated else set())
         called |= set(config.held_out_sites) if monitored else set()
 
@@ -195,9 +200,11 @@ class Federation:
         """What the methods send to a site beside the global model."""
         return {name: v for method in self.chain.acting("send") for name, v in method.send(server, site).items()}
 
-    def _look_at_validation(self, progress: RoundProgress) -> None:
+    def _look_at_validation(self, progress: RoundProgress, last: bool) -> None:
         """Let the selection and the methods see what the training sites have measured."""
         keep_best(self.config, self.state, progress.sites)
+        if not last:
+            close_early(self.config, self.state)
         measured = {name: entry for name, entry in progress.sites.items() if name in self.config.train_sites}
         for method in self.chain.acting("on_validation"):
             method.on_validation(progress.server, measured)

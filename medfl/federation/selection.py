@@ -26,6 +26,14 @@ def keep_best(config: FederationConfig, state: ServerState, sites: Mapping[str, 
         state.best = (state.round, value, state.weights.clone(), state.buffers.clone())
 
 
+def close_early(config: FederationConfig, state: ServerState) -> None:
+    """Let the next round close the run where no evaluated round since the best one, `patience` rounds ago or more, has
+    been better. What is decided stands in `state.closing`, so a resumed run ends where this one does."""
+    waited = -1 if state.best is None else state.round - state.best[0]
+    if config.patience is not None and waited >= config.patience and state.round + 1 < config.rounds:
+        state.closing = state.round + 1
+
+
 def selection_value(metric: str, sites: Mapping[str, Mapping[str, Any]]) -> float | None:
     """A selection metric (`val_mean_auroc`, `val_worst_auroc`, `val_mean_loss`, ...) over training sites' validation
     figures; None when no site supports it."""

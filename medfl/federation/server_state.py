@@ -29,6 +29,7 @@ class FederationConfig:
         held_out_every: monitoring of held-out sites' test data every so many rounds; None means never.
         lr_scale: round -> factor on the learning rate.
         select: "last", or (metric, mode) as in `selection_value`.
+        patience: rounds without a better value of that metric after which the run closes; None plays all.
         stages: stage of the network -> its slots, for inertia.
         momentum, lr: of the sites' optimiser, for methods that act at the server.
         site_speeds: site -> how fast it is, where site files state a `link`.
@@ -47,6 +48,7 @@ class FederationConfig:
     held_out_every: int | None = None
     lr_scale: Callable[[int], float] = lambda t: 1.0
     select: str | tuple[str, str] = "last"
+    patience: int | None = None
     momentum: float = 0.0
     lr: float = 0.0
     site_speeds: Mapping[str, SiteSpeed] = field(default_factory=dict)
@@ -86,6 +88,7 @@ class ServerState:
         previous: the last counted global update w_{t-1} - w_t, for `update_cosine`.
         accepted: site -> last round whose reply was aggregated.
         best: round, value, weights and buffers of the best model so far, when selection is by a metric.
+        closing: the round that closes the run early, evaluating only; None where that is the last one planned.
         lost: consecutive rounds that did not count.
         tensors, json_state: what the chain's methods keep at the server, by name; a tensor is replaced, never written
             to.
@@ -99,6 +102,7 @@ class ServerState:
     previous: Tensor | None = None
     accepted: dict[str, int] = field(default_factory=dict)
     best: tuple[int, float, Tensor, Tensor] | None = None
+    closing: int | None = None
     lost: int = 0
     tensors: dict[str, Tensor] = field(default_factory=dict)
     json_state: dict[str, Any] = field(default_factory=dict)

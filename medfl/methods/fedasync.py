@@ -66,7 +66,7 @@ class FedAsync(Method):
     def aggregate_buffers(self, server: ServerContext, mean: Tensor) -> Tensor:
         """b <- (1 - a) b + a mean_i b_i, with a = sum_i p_i a_i."""
         total = sum(server.samples.values())
-        a = sum(n * self._mixing(server, site) for site, n in server.samples.items()) / total
+        a = math.fsum(n * self._mixing(server, site) for site, n in server.samples.items()) / total
         mixed: Tensor = server.buffers.lerp(mean, a)
         return mixed
 

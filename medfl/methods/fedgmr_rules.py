@@ -121,16 +121,17 @@ def aggregate(
     """
     old: Tensor = torch.as_tensor(previous)
     staleness = [(float(a) + 1.0) ** -exponent for a in age]
-    shares: list[float] = [s / sum(staleness) * float(n) for s, n in zip(staleness, samples, strict=True)]
+    whole = math.fsum(staleness)
+    shares: list[float] = [s / whole * float(n) for s, n in zip(staleness, samples, strict=True)]
     total, covered = torch.zeros_like(old), torch.zeros_like(old)
     for share, model, part in zip(shares, last, mask, strict=True):
         inside = torch.as_tensor(part).to(old)
         total.add_(torch.as_tensor(model).to(old) * inside, alpha=share)
         covered.add_(inside, alpha=share)
     if rule == "zero_filled":
-        return total / sum(shares)
+        return total / math.fsum(shares)
     if rule == "all_sites":
-        return old + (total - covered * old) / sum(shares)
+        return old + (total - covered * old) / math.fsum(shares)
     return torch.where(covered > 0, total / covered.clamp_min(torch.finfo(old.dtype).tiny), old)
 
 

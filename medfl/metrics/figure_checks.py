@@ -223,7 +223,7 @@ def temperature_sums_check(temperatures: int) -> Check:
     """What `TemperatureSums.to_lists` gives of so many temperatures."""
     positive = listed(number(0.0, LARGEST_SUM, TOLERANCE), temperatures)
     slope = listed(number(-LARGEST_SUM, LARGEST_SUM), temperatures)
-    return record({"n": count, "nll": positive, "slope": slope, "curvature": positive})
+    return record({"n": count, "groups": count, "nll": positive, "slope": slope, "curvature": positive})
 
 
 def _histogram(value: Any, where: str) -> None:

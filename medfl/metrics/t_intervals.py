@@ -22,12 +22,29 @@ def t_quantile(df: float) -> float:
         (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
         (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
     )
-    return z + sum(term / df**power for power, term in enumerate(terms, start=1))
+    return z + math.fsum(term / df**power for power, term in enumerate(terms, start=1))
 
 
 def logit_t(point: float, se: float, df: float) -> Interval:
     """The t interval of the logit of a share inside (0, 1), mapped back."""
-    half = t_quantile(df) * se / (point * (1.0 - point))
+    return logit_around(point, t_quantile(df) * se)
+
+
+def logit_around(point: float, half: float, bounds: Interval = (0.0, 1.0)) -> Interval:
+    """An interval around a point of so much on either side, made on the logit scale of its bounds and mapped back.
+
+    It lies inside the bounds, contains the point, and is the plain one where that is far from them. At a bound, where
+    there is no logit, it is the plain one, cut.
+    """
+    low, width = bounds[0], bounds[1] - bounds[0]
+    if not bounds[0] < point < bounds[1]:
+        return max(point - half, bounds[0]), min(point + half, bounds[1])
+    ends = _logit_around((point - low) / width, half / width)
+    return min(low + width * ends[0], point), max(low + width * ends[1], point)
+
+
+def _logit_around(point: float, half: float) -> Interval:
+    half /= point * (1.0 - point)
     logit = math.log(point / (1.0 - point))
     low, high = (0.5 * (1.0 + math.tanh(at / 2)) for at in (logit - half, logit + half))
     return min(low, point), max(high, point)

@@ -9,6 +9,14 @@ patches with logits z_i and true classes y_i is
     L''(b) = sum_i Var_i[z]                 >= 0: L is convex, L' rises
 
 All three are sums over patches, so those of two sites add up and the pooled minimum is where the pooled L' is zero.
+
+Patches of one source group are alike, so a T fitted to few groups is mostly noise. Each group that is missing to
+`ENOUGH_GROUPS` therefore speaks for T = 1, as loud as a patch: to L is added, once for each of them,
+
+    b - 1 - log b      slope 1 - 1/b, curvature 1/b^2
+
+the logarithm of a gamma prior whose mode is 1. The sum stays convex, needs nothing of a site but its sums and how many
+groups it has, and is L alone from `ENOUGH_GROUPS` on.
 """
 
 from __future__ import annotations
@@ -21,6 +29,8 @@ import numpy as np
 
 from medfl.metrics.auroc import FloatArray, IntArray
 
+ENOUGH_GROUPS = 50
+"""Source groups from which on a temperature is the data's alone; with fewer it is pulled towards 1."""
 HOTTEST = 20.0
 """T is sought from 1 / HOTTEST to HOTTEST."""
 POINTS = 33
@@ -38,16 +48,22 @@ class TemperatureSums:
         slope: L' in b = 1/T, [k].
         curvature: L'' in b, [k].
         n: patches.
+        groups: source groups; no group is at two sites.
     """
 
     nll: FloatArray
     slope: FloatArray
     curvature: FloatArray
     n: int
+    groups: int
 
     def __add__(self, other: TemperatureSums) -> TemperatureSums:
         return TemperatureSums(
-            self.nll + other.nll, self.slope + other.slope, self.curvature + other.curvature, self.n + other.n
+            self.nll + other.nll,
+            self.slope + other.slope,
+            self.curvature + other.curvature,
+            self.n + other.n,
+            self.groups + other.groups,
         )
 
     def to_lists(self) -> dict[str, Any]:
@@ -57,17 +73,21 @@ class TemperatureSums:
             "slope": self.slope.tolist(),
             "curvature": self.curvature.tolist(),
             "n": self.n,
+            "groups": self.groups,
         }
 
     @classmethod
     def from_lists(cls, lists: Mapping[str, Any]) -> TemperatureSums:
         """The inverse of `to_lists`."""
         nll, slope, curvature = (np.array(lists[key], dtype=np.float64) for key in ("nll", "slope", "curvature"))
-        return cls(nll, slope, curvature, int(lists["n"]))
+        return cls(nll, slope, curvature, int(lists["n"]), int(lists["groups"]))
 
 
-def temperature_sums(logits: FloatArray, labels: IntArray, temperatures: Sequence[float]) -> TemperatureSums:
-    """The sums of `logits [N, C]` with true classes `labels [N]` at each temperature.
+def temperature_sums(
+    logits: FloatArray, labels: IntArray, temperatures: Sequence[float], groups: IntArray | None = None
+) -> TemperatureSums:
+    """The sums of `logits [N, C]` with true classes `labels [N]` and source groups `groups [N]` (by default a patch
+    each) at each temperature.
 
     Raises:
         ValueError: logits that are not finite, or a temperature that is not above 0.
@@ -85,7 +105,7 @@ def temperature_sums(logits: FloatArray, labels: IntArray, temperatures: Sequenc
         mean = (weights * shifted).sum(axis=1) / total
         square = (weights * (shifted - mean[:, None]) ** 2).sum(axis=1) / total
         sums[:, k] = (np.log(total) - true / temperature).sum(), (mean - true).sum(), square.sum()
-    return TemperatureSums(sums[0], sums[1], sums[2], len(labels))
+    return TemperatureSums(sums[0], sums[1], sums[2], len(labels), len(labels if groups is None else np.unique(groups)))
 
 
 @dataclass(frozen=True)
@@ -95,17 +115,20 @@ class TemperatureFit:
     Attributes:
         temperature: T; 1 without patches, where no temperature does better than 1, and at the lower bound.
         nll_before, nll_after: mean log loss per patch at T = 1 and at T, in nats, not clipped; None without patches.
-        patches: how many patches decided it.
+        patches, groups: how many patches, of how many source groups, decided it.
+        pulled: whether it was pulled towards 1, since there are fewer groups than `ENOUGH_GROUPS`.
         bound: "lower" or "upper" where the loss still falls at that end of the range of T, else None. At the lower
             one the patches are perfectly separated (every one is classified right, and the loss falls all the way to
             T = 0): they say nothing about how sure a wrong answer would be, so T stays 1. At the upper one the model
-            is no better than chance, and T is that end.
+            is no better than chance, and T is that end, or as far on the way there as few groups let it.
     """
 
     temperature: float
     nll_before: float | None
     nll_after: float | None
     patches: int
+    groups: int
+    pulled: bool = False
     bound: str | None = None
 
 
@@ -123,25 +146,33 @@ def fit_temperature(ask: Callable[[tuple[float, ...]], TemperatureSums]) -> Temp
     b = HOTTEST ** np.linspace(-1.0, 1.0, POINTS)  # rising; 1 is in the middle
     pooled = _ask(ask, b)
     if pooled.n == 0:
-        return TemperatureFit(1.0, None, None, 0)
-    before = float(pooled.nll[POINTS // 2])
+        return TemperatureFit(1.0, None, None, 0, 0)
+    before, weight = float(pooled.nll[POINTS // 2]), max(0, ENOUGH_GROUPS - pooled.groups)
+    # That no temperature is the best of the patches shows in L alone, which still falls at its end.
     bound = "upper" if pooled.slope[0] > 0 else "lower" if pooled.slope[-1] <= 0 else None
-    if bound is not None:
-        best, after = (b[0], pooled.nll[0]) if bound == "upper" else (b[-1], pooled.nll[-1])
-    else:
-        b = np.geomspace(*_bracket(b, pooled.slope)[0], POINTS)
-        pooled = _ask(ask, b)
-        (low, high), k = _bracket(b, pooled.slope)
-        slope, curvature = pooled.slope[k : k + 2], pooled.curvature[k : k + 2]
-        step = _zero(slope, curvature * (high - low)) * (high - low)
-        best = low + step
-        third = (curvature[1] - curvature[0]) / (high - low)
-        after = pooled.nll[k] + step * (slope[0] + step * (curvature[0] / 2 + step * third / 6))
-    if before - after <= FLAT * pooled.n:
-        return TemperatureFit(1.0, before / pooled.n, before / pooled.n, pooled.n)
     if bound == "lower":
-        return TemperatureFit(1.0, before / pooled.n, before / pooled.n, pooled.n, bound)
-    return TemperatureFit(float(1 / best), before / pooled.n, float(after) / pooled.n, pooled.n, bound)
+        best, after = b[-1], float(pooled.nll[-1])
+    elif bound == "upper" and not weight:
+        best, after = b[0], float(pooled.nll[0])
+    else:
+        b = np.geomspace(*_bracket(b, pooled.slope + weight * (1 - 1 / b))[0], POINTS)
+        pooled = _ask(ask, b)
+        best, after = _minimum(b, pooled, weight)
+    at_one, gained = before / pooled.n, before - after > FLAT * pooled.n
+    if bound == "lower" or not gained:
+        best, after, bound = 1.0, before, bound if gained else None
+    return TemperatureFit(float(1 / best), at_one, after / pooled.n, pooled.n, pooled.groups, weight > 0, bound)
+
+
+def _minimum(b: FloatArray, pooled: TemperatureSums, weight: int) -> tuple[float, float]:
+    """(b at the minimum of L with `weight` missing groups, L there), by the cubic of the slope between two `b`."""
+    slope, curvature = pooled.slope + weight * (1 - 1 / b), pooled.curvature + weight / b**2
+    (low, high), k = _bracket(b, slope)
+    width = high - low
+    step = _zero(slope[k : k + 2], curvature[k : k + 2] * width) * width
+    third = (pooled.curvature[k + 1] - pooled.curvature[k]) / width
+    after = pooled.nll[k] + step * (pooled.slope[k] + step * (pooled.curvature[k] / 2 + step * third / 6))
+    return low + step, float(after)
 
 
 def _ask(ask: Callable[[tuple[float, ...]], TemperatureSums], b: FloatArray) -> TemperatureSums:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -23,6 +25,7 @@ from medfl.model.weights_file import (
     find_weights,
 )
 
+PROGRAM = "program"  # before the name of a network that a program hands over
 FILES = {"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}  # timm would read a file of any kind
 
 
@@ -44,6 +47,7 @@ class ModelSpec:
             state, else timm's.
         hidden: width of the hidden layer of the head; None is a linear one.
         channels_last: lay four-dimensional weights out in that memory format.
+        network: one that a program hands over, in place of timm's; its values are where training starts.
     """
 
     backbone: str | None
@@ -57,6 +61,7 @@ class ModelSpec:
     pooling: str | None = None
     hidden: int | None = None
     channels_last: bool = False
+    network: nn.Module | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,8 @@ def complete(spec: ModelSpec) -> tuple[ModelSpec, WeightsFile | None]:
         MedflError: unknown backbone or tag (close matches shown), no such weights, weights of another backbone, weights
             of which nothing says how images are given.
     """
+    if spec.network is not None:
+        return _of_program(spec, spec.network), None
     if refused := sorted(FILES & set(spec.args)):
         raise MedflError(f"`model.args.{refused[0]}` names a file; remove it and use `model.weights`")
     if spec.backbone is not None:
@@ -135,6 +142,11 @@ def create(spec: ModelSpec, seed: int) -> Backbone:
             finite, and what `complete` and the weights' file raise.
     """
     spec, found = complete(spec)
+    if spec.network is not None:
+        net = copy.deepcopy(spec.network)
+        start = Start(f"the values of {spec.backbone}", network_digest(net), spec.licence)
+        assert isinstance(spec.input, InputSpec)
+        return Backbone(net.float(), spec, spec.input, start)
     if spec.backbone is None:
         raise MedflError("`model.backbone` is missing; name a timm model")
     check_name(spec.backbone)
@@ -159,6 +171,11 @@ def check_name(backbone: str, pretrained: bool = False) -> None:
     import timm  # seconds, which a pipeline that is only read and checked should not cost
 
     place, colon, name = backbone.partition(":")
+    if place == PROGRAM and colon:
+        raise MedflError(
+            f"`model.backbone`: {backbone} is a network of a program, which no file holds; hand it over again from "
+            f"Python, `network=...`, or give it a name of timm's (`timm.models.register_model`) and name that"
+        )
     if colon:
         same = name.rpartition("/")[2]
         own = f"write {same}, timm's own name" if timm.is_model(same) else "name timm's architecture here"
@@ -185,6 +202,40 @@ def check_name(backbone: str, pretrained: bool = False) -> None:
             f"`model.weights: pretrained`: timm {timm.__version__} has no pretrained weights of {backbone}; take "
             f"another backbone, or name a file in `model.weights`"
         )
+
+
+def network_digest(net: nn.Module) -> str:
+    """sha256 of the names, shapes and values of a network's tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(net.state_dict().items()):
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {list(values.shape)} {values.dtype}\n".encode())
+        digest.update(values.view(torch.uint8).numpy().tobytes() if values.dim() else str(values.item()).encode())
+    return digest.hexdigest()
+
+
+def _of_program(spec: ModelSpec, net: nn.Module) -> ModelSpec:
+    """The specification of a program's own network, with the digest of its values.
+
+    Raises:
+        MedflError: it begins from other weights than the run did, nothing says how images are given, a key that only
+            timm's networks have.
+    """
+    if spec.args or spec.weights != RANDOM:
+        key = "args" if spec.args else "weights"
+        raise MedflError(f"`model.{key}` is for timm's networks; build {spec.backbone} as it should start")
+    if not isinstance(spec.input, InputSpec):
+        raise MedflError(
+            f"`model.input`: nothing states how {spec.backbone} wants its images normalised; add `model.input: "
+            f"{{mean: [...], std: [...]}}` of values in [0, 1]"
+        )
+    digest = network_digest(net)
+    if spec.sha256 is not None and spec.sha256 != digest:
+        raise MedflError(
+            f"the network {spec.backbone} does not start from the values that the run began with (sha256 "
+            f"{spec.sha256[:12]}..., now {digest[:12]}...); build it under the same seed"
+        )
+    return dataclasses.replace(spec, sha256=digest)
 
 
 def _plain(name: str | None) -> str:

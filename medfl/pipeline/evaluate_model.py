@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medfl import config
+from medfl.config.program_parts import PROGRAM
 from medfl.data.partition import SitePartition, make_partition, own_partition
 from medfl.data.patch_store import U8, PatchStore
-from medfl.data.render import read_patches, render
+from medfl.data.render import read_patches, render, warn_of_resolution
 from medfl.data.table_cells import NeutralWriter
 from medfl.errors import MedflError
 from medfl.messages import MeasureRequest
@@ -33,7 +34,7 @@ from medfl.pipeline.summary import pooled_figures
 from medfl.runs.digests import check_files, check_weights
 from medfl.runs.folder import RunFolder
 from medfl.runs.model_facts import read_model_facts
-from medfl.runs.records import read_json
+from medfl.runs.records import MODEL, WEIGHTS, read_json
 from medfl.runs.tensor_files import load_weights
 from medfl.site.measurement import probabilities
 from medfl.site.shared_model import SharedModel
@@ -44,13 +45,14 @@ from medfl.tracking.download import fetch_model, is_reference
 @dataclass(frozen=True)
 class TrainedModel:
     """A trained model on this machine: the folder of its two files, its facts, and the run it came from, if known.
-    `card` is the model card that came with it from MLflow."""
+    `card` is the model card that came with it from MLflow, `network` the one that a program hands over to be loaded."""
 
     directory: Path
     facts: dict[str, Any]
     run: RunFolder | None
     run_id: str | None = None
     card: Path | None = None
+    network: Any = None
 
     def load(self, device: str = "auto") -> tuple[SharedModel, Tensor, Tensor]:
         """A workbench for this architecture, and the model's weights f32[P] and buffers f32[B] in wire order.
@@ -69,6 +71,7 @@ class TrainedModel:
             train="all" if isinstance(train, Lora) else train,  # what was adapted has been merged
             pooling=facts.get("pooling"),
             hidden=facts.get("hidden"),
+            network=self.network,
         )
         trained, timm = facts["fingerprint"], facts.get("versions", {}).get("timm", "(not stated)")
         check_weights(facts, self.directory)
@@ -85,12 +88,14 @@ class TrainedModel:
 
 
 def find_model(reference: str, tracking: config.Tracking | None = None, runs: Path = Path("runs")) -> TrainedModel:
-    """A model by run folder, MLflow run id, or `models:/name@alias`.
+    """A model by run folder, folder of a model alone, MLflow run id, or `models:/name@alias`.
 
     Raises:
         MedflError: no such run or model.
     """
     path = Path(reference)
+    if (path / MODEL).is_file() and (path / WEIGHTS).is_file() and not RunFolder(path).pipeline.is_file():
+        return TrainedModel(path, read_model_facts(path / MODEL), None)
     if path.is_dir() or not is_reference(reference):
         folder = RunFolder.open(path)
         if folder.summary.is_file() and not folder.model_json.is_file():
@@ -125,6 +130,8 @@ def measure_model(
     """
     bench, weights, buffers = model.load()
     measured, facts = Measured(), model.facts
+    if shares:
+        warn_of_resolution(shares[0][0], [site for _, site, _ in shares])
     for pipeline, site, share in shares:
         if list(pipeline.task.classes) != list(model.facts["classes"]):
             raise MedflError(
@@ -172,7 +179,7 @@ def _write_predictions(directory: Path, store: PatchStore, probs: NDArray[np.flo
 
 
 def sites_to_measure(
-    model: TrainedModel, site_files: Sequence[str], pipeline_file: str | None
+    model: TrainedModel, site_files: Sequence[str | config.SiteConfig], pipeline_file: str | config.Pipeline | None
 ) -> list[tuple[config.Pipeline, config.SiteConfig, SitePartition]]:
     """The sites to measure: those named, or the held-out sites of the model's run.
 
@@ -182,14 +189,16 @@ def sites_to_measure(
     Raises:
         MedflError: no pipeline is known for the model, a site has no data, there is nothing to measure.
     """
-    if pipeline_file is not None:
+    if isinstance(pipeline_file, config.Pipeline):
+        pipeline = pipeline_file
+    elif pipeline_file is not None:
         pipeline = load_pipeline(pipeline_file)
     elif model.run is not None:
         pipeline = load_pipeline(model.run.pipeline)
     else:
         raise MedflError("the run of this model is not on this machine; say with --pipeline how its sites are dealt")
     known = {site.name: site for site in pipeline.all_sites}
-    named = [load_site(path) for path in site_files] or pipeline.held_out_sites
+    named = [load_site(site) if isinstance(site, str) else site for site in site_files] or pipeline.held_out_sites
     if not named:
         raise MedflError("the pipeline has no held-out sites; name site files with --sites")
     dealt = (
@@ -200,7 +209,7 @@ def sites_to_measure(
         if site.name in known and (site.data is None or known[site.name].data == site.data):
             found.append((pipeline, known[site.name], dealt[site.name]))
             continue
-        if site.data is None or not (site.data.root or pipeline.data.root):
+        if site.data is None or not (site.data.root or pipeline.data.root or site.data.source == PROGRAM):
             raise MedflError(
                 f"site {site.name} was not part of the run and has no `data.root`; add its own data to its site file"
             )
@@ -211,8 +220,8 @@ def sites_to_measure(
 
 def evaluate(
     model: TrainedModel,
-    site_files: Sequence[str] = (),
-    pipeline_file: str | None = None,
+    site_files: Sequence[str | config.SiteConfig] = (),
+    pipeline_file: str | config.Pipeline | None = None,
     predictions: Path | None = None,
 ) -> dict[str, Any]:
     """`medfl evaluate`: its keys mean what they mean in summary.json."""
@@ -243,13 +252,19 @@ def scores(model: TrainedModel, patches: U8, batch_size: int = 64, device: str =
     """Calibrated class probabilities f64[N, C] of patches u8[N, S, S, 3] of the model's size."""
     bench, weights, buffers = model.load(device)
     bench.model.load(weights, buffers)
+    return network_scores(bench, model.facts, patches, batch_size)
+
+
+def network_scores(
+    bench: SharedModel, facts: Mapping[str, Any], patches: U8, batch_size: int = 64
+) -> NDArray[np.float64]:
+    """Calibrated class probabilities f64[N, C] under the weights that are loaded, by what model.json says of them."""
     bench.net.eval()
-    mean = torch.tensor(model.facts["mean"]).view(3, 1, 1)
-    std = torch.tensor(model.facts["std"]).view(3, 1, 1)
+    mean, std = (torch.tensor(facts[key]).view(3, 1, 1) for key in ("mean", "std"))
     rows: list[NDArray[np.float64]] = []
     with torch.inference_mode():
         for begin in range(0, len(patches), batch_size):
             images = torch.from_numpy(patches[begin : begin + batch_size]).permute(0, 3, 1, 2).float() / 255
             logits = bench.net(((images - mean) / std).to(bench.model.device)).float()
-            rows.append(probabilities(logits.cpu().double(), model.facts.get("temperature")))
+            rows.append(probabilities(logits.cpu().double(), facts.get("temperature")))
     return np.concatenate(rows)

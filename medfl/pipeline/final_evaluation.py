@@ -138,6 +138,8 @@ def calibrate(prepared: RunSetup, chosen: SelectedModel, names: Collection[str],
     calibration = {
         "temperature": fit.temperature,
         "patches": fit.patches,
+        "groups": fit.groups,
+        "pulled": fit.pulled,
         "sites": sorted(name for name, count in patches.items() if count),
         "nll_before": fit.nll_before,
         "nll_after": fit.nll_after,

@@ -6,8 +6,9 @@ Every rule that can be checked without looking at data or building a model is ch
 from __future__ import annotations
 
 import copy
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,19 @@ from medfl.runs.records import ROUNDS
 from medfl.runs.redact import without_credentials
 
 
-def load_pipeline(path: Path | str, overrides: Sequence[str] = ()) -> Pipeline:
-    """Read a pipeline file, apply `key.sub=value` overrides, inline its site files, make every path absolute.
+def load_pipeline(path: Path | str | Mapping[str, Any], overrides: Sequence[str] = ()) -> Pipeline:
+    """Read a pipeline file, apply `key.sub=value` overrides, inline its site files, make every path absolute. A mapping
+    stands for such a file in the working directory.
 
     Raises:
         MedflError: file missing, broken YAML, unknown key (nearest valid one shown), value out of range, duplicate
             site names, a held-out site in training; an end that could not be carried out (see `check_end`).
     """
-    file = Path(path)
-    raw = read_mapping(file, "pipeline")
+    if isinstance(path, Mapping):
+        file, raw = Path("pipeline"), plain_mapping(path, "pipeline")
+    else:
+        file = Path(path)
+        raw = read_mapping(file, "pipeline")
     for override in overrides:
         apply_override(raw, override)
     notices = rename_old_keys(raw, file)
@@ -64,6 +69,23 @@ def load_pipeline(path: Path | str, overrides: Sequence[str] = ()) -> Pipeline:
 
         check_method(pipeline, str(file))
     return pipeline.with_notices(notices)
+
+
+def plain_mapping(given: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """A copy of a mapping as YAML could hold it; paths become text. Raises MedflError for other objects."""
+    try:
+        copied: dict[str, Any] = json.loads(json.dumps(dict(given), default=_plain_value))
+    except (TypeError, ValueError) as error:
+        raise MedflError(f"the {what} is no plain mapping: {error}") from None
+    return copied
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if callable(getattr(value, "item", None)) and getattr(value, "ndim", 1) == 0:  # a number of NumPy
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is neither text, number, list nor mapping")
 
 
 def _method_matters(pipeline: Pipeline) -> bool:

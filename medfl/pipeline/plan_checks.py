@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from medfl.config import Pipeline, Registry
 from medfl.config.registry_names import check_alias, check_model_name
 from medfl.errors import MedflError
+from medfl.runs.gates import GATES, Gate
 from medfl.runs.verdict import ROLES
 from medfl.tracking.connect import check_scheme, resolve_uri
-from medfl.tracking.gates import GATES, Gate
 
 Rows = Sequence[Mapping[str, str | int]]
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from medfl import config
 from medfl.data.grey_levels import store_warnings
 from medfl.data.partition import Partition, make_partition
-from medfl.data.render import render
+from medfl.data.render import render, warn_of_resolution
 from medfl.federation.callbacks import Callback
 from medfl.federation.checked_transport import CheckedTransport
 from medfl.federation.rounds import Federation
@@ -109,6 +109,7 @@ def prepare(
     if partition is None:
         partition = make_partition(pipeline)
     by_name = {site.name: site for site in pipeline.all_sites}
+    warn_of_resolution(pipeline, pipeline.all_sites)
     stores = {share.site: render(pipeline, by_name[share.site], share) for share in partition.sites}
     warnings = tuple(store_warnings(stores))
     for warning in warnings:

@@ -7,6 +7,7 @@ from typing import Any
 
 from medfl import config
 from medfl.config.pipeline_config import Registry
+from medfl.config.program_parts import ProgramParts
 from medfl.data.partition import make_partition
 from medfl.errors import MedflError
 from medfl.metrics.group_figures import group_figures
@@ -18,13 +19,21 @@ from medfl.runs.digests import check_files, reading
 from medfl.runs.folder import RunFolder
 from medfl.runs.model_facts import read_model_facts
 from medfl.runs.records import read_json
+from medfl.runs.registration import note_registration
+from medfl.tracking.log_model import portable
 from medfl.tracking.model_registry import register
 
 WAIT = 60.0  # seconds in which another registration of the run may finish
 
 
 def register_run(
-    path: str | Path, *, name: str, alias: str | None = None, force: bool = False, remeasure: bool = False
+    path: str | Path,
+    *,
+    name: str,
+    alias: str | None = None,
+    force: bool = False,
+    remeasure: bool = False,
+    parts: ProgramParts | None = None,
 ) -> str:
     """Register a run's model; returns one line for people. A run is registered once, however often this is called.
 
@@ -33,21 +42,24 @@ def register_run(
         name, alias: of the registered model.
         force: move the alias even to a worse model.
         remeasure: let the gates and the alias guard read figures that are measured now, and not those on file.
+        parts: what a program handed to the run.
 
     Raises:
         GateFailed: a gate, or the present holder of the alias is better; the registry is untouched.
         MedflError: no such run, not finished, no MLflow; the run's files do not agree with each other.
     """
     folder = RunFolder.open(path)
-    pipeline = load_pipeline(folder.pipeline)
+    pipeline = load_pipeline(folder.pipeline).with_parts(parts or ProgramParts())
     settings = pipeline.registry or Registry(name=name)
     if folder.summary.is_file() and not folder.model_json.is_file():
         raise MedflError(f"{path} trained one model a site, so there is no global model to register")
+    if folder.model_json.is_file():
+        portable(read_model_facts(folder.model_json), folder.model_json)
 
     def evaluate_holder(directory: Path) -> dict[str, float | None]:
         """The holder's AUROC at this run's held-out sites."""
         holder = TrainedModel(directory, read_model_facts(directory / "model.json"), None)
-        measured = measure_model(holder, sites_to_measure(holder, (), str(folder.pipeline)), resamples=0)
+        measured = measure_model(holder, sites_to_measure(holder, (), pipeline), resamples=0)
         return {site: entry["auroc"] for site, entry in measured.sites.items()}
 
     decides = alias is not None or bool(settings.gates.model_dump(exclude_none=True))
@@ -65,6 +77,7 @@ def register_run(
                 evaluate_holder=evaluate_holder,
                 measured=measured,
             )
+        note_registration(folder.path, done.name, done.version, done.alias)
     what = f"Registered: {done.uri} (version {done.version})"
     return f"{what}; forced over: {done.forced}" if done.forced else what
 

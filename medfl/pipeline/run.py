@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medfl import config
+from medfl.config.program_parts import ProgramParts
 from medfl.data.atomic_file import write_text
 from medfl.data.partition import Partition
 from medfl.errors import MedflError, RunFailed
@@ -20,6 +21,7 @@ from medfl.pipeline.model_spec import pinned
 from medfl.pipeline.plan_checks import check_plan
 from medfl.pipeline.prepare import LocalRunSetup, RunSetup, prepare
 from medfl.pipeline.run_callbacks import CheckpointWriter, PrivacyAccount, RoundTeller
+from medfl.pipeline.summary import early_stop
 from medfl.runs.data_record import check_data, note_data
 from medfl.runs.folder import RunFolder
 from medfl.runs.privacy_ledger import Ledger
@@ -71,8 +73,13 @@ def run(
         return _carry_out(setup, folder, setup.initial_state(), {}, began, watcher)
 
 
-def resume(path: Path | str, watcher: ProgressCallbacks | None = None) -> Outcome:
+def resume(path: Path | str, watcher: ProgressCallbacks | None = None, parts: ProgramParts | None = None) -> Outcome:
     """Continue a run from its last whole round; a finished run is only tracked and registered again.
+
+    Args:
+        path: the run folder.
+        watcher: who is told.
+        parts: what a program handed to the run, again.
 
     Raises:
         MedflError: as `run`; another process is at work on the run, its files are damaged, or its pipeline or data are
@@ -84,7 +91,7 @@ def resume(path: Path | str, watcher: ProgressCallbacks | None = None) -> Outcom
     if folder.engine.is_file():
         raise MedflError(f"the sites of {folder.path} keep their own state; continue it with `medfl resume`")
     with folder:
-        pipeline = load_pipeline(folder.pipeline)
+        pipeline = load_pipeline(folder.pipeline).with_parts(parts or ProgramParts())
         if notice := folder.check_pipeline():
             watcher.say(notice)
         setup = prepare(pipeline, watcher)
@@ -93,7 +100,7 @@ def resume(path: Path | str, watcher: ProgressCallbacks | None = None) -> Outcom
         state, spent = loaded if loaded else (setup.initial_state(), {})
         state.lost = 0
         folder.truncate(state.round)
-        rounds = pipeline.training.rounds
+        rounds = pipeline.training.rounds if state.closing is None else state.closing
         done = state.round > rounds
         going = "all rounds are done" if done else f"going on at round {state.round} of {rounds}"
         watcher.say(f"{folder.path}: {going}")
@@ -148,6 +155,8 @@ def play(
     state = setup.federation(state, callbacks).run()
     if reason := why_untrained(folder.records(), setup.config.rounds):
         raise RunFailed(f"{reason}; the run has failed, its records are in {folder.path}")
+    if stop := early_stop(setup.pipeline, folder.records()):
+        watcher.say(f"Training {stop['reason']}")
     with timer.measure("evaluate"):
         summary, curves = conclude(setup, folder, state, watcher)
     timer.close()

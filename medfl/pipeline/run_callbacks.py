@@ -70,4 +70,4 @@ class RoundTeller(Callback):
 
     def after_round(self, record: RoundRecord, state: ServerState) -> None:
         """See Callback."""
-        self.watcher.round(record, self.rounds)
+        self.watcher.round(record, self.rounds if state.closing is None else state.closing)

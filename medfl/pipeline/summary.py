@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from medfl import config
 from medfl.methods.core.chain import MethodChain
 from medfl.metrics.group_figures import group_figures
-from medfl.metrics.record_types import RunFailure, RunSummary
+from medfl.metrics.record_types import RoundRecord, RunFailure, RunSummary
 from medfl.metrics.site_figures import pooled
 from medfl.metrics.stability import Stability
 from medfl.model.trained_part import train_facts
@@ -81,7 +82,8 @@ def summarise(
     for phase, lost in (("validation", tuned.failures), ("test", measured.failures)):
         failures += [{"round": selected_round, "phase": phase, **failure} for failure in lost]
     facts = model_facts(prepared, folder.path.name)
-    return {
+    stop, select = early_stop(pipeline, folder.records()), pipeline.select
+    summary: RunSummary = {
         "pipeline": pipeline.name,
         "run": folder.path.name,
         "method": pipeline.baseline or str(chain),
@@ -92,7 +94,7 @@ def summarise(
         "mode": pipeline.data.mode,
         "rounds": pipeline.training.rounds,
         "selected_round": selected_round,
-        "select": pipeline.select if isinstance(pipeline.select, str) else pipeline.select.model_dump(),
+        "select": select if isinstance(select, str) else select.model_dump(exclude_none=True),
         "classes": list(pipeline.task.classes),
         "temperature": tuned.temperature,
         "calibration": tuned.calibration,
@@ -109,6 +111,26 @@ def summarise(
         "threads": torch.get_num_threads(),
         "versions": facts["versions"],
     }
+    if stop is not None:
+        summary["stopped"] = stop
+    return summary
+
+
+def early_stop(pipeline: config.Pipeline, records: Sequence[RoundRecord]) -> dict[str, Any] | None:
+    """Why a run closed before its last planned round, for summary.json; None where it did not.
+
+    Args:
+        records: all its rounds.
+    """
+    planned, select = pipeline.training.rounds, pipeline.select
+    last = records[-1]["round"] if records else planned
+    if last >= planned or isinstance(select, str) or select.patience is None:
+        return None
+    reason = (
+        f"ended after {last} of {planned} rounds: {select.metric} had not been better for {select.patience} "
+        f"round{'s' if select.patience > 1 else ''} (`select.patience`)"
+    )
+    return {"round": last, "metric": select.metric, "patience": select.patience, "reason": reason}
 
 
 def pooled_figures(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -59,7 +60,9 @@ def _temperature(evidence: Evidence) -> str:
             f" It was fitted on {fit['patches']:,} validation patches of the training sites, from sums, so no score "
             f"left a site; their NLL went {better}."
         )
-        return words + (f" It is the end of its range, since {BOUNDS[fit['bound']]}." if fit.get("bound") else "")
+        if fit.get("pulled"):
+            words += f" Their {fit['groups']} source groups are few, so it was pulled towards 1."
+        return words + (f" No temperature is best of all, since {BOUNDS[fit['bound']]}." if fit.get("bound") else "")
     if own:
         return "Each site's own model has its own temperature, fitted on the site's validation data."
     return "No temperature was fitted in this run: one curve a site, uncalibrated."
@@ -96,7 +99,7 @@ def _means(bins: Mapping[str, Sequence[Any]]) -> tuple[float, float]:
     filled = [
         (n, c, a) for n, c, a in zip(bins["count"], bins["confidence"], bins["accuracy"], strict=True) if c is not None
     ]
-    return sum(n * c for n, c, _ in filled) / total, sum(n * a for n, _, a in filled) / total
+    return math.fsum(n * c for n, c, _ in filled) / total, math.fsum(n * a for n, _, a in filled) / total
 
 
 def discrimination(evidence: Evidence) -> PageSection | None:

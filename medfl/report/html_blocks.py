@@ -114,6 +114,11 @@ def text(*sentences: str) -> Markup:
     return join(*(_block("paragraph", sentence) for sentence in sentences))
 
 
+def finding(sentence: str) -> Markup:
+    """The one sentence to take away."""
+    return _block("finding", sentence)
+
+
 def heading(words: str) -> Markup:
     """A heading inside a section."""
     return _block("heading", words)

@@ -9,7 +9,6 @@ from typing import Any
 import yaml
 
 from medfl.data.citations import GROUPS, LC25000
-from medfl.methods.core.registry import citations
 from medfl.report.html_blocks import folded, heading, join, links, listing, table, text
 from medfl.report.html_page import PageSection
 from medfl.report.run_results import Evidence, role_word
@@ -84,6 +83,7 @@ def configuration(evidence: Evidence) -> PageSection:
         ["patches", _patches(summary, pipeline)],
         ["classes", ", ".join(evidence.classes)],
         ["rounds", f"{summary['rounds']}, of {f'{steps} local steps' if steps else _epochs(work)}"],
+        *([["stopped early", str(stopped["reason"])]] if (stopped := summary.get("stopped")) else []),
         ["selected", f"round {summary['selected_round']} ({_selection(pipeline)})"],
         ["seed", str(summary["seed"])],
         ["data", f"{pipeline['data']['source']}, {pipeline['data'].get('mode', 'dealt')}"],
@@ -171,8 +171,11 @@ def _citations(evidence: Evidence) -> Iterator[tuple[str, str]]:
     methods = evidence.run.methods
     if not evidence.arm:
         yield _arxiv("FedAvg", FEDAVG)
-    for name, paper in citations(methods).items():
-        yield _arxiv(name, paper.removeprefix("arXiv:"))
+    if methods:
+        from medfl.methods.core.registry import citations  # brings torch in
+
+        for name, paper in citations(methods).items():
+            yield _arxiv(name, paper.removeprefix("arXiv:"))
     if evidence.calibrated:
         yield _arxiv("Temperature scaling", TEMPERATURE)
     data = evidence.pipeline["data"]

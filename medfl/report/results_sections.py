@@ -7,22 +7,61 @@ from typing import Any
 
 from markupsafe import Markup
 
-from medfl.metrics import format_figure
+from medfl.metrics import format_figure, format_interval
 from medfl.metrics.figures import WORST_ECE, Place, Style, figure, figures_at
-from medfl.metrics.formatting import format_about
-from medfl.report.html_blocks import Tile, Tint, heading, heat_map, join, notes, table, text, tiles
+from medfl.metrics.formatting import MISSING, format_about
+from medfl.report.html_blocks import Tile, Tint, finding, heading, heat_map, join, notes, table, text, tiles
 from medfl.report.html_page import PageSection
 from medfl.report.limitations import limits
 from medfl.report.run_results import Evidence, arrow, interval, role_word
+from medfl.runs.headline import RunHeadline
 
 Cell = Callable[[Mapping[str, Any]], str]
 
 
-def headline(evidence: Evidence) -> PageSection:
-    """The answer in four figures, and what it does not show."""
+def result(evidence: Evidence) -> PageSection:
+    """What the model misses, in a sentence and a few figures, and what they do not show."""
+    first = evidence.headline
     figures = _own_tiles(evidence) if evidence.site else _group_tiles(evidence)
-    body = join(tiles(figures), notes("What this run does not show", limits(evidence)))
+    figures = [*_clinical_tiles(first), *figures, *_registry_tiles(first)]
+    body = join(finding(first.sentence), tiles(figures), notes("What this run does not show", limits(evidence)))
     return PageSection("result", "Result", body)
+
+
+def _clinical_tiles(first: RunHeadline) -> list[Tile]:
+    """Sensitivity for malignant and the recall of the worst class, each with its site and its patches."""
+    clinical: list[Tile] = []
+    rate, recall = first.malignant, first.recall
+    if rate is not None:
+        overall = first.malignant_overall or rate
+        over = f"; all sites {format_figure(overall.rate)}, {overall.hits} of {overall.patches}"
+        place = f"{rate.site}, {rate.hits} of {rate.patches}{over if first.sites > 1 else ''}"
+        aim = f"; threshold {format_figure(first.threshold)}"
+        shown = format_interval(rate.rate, rate.ci)
+        clinical.append(_tile(f"Sensitivity for malignant{_lowest(first)}", shown, place + aim))
+    elif first.has_malignant:
+        clinical.append(Tile("Sensitivity for malignant", MISSING, note="no threshold, or few patients"))
+    if recall is not None:
+        whole = first.recall_overall or recall
+        over = f"; all sites {whole.label} {format_figure(whole.rate)}, {whole.hits} of {whole.patches}"
+        place = f"{recall.site}, {recall.hits} of {recall.patches} named so{over if first.sites > 1 else ''}"
+        clinical.append(Tile("Recall, worst class", format_figure(recall.rate), recall.label, place))
+    return clinical
+
+
+def _lowest(first: RunHeadline) -> str:
+    return ", lowest" if first.sites > 1 else ""
+
+
+def _registry_tiles(first: RunHeadline) -> list[Tile]:
+    """What the gates say, and the model's name in the registry."""
+    word = "none" if not first.gates_stated else "passed" if first.gates_passed else "missed"
+    reasons = [str(gate) for gate in first.gates or () if not gate.passed]
+    note = "nothing was asked of this model" if not first.gates_stated else "; ".join(reasons)
+    return [
+        Tile("Gates", word, note=note),
+        Tile("Registry", "registered" if first.registered else "-", note=first.place),
+    ]
 
 
 def _own_tiles(evidence: Evidence) -> list[Tile]:

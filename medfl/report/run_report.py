@@ -67,7 +67,7 @@ def write_report(
 
 def _page(evidence: Evidence, extras: Extras) -> str:
     sections = (
-        results_sections.headline(evidence),
+        results_sections.result(evidence),
         results_sections.site_table(evidence),
         learning_curves.class_mix(evidence),
         learning_curves.learning_curves(evidence),

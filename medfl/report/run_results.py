@@ -12,8 +12,10 @@ from medfl.errors import MedflError, nearest
 from medfl.metrics import figures, format_interval
 from medfl.metrics.record_types import SiteResult
 from medfl.runs.digests import check_files
+from medfl.runs.headline import RunHeadline, headline
 from medfl.runs.records import SUMMARY, RunRecords, read_json, read_run
 from medfl.runs.redact import scrub
+from medfl.runs.registration import registration
 
 CURVES = "curves.json"
 IN_PROCESS = "in-process"
@@ -71,6 +73,12 @@ class Evidence:
     def calibrated(self) -> bool:
         """Whether probabilities were calibrated, so that every site has figures before and after."""
         return any(entry.get("ece_before") is not None for entry in self.measured.values())
+
+    @cached_property
+    def headline(self) -> RunHeadline:
+        """What must be read first, of the page's sites."""
+        registered = registration(self.run.folder)
+        return headline(self.summary, self.pipeline, registered, self.site, self.run.roles)
 
     def of_role(self, role: str) -> list[str]:
         """Names of the page's sites of one role."""

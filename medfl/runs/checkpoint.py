@@ -160,6 +160,8 @@ def _encode(state: ServerState, seconds: Mapping[str, float]) -> tuple[dict[str,
         tensors |= {f"{FLIGHT}{site}.{part}": tensor for part, tensor in flight.reply.vectors().items()}
         # Sites dispatched in one round share the model they received, so it is stored once.
         tensors[f"{RECEIVED}{flight.reply.round}"] = flight.received.clone()
+    if state.closing is not None:
+        facts["closing"] = state.closing
     if state.best is not None:
         facts["best"] = state.best[:2]
         tensors |= {"best_weights": state.best[2], "best_buffers": state.best[3]}
@@ -178,6 +180,7 @@ def _decode(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ServerSt
         previous=tensors.get("previous"),
         accepted=facts["accepted"],
         best=best,
+        closing=facts.get("closing"),
         lost=facts["lost"],
         tensors=_under(METHOD, tensors),
         json_state=facts["facts"],

@@ -18,13 +18,16 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medfl.config import Pipeline
 from medfl.data.atomic_file import write_text
 from medfl.data.partition import KEYED, Partition
 from medfl.errors import MedflError
 from medfl.metrics.small_cells import disclosed_rows
-from medfl.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from medfl.runs.folder import RunFolder
 
 KEY_FILE = "data.key"
 WARNINGS = "data_warnings.json"

@@ -8,33 +8,34 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from safetensors import SafetensorError
-from torch import Tensor
 
 from medfl.data.atomic_file import write_text
 from medfl.errors import MedflError
-from medfl.federation.server_state import ServerState
 from medfl.metrics.record_types import RoundRecord, RunSummary
-from medfl.model.flat_model import FlatModel
-from medfl.runs.checkpoint import load_checkpoint, read_run_facts, save_checkpoint
 from medfl.runs.digests import check_files, file_digest, sealed
 from medfl.runs.folder_lock import FolderLock
 from medfl.runs.json_lines import RESTORE, append_json_line, keep_json_lines, lines_digest, read_json_lines
 from medfl.runs.privacy_ledger import check_releases
 from medfl.runs.round_records import read_rounds
-from medfl.runs.tensor_files import write_tensors
 from medfl.runs.versions import versions
-from medfl.site.site import Site
-from medfl.site.state import SiteMemory
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from medfl.federation.server_state import ServerState
+    from medfl.model.flat_model import FlatModel
+    from medfl.site.site import Site
+    from medfl.site.state import SiteMemory
 
 AT_THE_END = ("at the end of the run", "all rounds")
 SECONDS_ONLY = "it holds timings only, so delete it and go on"
 
 
 class RunFolder:
-    """The files of one run; see docs/architecture.md for the layout.
+    """The files of one run; see docs/architecture.md for the layout. Nothing here imports torch before it is needed.
 
     `with folder:` holds the folder: nobody else runs or resumes it meanwhile. A folder from `create` is held already.
     """
@@ -174,6 +175,8 @@ class RunFolder:
 
     def save_checkpoint(self, state: ServerState, sites: Iterable[SiteMemory], seconds: Mapping[str, float]) -> None:
         """Replace the checkpoint by the state after a whole round."""
+        from medfl.runs.checkpoint import save_checkpoint
+
         self.began = self.began or versions()
         grown = {file.name: lines_digest(file) for file in (self.rounds, self.privacy)}
         run = {"pipeline": self._identity(), "versions": self.began, "files": grown}
@@ -187,6 +190,8 @@ class RunFolder:
             MedflError: as `medfl.runs.checkpoint.load_checkpoint`; rounds.jsonl or privacy.jsonl do not begin with what
                 they held then.
         """
+        from medfl.runs.checkpoint import load_checkpoint
+
         checkpoint = load_checkpoint(self.checkpoint, sites)
         if checkpoint is None:
             return None
@@ -208,6 +213,7 @@ class RunFolder:
         Raises:
             MedflError: pipeline.yaml is not the one that the rounds so far were made with.
         """
+        from medfl.runs.checkpoint import read_run_facts
         from medfl.runs.run_identity import check_identity, other_versions
 
         run = read_run_facts(self.checkpoint)
@@ -227,6 +233,8 @@ class RunFolder:
 
     def save_model(self, model: FlatModel, weights: Tensor, buffers: Tensor, facts: Mapping[str, Any]) -> None:
         """Write model.safetensors (timm names) and model.json. Raises MedflError if there is no room."""
+        from medfl.runs.tensor_files import write_tensors
+
         with self._written(*AT_THE_END):
             write_tensors(self.model, model.state_dict(weights, buffers))
             whole = {**facts, "weights": file_digest(self.model)}

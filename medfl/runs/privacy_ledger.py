@@ -18,13 +18,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from medfl.errors import MedflError
-from medfl.methods.core.chain import MethodChain
-from medfl.methods.differential_privacy import Dp, private_link
+from medfl.errors import MedflError, install_extra
 from medfl.metrics.record_types import RoundRecord, UpdateRecord
 from medfl.runs.json_lines import RESTORE, append_json_line, keep_json_lines, read_json_lines
+
+if TYPE_CHECKING:
+    from medfl.methods.core.chain import MethodChain
+    from medfl.methods.differential_privacy import Dp
 
 ORDERS = (
     *(1 + x / 100 for x in range(1, 10)),
@@ -56,6 +58,8 @@ class Ledger:
         Raises:
             MedflError: opacus is not installed; the ledger is damaged.
         """
+        from medfl.methods.differential_privacy import private_link  # brings torch in
+
         link = private_link(chain)
         if link is None:
             return None
@@ -140,7 +144,7 @@ def epsilon(noise: float, rounds: int, delta: float) -> float:
         from opacus.accountants import RDPAccountant
     except ImportError:
         raise MedflError(
-            "`method.dp` accounts with opacus, which is not installed here; install `medfl[privacy]`"
+            f"`method.dp` accounts with opacus, which is not installed here; install it with {install_extra('privacy')}"
         ) from None
     accountant = RDPAccountant()
     for _ in range(rounds):

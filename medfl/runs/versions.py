@@ -5,12 +5,24 @@ from __future__ import annotations
 import platform
 from importlib.metadata import version
 
-import torch
+from medfl.errors import DISTRIBUTION
 
 PACKAGES = ("medfl", "torch", "torchvision", "timm", "numpy")
 
 
+def installed_version(package: str = "medfl") -> str:
+    """The version of a package that is installed, medfl's own by default.
+
+    Raises:
+        PackageNotFoundError: it is not installed.
+    """
+    return version(DISTRIBUTION if package == "medfl" else package)
+
+
 def versions() -> dict[str, str]:
     """Versions of the packages and of Python, and what computes."""
+    import torch
+
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
-    return {**{name: version(name) for name in PACKAGES}, "python": platform.python_version(), "device": device}
+    packages = {name: installed_version(name) for name in PACKAGES}
+    return packages | {"python": platform.python_version(), "device": device}

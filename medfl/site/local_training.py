@@ -30,9 +30,10 @@ def take_steps(
     """
     chain, model = shared.chain, shared.model
     optimizer = None if chain.acts("optimizer_step") else _optimizer(model, training, local.lr)
+    scaler = torch.amp.GradScaler(model.device.type, enabled=shared.precision == "fp16")
     observes, edits, records = chain.acts("on_gradient"), chain.acts("modify_gradient"), chain.acts("after_step")
     moves = chain.acts("perturb") or chain.acts("ascend")
-    forward = _Forward(local, shared, training)
+    forward = _Forward(local, shared, training, scaler)
     total = torch.zeros((), device=model.device)
     model.train_mode()
     for parameter in model.parameters:
@@ -52,8 +53,10 @@ def take_steps(
                 model.scatter_gradient(local.gradient)
         if optimizer is not None:
             if training.clip is not None:
+                scaler.unscale_(optimizer)
                 nn.utils.clip_grad_norm_(model.parameters, training.clip)
-            optimizer.step()
+            scaler.step(optimizer)
+            scaler.update()
         for parameter in model.parameters:
             parameter.grad = None
         local.step += 1
@@ -66,11 +69,16 @@ def take_steps(
 class _Forward:
     """The loss of a batch and its gradient, through the phases that methods act in; plain where none does."""
 
-    def __init__(self, local: SiteContext, shared: SharedModel, training: LocalTrainingConfig) -> None:
+    def __init__(
+        self,
+        local: SiteContext,
+        shared: SharedModel,
+        training: LocalTrainingConfig,
+        scaler: torch.amp.GradScaler,
+    ) -> None:
         model, chain = shared.model, shared.chain
-        weights = class_weights(local.labels, len(model.spec.classes)) if training.weighted_loss else None
-        self.criterion = nn.CrossEntropyLoss(weights, label_smoothing=training.label_smoothing).to(model.device)
-        self.local, self.shared = local, shared
+        self.criterion = training.loss or cross_entropy(training, local.labels, len(model.spec.classes), model.device)
+        self.local, self.shared, self.scaler = local, shared, scaler
         self.transforms, self.logit_edits, self.loss_edits = (
             chain.acting(phase) for phase in ("transform_batch", "modify_logits", "modify_loss")
         )
@@ -81,8 +89,8 @@ class _Forward:
             if self.transforms or self.logit_edits or self.loss_edits:
                 loss = self._edited(images, labels)
             else:
-                loss = self.criterion(self.shared.logits(images), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+                loss = self.criterion(self.shared.logits(images).float(), labels)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         return loss
 
     def _edited(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -96,7 +104,7 @@ class _Forward:
             logits = self.shared.logits(images)
         for method in self.logit_edits:
             logits = method.modify_logits(local, logits, labels)
-        loss: Tensor = self.criterion(logits, labels)
+        loss: Tensor = self.criterion(logits.float(), labels)
         batch = TrainingBatch(images, labels, logits, features)
         for method in self.loss_edits:
             loss = method.modify_loss(local, batch, loss)
@@ -137,6 +145,16 @@ def _optimizer(model: FlatModel, training: LocalTrainingConfig, lr: float) -> to
     return torch.optim.SGD(
         parameters, lr=lr, momentum=training.momentum, weight_decay=training.weight_decay, fused=True
     )
+
+
+def cross_entropy(
+    training: LocalTrainingConfig, labels: NDArray[np.int64], classes: int, device: torch.device
+) -> nn.CrossEntropyLoss:
+    """Cross entropy as the pipeline states it: classes weighed by the site's counts, as stated, or not at all."""
+    weights = class_weights(labels, classes) if training.weighted_loss else None
+    if training.class_weights is not None:
+        weights = torch.tensor(training.class_weights, dtype=torch.float32)
+    return nn.CrossEntropyLoss(weights, label_smoothing=training.label_smoothing).to(device)
 
 
 def class_weights(labels: NDArray[np.int64], classes: int) -> Tensor:

@@ -42,7 +42,8 @@ class Measurement:
         rows, logits = self._disclosable(split, logits)
         labels = self.store.labels[rows]
         if isinstance(request, TemperatureRequest):
-            return {"temperatures": temperature_sums(logits.numpy(), labels, request.temperatures).to_lists()}
+            sums = temperature_sums(logits.numpy(), labels, request.temperatures, self.store.groups[rows])
+            return {"temperatures": sums.to_lists()}
         scores = target_scores(probabilities(logits, request.temperature), self.classes, request.malignant)
         return {"histograms": self._cells(rows, request.malignant).histograms(scores, BELOW).to_lists()}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -13,11 +14,17 @@ from medfl.data.batches import AugmentSpec
 from medfl.methods.core.chain import MethodChain
 from medfl.model.flat_model import FlatModel
 
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Logits f32[N, C] and labels i64[N] -> the mean loss of the batch, f32[]."""
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 @dataclass(frozen=True)
 class LocalTrainingConfig:
     """What a site does in a round. `local_steps`, where given, replaces `local_epochs`. With `views` a frozen network
-    sees each training patch that often, once and for all; with 0 it sees the batches of every step."""
+    sees each training patch that often, once and for all; with 0 it sees the batches of every step. `weighted_loss`
+    weighs classes by the site's own counts, `class_weights` (one for each class) as stated; `loss` replaces the cross
+    entropy altogether."""
 
     batch_size: int = 32
     local_epochs: int = 1
@@ -29,7 +36,9 @@ class LocalTrainingConfig:
     clip: float | None = None
     layer_decay: float | None = None
     weighted_loss: bool = False
+    class_weights: tuple[float, ...] | None = None
     label_smoothing: float = 0.0
+    loss: Loss | None = None
     augment: AugmentSpec = field(default_factory=AugmentSpec)
     rounds: int = 1
     seed: int = 0
@@ -50,7 +59,7 @@ class SharedModel:
     Attributes:
         model: the one network.
         chain: the method.
-        precision: "float32" or "bf16" (autocast).
+        precision: "float32", or "bf16" or "fp16" (autocast; with "fp16" the loss is scaled).
         scratch: working buffers by name, allocated once.
         net: what is called in training and evaluation: the network, or its compiled form.
     """
@@ -77,6 +86,6 @@ class SharedModel:
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """The context of a forward pass."""
-        if self.precision == "bf16":
-            return torch.autocast(self.model.device.type, dtype=torch.bfloat16)
+        if self.precision in AUTOCAST:
+            return torch.autocast(self.model.device.type, dtype=AUTOCAST[self.precision])
         return contextlib.nullcontext()

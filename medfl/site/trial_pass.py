@@ -14,10 +14,10 @@ from medfl.model.flat_model import FlatModel
 from medfl.model.lora import is_factor
 from medfl.model.memory_limits import OutOfMemory, explained
 from medfl.model.weights_file import RANDOM
-from medfl.site.shared_model import SharedModel
+from medfl.site.shared_model import Loss, SharedModel
 
 
-def try_network(shared: SharedModel, size: int, batch_size: int) -> None:
+def try_network(shared: SharedModel, size: int, batch_size: int, loss: Loss | None = None) -> None:
     """Take a batch of drawn patches through the network and back, as a step of training does. Two are enough to tell,
     except where the network is compiled for whole batches.
 
@@ -27,10 +27,11 @@ def try_network(shared: SharedModel, size: int, batch_size: int) -> None:
         shared: the network, and the methods that say by which way it is called.
         size: pixels along each edge of a patch.
         batch_size: patches of a training step; of one patch BatchNorm has no statistics.
+        loss: one that a program hands over in place of cross entropy.
 
     Raises:
         MedflError: the network fails on such a batch, in the library's own sentence, or gives no finite logits
-            f32[N, C]; with the remedy. OutOfMemory: the batch does not fit.
+            f32[N, C]; or the loss gives no value with a gradient; with the remedy. OutOfMemory: the batch does not fit.
     """
     model, count = shared.model, batch_size if shared.compiled else min(2, batch_size)
     format_ = torch.channels_last if model.spec.channels_last else torch.contiguous_format
@@ -60,6 +61,25 @@ def try_network(shared: SharedModel, size: int, batch_size: int) -> None:
             ) from error
     if flaw is not None:
         raise MedflError(f"{what} {flaw}")
+    if loss is not None:
+        _try_loss(loss, len(model.spec.classes), model.device)
+
+
+def _try_loss(loss: Loss, classes: int, device: torch.device) -> None:
+    """Raise MedflError unless a loss of drawn logits is one finite number with a gradient."""
+    logits = torch.randn(2, classes, generator=torch.Generator().manual_seed(0)).to(device).requires_grad_()
+    labels = torch.arange(2, device=device) % classes
+    try:
+        value: Any = loss(logits, labels)
+    except Exception as error:  # whatever a function of somebody else raises
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise MedflError(f"`loss`: it fails on logits f32[2, {classes}] and labels i64[2]: {reason}") from error
+    if not isinstance(value, Tensor) or value.dim() or not value.requires_grad or not torch.isfinite(value):
+        shown = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise MedflError(
+            f"`loss`: it gives {shown} for logits f32[2, {classes}]; return the mean over the batch, one finite number "
+            f"with a gradient"
+        )
 
 
 @contextmanager

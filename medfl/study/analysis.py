@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medfl.metrics.figures import figure
+from medfl.metrics.t_intervals import Interval
 from medfl.study.statistics import ByRepeat, ByRepeatAndSite, Repeat, difference, mean_over, paired
-from medfl.study.study_file import ALL, BRACKETS, Planned, Study
-from medfl.study.study_tables import STABILITY, Tables, group_columns, number, validation_columns
+from medfl.study.study_file import ALL, BRACKETS, Planned, StudyPlan
+from medfl.study.study_tables import STABILITY, Tables, figure_of, group_columns, number, over_folds, validation_columns
 
 SMALLEST_GAP = 0.005
 """Between local_only and centralised: below it a share of the gap means nothing."""
@@ -28,7 +31,13 @@ def run_figures() -> list[str]:
     ]
 
 
-def result(study: Study, tables: Tables, failed: Mapping[str, str]) -> dict[str, Any]:
+def bounds(column: str) -> Interval | None:
+    """The least and the largest value of a column of runs.csv; None where it has none, as stability and bytes."""
+    row = figure_of(column)
+    return row.bounds if row is not None and math.isfinite(row.bounds[1]) else None
+
+
+def result(study: StudyPlan, tables: Tables, failed: Mapping[str, str]) -> dict[str, Any]:
     """What the finished runs say.
 
     Args:
@@ -57,7 +66,7 @@ def result(study: Study, tables: Tables, failed: Mapping[str, str]) -> dict[str,
     }
 
 
-def _without_started_folds(study: Study, done: Sequence[Planned]) -> list[Planned]:
+def _without_started_folds(study: StudyPlan, done: Sequence[Planned]) -> list[Planned]:
     """The runs whose repeat has all its folds: a mean over some sites is no mean over all."""
     asked = Counter((run.method, _repeat(run)) for run in study.runs)
     have = Counter((run.method, _repeat(run)) for run in done)
@@ -71,22 +80,22 @@ def save(out: Path, findings: Mapping[str, Any]) -> None:
     write_text(out / "study.json", json.dumps(findings, indent=1, allow_nan=False) + "\n")
 
 
-def _partition(study: Study, tables: Tables, runs: Sequence[Planned]) -> dict[str, Any]:
+def _partition(study: StudyPlan, tables: Tables, runs: Sequence[Planned]) -> dict[str, Any]:
     by_method = {name: [run for run in runs if run.method == name] for name in study.methods}
     values = {
-        name: {figure: _by_repeat(tables, its, figure) for figure in run_figures()}
+        name: {column: _by_repeat(tables, its, column) for column in run_figures()}
         for name, its in by_method.items()
         if its
     }
     sites = {name: _by_site(tables, by_method[name]) for name in values}
-    headline = {name: mean_over(figures[study.figure].values()) for name, figures in values.items()}
+    headline = {name: mean_over(columns[study.figure].values()) for name, columns in values.items()}
     ends = {name: headline[arm].mean for name, arm in _brackets(study).items() if arm in headline}
     methods = {
         name: {
             "chain": tables.rows[by_method[name][0].key].run["chain"],
             "runs": len(by_method[name]),
             "share_of_gap": share_of_gap(headline[name].mean, ends),
-            "figures": {figure: mean_over(its.values()).to_json() for figure, its in figures.items()},
+            "figures": {name: mean_over(its.values(), bounds(name)).to_json() for name, its in figures.items()},
             "values": {" ".join(repeat): value for repeat, value in sorted(figures[study.figure].items())},
         }
         for name, figures in values.items()
@@ -106,7 +115,7 @@ def _unseen(tables: Tables, runs: Sequence[Planned]) -> dict[str, Any]:
     return {
         site: {
             name: {
-                "auroc": mean_over(auroc for auroc, _, _ in its).to_json(),
+                "auroc": mean_over((auroc for auroc, _, _ in its), figure("auroc").bounds).to_json(),
                 "ci": its[0][1:] if len(its) == 1 and None not in its[0] else None,
             }
             for name, its in methods.items()
@@ -116,17 +125,18 @@ def _unseen(tables: Tables, runs: Sequence[Planned]) -> dict[str, Any]:
 
 
 def _comparisons(
-    study: Study, values: Mapping[str, Mapping[str, ByRepeat]], sites: Mapping[str, ByRepeatAndSite]
+    study: StudyPlan, values: Mapping[str, Mapping[str, ByRepeat]], sites: Mapping[str, ByRepeatAndSite]
 ) -> dict[str, Any]:
     """Every method against the first."""
     reference = study.methods[0]
     others = [name for name in values if name != reference] if reference in values else []
     comparisons = {}
     for name in others:
-        moved = difference(values[name][study.figure], values[reference][study.figure])
+        moved = difference(values[name][study.figure], values[reference][study.figure], bounds(study.figure))
         comparisons[name] = paired(sites[name], sites[reference], moved).to_json()
         comparisons[name]["figures"] = {
-            figure: difference(values[name][figure], values[reference][figure]).to_json() for figure in run_figures()
+            column: difference(values[name][column], values[reference][column], bounds(column)).to_json()
+            for column in run_figures()
         }
     return comparisons
 
@@ -139,7 +149,7 @@ def share_of_gap(value: float | None, ends: Mapping[str, float | None]) -> float
     return (value - low) / (high - low)
 
 
-def _brackets(study: Study) -> dict[str, str]:
+def _brackets(study: StudyPlan) -> dict[str, str]:
     """`local_only` and `centralised` -> what the study calls them."""
     arms = study.file.arms().items()
     return {arm: name for arm in BRACKETS for name, chain in arms if arm == chain.baseline}
@@ -149,15 +159,12 @@ def _repeat(run: Planned) -> Repeat:
     return (run.partition, str(run.seed))
 
 
-def _by_repeat(tables: Tables, runs: Sequence[Planned], figure: str) -> ByRepeat:
-    """A figure of every repeat: of its one run, or the mean over its folds."""
+def _by_repeat(tables: Tables, runs: Sequence[Planned], column: str) -> ByRepeat:
+    """A figure of every repeat: of its one run, or over its folds."""
     by_repeat: dict[Repeat, list[float | None]] = {}
     for run in runs:
-        by_repeat.setdefault(_repeat(run), []).append(number(tables.rows[run.key].run, figure))
-    return {
-        repeat: sum(v for v in its if v is not None) / len(its) if None not in its else None
-        for repeat, its in by_repeat.items()
-    }
+        by_repeat.setdefault(_repeat(run), []).append(number(tables.rows[run.key].run, column))
+    return {repeat: over_folds(column, its) for repeat, its in by_repeat.items()}
 
 
 def _by_site(tables: Tables, runs: Sequence[Planned]) -> ByRepeatAndSite:

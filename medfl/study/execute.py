@@ -21,7 +21,7 @@ from medfl.data.atomic_file import write_text
 from medfl.errors import MedflError
 from medfl.runs.data_record import KEY_FILE, changed_sites, data_key, keep_key, read_rows
 from medfl.runs.folder import RunFolder
-from medfl.study.study_file import Planned, Study
+from medfl.study.study_file import Planned, StudyPlan
 from medfl.study.study_tables import Tables, rows_of
 from medfl.tracking.sync_state import locked
 
@@ -43,7 +43,7 @@ class Finished:
 
 
 def carry_out(
-    study: Study, out: Path, jobs: int = 1, on_finished: Callable[[Finished], None] = lambda run: None
+    study: StudyPlan, out: Path, jobs: int = 1, on_finished: Callable[[Finished], None] = lambda run: None
 ) -> list[Finished]:
     """Train what is missing, `jobs` runs at a time; returns the runs that failed.
 
@@ -63,7 +63,7 @@ def carry_out(
         ) from None
 
 
-def _carry_out(study: Study, out: Path, jobs: int, on_finished: Callable[[Finished], None]) -> list[Finished]:
+def _carry_out(study: StudyPlan, out: Path, jobs: int, on_finished: Callable[[Finished], None]) -> list[Finished]:
     tables, deals = Tables.load(out), _Deals(out)
     if study.runs:
         deals.deal(study.runs[0])  # makes the key, where there is none yet
@@ -97,7 +97,7 @@ def _carry_out(study: Study, out: Path, jobs: int, on_finished: Callable[[Finish
     return failed
 
 
-def missing(study: Study, out: Path) -> list[Planned]:
+def missing(study: StudyPlan, out: Path) -> list[Planned]:
     """The planned runs that are in no table yet."""
     tables = Tables.load(out)
     return [run for run in study.runs if run.key not in tables.rows]

@@ -14,9 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfl.metrics import mean_supported
+from medfl.metrics.t_intervals import Interval, logit_around
 
 TIE = 0.001
 """Two AUROCs nearer than this are a tie in the count of wins and losses."""
+ENOUGH_REPEATS = 5
+"""With fewer repeats nothing is said of which method is better: an interval over two to four numbers holds only if
+they scatter normally, which they cannot show."""
 FloatArray = NDArray[np.float64]
 
 
@@ -33,8 +37,12 @@ class Mean:
         return {"n": self.n, "mean": self.mean, "ci": None if self.low is None else [self.low, self.high]}
 
 
-def mean_over(values: Iterable[float | None]) -> Mean:
-    """Mean and t-interval over independent repeats; those without the figure are left out."""
+def mean_over(values: Iterable[float | None], bounds: Interval | None = None) -> Mean:
+    """Mean and t-interval over independent repeats; those without the figure are left out.
+
+    With `bounds`, of a figure that has a least and a largest value, the interval is made on their logit scale, so that
+    no AUROC is said to be above 1; of a difference of two such figures the bounds are minus and plus their distance.
+    """
     present = [value for value in values if value is not None]
     if len(present) < 2:
         return Mean(len(present), mean_supported(present))
@@ -43,7 +51,8 @@ def mean_over(values: Iterable[float | None]) -> Mean:
     mean = math.fsum(present) / len(present)
     error = float(np.std(present, ddof=1)) / math.sqrt(len(present))
     half = float(stdtrit(len(present) - 1, 0.975)) * error
-    return Mean(len(present), mean, mean - half, mean + half)
+    ends = (mean - half, mean + half) if bounds is None else logit_around(mean, half, bounds)
+    return Mean(len(present), mean, *ends)
 
 
 @dataclass(frozen=True)
@@ -78,13 +87,14 @@ ByRepeat = Mapping[Repeat, float | None]  # of each repeat
 ByRepeatAndSite = Mapping[tuple[Repeat, str], float]  # of each repeat at each site
 
 
-def difference(method: ByRepeat, reference: ByRepeat) -> Mean:
-    """Mean difference over the repeats that have the figure with both methods."""
-    return mean_over(
+def difference(method: ByRepeat, reference: ByRepeat, bounds: Interval | None = None) -> Mean:
+    """Mean difference over the repeats that have the figure, of these bounds, with both methods."""
+    differences = [
         value - other
         for repeat, value in sorted(method.items())
         if value is not None and (other := reference.get(repeat)) is not None
-    )
+    ]
+    return mean_over(differences, bounds and (bounds[0] - bounds[1], bounds[1] - bounds[0]))
 
 
 def paired(method: ByRepeatAndSite, reference: ByRepeatAndSite, differences: Mean) -> Paired:

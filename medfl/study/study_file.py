@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +16,8 @@ from medfl import config
 from medfl.config.resolved import rename_old_keys
 from medfl.config.yaml_file import read_mapping, validate
 from medfl.errors import MedflError
-from medfl.pipeline.load_pipeline import load_pipeline
+from medfl.pipeline.load_pipeline import load_pipeline, plain_mapping
+from medfl.runs.versions import installed_version
 
 BRACKETS: tuple[config.Baseline, ...] = ("local_only", "centralised")
 ALL = "all partitions"
@@ -124,7 +124,7 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Study:
+class StudyPlan:
     """A study file and its runs, in the order partition, seed, method, fold; `notices` are for its user."""
 
     file: StudyFile
@@ -148,14 +148,22 @@ class Study:
         return self.file.figure or ("held_out_mean_auroc" if held_out else "train_mean_auroc")
 
 
-def load_study(path: Path | str, overrides: Sequence[str] = ()) -> Study:
-    """Read a study file and resolve every run it asks for; `overrides` act on the pipeline, before the study's own.
+def load_study(path: Path | str | Mapping[str, Any], overrides: Sequence[str] = ()) -> StudyPlan:
+    """Read a study file and resolve every run it asks for; `overrides` act on the pipeline, before the study's own. A
+    mapping stands for such a file in the working directory, and its `pipeline` may be one too.
 
     Raises:
         MedflError: no such file, unknown keys, a pipeline that is missing or does not load with a method's keys.
     """
-    file = Path(path)
-    raw = read_mapping(file, "study")
+    inline: dict[str, Any] | None = None
+    if isinstance(path, Mapping):
+        file, raw = Path("study"), plain_mapping(path, "study")
+        if isinstance(raw.get("pipeline"), dict):
+            inline = raw["pipeline"]
+            raw["pipeline"] = str(inline.get("name"))
+    else:
+        file = Path(path)
+        raw = read_mapping(file, "study")
     if "training" in raw and "methods" not in raw:
         raise MedflError(
             f"{file} is a pipeline file, not a study; a study names `pipeline`, `seeds` and `methods` "
@@ -163,6 +171,8 @@ def load_study(path: Path | str, overrides: Sequence[str] = ()) -> Study:
         )
     notices = _rename_in_arms(raw)
     spec = validate(StudyFile, raw, file)
+    if inline is not None:
+        return replace(_resolve(spec, inline, list(overrides), str(file)), notices=notices)
     base = file.parent / os.path.expanduser(spec.pipeline)
     if not base.is_file():
         raise MedflError(f"{file}: `pipeline`: there is no pipeline file {base}")
@@ -183,7 +193,7 @@ def _rename_in_arms(raw: dict[str, Any]) -> tuple[str, ...]:
     return tuple(notices)
 
 
-def leave_one_site_out(path: Path | str, overrides: Sequence[str] = ()) -> Study:
+def leave_one_site_out(path: Path | str, overrides: Sequence[str] = ()) -> StudyPlan:
     """The study in which every training site of one pipeline takes its turn as the unseen one."""
     pipeline = load_pipeline(path, overrides)
     spec = StudyFile(
@@ -204,7 +214,7 @@ def _chain_name(method: Sequence[str | Mapping[str, Any]]) -> str:
     return "+".join(entry if isinstance(entry, str) else str(entry["name"]) for entry in method) or "fedavg"
 
 
-def _resolve(spec: StudyFile, base: Path, overrides: list[str], where: str) -> Study:
+def _resolve(spec: StudyFile, base: Path | Mapping[str, Any], overrides: list[str], where: str) -> StudyPlan:
     runs = []
     for partition, changes in (spec.partitions or {PLAIN: {}}).items():
         for seed in spec.seeds:
@@ -224,7 +234,7 @@ def _resolve(spec: StudyFile, base: Path, overrides: list[str], where: str) -> S
                     raise MedflError(f"{where}: partition {partition}, method {name}: {error}") from None
                 for fold, folded in _folds(pipeline, where) if spec.leave_one_site_out else [("", pipeline)]:
                     runs.append(Planned(partition, name, seed, fold, folded, content_key(folded)))
-    return Study(spec, tuple(runs))
+    return StudyPlan(spec, tuple(runs))
 
 
 def _folds(pipeline: config.Pipeline, where: str) -> list[tuple[str, config.Pipeline]]:
@@ -255,7 +265,7 @@ def content_key(pipeline: config.Pipeline) -> str:
     for site in content["sites"]["train"] + content["sites"]["held_out"]:
         site.pop("description", None)
         _without_paths(site.get("data") or {}, "root", "source_groups")
-    text = json.dumps([content, version("medfl")], sort_keys=True)
+    text = json.dumps([content, installed_version()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

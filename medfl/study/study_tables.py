@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from medfl.errors import MedflError
 from medfl.metrics import mean_supported, round_stability
-from medfl.metrics.figures import Place, Style, figures_at
+from medfl.metrics.figures import FIGURES, Place, SiteFigure, Style, figures_at
 from medfl.metrics.record_types import RoundRecord
 from medfl.metrics.stability_figures import stability_at
 from medfl.study.study_file import Planned
@@ -41,6 +41,25 @@ def group_columns() -> list[str]:
 def validation_columns() -> list[str]:
     """The figures whose mean over the training sites' validation data runs.csv has."""
     return [f"val_mean_{row.key}" for row in figures_at(Place.STUDY_VALIDATION)]
+
+
+def figure_of(column: str) -> SiteFigure | None:
+    """The row of the table of figures that a column of runs.csv is made of; None for stability, bytes and time."""
+    for row in FIGURES:
+        means = {f"{part}_mean_{row.key}" for part in ("held_out", "train", "val")}
+        if column.removesuffix("_before") in means | {f"{part}_worst_{row.key}" for part in ("held_out", "train")}:
+            return row
+    return None
+
+
+def over_folds(column: str, values: Sequence[float | None]) -> float | None:
+    """A column of one repeat from that of its folds: the worst is the worst of all; anything else is a mean, which
+    needs every fold."""
+    present = [value for value in values if value is not None]
+    row = figure_of(column)
+    if row is not None and "_worst_" in column:
+        return row.worst(present)
+    return sum(present) / len(values) if len(present) == len(values) else None
 
 
 @dataclass

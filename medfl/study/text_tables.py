@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +10,16 @@ from medfl.metrics import format_figure, format_mean
 from medfl.metrics.figures import Place, Style, figures_at, grouped_figures
 from medfl.metrics.stability_figures import stability_at
 from medfl.plain_text import markdown as in_markdown
+from medfl.study.statistics import ENOUGH_REPEATS
 from medfl.study.study_file import ALL
+
+WORST = ("held_out_worst_auroc", "train_worst_auroc")
+NAMED = 8
+"""Methods that a sentence names."""
 
 ONE_SEED = (
     "ONE SEED: this shows what happened once. It proves nothing about the methods: another seed may turn the order "
-    "round. State at least three seeds, better five."
+    "round. State at least five seeds."
 )
 
 
@@ -51,12 +56,30 @@ def headline(study: Mapping[str, Any]) -> list[str]:
         means = {m: value for m, value in means.items() if value is not None}
         ends = [f"{arm} {value:.3f}" for arm, value in partition["brackets"].items() if value is not None]
         between = [m for m in means if study["methods"][m] not in (["local_only"], ["centralised"])]
-        if between:
-            top = max(between, key=lambda m: means[m])
-            within = f", between {' and '.join(ends)}" if ends else ""
-            highest = "highest " if len(between) > 1 else ""
-            lines.append(f"{name}: {highest}{figure_title(study['figure'])} with {top}, {means[top]:.3f}{within}.")
+        if not between:
+            continue
+        within = f", between {' and '.join(ends)}" if ends else ""
+        title, repeats = figure_title(study["figure"]), repeats_of(partition, study["figure"], between)
+        if len(between) > 1 and repeats < ENOUGH_REPEATS:
+            shown = ", ".join(f"{method} {means[method]:.3f}" for method in between[:NAMED])
+            more = f" and {len(between) - NAMED} more" if len(between) > NAMED else ""
+            lines.append(f"{name}: {title}: {shown}{more}{within}. {too_few(repeats)}")
+            continue
+        top = max(between, key=lambda m: means[m])
+        highest = "highest " if len(between) > 1 else ""
+        lines.append(f"{name}: {highest}{title} with {top}, {means[top]:.3f}{within}.")
     return lines
+
+
+def repeats_of(partition: Mapping[str, Any], figure: str, methods: Iterable[str]) -> int:
+    """The fewest repeats that one of the methods has."""
+    return min((partition["methods"][method]["figures"][figure]["n"] for method in methods), default=0)
+
+
+def too_few(repeats: int) -> str:
+    """Why nothing is said of which method is better."""
+    shown = "One repeat says" if repeats == 1 else f"{repeats} repeats say"
+    return f"{shown} nothing of which is better: {ENOUGH_REPEATS} are needed."
 
 
 def text_tables(study: Mapping[str, Any]) -> list[TextTable]:
@@ -92,7 +115,7 @@ def markdown_table(shown: TextTable) -> str:
 def _results(name: str, partition: Mapping[str, Any], study: Mapping[str, Any]) -> TextTable:
     role = study["figure"].partition("_mean")[0].partition("_worst")[0]
     changes = [row for row, style in figures_at(Place.STUDY_RUNS).items() if style is Style.CHANGE]
-    columns = ["method", "runs", figure_title(study["figure"]) + " [95 %]", "worst"]
+    columns = ["method", "runs", figure_title(study["figure"]) + " [95 %]", worst_title(partition)]
     columns += [heading for row in changes for heading in (f"{row.label} before", row.label)]
     keys = [f"{role}_worst_auroc"]
     keys += [f"{role}_{key}" for row in changes for key in (f"mean_{row.key}_before", f"mean_{row.key}")]
@@ -103,6 +126,12 @@ def _results(name: str, partition: Mapping[str, Any], study: Mapping[str, Any]) 
         share = "-" if gap is None else f"{gap:.0%}"
         rows.append([method, str(entry["runs"]), _mean(figures[study["figure"]]), *means, share])
     return TextTable(f"{name}: results", [*columns, "of the gap"], rows)
+
+
+def worst_title(partition: Mapping[str, Any]) -> str:
+    """Of the column of the worst site: the worst of one repeat, or the mean of the worst of several."""
+    several = any(entry["figures"][key]["n"] > 1 for entry in partition["methods"].values() for key in WORST)
+    return "worst site, mean" if several else "worst site"
 
 
 def _comparisons(name: str, partition: Mapping[str, Any], study: Mapping[str, Any]) -> TextTable:

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from medfl.study.analysis import run_figures
-from medfl.study.study_file import Study
+from medfl.study.study_file import StudyPlan
 from medfl.study.study_tables import Tables, number
 from medfl.tracking.log_study import LoggedRun, log_study
 
 FILES = ("study.json", "tables.md", "runs.csv", "sites.csv", "curves.csv", "report.html")
 
 
-def track(study: Study, tables: Tables, findings: Mapping[str, Any], out: Path) -> str:
+def track(study: StudyPlan, tables: Tables, findings: Mapping[str, Any], out: Path) -> str:
     """Log a study with the tracking settings of its pipeline; one line on how that went."""
     runs = []
     for run in study.runs:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
+from medfl.config.program_parts import is_program
 from medfl.errors import MedflError
 from medfl.runs.records import CARD, MODEL, WEIGHTS, RunRecords, read_json
 from medfl.runs.redact import LOCAL, scrub
@@ -58,9 +59,14 @@ def portable(facts: Mapping[str, Any], source: Path) -> dict[str, Any]:
     """A model.json that may leave this machine: without local paths.
 
     Raises:
-        MedflError: the backbone is a local folder, which exists nowhere else.
+        MedflError: the backbone is a local folder or a network of a program, which exist nowhere else.
     """
     settings: dict[str, Any] = scrub(facts)
+    if is_program(str(settings["backbone"])):
+        raise MedflError(
+            f"{source}: the network {settings['backbone']} is one that a program handed over, so nobody else could "
+            f"build it; give it a name of timm's (`timm.models.register_model`) and train that"
+        )
     if LOCAL in str(settings["backbone"]):
         raise MedflError(f"{source}: the backbone is a local folder, so no other machine could build it")
     return settings

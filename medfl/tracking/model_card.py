@@ -11,8 +11,10 @@ from medfl.metrics.figures import Place, Style, figures_at
 from medfl.metrics.formatting import format_count
 from medfl.metrics.stability_figures import stability_at
 from medfl.plain_text import markdown
+from medfl.runs.headline import headline
 from medfl.runs.records import SiteData
 from medfl.runs.redact import scrub
+from medfl.runs.verdict import ROLES
 
 _SOURCES = {
     "lc25000": "LC25000, five classes of lung and colon tissue at 768 x 768 pixels",
@@ -34,6 +36,7 @@ def model_card(
     methods = [e if isinstance(e, str) else str(e["name"]) for e in entries]
     sections = (
         _head(summary, model, pipeline),
+        _result(summary, pipeline),
         _data(summary, pipeline, data),
         _method(summary, pipeline, methods),
         _table("Held-out sites (never trained on)", summary, "held_out"),
@@ -65,6 +68,19 @@ def _head(summary: Mapping[str, Any], model: Mapping[str, Any], pipeline: Mappin
     yield "Input: uint8 RGB patches [N, H, W, 3], any H and W. Output: one probability per class and patch."
     yield "\n## Intended use"
     yield "Research on federated learning in histopathology. Not a medical device; not for diagnosis or treatment."
+
+
+def _result(summary: Mapping[str, Any], pipeline: Mapping[str, Any]) -> Iterator[str]:
+    """What the model misses, before any mean."""
+    first = headline(summary, pipeline)
+    yield "## Result"
+    yield f"**{markdown(first.sentence)}**\n"
+    yield from (f"- {what}: {markdown(figures)}" for what, figures in first.lines)
+    over = first.figures
+    yield (
+        f"- AUROC over the {ROLES[first.role]} sites: mean {format_figure(over.get('mean_auroc'))}, worst "
+        f"{format_figure(over.get('worst_auroc'))}; calibration: mean ECE {format_figure(over.get('mean_ece'))}"
+    )
 
 
 def paragraphs(description: object) -> list[str]:
@@ -137,12 +153,6 @@ def _table(title: str, summary: Mapping[str, Any], role: str) -> Iterator[str]:
     for name, site in sites.items():
         cells = [markdown(name), str(site["n"]), str(site["n_groups"]), str(len(site["supported_classes"]))]
         yield f"| {' | '.join(cells + [cell(site) for _, cell in columns])} |"
-    if role == "held_out":
-        over = summary["held_out"]
-        yield (
-            f"\nOver the held-out sites: mean AUROC {format_figure(over.get('mean_auroc'))}, worst "
-            f"{format_figure(over.get('worst_auroc'))}; calibration: mean ECE {format_figure(over.get('mean_ece'))}."
-        )
 
 
 def _columns() -> list[tuple[str, Callable[[Mapping[str, Any]], str]]]:
@@ -166,8 +176,10 @@ def _calibration(summary: Mapping[str, Any]) -> Iterator[str]:
         f"{fit['patches']} validation patches of the training sites (NLL {format_figure(fit['nll_before'])} before, "
         f"{format_figure(fit['nll_after'])} after). Every figure here is of these probabilities, but for ECE before."
     )
+    if fit.get("pulled"):
+        yield f"It was pulled towards 1, since these are of few source groups ({fit['groups']})."
     if fit.get("bound") is not None:
-        yield "The temperature is at the end of its range: the validation data did not determine it."
+        yield "The loss still falls at the end of the range of temperatures: the validation data did not determine it."
 
 
 def _operating(summary: Mapping[str, Any]) -> Iterator[str]:

@@ -15,12 +15,12 @@ from medfl.config.registry_names import check_alias, check_model_name
 from medfl.errors import GateFailed, MedflError, RunFailed
 from medfl.metrics import mean_supported
 from medfl.metrics.record_types import RunSummary
+from medfl.runs.gates import check
 from medfl.runs.records import CARD, MODEL, RunRecords, finished_run, read_json
 from medfl.runs.redact import scrub
 from medfl.runs.verdict import why_unmeasured, why_untrained
 from medfl.tracking.connect import brief, client_for, mlflow_errors, resolve_uri, shown
 from medfl.tracking.download import fetch_version
-from medfl.tracking.gates import check
 from medfl.tracking.log_model import UUID_TAG
 from medfl.tracking.model_card import model_card
 from medfl.tracking.sync import sync
@@ -94,6 +94,8 @@ def register(
         run = replace(run, summary=cast(RunSummary, {**cast(dict[str, Any], run.summary), **measured}))
     refuse_failed_run(run)
     _pass_gates(run, gates)
+    asked = {"name": name, "alias": alias, "gates": gates.model_dump(exclude_none=True) if gates else {}}
+    run = replace(run, pipeline={**run.pipeline, "registry": asked})  # which the card tells
     result = sync(folder, tracking, finished=True)
     state = State.load(folder)
     uri = resolve_uri(tracking, state.current)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import yaml
 from medfl.plain_text import markdown, visible
 from medfl.runs.records import ALLOCATION, PIPELINE, ROUNDS, SUMMARY, RunRecords, SiteData
 from medfl.runs.redact import reason_class, scrub
+from medfl.runs.versions import installed_version
 from medfl.tracking.metric_names import plain
 from medfl.tracking.model_card import paragraphs
 
@@ -28,7 +28,7 @@ def run_tags(run: RunRecords, run_uuid: str, role: str, site: str | None) -> dic
     tags = {
         "medfl.run_id": run_uuid,
         "medfl.run": run.name,
-        "medfl.version": importlib.metadata.version("medfl"),
+        "medfl.version": installed_version(),
         "role": role,
         "method": run.method,
         "seed": str(run.pipeline.get("seed", 0)),

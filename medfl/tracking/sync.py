@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from medfl import config
+from medfl.config.program_parts import is_program
 from medfl.errors import MedflError
 from medfl.metrics.record_types import RoundRecord
-from medfl.runs.records import MODEL, REPORT, WEIGHTS, RunRecords, read_run
+from medfl.runs.records import MODEL, REPORT, WEIGHTS, RunRecords, read_json, read_run
 from medfl.tracking import metric_names, run_metadata
 from medfl.tracking.connect import artifact_location, brief, client_for, mlflow_errors, resolve_uri, shown
 from medfl.tracking.log_model import log_model
@@ -246,8 +247,11 @@ class _Pass:
                     self.server.artifacts[name] = digest
 
     def _log_model(self) -> None:
-        """The selected model as a served model, once; registering it later only points at it."""
+        """The selected model as a served model, once; registering it later only points at it. A network of a program
+        could be built nowhere else, so its figures go to MLflow without it."""
         if self.server.model_ready or not all((self.run.folder / name).is_file() for name in (WEIGHTS, MODEL)):
+            return
+        if is_program(str(read_json(self.run.folder / MODEL).get("backbone"))):
             return
         log_model(self.client, self.run, self.state, self.server)
 

@@ -1,6 +1,7 @@
 """The command line as people use it: what it prints, and one sentence with exit code 2 for everything they can mend."""
 
 import csv
+import importlib.metadata
 import json
 import os
 import stat
@@ -216,3 +217,8 @@ def test_two_sites_of_one_name_and_a_held_out_site_in_training(medfl, small, tmp
     refused(medfl("run", small(sites=twice)), "two sites", "a")
     (tmp_path / "far.yaml").write_text("name: far\nrole: held_out\n")
     refused(medfl("run", small(sites={"train": ["far.yaml"]})), "far.yaml", "held_out", "train")
+
+
+def test_the_version(medfl):
+    code, out, _ = medfl("--version")
+    assert (code, out) == (0, f"medfl {importlib.metadata.version('medfl')}\n")

@@ -1,7 +1,14 @@
 """The tables of the command line, with class and site names of any kind."""
 
-from medfl.cli.console_tables import print_confusion, print_operating_points, print_partition, print_sites
+from medfl.cli.console_tables import (
+    print_confusion,
+    print_operating_points,
+    print_outcome,
+    print_partition,
+    print_sites,
+)
 from medfl.cli.terminal import Terminal
+from medfl.metrics.group_figures import group_figures
 from tests import runfolders
 from tests.odd_names import hidden, odd_names
 from tests.runfolders import FakeRun
@@ -39,3 +46,21 @@ def test_names_of_any_kind(capsys, tmp_path, monkeypatch):
     assert shown.count("1234 (5)") == 16
     assert "normal [mucosa]" in shown
     assert "HER2 [/0]" in shown
+
+
+def test_the_end_says_what_is_missed_before_where_things_are(capsys, tmp_path):
+    summary = FakeRun(tmp_path / "r", skill=0.5).whole().summary()
+    summary |= {"held_out": group_figures(summary["sites"], "held_out"), "virtual_seconds": None}
+    print_outcome(Terminal(), summary, "runs/r", "MLflow: off")
+    lines = capsys.readouterr().out.splitlines()
+    said = next(line for line in lines if line.startswith("At "))
+    assert "for another class" in said
+    assert lines.index(said) > max(i for i, line in enumerate(lines) if line.startswith("Stability"))
+    after = lines[lines.index(said) + 1 :]
+    assert [line.partition(":")[0] for line in after if line] == [
+        "Recall, worst class",
+        "Gates",
+        "Registry",
+        "Run",
+        "MLflow",
+    ]

@@ -14,7 +14,7 @@ from medfl.cli.standard_streams import SafeStream
 from medfl.cli.terminal import Terminal
 from medfl.errors import GateFailed, RunFailed
 from medfl.pipeline import evaluate_model, register_run
-from medfl.study import analysis, execute, study_tables, text_tables, track_study
+from medfl.study import execute, study_tables, text_tables, write_up
 from medfl.study.report import study_page
 from medfl.tracking import log_evaluation
 
@@ -77,11 +77,11 @@ def test_a_study_is_saved_and_tracked_before_it_is_shown(steps, tmp_path):
     for module, name, result in (
         (execute, "carry_out", [failed]),
         (study_tables.Tables, "load", None),
-        (analysis, "result", {}),
-        (analysis, "save", None),
-        (text_tables, "markdown", "# Study\n"),
+        (write_up, "result", {}),
+        (write_up, "save", None),
+        (write_up, "markdown", "# Study\n"),
         (study_page, "write_study_report", tmp_path / "report.html"),
-        (track_study, "track", "MLflow: off"),
+        (write_up, "track", "MLflow: off"),
         (text_tables, "text_tables", [SimpleNamespace(title="t", columns=[], rows=[])]),
         (text_tables, "headline", []),
     ):

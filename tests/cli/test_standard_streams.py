@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -100,3 +101,33 @@ def test_a_process_ends_as_it_would_have(closing):
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ("" if closing == "2>&-" else "y\n")
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("stream", "kept"), [(Screen, "medfl: loading\r\x1b[K"), (io.StringIO, "medfl: loading\n")])
+def test_a_silent_command_says_that_it_loads_and_takes_it_back(monkeypatch, stream, kept):
+    seen = stream()
+    monkeypatch.setattr(sys, "stderr", seen)
+    monkeypatch.setattr(standard_streams, "PATIENCE", 0.0)
+    status = standard_streams.StatusLine()
+    status.start("medfl: loading")
+    deadline = time.monotonic() + 5
+    while not seen.getvalue() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    status.end()
+    status.end()
+    assert seen.getvalue() == kept
+
+
+def test_a_command_that_speaks_at_once_has_no_status_line(monkeypatch, capsys):
+    status = standard_streams.StatusLine()
+    monkeypatch.setattr(standard_streams, "STATUS", status)
+    status.start("medfl: loading")
+    timer = status._timer
+    standard_streams.SafeStream(sys.stdout).write("words")
+    timer.join()
+    assert capsys.readouterr() == ("words", "")

@@ -65,6 +65,17 @@ def test_a_large_image_is_resized_in_bands_to_the_same_bytes(
     assert np.array_equal(decoded(path, size), whole)
 
 
+@pytest.mark.parametrize(("height", "width", "field"), [(20, 33, 17), (10, 30, 20), (21, 16, 31), (40, 41, 16)])
+def test_the_central_field_is_what_monai_cuts_and_mirrors(tmp_path: Path, height: int, width: int, field: int) -> None:
+    from monai.transforms import Compose, Resized, ResizeWithPadOrCropd
+
+    image = np.random.default_rng(2).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    cut = ResizeWithPadOrCropd(["image"], (field, field), mode="reflect")
+    both = Compose([cut, Resized(["image"], (16, 16), mode="area")])
+    wanted = torch.as_tensor(both({"image": torch.from_numpy(image).permute(2, 0, 1).float()})["image"])
+    assert np.array_equal(decoded(write_image(tmp_path / "a.png", image), 16, field), decoding.to_bytes(wanted))
+
+
 def test_area_means_the_mean_of_the_covered_pixels(tmp_path: Path) -> None:
     image = pixels(1, 32)
     means = image.reshape(16, 2, 16, 2, 3).mean(axis=(1, 3))  # quarters: 0, .25, .5, .75

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from medfl.data.partition import make_partition
-from medfl.data.render import read_patches, render
+from medfl.data.render import read_patches, render, warn_of_resolution
 from medfl.data.stain import Stain, apply, profile
 from medfl.errors import MedflError
 from tests.data.rendering import own, render_all
@@ -129,17 +129,21 @@ def test_mpp_cuts_the_same_field_of_view(tmp_path: Path, caplog: pytest.LogCaptu
     """The model sees 16 px of 0.5 um: 8 um, which are 32 px of the site's 0.25 um, the central ones of 40."""
     image = pixels(4, 40)
     write_image(tmp_path / "own" / "lung_n" / "ann" / "a.png", image)
-    store = render_all(own(tmp_path / "own", mpp=0.5, site={"mpp": 0.25}))["here"]
+    made = own(tmp_path / "own", mpp=0.5, site={"mpp": 0.25})
+    store = render_all(made)["here"]
     means = image[4:36, 4:36].reshape(16, 2, 16, 2, 3).mean(axis=(1, 3))
     assert np.array_equal(store.images[0], np.floor(means + 0.5))
     assert store.mpp == 0.5
+    warn_of_resolution(made, made.all_sites)
     assert "site here: 0.25 microns per pixel, the model sees 0.5: the central 32 x 32 pixels" in caplog.text
 
 
 def test_mpp_mirrors_what_a_smaller_image_lacks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     image = pixels(4, 12)
     write_image(tmp_path / "own" / "lung_n" / "ann" / "a.png", image)
-    store = render_all(own(tmp_path / "own", mpp=0.5, site={"mpp": 0.5}))["here"]
+    made = own(tmp_path / "own", mpp=0.5, site={"mpp": 0.5})
+    store = render_all(made)["here"]
+    warn_of_resolution(made, made.all_sites)
     assert np.array_equal(store.images[0], np.pad(image, ((2, 2), (2, 2), (0, 0)), mode="reflect"))
     assert not caplog.text  # equal figures need no warning
     with pytest.raises(MedflError, match=r"a.png \(12 x 12 pixels show less than half of the 40 the model sees\)"):
@@ -148,14 +152,26 @@ def test_mpp_mirrors_what_a_smaller_image_lacks(tmp_path: Path, caplog: pytest.L
 
 @pytest.mark.parametrize(
     ("data", "keys", "lacking"),
-    [({"mpp": 0.5}, {}, "its `mpp`"), ({}, {"mpp": 0.5}, "`data.mpp`"), ({}, {}, "`data.mpp`")],
+    [({"mpp": 0.5}, {}, "`mpp` of here"), ({}, {"mpp": 0.5}, "`data.mpp`"), ({}, {}, "`data.mpp`")],
 )
 def test_unknown_mpp_warns_in_one_line(root: Path, caplog: pytest.LogCaptureFixture, data, keys, lacking: str) -> None:
     with caplog.at_level(logging.WARNING):
-        store = render_all(own(root, site=keys, **data))["here"]
+        made = own(root, site=keys, **data)
+        store = render_all(made)["here"]
+        warn_of_resolution(made, made.all_sites)
     assert len(caplog.records) == 1
     assert f"{lacking} is not stated" in caplog.text
     assert store.mpp is None
+
+
+def test_many_sites_of_other_resolutions_are_one_warning(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    stated = {"fine": 0.25, "same": 0.5, "coarse": 1.0, "silent": None, "mute": None}
+    made = pipeline([], [site(name, root, "folder", mpp=mpp) for name, mpp in stated.items()], mode="own", mpp=0.5)
+    warn_of_resolution(made, made.all_sites)
+    (record,) = caplog.records
+    text = record.getMessage()
+    assert all(part in text for part in ("site fine: 0.25", "site coarse: 1 ", "`mpp` of silent, mute is not stated"))
+    assert "site same" not in text
 
 
 def test_stretched_images_warn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

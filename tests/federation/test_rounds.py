@@ -315,3 +315,35 @@ def test_a_model_that_is_not_finite_stops_the_run_before_it_is_written():
     with pytest.raises(RunFailed, match="no longer finite after round 0"):
         federation.run()
     assert records == []
+
+
+@pytest.mark.parametrize(("patience", "last"), [(1, 2), (2, 3), (3, 4), (5, 6), (9, 9), (None, 9)])
+def test_a_figure_that_stands_still_closes_the_run(patience, last):
+    # The scripted AUROC is always 0.5, so round 0 stays the best; the round after the last wait evaluates only.
+    plan = {"select": ("val_mean_auroc", "max"), "patience": patience}
+    federation, records, transport = scripted({"a": (10, [1.0, 0.0, 0.0])}, rounds=9, **plan)
+    state = federation.run()
+    assert [record["round"] for record in records] == list(range(last + 1))
+    assert records[-1]["participants"] == []
+    assert not isinstance(transport.requests[-1], TrainRequest)
+    assert state.best[0] == 0
+    assert state.closing == (None if last == 9 else last)
+
+
+def test_a_better_round_starts_the_wait_anew_and_unmeasured_rounds_do_not_count():
+    values = iter([0.5, 0.6, 0.6, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7])
+    plan = {"select": ("val_mean_auroc", "max"), "patience": 3, "evaluate_every": 2}
+    federation, records, transport = scripted({"a": (10, [1.0, 0.0, 0.0])}, rounds=40, **plan)
+    answer = transport.call
+
+    def call(sites, request):
+        for reply in answer(sites, request):
+            if "val" in reply.metrics:
+                reply.metrics["val"]["auroc"] = next(values)
+            yield reply
+
+    transport.call = call
+    state = federation.run()
+    # Measured in rounds 0, 2, 4, 6 (the best), 8, 10: there it is four rounds old, so round 11 closes.
+    assert state.best[0] == 6
+    assert records[-1]["round"] == 11

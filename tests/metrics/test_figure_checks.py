@@ -100,6 +100,13 @@ def test_sums_of_temperatures():
     sums = temperature_sums(np.eye(3), np.arange(3), (0.5, 1.0)).to_lists()
     check = checks.temperature_sums_check(2)
     check(sums, "")
-    for wrong in ({"n": -1}, {"nll": [1.0]}, {"slope": [math.nan, 0.0]}, {"curvature": [-1.0, 0.0]}, {"more": 0}):
+    for wrong in (
+        {"n": -1},
+        {"groups": -1},
+        {"nll": [1.0]},
+        {"slope": [math.nan, 0.0]},
+        {"curvature": [-1.0, 0.0]},
+        {"more": 0},
+    ):
         with pytest.raises(ValueError, match="`"):
             check(sums | wrong, "")

@@ -12,8 +12,9 @@ from medfl.metrics import Intervals, figures, measure
 from medfl.metrics.figures import FIGURES, Place, ScoredPatches, SiteFigure, Style, figure, figures_at
 from medfl.metrics.group_figures import group_figures
 from medfl.report.run_report import report_html
+from medfl.runs import gates
 from medfl.study.study_tables import site_rows
-from medfl.tracking import gates, metric_names
+from medfl.tracking import metric_names
 from medfl.tracking.model_card import model_card
 from tests.runfolders import FakeRun
 

@@ -7,7 +7,14 @@ import pytest
 from scipy.optimize import brentq, minimize
 from sklearn.metrics import log_loss
 
-from medfl.metrics.temperature import HOTTEST, POINTS, TemperatureSums, fit_temperature, temperature_sums
+from medfl.metrics.temperature import (
+    ENOUGH_GROUPS,
+    HOTTEST,
+    POINTS,
+    TemperatureSums,
+    fit_temperature,
+    temperature_sums,
+)
 
 
 def softmax(logits):
@@ -109,9 +116,14 @@ def test_equal_to_the_central_fit_in_two_messages(seed):
     sites = Sites(logits, labels, cuts)
     fit = fit_temperature(sites)
 
-    b = brentq(lambda b: temperature_sums(logits, labels, (1 / b,)).slope[0], 1 / HOTTEST, HOTTEST, xtol=1e-14)
+    missing = max(0, ENOUGH_GROUPS - len(labels))
+
+    def slope(b):
+        return temperature_sums(logits, labels, (1 / b,)).slope[0] + missing * (1 - 1 / b)
+
+    b = brentq(slope, 1 / HOTTEST, HOTTEST, xtol=1e-14)
     assert fit.temperature == pytest.approx(1 / b, rel=1e-6)
-    assert fit.bound is None
+    assert (fit.bound, fit.groups, fit.pulled) == (None, len(labels), missing > 0)
     assert fit.patches == len(labels)
     assert fit.nll_before == pytest.approx(log_loss(labels, softmax(logits), labels=range(classes)), rel=1e-9)
     assert fit.nll_after == pytest.approx(log_loss(labels, softmax(logits * b), labels=range(classes)), rel=1e-7)
@@ -140,6 +152,43 @@ def test_a_calibrated_model_stays():
     logits, labels = draw(9)
     once = fitted(logits, labels).temperature
     assert fitted(logits / once, labels).temperature == pytest.approx(1.0, abs=1e-7)
+
+
+# ------------------------------------------------------------------------------------------------------- few groups
+
+
+def pulled(logits, labels, groups, cuts=()):
+    """The fit over sites that tell how many source groups they have."""
+    parts = list(zip(*(np.split(values, cuts) for values in (logits, labels, groups)), strict=True))
+
+    def ask(temperatures):
+        first, *rest = (temperature_sums(z, y, temperatures, g) for z, y, g in parts)
+        return sum(rest, first)
+
+    return fit_temperature(ask)
+
+
+def test_few_groups_pull_the_temperature_towards_one():
+    logits, labels = draw(4, n=40, scale=0.2, skill=1.5)  # far from sure enough
+    free = pulled(logits, labels, np.arange(40)).temperature
+    few = [pulled(logits, labels, np.arange(40) % groups) for groups in (2, 10, 40)]
+    assert free < 0.5
+    assert [fit.groups for fit in few] == [2, 10, 40]
+    assert 1 > few[0].temperature > few[1].temperature > few[2].temperature
+    assert few[1].temperature > 0.6
+    assert all(fit.pulled and fit.nll_after < fit.nll_before for fit in few)
+    for fit in few:  # the loss that is stated is that of the patches, without what pulls
+        after = temperature_sums(logits, labels, (fit.temperature,)).nll[0] / 40
+        assert fit.nll_after == pytest.approx(after, rel=1e-7)
+    again = pulled(logits, labels, np.arange(40) // 4, (8, 20))  # dealt to three sites, whole groups each
+    assert again.temperature == pytest.approx(few[1].temperature, rel=1e-9)
+
+
+def test_enough_groups_do_not_pull():
+    logits, labels = draw(5, n=100, scale=2.0)
+    fit = pulled(logits, labels, np.arange(100) // 2)
+    assert (fit.groups, fit.pulled) == (ENOUGH_GROUPS, False)
+    assert fit.temperature == pytest.approx(fitted(logits, labels).temperature, rel=1e-12)
 
 
 # ------------------------------------------------------------------------------------------------------ no clear answer
@@ -175,6 +224,13 @@ def test_an_all_wrong_model_ends_at_the_upper_bound():
     fit = fitted(logits, labels)
     assert (fit.temperature, fit.bound) == (HOTTEST, "upper")
     assert fit.nll_after < fit.nll_before
+
+
+def test_an_all_wrong_model_of_few_groups_is_named_and_pulled():
+    logits, labels = draw(12, n=20, skill=-4.0)
+    fit = pulled(logits, labels, np.arange(20) % 5)
+    assert (fit.bound, fit.pulled) == ("upper", True)
+    assert 1 < fit.temperature < HOTTEST
 
 
 def test_logits_without_any_difference_leave_the_temperature_at_one():

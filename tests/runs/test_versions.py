@@ -1,13 +1,12 @@
 """The versions of a run: those of the installed packages, and what computes."""
 
 import platform
-from importlib.metadata import version
 
-from medfl.runs.versions import PACKAGES, versions
+from medfl.runs.versions import PACKAGES, installed_version, versions
 
 
 def test_they_are_those_installed():
     stated = versions()
-    assert {name: stated[name] for name in PACKAGES} == {name: version(name) for name in PACKAGES}
+    assert {name: stated[name] for name in PACKAGES} == {name: installed_version(name) for name in PACKAGES}
     assert stated["python"] == platform.python_version()
     assert stated["device"]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -177,3 +178,23 @@ def test_changed_logits_are_those_that_the_loss_sees():
 
     assert not torch.allclose(run(Shift)[0], plain()[0])
     torch.testing.assert_close(run(Scaled)[0], plain()[0], rtol=0, atol=1e-4)
+
+
+def test_stated_class_weights_and_a_loss_of_ones_own_are_what_a_step_takes():
+    def first_loss(**changes):
+        _, records = toy_run([], rounds=1, sizes=(8,), work=toy_work(local_steps=1, **changes))
+        return records[0]["sites"]["site-0"]["train_loss"]
+
+    plain, stated = first_loss(), first_loss(class_weights=(1.0, 1.0, 1.0))
+    assert stated == plain
+    assert first_loss(class_weights=(10.0, 1.0, 1.0)) != plain
+    assert first_loss(loss=lambda logits, labels: 3 * cross_entropy(logits, labels)) == pytest.approx(3 * plain)
+
+
+def test_weights_are_the_sites_own_or_those_stated():
+    labels, device = np.array([0, 0, 0, 1]), torch.device("cpu")
+    own = local_training.cross_entropy(toy_work(weighted_loss=True), labels, 3, device).weight
+    torch.testing.assert_close(own, torch.tensor([4 / 6, 2.0, 0.0]))
+    stated = local_training.cross_entropy(toy_work(class_weights=(1.0, 5.0, 2.0)), labels, 3, device).weight
+    assert stated.tolist() == [1.0, 5.0, 2.0]
+    assert local_training.cross_entropy(toy_work(), labels, 3, device).weight is None

@@ -6,6 +6,7 @@ from scipy import stats
 
 from medfl.study.analysis import share_of_gap
 from medfl.study.statistics import Mean, difference, mean_over, paired, rank_biserial
+from medfl.study.study_tables import over_folds
 
 
 def test_mean_and_t_interval_by_hand():
@@ -27,6 +28,29 @@ def test_the_t_interval_is_scipys():
     found = mean_over(values.tolist())
     expected = stats.t.interval(0.95, 6, values.mean(), stats.sem(values))
     assert (found.low, found.high) == pytest.approx(expected)
+
+
+def test_an_interval_of_a_bounded_figure_stays_inside_its_bounds():
+    two = mean_over([0.5, 0.985])
+    assert two.high > 1.5  # as a plain t interval of two seeds has it
+    cut = mean_over([0.5, 0.985], (0.0, 1.0))
+    assert 0 < cut.low < cut.mean == two.mean < cut.high < 1
+    # Far from the bounds it is the plain interval, and a difference of two such figures has -1 and 1 for bounds.
+    plain, inside = mean_over([0.5, 0.501, 0.502]), mean_over([0.5, 0.501, 0.502], (0.0, 1.0))
+    assert (inside.low, inside.high) == pytest.approx((plain.low, plain.high), abs=1e-5)
+    one, other = {("p", "1"): 0.9, ("p", "2"): 0.8}, {("p", "1"): 0.1, ("p", "2"): 0.7}
+    moved = difference(one, other, (0.0, 1.0))
+    assert -1 < moved.low < 0.45 < moved.high < 1
+    assert difference(one, other).high > 1
+    assert mean_over([1.0, 1.0], (0.0, 1.0)).high == 1.0
+
+
+def test_the_worst_over_folds_is_the_worst():
+    assert over_folds("held_out_worst_auroc", [0.9, 0.4, None]) == 0.4
+    assert over_folds("train_worst_ece", [0.1, 0.3]) == 0.3
+    assert over_folds("held_out_mean_auroc", [0.9, 0.4]) == pytest.approx(0.65)
+    assert over_folds("held_out_mean_auroc", [0.9, None]) is None
+    assert over_folds("drift", [1.0, 2.0]) == 1.5
 
 
 def test_rank_biserial_by_hand():

@@ -54,3 +54,13 @@ def test_a_description_is_paragraphs(tmp_path, monkeypatch):
         assert "\n\\## Intended use\n" in shown
         assert "\n\\- Diagnosis &lt;b&gt;" in shown
     assert card.count("\n## Intended use") == 1
+
+
+def test_what_the_model_misses_comes_before_any_mean(tmp_path):
+    run = FakeRun(tmp_path / "r", skill=0.5).whole()
+    records = read_run(run.folder)
+    card = model_card(records.summary, read_json(run.folder / "model.json"), records.pipeline)
+    result = card.index("## Result")
+    assert result < card.index("AUROC") < card.index("## Data")
+    assert re.search(r"\*\*At (east|west) the model takes \d+ of \d+ lung\\?_\w+ for another class", card[result:])
+    assert "- Gates: none stated" in card

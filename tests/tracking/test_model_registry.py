@@ -25,10 +25,10 @@ from medfl import config
 from medfl.data.synthetic.tissue import draw_copies
 from medfl.errors import GateFailed, MedflError, RunFailed
 from medfl.model import timm_network
+from medfl.runs.gates import check
 from medfl.runs.records import read_run
 from medfl.tracking.connect import client_for
 from medfl.tracking.download import fetch_model, is_reference
-from medfl.tracking.gates import check
 from medfl.tracking.model_card import model_card
 from medfl.tracking.model_registry import _move_alias, held_out_digest, register
 from medfl.tracking.sync import sync

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medfl.cli.standard_streams import complain
-from medfl.errors import MedflError
+from medfl.errors import MedflError, install_extra
 from medfl.plain_text import visible
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def launcher() -> ModuleType:
         if (error.name or "").split(".")[0] not in ("nvflare", "psutil"):
             raise
         raise MedflError(
-            'sites in processes of their own need NVIDIA FLARE; install it with `pip install "medfl[nvflare]"`'
+            f"sites in processes of their own need NVIDIA FLARE; install it with {install_extra('nvflare')}"
         ) from None
     return launch
 

@@ -9,6 +9,7 @@ import typer
 
 from medfl.cli.commands.common import PipelineFile, Set, about, launcher, open_terminal
 from medfl.cli.commands.run_commands import RESUME, finish
+from medfl.errors import MedflError
 
 Kit = Annotated[str, typer.Argument(metavar="KIT", help="A kit's folder.")]
 Timeout = Annotated[
@@ -60,7 +61,7 @@ def kit(
         parties = make_kits(loaded, Path(out), server, port)
         terminal.say(f"Kits in {out}: {', '.join(parties)}")
         terminal.say(f"Hand each over privately and keep {Path(out) / 'authority'} to yourself: its key admits sites.")
-        terminal.say("Each kit's README.md has the two commands of its party.")
+        terminal.say("Each kit holds medfl itself, and its README.md says how to install, check and begin.")
 
 
 @deploy_app.command()
@@ -83,10 +84,26 @@ def serve(
 
 
 @deploy_app.command()
-def join(kit: Kit, timeout: Timeout = None) -> None:
+def join(
+    kit: Kit,
+    timeout: Timeout = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Look at machine, kit, data and way to the server, and take no part.")
+    ] = False,
+) -> None:
     """Take part with a site's kit, until Ctrl-C."""
     launcher()
     with open_terminal() as terminal:
+        if check:
+            from medfl.engines.nvflare.join_check import check_join
+
+            failed = 0
+            for line in check_join(Path(kit)):
+                terminal.say(str(line))
+                failed += not line.passed
+            if failed:
+                raise MedflError(f"{kit} cannot take part yet: {failed} of the checks failed; each says what to do")
+            return
         from medfl.engines.nvflare.run_kit import join as take_part
         from medfl.runs.progress import ProgressCallbacks
 

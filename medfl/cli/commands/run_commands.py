@@ -98,6 +98,7 @@ def evaluate(
     from medfl.pipeline.evaluate_model import find_model
 
     with open_terminal() as terminal:
+        from medfl.runs.headline import headline
         from medfl.tracking.log_evaluation import log_evaluation
 
         trained = find_model(model)
@@ -112,6 +113,7 @@ def evaluate(
         print_operating_points(terminal, result)
         for name in sorted(result["sites"]):
             print_confusion(terminal, name, result["sites"][name]["confusion"], trained.facts["classes"])
+        terminal.say(headline(result).sentence)
         if json_file:
             terminal.say(f"Figures: {json_file}")
         if predictions:
@@ -208,7 +210,7 @@ def finish(outcome: Outcome, pipeline: Pipeline, terminal: Terminal) -> None:
             name, alias = pipeline.registry.name, pipeline.registry.alias
             registered = (register_run(outcome.folder.path, name=name, alias=alias),)
     finally:  # where a gate refuses the model, its sentence comes last
-        print_outcome(terminal, outcome.summary, str(outcome.folder.path), outcome.tracking)
+        print_outcome(terminal, outcome.summary, str(outcome.folder.path), outcome.tracking, pipeline)
     terminal.say(*registered)
     if outcome.folder.model.is_file():
         terminal.say(f"Next: medfl evaluate {outcome.folder.path} --predictions scores")

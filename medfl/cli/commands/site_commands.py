@@ -21,12 +21,13 @@ def sites_preview(
     """Write one picture: a row of patches per site, as the model will see them."""
     from medfl.data.partition import make_partition
     from medfl.data.preview import preview
-    from medfl.data.render import render
+    from medfl.data.render import render, warn_of_resolution
     from medfl.pipeline.load_pipeline import load_pipeline
 
     with open_terminal() as terminal, about(pipeline):
         loaded = load_pipeline(pipeline, set_ or [])
         by_name = {site.name: site for site in loaded.all_sites}
+        warn_of_resolution(loaded, loaded.all_sites)
         stores = [render(loaded, by_name[share.site], share) for share in make_partition(loaded).sites]
         preview(stores, Path(out), loaded)
         terminal.say(f"Picture: {out}")

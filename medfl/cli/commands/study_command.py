@@ -12,7 +12,7 @@ from medfl.errors import RunFailed
 
 if TYPE_CHECKING:
     from medfl.cli.terminal import Terminal
-    from medfl.study.study_file import Study
+    from medfl.study.study_file import StudyPlan
 
 
 def study(
@@ -52,13 +52,10 @@ def study(
         _carry_out(loaded, folder, jobs, terminal, train=not tables_only)
 
 
-def _carry_out(study: Study, folder: Path, jobs: int, terminal: Terminal, train: bool) -> None:
-    from medfl.data.atomic_file import write_text
-    from medfl.study.analysis import result, save
+def _carry_out(plan: StudyPlan, folder: Path, jobs: int, terminal: Terminal, train: bool) -> None:
     from medfl.study.execute import Finished, carry_out
-    from medfl.study.study_tables import Tables
-    from medfl.study.text_tables import headline, markdown, text_tables
-    from medfl.study.track_study import track
+    from medfl.study.text_tables import headline, text_tables
+    from medfl.study.write_up import write_up
 
     count = 0
 
@@ -68,25 +65,10 @@ def _carry_out(study: Study, folder: Path, jobs: int, terminal: Terminal, train:
         outcome = f"FAILED: {done.problem}" if done.problem else f"{done.seconds:.0f} s"
         terminal.say(f"  {count:3d}  {done.run.title}: {outcome}")
 
-    failed = carry_out(study, folder, jobs, say) if train else []
-    done_runs = Tables.load(folder)
-    findings = result(study, done_runs, {done.run.title: done.problem for done in failed})
-    save(folder, findings)
-    write_text(folder / "tables.md", markdown(findings))
-    page = _page(folder)
-    tracking = (track(study, done_runs, findings, folder),) if train else ()
-    for shown in text_tables(findings):
+    failed = carry_out(plan, folder, jobs, say) if train else []
+    done = write_up(plan, folder, failed, tracked=train)
+    for shown in text_tables(done.findings):
         terminal.table(shown.title, shown.columns, shown.rows)
-    terminal.say(*headline(findings), f"Study:  {folder}", page, *tracking)
+    terminal.say(*headline(done.findings), *done.lines)
     if failed:
-        raise RunFailed(f"{len(failed)} of {len(study.runs)} runs failed; start the study again to try them once more")
-
-
-def _page(folder: Path) -> str:
-    """Writes the study's page and says where it is; one that cannot be drawn must not cost the study."""
-    from medfl.study.report.study_page import write_study_report
-
-    try:
-        return f"Report: {write_study_report(folder)}"
-    except Exception as error:
-        return f"The report could not be drawn ({error}); try `medfl report {folder}`"
+        raise RunFailed(f"{len(failed)} of {len(plan.runs)} runs failed; start the study again to try them once more")

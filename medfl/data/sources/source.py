@@ -12,7 +12,7 @@ from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from medfl import config
 from medfl.config.spelling import one_form, show, spelt_alike
@@ -33,6 +33,7 @@ class SourceSpec:
         distinct_names: `data.distinct_names`, names of source groups that are not the same for being spelt alike.
         data: the pipeline's `data` section, for the settings of one kind of source.
         cache: folder for what a source generates.
+        patches: the site's patches where a program hands them over (`source: program`), else None.
     """
 
     where: str
@@ -43,6 +44,7 @@ class SourceSpec:
     data: config.Data
     cache: Path
     distinct_names: tuple[str, ...] = ()
+    patches: Any = None
 
 
 @dataclass(frozen=True)

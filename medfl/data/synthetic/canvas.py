@@ -71,7 +71,7 @@ class Canvas:
             n *= 2
             detail = self.rng.standard_normal((n, n), dtype=np.float32)
             grid = cv2.resize(grid, (n, n), interpolation=cv2.INTER_CUBIC) + np.float32(0.55**octave) * detail
-        variance = 0.6 * sum(0.55 ** (2 * octave) for octave in range(octaves))
+        variance = 0.6 * math.fsum(0.55 ** (2 * octave) for octave in range(octaves))
         grid *= np.float32(1 / math.sqrt(variance))
         smooth = cv2.INTER_CUBIC if 3 * n < self.width else cv2.INTER_LINEAR  # alike on a fine grid, one is faster
         return cv2.resize(grid, (self.width, self.width), interpolation=smooth)

@@ -14,8 +14,7 @@ from cryptography.x509.oid import NameOID
 from medfl.engines.nvflare.job import ALLOWED
 from medfl.engines.nvflare.kit_policy import foreign
 from medfl.engines.nvflare.provision import intact
-from medfl.engines.nvflare.startup_kit import KITS
-from medfl.engines.remote.party_files import PARTY, SERVER, read_pipeline
+from medfl.engines.remote.party_files import KITS, PARTY, SERVER, read_pipeline
 from medfl.errors import MedflError
 from medfl.runs.versions import versions
 
@@ -90,6 +89,15 @@ def reach(kit: Path) -> bool:
     return True
 
 
+def end_of(kit: Path, kind: str) -> datetime.date:
+    """The day on which the certificate of a kit, of a "client" or the "server", ends."""
+    return _certificate(kit, kind).not_valid_after_utc.date()
+
+
+def _certificate(kit: Path, kind: str) -> x509.Certificate:
+    return x509.load_pem_x509_certificate((kit / "startup" / f"{kind}.crt").read_bytes())
+
+
 def _same_making(kit: Path) -> None:
     """Raise MedflError where the kit's signed policy is another medfl's: it would refuse this one's jobs."""
     policy = kit / "local" / "resources.json"
@@ -126,7 +134,7 @@ def _certified(kit: Path, kind: str) -> str:
             f"{kit / strange} names what medfl does not write into a kit, and FLARE would run it; do not use this kit, "
             f"and ask those who made it"
         )
-    certificate = x509.load_pem_x509_certificate((startup / f"{kind}.crt").read_bytes())
+    certificate = _certificate(kit, kind)
     now = datetime.datetime.now(datetime.UTC)
     if now < certificate.not_valid_before_utc:
         raise MedflError(

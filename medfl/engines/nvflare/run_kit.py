@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from medfl.data.render import render
+from medfl.data.render import render, warn_of_resolution
 from medfl.engines.nvflare.job import write_job
 from medfl.engines.nvflare.preflight import address, reach, site_name
 from medfl.engines.nvflare.provision import place_server
@@ -103,6 +103,7 @@ def join(kit: Path, watcher: ProgressCallbacks, limit: float | None) -> None:
     try:
         pipeline, site, share = read_site(kit / PARTY, name)
         watcher.say(f"{name}: preparing {len(share.rows)} patches, once")
+        warn_of_resolution(pipeline, [site])
         render(pipeline, site, share)
     except MedflError as error:
         raise MedflError(f"{kit / PARTY / 'site.yaml'}: {error}") from None

@@ -13,46 +13,18 @@ from medfl import config
 from medfl.data.atomic_file import write_text
 from medfl.data.catalog import brings_own_data
 from medfl.data.partition import SitePartition, make_partition
+from medfl.engines.nvflare.kit_page import DEALT, DRAWN, OWN, server_page, site_page
+from medfl.engines.nvflare.kit_software import write_software
 from medfl.engines.nvflare.provision import provision
 from medfl.engines.nvflare.run_layout import check_distributed
-from medfl.engines.remote.party_files import PARTY, SERVER, write_server, write_site
+from medfl.engines.own_wheel import own_wheel
+from medfl.engines.remote.party_files import KITS, PARTY, SERVER, write_server, write_site
 from medfl.engines.remote.site_endpoint import KEY
 from medfl.errors import MedflError
 from medfl.pipeline.build_site import check_architecture
 from medfl.pipeline.model_spec import pinned
-from medfl.runs.versions import versions
 
-KITS = "kits.json"  # in the server's kit: the sites that have one
 RESERVED = ("authority", "lead", SERVER)
-
-SERVER_PAGE = """# Kit of the server, {name}
-
-For the machine that sites reach as {host}, port {port} (TCP, inwards). Keep this folder private: it holds keys.
-
-    pip install "medfl[nvflare]=={version}"
-    medfl deploy serve . --out {name}-run
-
-The second command waits for the sites, carries out the run, and writes the run folder. Stopped at any time, the same
-command goes on where it stopped. Sites: {sites}.
-"""
-
-SITE_PAGE = """# Kit of {site}
-
-For one machine at {site}. It calls {host}, port {port} (TCP, outwards); nothing calls it. Keep this folder private:
-`startup/client.key` is this site's identity and must not be copied anywhere else.
-
-    pip install "medfl[nvflare]=={version}"
-    medfl deploy join .
-
-Before that, {data}
-
-The second command checks the kit, the clock, the data and the way to the server, then takes part until it is stopped.
-What went wrong here is in `medfl/medfl.log`, in full; the server is told a name and no detail. `medfl/state` holds what
-this site keeps between rounds; leave it until the run is over.
-"""
-OWN = "set `data.root` in `medfl/site.yaml` to where your data lie."
-DEALT = "check `data.root` in `medfl/pipeline.yaml`: where the data of `medfl/allocation.csv` lie on this machine."
-DRAWN = "nothing is to be prepared: the tissue is generated."
 
 
 def make_kits(pipeline: config.Pipeline, out: Path, host: str, port: int) -> list[str]:
@@ -64,9 +36,10 @@ def make_kits(pipeline: config.Pipeline, out: Path, host: str, port: int) -> lis
 
     Raises:
         MedflError: what `allocate` raises; a name that a kit cannot have; new kits beside old ones of dealt data; a
-            network that cannot take the patches.
+            network that cannot take the patches; no wheel of the medfl that runs here can be made.
     """
     check_distributed(pipeline)
+    own_wheel()  # where none can be made, nothing is begun
     pipeline = pinned(pipeline)
     names = [site.name for site in pipeline.all_sites]
     taken = sorted(set(names) & set(RESERVED))
@@ -87,11 +60,11 @@ def make_kits(pipeline: config.Pipeline, out: Path, host: str, port: int) -> lis
         shutil.rmtree(out / "lead")
     else:
         shutil.move(out / "lead", out / SERVER / "lead")
-    facts = {"name": pipeline.name, "host": host, "port": port, "version": versions()["medfl"]}
     party = out / SERVER / PARTY
     write_server(party, pipeline, "", None)
     write_text(party / KITS, json.dumps(sorted(names)) + "\n")
-    _page(out / SERVER, SERVER_PAGE.format(sites=", ".join(sorted(names)), **facts))
+    write_software(out / SERVER, "serve", f"server of {pipeline.name}")
+    _page(out / SERVER, server_page(out / SERVER, sorted(names), pipeline.name, host, port))
     key = _consortium_key(out / "authority" / KEY)
     for site in pipeline.all_sites:
         if site.name in before:
@@ -103,7 +76,8 @@ def make_kits(pipeline: config.Pipeline, out: Path, host: str, port: int) -> lis
             write_text(party / KEY, key + "\n")
         drawn = pipeline.data.source == "tissue" and pipeline.data.root is None
         data = OWN if own else DRAWN if drawn else DEALT
-        _page(out / site.name, SITE_PAGE.format(site=site.name, data=data, **facts))
+        write_software(out / site.name, "join", f"site {site.name} of {pipeline.name}")
+        _page(out / site.name, site_page(out / site.name, site.name, data, host, port, pipeline.data.size))
     for folder in (SERVER, *names):
         for at, _, files in os.walk(out / folder / PARTY):
             os.chmod(at, 0o700)

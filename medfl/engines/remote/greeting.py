@@ -142,8 +142,8 @@ class SiteGreeting:
 
 @cache
 def _own_versions() -> Mapping[str, str]:
-    own = versions()
-    return {name: own[name] for name in MUST_AGREE}
+    own = versions()  # without build labels: `+cpu` and `+cu132` are one torch
+    return {name: own[name].partition("+")[0] for name in MUST_AGREE}
 
 
 def problem(site: str, sentence: str) -> bytes:

@@ -33,6 +33,7 @@ from medfl.pipeline.model_spec import model_at_a_site
 
 SERVER = "server"
 PARTY = "medfl"  # the folder's name inside a kit
+KITS = "kits.json"  # in the server's kit: the sites that have one
 COLUMNS = ("row", "split", "class", "group_index", "group", "name", "file")
 
 

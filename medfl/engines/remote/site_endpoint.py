@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medfl.data.partition import Partition, SitePartition
-from medfl.data.render import render
+from medfl.data.render import render, warn_of_resolution
 from medfl.engines.remote.codec import BadMessage, Bounds, pack, unpack_request
 from medfl.engines.remote.greeting import BadGreeting, Installation, SiteGreeting, problem
 from medfl.engines.remote.party_files import read_site
@@ -145,6 +145,7 @@ def build(folder: Path, name: str) -> _Ready:
     """
     pipeline, stated, share = read_site(folder, name)
     bench = checked_shared_model(pipeline)
+    warn_of_resolution(pipeline, [stated])
     store = render(pipeline, stated, share)
     site = build_sites(pipeline, {name: store}, bench)[name]
     greeting = SiteGreeting(

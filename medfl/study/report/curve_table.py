@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -96,7 +97,7 @@ def _course(
         values = [mean_of_all([read(fold, moment) for fold in folds]) for folds in curves.values()]
         present = [value for value in values if value is not None]
         if present and len(present) == len(values):
-            points.append((moment, sum(present) / len(present), min(present), max(present)))
+            points.append((moment, math.fsum(present) / len(present), min(present), max(present)))
     if not points:
         return None
     x, mean, low, high = ([point[i] for point in points] for i in range(4))
@@ -113,4 +114,4 @@ def _newest(curve: dict[float, float], moment: float) -> float | None:
 def mean_of_all(values: Iterable[float | None]) -> float | None:
     """None where any is unknown: a mean over fewer folds would be another figure."""
     ordered = list(values)
-    return None if None in ordered or not ordered else sum(v for v in ordered if v is not None) / len(ordered)
+    return None if None in ordered or not ordered else math.fsum(v for v in ordered if v is not None) / len(ordered)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -101,4 +102,4 @@ def _moved(unseen: Unseen, reference: Unseen | None) -> str:
     if reference is None or reference is unseen:
         return "-"
     moved = [value - reference.auroc[seed] for seed, value in unseen.auroc.items() if seed in reference.auroc]
-    return format_figure(sum(moved) / len(moved) if moved else None, "+.3f")
+    return format_figure(math.fsum(moved) / len(moved) if moved else None, "+.3f")

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 
 from medfl.report.limitations import several
 from medfl.study.report.study_results import StudyEvidence
+from medfl.study.statistics import ENOUGH_REPEATS
 from medfl.study.study_file import ALL
 from medfl.study.study_tables import number
-
-ENOUGH_SEEDS = 5
 
 
 def study_limits(evidence: StudyEvidence) -> list[tuple[str, str]]:
@@ -68,11 +67,12 @@ def _statistics(evidence: StudyEvidence) -> Iterator[tuple[str, str]]:
     seeds, compared = evidence.most_seeds, len(evidence.compared)
     if seeds < 2:
         yield "One seed.", "No interval is over seeds, and no order of methods on this page is a finding."
-    elif seeds < ENOUGH_SEEDS:
+    elif seeds < ENOUGH_REPEATS:
         yield (
             "Few seeds.",
             f"An interval of one partition rests on {seeds} numbers at most: it holds if they scatter normally, which "
-            f"{seeds} numbers cannot tell.",
+            f"{seeds} numbers cannot tell. So nothing is said of which method is better; {ENOUGH_REPEATS} seeds are "
+            "needed.",
         )
     if compared > 1:
         yield (

@@ -20,6 +20,7 @@ from medfl.report.provenance import FEDAVG, TEMPERATURE
 from medfl.study.report.partition_chapter import chapter
 from medfl.study.report.study_limitations import disagreement, study_limits
 from medfl.study.report.study_results import StudyEvidence, read_study
+from medfl.study.statistics import ENOUGH_REPEATS
 from medfl.study.study_file import ALL, PLAIN
 from medfl.study.text_tables import figure_title, headline
 
@@ -108,22 +109,25 @@ def sentences(evidence: StudyEvidence) -> Iterator[str]:
 
 
 def _lowest(evidence: StudyEvidence, name: str) -> str:
-    """How far apart the unseen sites are, for the reference."""
+    """The lowest figure at an unseen site, of all seeds, for the reference."""
     sites = evidence.unseen(name, evidence.reference) if name != ALL else {}
-    means = {site: unseen.mean for site, unseen in sites.items() if unseen.mean is not None}
-    if len(means) < 2:
+    lowest = {site: min(unseen.auroc.values()) for site, unseen in sites.items() if unseen.auroc}
+    if len(lowest) < 2:
         return ""
-    low, high = min(means, key=lambda site: means[site]), max(means, key=lambda site: means[site])
-    return (
-        f"Of the sites left out in turn, {low} is the lowest with {evidence.reference}, AUROC {means[low]:.3f}, and "
-        f"{high} the highest, {means[high]:.3f}."
-    )
+    site = min(lowest, key=lambda site: lowest[site])
+    mean, seeds = sites[site].mean, len(sites[site].auroc)
+    over = f" (mean of its {seeds} seeds {mean:.3f})" if seeds > 1 else ""
+    return f"The lowest AUROC at a site left out was {lowest[site]:.3f}, at {site} with {evidence.reference}{over}."
 
 
 def _verdict(evidence: StudyEvidence, partition: Mapping[str, Any]) -> str:
     """Where the intervals of the differences lie; nothing where there are none."""
-    compared = {name: entry["difference"]["ci"] for name, entry in partition["comparisons"].items()}
-    ends = {name: ci for name, ci in compared.items() if ci and name in evidence.compared}
+    moved = {
+        name: partition["comparisons"][name]["difference"]
+        for name in evidence.compared
+        if name in partition["comparisons"]
+    }
+    ends = {name: mean["ci"] for name, mean in moved.items() if mean["ci"] and mean["n"] >= ENOUGH_REPEATS}
     if not ends:
         return ""
     above = [name for name, (low, _) in ends.items() if low > 0]
@@ -143,7 +147,7 @@ def _glance(evidence: StudyEvidence) -> list[Markup]:
         return []
     names = [name for name in evidence.methods if any(name in comparisons for comparisons in parts.values())]
     rows = [(name, [_cell(comparisons.get(name)) for comparisons in parts.values()]) for name in names]
-    repeats = len(evidence.seeds) > 1
+    repeats = evidence.most_seeds >= ENOUGH_REPEATS
     key = [legend([("box", "heat", "the 95\u00a0% interval leaves out zero: ▲ better, ▼ worse")])] if repeats else []
     return [*key, heat_map(["method", *parts], rows)]
 
@@ -153,7 +157,8 @@ def _cell(entry: Mapping[str, Any] | None) -> Tint:
     if entry is None or mean is None:
         return Tint(MISSING, None)
     ends = entry["difference"]["ci"]
-    decided = ends is not None and (ends[0] > 0 or ends[1] < 0)
+    enough = entry["difference"]["n"] >= ENOUGH_REPEATS
+    decided = enough and ends is not None and (ends[0] > 0 or ends[1] < 0)
     mark = ("▲\u00a0" if mean > 0 else "▼\u00a0") if decided else ""
     return Tint(f"{mark}{mean:+.3f}", TINTED if decided else 0.0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,10 +13,10 @@ from medfl.errors import MedflError
 from medfl.runs.records import read_json
 from medfl.runs.redact import scrub_text
 from medfl.study.analysis import run_figures
-from medfl.study.report.curve_table import Curves, mean_of_all
+from medfl.study.report.curve_table import Curves
 from medfl.study.statistics import mean_over
 from medfl.study.study_file import ALL, BRACKETS
-from medfl.study.study_tables import Row, Tables, number, read_table
+from medfl.study.study_tables import Row, Tables, number, over_folds, read_table
 
 STUDY, RUNS = "study.json", "runs.csv"
 KEYS = ("name", "figure", "reference", "seeds", "methods", "partitions", "planned", "done", "one_seed")
@@ -43,7 +44,7 @@ class Unseen:
     @property
     def mean(self) -> float | None:
         """Over seeds."""
-        return sum(self.auroc.values()) / len(self.auroc) if self.auroc else None
+        return math.fsum(self.auroc.values()) / len(self.auroc) if self.auroc else None
 
     @property
     def envelope(self) -> tuple[float, float] | None:
@@ -132,11 +133,11 @@ class StudyEvidence:
         return [row for row in self.runs if partition in (row["partition"], ALL) and method in (row["method"], "")]
 
     def by_repeat(self, partition: str, method: str, column: str) -> dict[Repeat, float | None]:
-        """A figure of every repeat: of its one run, or the mean over its folds, as in study.json."""
+        """A figure of every repeat: of its one run, or over its folds, as in study.json."""
         columns: dict[Repeat, list[float | None]] = {}
         for row in self.runs_of(partition, method):
             columns.setdefault((row["partition"], row["seed"]), []).append(number(row, column))
-        return {repeat: mean_of_all(values) for repeat, values in columns.items()}
+        return {repeat: over_folds(column, values) for repeat, values in columns.items()}
 
     def values(self, partition: str, method: str, column: str) -> list[float]:
         """The same as numbers, repeats without the figure left out."""

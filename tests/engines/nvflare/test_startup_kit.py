@@ -1,6 +1,7 @@
 """Kits: each party's own and no more, keys that stay where they are, and one sentence for what is wrong with one."""
 
 import datetime as dt
+import hashlib
 import importlib
 import json
 import os
@@ -24,13 +25,14 @@ from cryptography.x509.oid import NameOID
 from nvflare.lighter.utils import sign_folders
 
 from medfl import config
-from medfl.engines.nvflare import preflight
+from medfl.engines.nvflare import preflight, startup_kit
 from medfl.engines.nvflare.job import ALLOWED, write_job
 from medfl.engines.nvflare.preflight import address, reach, server_kit, site_name
 from medfl.engines.nvflare.provision import SIGNATURE, place_server
 from medfl.engines.nvflare.run_kit import TwiceHeard
 from medfl.engines.nvflare.session import Job, command, free_port, session, wait_for_sites
 from medfl.engines.nvflare.startup_kit import make_kits
+from medfl.engines.own_wheel import own_wheel
 from medfl.engines.processes import Crew
 from medfl.engines.remote.party_files import read_site
 from medfl.engines.remote.server_endpoint import compare_groups
@@ -99,10 +101,36 @@ def test_each_kit_holds_its_partys_files_only(made, pipeline):
         assert site == next(s for s in pipeline.all_sites if s.name == name)
         assert own.tracking.enabled is False
         assert "medfl deploy join ." in (made / name / "README.md").read_text()
-    text = "".join(p.read_text(errors="ignore") for p in (made / "server").rglob("*") if p.is_file())
+    parts = [p for p in (made / "server").rglob("*") if p.is_file() and p.suffix != ".whl"]
+    text = "".join(p.read_text(errors="ignore") for p in parts)
     assert not any(file in text for found in files.values() for file in found)
     assert "class_mix" not in text
     assert "medfl deploy serve ." in (made / "server" / "README.md").read_text()
+
+
+def test_each_kit_carries_the_medfl_that_made_it(made):
+    name, wheel = own_wheel()
+    for party in ("server", *SITES):
+        software = made / party / "software"
+        unit = "medfl-serve.service" if party == "server" else "medfl-join.service"
+        assert {file.name for file in software.iterdir()} == {name, "constraints.txt", "SHA256SUMS", unit}
+        sums = dict(line.split("  ")[::-1] for line in (software / "SHA256SUMS").read_text().splitlines())
+        files = [file for file in software.iterdir() if file.name != "SHA256SUMS"]
+        assert sums == {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+        assert (software / name).read_bytes() == wheel
+        page = (made / party / "README.md").read_text()
+        assert f'pip install -c software/constraints.txt "software/{name}[nvflare]"' in page
+        assert "Do not run FLARE's `startup/start.sh`" in page
+
+
+def test_no_kit_is_begun_where_no_wheel_can_be_made(pipeline, tmp_path, monkeypatch):
+    def none():
+        raise MedflError("no wheel")
+
+    monkeypatch.setattr(startup_kit, "own_wheel", none)
+    with pytest.raises(MedflError, match="no wheel"):
+        make_kits(pipeline, tmp_path / "out", "localhost", 8002)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_site_admits_no_code_no_shell_and_sends_no_log(made):

@@ -562,7 +562,7 @@ def test_without_the_extra_one_sentence_says_what_to_install(monkeypatch):
         monkeypatch.delitem(sys.modules, f"medfl.engines.nvflare.{name}")
         monkeypatch.delattr(f"medfl.engines.nvflare.{name}")
     monkeypatch.setitem(sys.modules, "nvflare.collab", None)
-    with pytest.raises(MedflError, match=r"install it with `pip install \"medfl\[nvflare\]\"`"):
+    with pytest.raises(MedflError, match=r"install it with `pip install \"medfl-pathology\[nvflare\]\"`"):
         launcher()
 
 

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from medfl.engines.remote import greeting as module
 from medfl.engines.remote import server_endpoint
 from medfl.engines.remote.greeting import BadGreeting, Installation, SiteGreeting, problem
 from medfl.engines.remote.server_endpoint import handshake_sites
@@ -101,6 +102,12 @@ def test_what_nobody_asked_for_is_dropped():
         "torchvision",
         "timm",
     }
+
+
+def test_build_labels_are_not_compared(monkeypatch):
+    """A site without a GPU has torch `2.9.0+cpu` and the server `2.9.0`: the same release."""
+    monkeypatch.setattr(module, "versions", lambda: dict.fromkeys(module.MUST_AGREE, "2.9.0+cpu"))
+    assert module._own_versions.__wrapped__() == dict.fromkeys(module.MUST_AGREE, "2.9.0")
 
 
 def test_versions_and_clocks_are_compared_in_one_way():

@@ -21,9 +21,9 @@ from medfl.study.report import study_charts
 from medfl.study.report.study_limitations import disagreement, study_limits
 from medfl.study.report.study_page import chain, sentences, study_html, write_study_report
 from medfl.study.report.study_results import read_study
-from medfl.study.study_file import ALL, Planned, Study, StudyFile
+from medfl.study.study_file import ALL, Planned, StudyFile, StudyPlan
 from medfl.study.study_tables import STABILITY, RunRows, Tables
-from medfl.study.text_tables import ONE_SEED, text_tables
+from medfl.study.text_tables import ONE_SEED, headline, text_tables
 from tests.pages import Page
 
 METHODS = {"fedavg": [], "ecgr": [{"name": "ecgr", "select": "norm"}], "prox": ["fedprox"]}
@@ -38,6 +38,9 @@ PIPELINE = {
     "model": {"backbone": "test_byobnet"},
     "training": {"rounds": ROUNDS},
 }
+
+
+SEEDS = (1, 2, 3, 4, 5)
 
 
 class Made:
@@ -73,7 +76,7 @@ class Made:
         )
         names = [(p, m, s, f) for p in partitions for s in seeds for m in spec.arms() for f in folds]
         runs = [Planned(p, m, s, f, pipeline, f"{i:012x}") for i, (p, m, s, f) in enumerate(names)]
-        self.study, self.pipeline, self.folds = Study(spec, tuple(runs)), pipeline, folds
+        self.study, self.pipeline, self.folds = StudyPlan(spec, tuple(runs)), pipeline, folds
 
     def write(self, folder, without=(), failed=None):
         """Write the tables and study.json of the runs whose titles are not in `without`."""
@@ -153,7 +156,7 @@ def pipeline(tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(pipeline, tmp_path_factory):
     """A finished study on a virtual clock with two partitions and the brackets: its folder, its page, study.json."""
-    made = Made(pipeline, {"fedavg": [], "ecgr": METHODS["ecgr"]}, (1, 2, 3), ("even", "skew"))
+    made = Made(pipeline, {"fedavg": [], "ecgr": METHODS["ecgr"]}, SEEDS, ("even", "skew"))
     made.timed = True
     folder = made.write(tmp_path_factory.mktemp("study") / "whole")
     page = Page(write_study_report(folder).read_text())
@@ -231,7 +234,7 @@ def test_seeds_sites_and_differences_of_stability_are_the_tables(whole):
     part, on_page = found["partitions"]["even"], page.tables["partition-1"]
     seeds = next({row[0]: row[1:] for row in table[1:]} for table in on_page if "seed 1" in table[0])
     for method, entry in part["methods"].items():
-        assert seeds[method] == [three(entry["values"][f"even {seed}"]) for seed in (1, 2, 3)]
+        assert seeds[method] == [three(entry["values"][f"even {seed}"]) for seed in SEEDS]
         runs = csv_rows(folder, "runs", partition="even", method=method)
         assert seeds[method] == [three(float(row["held_out_mean_auroc"])) for row in runs]
     sites = next({row[0]: row[1:] for row in table[1:]} for table in on_page if table[0][1:] == list(SITES))
@@ -255,6 +258,26 @@ def test_the_headline_and_the_differences_at_a_glance(whole):
             assert cells[method][row] == f"{mark}{entry['difference']['mean']:+.3f}"
     assert cells["local_only"][0].startswith("▼")
     assert cells["centralised"][0].startswith("▲")
+
+
+def test_nothing_is_said_of_which_is_better_under_five_repeats(pipeline, tmp_path):
+    made = Made(pipeline, METHODS, (1, 2), brackets=False)
+    folder = made.write(tmp_path / "s")
+    found = json.loads((folder / "study.json").read_text())
+    entry = found["partitions"]["even"]["comparisons"]["ecgr"]
+    entry["difference"]["ci"] = [-0.2, -0.1]
+    entry["figures"]["held_out_mean_auroc"] = entry["difference"]
+    page = page_of(folder, found)
+    said = page.texts["result"]
+    assert "2 repeats say nothing of which is better: 5 are needed." in said
+    for word in ("highest mean", "above zero", "below zero", "includes zero"):
+        assert word not in said
+    assert "Few seeds." in said
+    lines = headline(found)
+    assert len(lines) == 1
+    assert "highest" not in lines[0]
+    for mean in (m["figures"]["held_out_mean_auroc"] for m in found["partitions"]["even"]["methods"].values()):
+        assert 0 < mean["ci"][0] < mean["ci"][1] < 1
 
 
 def test_where_the_intervals_lie(whole, tmp_path):
@@ -291,7 +314,10 @@ def test_an_unseen_site_has_its_intervals(left_out):
         assert (groups, over_groups, moved) == ("25", f"[{three(low)}, {three(high)}]", "-")
     said = next(label for label in page.labels if "site-02 as the unseen site" in label)
     assert f"fedavg {table[3][4]}" in said
-    assert "in turn, site-0" in page.texts["result"]
+    rows = [row for site in found for row in csv_rows(folder, "sites", method="fedavg", fold=site, site=site)]
+    low = min(rows, key=lambda row: float(row["auroc"]))
+    said = f"The lowest AUROC at a site left out was {three(float(low['auroc']))}, at {low['site']} with fedavg"
+    assert said in page.texts["result"]
 
 
 def test_one_method_left_out_everywhere_is_one_picture(pipeline, tmp_path):
@@ -373,7 +399,7 @@ def test_folds_are_averaged_before_seeds(by_hand):
 def test_curves_are_drawn_over_rounds_and_over_time(whole):
     folder, page, _ = whole
     last = [float(row["mean_auroc"]) for row in csv_rows(folder, "curves", partition="even", method="ecgr", round="3")]
-    mean, low, high = sum(last) / 3, min(last), max(last)
+    mean, low, high = sum(last) / len(SEEDS), min(last), max(last)
     ends = [label for label in page.labels if label.startswith("Learning curves") and ", ecgr: " in label]
     assert f"{three(mean)} at round 3, seeds from {three(low)} to {three(high)}." in ends[0]
     assert ends[1].startswith("Learning curves over virtual time even")
@@ -401,13 +427,13 @@ def test_the_page_asks_for_nothing_and_its_charts_are_the_pages(whole):
 
 def test_methods_are_cited_and_named_by_their_chain(whole):
     _, page, _ = whole
-    assert page.rows("methods")["ecgr"] == ["ecgr (select norm)", "", "6"]
-    assert page.rows("methods")["fedavg"] == ["FedAvg", "reference", "6"]
+    assert page.rows("methods")["ecgr"] == ["ecgr (select norm)", "", "10"]
+    assert page.rows("methods")["fedavg"] == ["FedAvg", "reference", "10"]
     cited = set(page.values("href"))
     assert {f"https://arxiv.org/abs/{n}" for n in ("1602.05629", "2601.03584", "1706.04599")} <= cited
     assert "https://arxiv.org/abs/1812.06127" not in cited
     assert chain(["fedprox", {"name": "ecgr", "keep": 0.5}]) == "fedprox + ecgr (keep 0.5)"
-    assert page.tables["record"][0][1:] == [["0.1.0", "2.15.0", "1.0.31", "x86_64", "1", "24"]]
+    assert page.tables["record"][0][1:] == [["0.1.0", "2.15.0", "1.0.31", "x86_64", "1", "40"]]
 
 
 def test_hostile_names_are_text(pipeline, tmp_path):
@@ -464,7 +490,7 @@ def test_a_page_of_two_moments_says_so(whole, tmp_path):
     for name in ("runs", "sites", "curves"):
         kept = [line for line in (later / f"{name}.csv").read_text().splitlines() if "skew,ecgr,3" not in line]
         (later / f"{name}.csv").write_text("\n".join(kept) + "\n")
-    assert "study.json tells of 24 runs, runs.csv holds 23" in disagreement(read_study(later))
+    assert "study.json tells of 40 runs, runs.csv holds 39" in disagreement(read_study(later))
 
 
 def test_what_is_no_study_and_no_run_is_refused_in_a_sentence(by_hand, tmp_path):
@@ -506,10 +532,7 @@ def told(folder):
 def test_limits_follow_from_the_tables(whole, pipeline, tmp_path):
     always = {"Other hospitals.", "Benefit to anyone."}
     first = told(whole[0])
-    assert (
-        always | {"Few seeds.", "Other patches every time.", "Wins are no test.", "No real clock.", "Settings."}
-        <= first
-    )
+    assert always | {"Other patches every time.", "Wins are no test.", "No real clock.", "Settings."} <= first
     assert not {"Runs are missing.", "No brackets.", "No unseen site.", "Highest is not best.", "One seed."} & first
 
     made = Made(loaded(tmp_path, held_out=0), METHODS, (1, 2, 3, 4, 5), brackets=False)

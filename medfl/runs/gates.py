@@ -41,15 +41,16 @@ GATES = (
 
 
 @dataclass(frozen=True)
-class Miss:
-    """A gate that was not passed.
+class GateResult:
+    """What a run reached at one gate.
 
     Attributes:
         gate: its key in the pipeline file.
         bound: what it asks for.
         value: what the run reached; None when there is no such figure, or none that is finite.
         what: which figure, in words.
-        side: on which side of the bound the value lies, in a word.
+        side: on which side of the bound a miss lies, in a word.
+        passed: whether the value reaches the bound.
     """
 
     gate: str
@@ -57,15 +58,24 @@ class Miss:
     value: float | None
     what: str
     side: str
+    passed: bool = False
 
     def __str__(self) -> str:
         if self.value is None:
             return f"{self.gate}: {self.what} is not available, {self.bound:g} is asked for"
-        return f"{self.gate}: {self.what} is {self.value:.4f}, {self.side} the bound {self.bound:g}"
+        place = "within" if self.passed else self.side
+        return f"{self.gate}: {self.what} is {self.value:.4f}, {place} the bound {self.bound:g}"
 
 
-def check(summary: Mapping[str, Any], gates: config.Gates, roles: Mapping[str, str] | None = None) -> list[Miss]:
-    """The gates a result misses; empty when it passes all that are set.
+def check(summary: Mapping[str, Any], gates: config.Gates, roles: Mapping[str, str] | None = None) -> list[GateResult]:
+    """The gates a result misses; empty when it passes all that are set. Arguments as of `gate_results`."""
+    return [result for result in gate_results(summary, gates, roles) if not result.passed]
+
+
+def gate_results(
+    summary: Mapping[str, Any], gates: config.Gates, roles: Mapping[str, str] | None = None
+) -> list[GateResult]:
+    """What a result reaches at every gate that is set; empty where none is.
 
     AUROC gates read the smallest lower 95 % bound over the sites they speak of: held-out sites on all their data
     (`held_out_auroc_min`), training sites on their test splits (`worst_site_auroc_min`). `held_out_ece_max` reads
@@ -79,7 +89,7 @@ def check(summary: Mapping[str, Any], gates: config.Gates, roles: Mapping[str, s
             does not know a site whose measurement failed.
     """
     roles = roles or {name: site["role"] for name, site in summary["sites"].items()}
-    misses = []
+    results = []
     for gate in GATES:
         bound = getattr(gates, gate.key)
         if bound is None:
@@ -92,10 +102,9 @@ def check(summary: Mapping[str, Any], gates: config.Gates, roles: Mapping[str, s
         else:
             value, what = _mean(summary, gate, names)
             passes = value is not None and value <= bound
-        if not passes:  # nan misses too
-            value = value if value is not None and math.isfinite(value) else None
-            misses.append(Miss(gate.key, bound, value, what, SIDES[direction]))
-    return misses
+        value = value if value is not None and math.isfinite(value) else None  # nan misses
+        results.append(GateResult(gate.key, bound, value, what, SIDES[direction], passes))
+    return results
 
 
 def _smallest_lower_bound(summary: Mapping[str, Any], gate: Gate, names: list[str]) -> tuple[float | None, str]:

@@ -1,0 +1,156 @@
+"""README.md of a kit: how its party installs medfl, looks whether all is well, and takes part."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+from medfl.engines.nvflare.join_check import expected
+from medfl.engines.nvflare.kit_software import asked_python, unit
+from medfl.engines.nvflare.preflight import end_of
+from medfl.engines.own_wheel import own_wheel
+from medfl.engines.remote.greeting import MUST_AGREE
+
+INSTALLING = """## Install
+
+In `software` lie this medfl, `{wheel}`, and `constraints.txt`, the versions of
+everything it needs as they are where the kits were made; the server compares those of {compared}.
+Do not install `medfl` from the public package index: that is another project, and this one is not there.
+
+- Python {python} on 64-bit Linux; {python_here} where the kits were made.
+- Disk: {room}.
+- GPU: used if there is one. It needs NVIDIA's driver and nothing else, since the packages bring CUDA.
+
+    python3 -m venv /opt/medfl/venv && . /opt/medfl/venv/bin/activate
+    (cd software && sha256sum -c SHA256SUMS)
+    pip install -c software/constraints.txt "software/{wheel}[nvflare]"
+
+Without a GPU add `--extra-index-url https://download.pytorch.org/whl/cpu` to the last line.
+
+### Without a network
+
+On a machine with one, of the same system and Python, make a wheelhouse and the digests of all that is in it:
+
+    pip download -d wheelhouse -c software/constraints.txt "software/{wheel}[nvflare]"
+    (cd wheelhouse && sha256sum *) > wheelhouse.sha256
+
+One party can do this for all, and tell the others `wheelhouse.sha256` another way than it sends the folder. Then, here:
+
+    (cd wheelhouse && sha256sum -c ../wheelhouse.sha256)
+    pip install --no-index --find-links wheelhouse -c software/constraints.txt "software/{wheel}[nvflare]"
+"""
+
+ENDING = """## What not to run
+
+Do not run FLARE's `startup/start.sh`, or another script of that folder: it starts FLARE without what medfl looks at
+first. The commands above start FLARE themselves.
+
+## As a service
+
+`software/{unit}` is a unit for systemd; it takes this kit to lie in `/opt/medfl/kit` and to belong to a user
+`medfl`.
+
+    sudo cp software/{unit} /etc/systemd/system/ && sudo systemctl enable --now {unit}
+    journalctl -fu {unit}
+
+## Until when
+
+The certificate of this kit ends on {ends}. Ask for a new kit before; with it the run goes on where it was.
+"""
+
+SERVER_PAGE = """# Kit of the server, {name}
+
+For the machine that sites reach as {host}, port {port} (TCP, inwards). Keep this folder private: it holds keys.
+
+{installing}
+## Run
+
+    medfl deploy serve . --out {name}-run
+
+The command waits for the sites, carries out the run, and writes the run folder. Stopped at any time, the same
+command goes on where it stopped. Sites: {sites}.
+
+{ending}"""
+
+SITE_PAGE = """# Kit of {site}
+
+For one machine at {site}. It calls {host}, port {port} (TCP, outwards); nothing calls it. Keep this folder private:
+`startup/client.key` is this site's identity and must not be copied anywhere else.
+
+{installing}
+## Take part
+
+Before it, {data}
+
+    medfl deploy join . --check
+    medfl deploy join .
+
+The first looks at everything that can be looked at without taking part. It ends with status 0 where all is well, and
+then prints lines like these:
+
+{expected}
+
+A line that begins with `FAILED` says what to do. Until the server runs, the last one is of that kind.
+
+The second command checks the kit, the clock, the data and the way to the server, then takes part until it is stopped.
+What went wrong here is in `medfl/medfl.log`, in full; the server is told a name and no detail. `medfl/state` holds what
+this site keeps between rounds; leave it until the run is over.
+
+### Behind a proxy
+
+The way to the server is one TCP connection with mutual TLS. A proxy that opens TLS breaks it, and a proxy for web pages
+does not carry it: ask for a direct way out to {host}, port {port}. Where `https_proxy` is set,
+put {host} into `no_proxy`. Packages may come through a proxy, with `pip install --proxy URL`.
+
+{ending}"""
+
+OWN = "set `data.root` in `medfl/site.yaml` to where your data lie."
+DEALT = "check `data.root` in `medfl/pipeline.yaml`: where the data of `medfl/allocation.csv` lie on this machine."
+DRAWN = "nothing is to be prepared: the tissue is generated."
+
+
+def server_page(kit: Path, sites: Sequence[str], name: str, host: str, port: int) -> str:
+    """The page of the server's kit.
+
+    Args:
+        kit: the kit, with its certificate and software.
+        name: of the pipeline.
+        host, port: how sites reach the server.
+    """
+    return SERVER_PAGE.format(
+        name=name,
+        host=host,
+        port=port,
+        sites=", ".join(sites),
+        installing=_installing("the run folder, a few times the model's size"),
+        ending=_ending(kit, "server", "serve"),
+    )
+
+
+def site_page(kit: Path, site: str, data: str, host: str, port: int, size: int) -> str:
+    """The page of a site's kit. `data` says what is to be done about its data, `size` is pixels a side of a patch."""
+    return SITE_PAGE.format(
+        site=site,
+        host=host,
+        port=port,
+        data=data,
+        installing=_installing(f"{3 * size**2 / 1000:,.0f} MB in MEDFL_CACHE for every 1,000 patches"),
+        expected="\n".join(f"    {line}" for line in expected(kit, site, f"{host}:{port}")),
+        ending=_ending(kit, "client", "join"),
+    )
+
+
+def _ending(kit: Path, kind: str, command: str) -> str:
+    return ENDING.format(unit=unit(command), ends=f"{end_of(kit, kind):%Y-%m-%d}")
+
+
+def _installing(room: str) -> str:
+    *names, last = MUST_AGREE
+    return INSTALLING.format(
+        wheel=own_wheel()[0],
+        compared=f"{', '.join(names)} and {last}",
+        python=asked_python(),
+        python_here=platform.python_version(),
+        room=f"7 GB for the packages (2 GB without CUDA), and {room}",
+    )
