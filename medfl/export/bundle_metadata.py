@@ -105,7 +105,8 @@ run(config_file="BUNDLE/configs/inference.json", bundle_root="BUNDLE", dataset_d
 
 `IMAGES` is a folder of patches; the CSV has one row an image, `file` and `p_<class>` for every class.
 `monai.bundle.load(name="BUNDLE", bundle_dir="FOLDER OF BUNDLE", source="github", workflow_type="inference")` returns
-the network alone. Its outputs are logits; the workflow divides them by the temperature {temperature:g} before softmax.
+the network alone{path}.
+Its outputs are logits; the workflow divides them by the temperature {temperature:g} before softmax.
 
 A bundle's configuration and its `scripts/` are code: use only bundles of people you trust. `models/model.pt` holds
 tensors and nothing else, and is read as weights only.
@@ -144,6 +145,7 @@ def readme(source: ExportedModel) -> str:
         timm=version("timm"),
         caution=CAUTION,
         temperature=source.temperature,
+        path=", where the bundle's folder is on `sys.path`" if source.shaped else "",
         size=source.size,
         resolution=_resolution(source),
         classes=", ".join(map(markdown, source.classes)),

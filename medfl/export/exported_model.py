@@ -73,6 +73,11 @@ class ExportedModel:
         return float(self.facts.get("temperature") or 1.0)
 
     @property
+    def shaped(self) -> bool:
+        """Whether `timm.create_model` alone does not build the network: `medfl.model.timm_network` does."""
+        return bool(self.facts.get("pooling") or self.facts.get("hidden") or "mlp_layer" in self.facts["args"])
+
+    @property
     def began_from(self) -> str:
         """A sentence about the weights that training began with; empty where it began at random or nothing is known."""
         start = self.facts.get("start")

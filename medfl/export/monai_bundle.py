@@ -69,7 +69,7 @@ def write_bundle(source: ExportedModel, folder: Path) -> None:
         (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / "docs" / "README.md").write_text(readme(source), encoding="utf-8")
     (folder / "scripts" / "__init__.py").touch()
-    for module in (*SCRIPTS, *([medfl.model.timm_network] if _shaped(source) else [])):
+    for module in (*SCRIPTS, *([medfl.model.timm_network] if source.shaped else [])):
         path = Path(str(module.__file__))
         text = path.read_text(encoding="utf-8").replace("medfl.data.", "scripts.")
         (folder / "scripts" / path.name).write_text(text, encoding="utf-8")
@@ -145,7 +145,7 @@ def _preprocessing(source: ExportedModel) -> list[dict[str, Any]]:
 
 def _network(source: ExportedModel) -> dict[str, Any]:
     """The network without its weights."""
-    if _shaped(source):
+    if source.shaped:
         return {
             "_target_": "scripts.timm_network.build_network",
             "backbone": source.facts["backbone"],
@@ -161,12 +161,6 @@ def _network(source: ExportedModel) -> dict[str, Any]:
         "pretrained": False,
         "num_classes": len(source.classes),
     }
-
-
-def _shaped(source: ExportedModel) -> bool:
-    """Whether `timm.create_model` alone does not build the network."""
-    facts = source.facts
-    return bool(facts.get("pooling") or facts.get("hidden") or "mlp_layer" in facts["args"])
 
 
 def refuse_expressions(value: Any, where: str) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 IMAGENET, HALF, H_OPTIMUS = "ImageNet", ".5", ".707 .579 .704"
-GATED_MLP = "its gated MLP is named in code, not in config.json: not built yet"
-JOINED = "as published CLS and mean joined, and a gated MLP: not built yet"
+JOINED = "cls+avg"
+GATED_MLP = "write `args: {mlp_layer: SwiGLUPacked, act_layer: silu}`"  # its authors name them in code
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class KnownBackbone:
         gated: whether its source asks for an agreement first; None where that is not certain.
         commercial: whether the licence allows commercial use; None where that is not certain.
         note: what else to know.
+        pooling: what `model.pooling` is to be; "" where the weights' authors leave it to timm.
     """
 
     name: str
@@ -34,6 +35,7 @@ class KnownBackbone:
     gated: bool | None
     commercial: bool | None
     note: str = ""
+    pooling: str = ""
 
 
 KNOWN_BACKBONES = (
@@ -50,8 +52,12 @@ KNOWN_BACKBONES = (
     KnownBackbone("H-optimus-0", "hf-hub:bioptimus/H-optimus-0", 1536, 224, H_OPTIMUS, "Apache-2.0", None, True),
     KnownBackbone("H-optimus-1", "hf-hub:bioptimus/H-optimus-1", 1536, 224, H_OPTIMUS, "CC-BY-NC-ND-4.0", True, False),
     KnownBackbone("H0-mini", "hf-hub:bioptimus/H0-mini", 768, 224, "check", "CC-BY-NC-ND-4.0", True, False),
-    KnownBackbone("Virchow", "hf-hub:paige-ai/Virchow", 2560, 224, IMAGENET, "Apache-2.0", True, True, JOINED),
-    KnownBackbone("Virchow2", "hf-hub:paige-ai/Virchow2", 2560, 224, IMAGENET, "CC-BY-NC-ND-4.0", True, False, JOINED),
+    KnownBackbone(
+        "Virchow", "hf-hub:paige-ai/Virchow", 2560, 224, IMAGENET, "Apache-2.0", True, True, GATED_MLP, JOINED
+    ),
+    KnownBackbone(
+        "Virchow2", "hf-hub:paige-ai/Virchow2", 2560, 224, IMAGENET, "CC-BY-NC-ND-4.0", True, False, GATED_MLP, JOINED
+    ),
     KnownBackbone("Prov-GigaPath", "hf-hub:prov-gigapath/prov-gigapath", 1536, 224, IMAGENET, "own terms", True, False),
     KnownBackbone("Kaiko ViT-S to L", "a file, or its folder", 1024, 224, HALF, "check", None, None, "dim 384 to 1024"),
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +25,6 @@ from medfl.methods.core.chain import MethodChain
 from medfl.metrics.record_types import RoundRecord
 from medfl.model.backbone import ModelSpec
 from medfl.model.flat_model import FlatModel
-from medfl.model.trained_part import Train
 from medfl.runs.folder import RunFolder
 from medfl.site.shared_model import LocalTrainingConfig, SharedModel
 from medfl.site.site import Site
@@ -152,7 +150,6 @@ def toy_run(
     sites_per_round: int | None = None,
     lost: Iterable[tuple[int, str]] = (),
     absent: bool = False,
-    train: Train = "all",
     networks: Sequence[ModelSpec] = NETWORKS,
 ) -> ToyRun:
     """A run that has not begun, or that goes on from a checkpoint.
@@ -164,14 +161,13 @@ def toy_run(
         resume: folder of the checkpoint.
         sites_per_round: participants drawn per round; None is all.
         lost, absent: see `ToyTransport`.
-        train: which part of the network trains.
         networks: the first of these that the chain does not refuse is the one that trains.
 
     Raises:
         MedflError: the chain refuses every toy network.
     """
     momentum = 0.0 if any(method.replaces_optimiser for method in chain.methods) else 0.9
-    model = _model(chain, momentum, train, networks)
+    model = _model(chain, momentum, networks)
     training = LocalTrainingConfig(
         batch_size=4, local_steps=2, lr=LR, momentum=momentum, augment=AugmentSpec(), rounds=ROUNDS, seed=3
     )
@@ -222,11 +218,11 @@ def sites_needed(chain: MethodChain) -> int:
     raise MedflError(f"`method`: {chain} needs more than {MOST_SITES} sites; check it with smaller parameters")
 
 
-def _model(chain: MethodChain, momentum: float, train: Train, networks: Sequence[ModelSpec]) -> FlatModel:
+def _model(chain: MethodChain, momentum: float, networks: Sequence[ModelSpec]) -> FlatModel:
     """The first network that no method of the chain refuses, always with the same weights."""
     refusals = []
     for spec in networks:
-        model = FlatModel(dataclasses.replace(spec, train=train), torch.device("cpu"), seed=1)
+        model = FlatModel(spec, torch.device("cpu"), seed=1)
         try:
             chain.check(model, "sgd", momentum, 0.0)
         except MedflError as error:

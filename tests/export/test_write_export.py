@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from medfl.cli import app
 from medfl.data.render import read_patches
@@ -145,6 +146,53 @@ def test_what_is_in_a_bundle(run: Path, tmp_path: Path) -> None:
     assert "from a checkpoint file, whose licence" in page
     state = torch.load(bundle / "models" / "model.pt", weights_only=True)
     assert all(type(tensor) is torch.Tensor for tensor in state.values())
+
+
+@pytest.fixture
+def shaped(run: Path, tmp_path: Path) -> Path:
+    """A finished run whose network timm alone does not build: tokens joined, a hidden layer, a gated MLP."""
+    args = {"img_size": SIZE, "depth": 1, "embed_dim": 32, "mlp_layer": "SwiGLUPacked"}
+    net = {"pooling": "cls+avg", "hidden": 5}
+    model = FlatModel(ModelSpec("test_vit", CLASSES, args, **net), torch.device("cpu"), 3)
+    folder = shutil.copytree(run, tmp_path / "shaped")
+    save_file(model.state_dict(model.weights() * 3, model.buffers()), folder / "model.safetensors")
+    facts = json.loads((folder / "model.json").read_text()) | net | {"backbone": "test_vit", "args": args}
+    facts.pop("weights", None)
+    (folder / "model.json").write_text(json.dumps(facts | {"fingerprint": model.fingerprint()}))
+    summary = json.loads((folder / "summary.json").read_text())
+    summary.pop("digests", None)
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def test_a_bundle_builds_a_network_that_timm_alone_does_not(shaped: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    from monai.bundle import ConfigParser
+
+    bundle = tmp_path / "bundle"
+    export(str(shaped), "monai-bundle", bundle)
+    page = (bundle / "docs" / "README.md").read_text()
+    assert "the network alone, where the bundle's folder is on `sys.path`" in page
+    text = (bundle / "scripts" / "timm_network.py").read_text()
+    assert "import medfl" not in text
+    assert "from medfl" not in text
+    for name in [name for name in sys.modules if name.partition(".")[0] == "scripts"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(str(bundle))
+    parser = ConfigParser()
+    parser.read_config(str(bundle / "configs" / "inference.json"))
+    net = parser.get_parsed_content("network_def")
+    assert sys.modules["scripts.timm_network"].__file__ == str(bundle / "scripts" / "timm_network.py")
+    net.load_state_dict(torch.load(bundle / "models" / "model.pt", weights_only=True))
+    source = ExportedModel.of(find_model(str(shaped)))
+    images = torch.randn(2, 3, SIZE, SIZE)
+    torch.testing.assert_close(net.eval()(images), source.net(images))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "scripts"]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+@pytest.mark.slow
+def test_onnx_says_what_such_a_network_says(shaped: Path, tmp_path: Path) -> None:
+    assert "Compared with medfl" in export(str(shaped), "onnx", tmp_path / "m.onnx")[-1]
 
 
 def test_metadata_has_what_the_schema_requires(run: Path) -> None:

@@ -14,7 +14,6 @@ from medfl.testing.toy_federation import toy_run
 CPU = torch.device("cpu")
 CLASSES = ("a", "b", "c")
 SMALL = {"img_size": 8, "patch_size": 4, "depth": 1, "embed_dim": 32}
-VIT = ModelSpec("test_vit", CLASSES, SMALL)
 LORA = Lora(rank=2)
 # Methods that have nothing to do where only the classifier trains, or adapters, and what they say.
 IDLE = {
@@ -98,16 +97,17 @@ def test_what_is_saved_is_the_whole_network(train):
 @pytest.mark.parametrize("name", sorted(built_in_methods()))
 def test_every_method_trains_a_head_or_adapters_or_says_why_not(name, train, tmp_path):
     chain = build_chain([{"name": name, **({"clip": 1.0, "noise": 1.0} if name == "dp" else {})}])
+    networks = [ModelSpec("test_vit", CLASSES, SMALL, train=train)]
     if name in IDLE and (name, train) != ("moon", LORA):
         with pytest.raises(MedflError, match=IDLE[name]):
-            toy_run(chain, train=train, networks=[VIT])
+            toy_run(chain, networks=networks)
         return
-    played = toy_run(chain, train=train, networks=[VIT])
+    played = toy_run(chain, networks=networks)
     shared = next(iter(played.sites.values())).shared
     before = {key: tensor.clone() for key, tensor in shared.model.frozen().items()}
     start = played.state.weights.clone()
     played.rounds(1).save(tmp_path)
-    resumed = toy_run(chain, train=train, networks=[VIT], resume=tmp_path)
+    resumed = toy_run(chain, networks=networks, resume=tmp_path)
     resumed.rounds(1)
     for run in (played, resumed):
         frozen = next(iter(run.sites.values())).shared.model.frozen()

@@ -125,3 +125,15 @@ def test_a_method_that_changes_images_has_them():
     bench = toy_bench(("fedrdn",), **NET)
     assert not sites_of(bench, 1)["site-0"].features_once
     assert not sites_of(SharedModel(toy_bench(backbone=BACKBONES[0]).model, build_chain([])), 1)["site-0"].features_once
+
+
+def test_pooling_is_part_of_what_features_are_kept_by():
+    args = {"img_size": 8, "patch_size": 4, "depth": 1}
+    kept = {}
+    for pooling in (None, "cls", "cls+avg"):
+        bench = toy_bench(backbone="test_vit", args=args, train="head", pooling=pooling)
+        batches = sites_of(bench, 1, sizes=(24,))["site-0"].batches
+        kept[pooling] = batches._settings(0, batches.rows)
+        assert batches.plain.shape[1] == (128 if pooling == "cls+avg" else 64)
+    assert "pooling" not in kept[None]  # as before there was such a key
+    assert len({str(settings) for settings in kept.values()}) == 3

@@ -10,11 +10,12 @@ def backbones() -> None:
     from medfl.model.known_backbones import KNOWN_BACKBONES
 
     words = {True: "yes", False: "no", None: "check"}
-    columns = ["name", "model.weights", "features", "px", "mean", "licence", "gated", "commercial", "note"]
+    columns = ["name", "model.weights", "features", "px", "mean", "pooling", "licence", "gated", "commercial", "note"]
     rows = []
     for known in KNOWN_BACKBONES:
         terms = [known.licence, words[known.gated], words[known.commercial]]
-        rows.append([known.name, known.weights, str(known.dim), str(known.size), known.mean, *terms, known.note])
+        input_ = [str(known.size), known.mean, known.pooling or "-"]
+        rows.append([known.name, known.weights, str(known.dim), *input_, *terms, known.note])
     with open_terminal() as terminal:
         terminal.table(
             "Encoders; any other of timm's goes too, and local-dir:DIR takes a downloaded folder", columns, rows
