@@ -16,6 +16,7 @@ import medfl.data.images
 import medfl.data.rgb
 import medfl.data.table_cells
 import medfl.export.classify
+from medfl.data.carried_code import RENDERING, carried
 from medfl.errors import MedflError
 from medfl.export.bundle_metadata import metadata, readme
 from medfl.export.exported_model import ExportedModel
@@ -68,10 +69,8 @@ def write_bundle(source: ExportedModel, folder: Path) -> None:
         (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / "docs" / "README.md").write_text(readme(source), encoding="utf-8")
     (folder / "scripts" / "__init__.py").touch()
-    for module in SCRIPTS:
-        path = Path(str(module.__file__))
-        text = path.read_text(encoding="utf-8").replace("medfl.data.", "scripts.")
-        (folder / "scripts" / path.name).write_text(text, encoding="utf-8")
+    for name, text in carried((*SCRIPTS, *(RENDERING if source.render else ())), "scripts").items():
+        (folder / "scripts" / name).write_text(text, encoding="utf-8")
     # The form MONAI reads; it holds tensors by name and nothing else, and is read with weights_only=True.
     state = {name: tensor.detach().contiguous().clone() for name, tensor in source.net.state_dict().items()}
     torch.save(state, folder / "models" / "model.pt")
@@ -84,7 +83,7 @@ def inference_config(source: ExportedModel) -> dict[str, Any]:
         MedflError: a class or a setting of the backbone that MONAI would take for an expression.
     """
     facts = source.facts
-    for key in ("classes", "args", "backbone"):
+    for key in ("classes", "args", "backbone", "render"):
         refuse_expressions(facts[key], f"{source.model.directory / 'model.json'}: `{key}`")
     return {
         "bundle_root": ".",
@@ -109,6 +108,8 @@ def inference_config(source: ExportedModel) -> dict[str, Any]:
 def _preprocessing(source: ExportedModel) -> list[dict[str, Any]]:
     """From an image file to what the network takes, as `medfl predict` does it."""
     facts = source.facts
+    drawn = {"_target_": "scripts.transforms.serving_planes", "specs": source.render}
+    rendering = [{"_target_": "monai.transforms.Lambdad", "keys": "image", "func": drawn}] if source.render else []
     return [
         {
             "_target_": "monai.transforms.LoadImaged",
@@ -131,6 +132,7 @@ def _preprocessing(source: ExportedModel) -> list[dict[str, Any]]:
             "keys": "image",
             "func": {"_target_": "scripts.classify.round_half_up", "_mode_": "callable"},
         },
+        *rendering,
         {
             "_target_": "monai.transforms.NormalizeIntensityd",
             "keys": "image",
