@@ -14,6 +14,7 @@ from medfl.plain_text import markdown
 from medfl.runs.model_facts import model_rendering, transform_names
 from medfl.runs.records import SiteData
 from medfl.runs.redact import scrub
+from medfl.tracking.gates import gates_text
 
 _SOURCES = {
     "lc25000": "LC25000, five classes of lung and colon tissue at 768 x 768 pixels",
@@ -28,13 +29,19 @@ def model_card(
     model: Mapping[str, Any],
     pipeline: Mapping[str, Any],
     data: Mapping[str, SiteData] | None = None,
+    gates: Mapping[str, float] | None = None,
 ) -> str:
-    """Write the card in Markdown from `summary.json`, `model.json`, the resolved pipeline and the allocation."""
+    """Write the card in Markdown from `summary.json`, `model.json`, the resolved pipeline and the allocation; `gates`
+    are the bounds that the model had to pass, by default those of the pipeline."""
     data = data or {}
+    if gates is None:
+        stated = ((pipeline.get("registry") or {}).get("gates") or {}).items()
+        gates = {key: bound for key, bound in stated if bound is not None}
     entries = [pipeline["baseline"]] if pipeline.get("baseline") else pipeline.get("method") or []
     methods = [e if isinstance(e, str) else str(e["name"]) for e in entries]
     sections = (
         _head(summary, model, pipeline),
+        _gates(gates),
         _data(summary, model, pipeline, data),
         _method(summary, pipeline, methods),
         _table("Held-out sites (never trained on)", summary, "held_out"),
@@ -66,6 +73,14 @@ def _head(summary: Mapping[str, Any], model: Mapping[str, Any], pipeline: Mappin
     yield "Input: uint8 RGB patches [N, H, W, 3], any H and W. Output: one probability per class and patch."
     yield "\n## Intended use"
     yield "Research on federated learning in histopathology. Not a medical device; not for diagnosis or treatment."
+
+
+def _gates(gates: Mapping[str, float]) -> Iterator[str]:
+    yield "## Gates"
+    if gates:
+        yield f"To enter the registry its figures had to pass: {markdown(gates_text(gates))}."
+    else:
+        yield "**No gates stated**: nothing was asked of its figures before it could be registered."
 
 
 def paragraphs(description: object) -> list[str]:
