@@ -85,7 +85,7 @@ def bounds(gates: config.Gates) -> dict[str, float]:
 
 
 def passed_bounds(gates: config.Gates | None, tag: str | None) -> dict[str, float]:
-    """The bounds that a model has passed: those asked for now, and those that its version's tag says it passed before."""
+    """The bounds that a model has passed: those asked for now, and those that its version says it passed before."""
     try:
         earlier = config.Gates.model_validate(json.loads(tag or "{}"))
     except ValueError:  # anyone at the server can set a tag
