@@ -39,7 +39,7 @@ class ExportedModel:
         Raises:
             MedflError: the backbone is a local folder, or a file of the run is damaged.
         """
-        facts = portable(model.facts, model.directory / "model.json")
+        facts = portable({**model.facts, "render": model.render}, model.directory / "model.json")
         if model.run is None:
             return cls(model, facts, {}, model.card.read_text(encoding="utf-8") if model.card else "")
         run = finished_run(model.run.path)
@@ -93,6 +93,11 @@ class ExportedModel:
         digest = f" (sha256 {start['sha256']})" if start.get("sha256") else ""
         licence = start.get("licence") or "not stated"
         return f"Training began from {start['origin']}{digest}, whose licence applies as well: {licence}."
+
+    @property
+    def render(self) -> list[Any]:
+        """The transforms that patches go through first: the run's `data.render`."""
+        return list(self.facts["render"])
 
     def kept_at_sites(self) -> str:
         """A sentence about models that stay at the sites; empty where the global model is all there is."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from medfl import config
 from medfl.config.program_parts import PROGRAM
+from medfl.config.resolved import read_resolved
 from medfl.data.partition import SitePartition, make_partition, own_partition
 from medfl.data.patch_store import U8, PatchStore
 from medfl.data.render import read_patches, render, warn_of_resolution
@@ -33,7 +35,7 @@ from medfl.pipeline.load_pipeline import load_pipeline, load_site
 from medfl.pipeline.summary import pooled_figures
 from medfl.runs.digests import check_files, check_weights
 from medfl.runs.folder import RunFolder
-from medfl.runs.model_facts import read_model_facts
+from medfl.runs.model_facts import model_rendering, read_model_facts
 from medfl.runs.records import MODEL, WEIGHTS, read_json
 from medfl.runs.tensor_files import load_weights
 from medfl.site.measurement import probabilities
@@ -53,6 +55,12 @@ class TrainedModel:
     run_id: str | None = None
     card: Path | None = None
     network: Any = None
+
+    @cached_property
+    def render(self) -> list[Any]:
+        """The transforms that its patches go through before it sees them: `data.render` of its run."""
+        stated = read_resolved(self.run.pipeline) if self.run and "render" not in self.facts else None
+        return model_rendering(self.facts, stated)
 
     def load(self, device: str = "auto") -> tuple[SharedModel, Tensor, Tensor]:
         """A workbench for this architecture, and the model's weights f32[P] and buffers f32[B] in wire order.
@@ -144,7 +152,8 @@ def measure_model(
                 f"`task.classes` of {pipeline.name} ({', '.join(pipeline.task.classes)}) are not the model's "
                 f"({', '.join(model.facts['classes'])})"
             )
-        pipeline = pipeline.model_copy(update={"data": pipeline.data.model_copy(update={"size": model.facts["size"]})})
+        as_trained = {"size": model.facts["size"], "render": model.render}
+        pipeline = pipeline.model_copy(update={"data": pipeline.data.model_copy(update=as_trained)})
         store = render(pipeline, site, share)
         role = site.role or "held_out"
         here = build_site(pipeline, site.model_copy(update={"role": role}), store, bench)
@@ -257,8 +266,12 @@ def predict(model: TrainedModel, directory: Path, batch_size: int = 64) -> list[
 def scores(
     model: TrainedModel, patches: U8, batch_size: int = 64, device: str = "auto", loaded: SharedModel | None = None
 ) -> NDArray[np.float64]:
-    """Calibrated class probabilities f64[N, C] of patches u8[N, S, S, 3] of the model's size; `loaded` is its workbench
-    with the weights in it, where that is there already."""
+    """Calibrated class probabilities f64[N, C] of patches u8[N, S, S, 3] of the model's size, which go through the
+    run's `data.render` first; `loaded` is its workbench with the weights in it, where that is there already."""
+    if model.render:
+        from medfl.data.transforms import serving
+
+        patches = serving(model.render)(patches)
     bench = loaded or model.ready(device)
     bench.net.eval()
     mean = torch.tensor(model.facts["mean"]).view(3, 1, 1)
