@@ -13,7 +13,7 @@ from medfl.metrics.stability_figures import stability_at
 from medfl.plain_text import markdown
 from medfl.runs.headline import headline
 from medfl.runs.model_facts import model_rendering, transform_names
-from medfl.runs.records import SiteData
+from medfl.runs.records import RunRecords, SiteData
 from medfl.runs.redact import scrub
 from medfl.runs.verdict import ROLES
 
@@ -49,6 +49,20 @@ def model_card(
         _citations(pipeline, methods),
     )
     return "\n\n".join("\n".join(section) for section in sections) + "\n"
+
+
+def model_description(run: RunRecords, settings: Mapping[str, Any]) -> str:
+    """What a registered model is, above all its versions."""
+    classes = ", ".join(map(markdown, settings["classes"]))
+    return "\n".join(
+        [
+            f"Models of the pipeline **{markdown(run.pipeline.get('name', run.name))}**, trained across sites by "
+            f"medfl: {markdown(settings['backbone'])}, classes {classes}. The card of a version says what "
+            "was measured, and what that version misses.",
+            *paragraphs(run.pipeline.get("description")),
+            "\nResearch only: not a medical device.",
+        ]
+    )
 
 
 def _head(summary: Mapping[str, Any], model: Mapping[str, Any], pipeline: Mapping[str, Any]) -> Iterator[str]:

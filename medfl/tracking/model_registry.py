@@ -15,7 +15,6 @@ from medfl.config.registry_names import check_alias, check_model_name
 from medfl.errors import GateFailed, MedflError, RunFailed
 from medfl.metrics import mean_supported
 from medfl.metrics.record_types import RunSummary
-from medfl.plain_text import markdown
 from medfl.runs.gates import check, passed_bounds
 from medfl.runs.records import CARD, MODEL, RunRecords, finished_run, read_json
 from medfl.runs.redact import scrub
@@ -23,7 +22,7 @@ from medfl.runs.verdict import why_unmeasured, why_untrained
 from medfl.tracking.connect import brief, client_for, mlflow_errors, resolve_uri, shown
 from medfl.tracking.download import fetch_version
 from medfl.tracking.log_model import UUID_TAG
-from medfl.tracking.model_card import model_card, paragraphs
+from medfl.tracking.model_card import model_card, model_description
 from medfl.tracking.sync import sync
 from medfl.tracking.sync_state import State
 
@@ -284,20 +283,6 @@ def _move_alias(
     client.set_registered_model_alias(name, alias, version.version)
 
 
-def _description(run: RunRecords, settings: Mapping[str, Any]) -> str:
-    """What a registered model is, above all its versions."""
-    classes = ", ".join(map(markdown, settings["classes"]))
-    return "\n".join(
-        [
-            f"Models of the pipeline **{markdown(run.pipeline.get('name', run.name))}**, trained across sites by "
-            f"medfl: {markdown(settings['backbone'])}, classes {classes}. The card of a version says what "
-            "was measured, and what that version misses.",
-            *paragraphs(run.pipeline.get("description")),
-            "\nResearch only: not a medical device.",
-        ]
-    )
-
-
 def _create_version(
     client: MlflowClient,
     name: str,
@@ -310,7 +295,7 @@ def _create_version(
     summary: Mapping[str, Any] = run.summary or {}
     settings = read_json(run.folder / MODEL)
     if not client.search_registered_models(f"name='{name}'"):
-        client.create_registered_model(name, description=_description(run, settings))
+        client.create_registered_model(name, description=model_description(run, settings))
     tags = {
         UUID_TAG: run_uuid,
         "medfl.run": run.name,

@@ -1,10 +1,10 @@
 """Gates given at the command line: read in the words of `registry.gates`, and never looser than the pipeline's."""
 
 import pytest
-from medfl.runs.gates import bounds, gates_text, passed_bounds, read_gates, stricter
 
 from medfl import config
 from medfl.errors import MedflError
+from medfl.runs.gates import bounds, gates_text, passed_bounds, read_gates, stricter
 
 
 def test_bounds_and_files_are_read_and_the_stricter_counts(tmp_path):
