@@ -45,7 +45,7 @@ def read_with_bases(file: Path, content: dict[str, Any] | None = None, above: Se
     Raises:
         MedflError: a file that cannot be read; `extends` that names no file, or leads back to a file before it.
     """
-    here = file.resolve()
+    here = Path(os.path.realpath(file))  # a link that leads round is no error yet
     if here in above:
         way = " extends ".join(str(path) for path in (*above[above.index(here) :], here))
         raise MedflError(f"{above[-1]}: `extends` leads round in a circle ({way}); remove one of them")

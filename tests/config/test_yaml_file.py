@@ -68,7 +68,8 @@ def refused(file: Path) -> str:
 def test_words_that_yaml_takes_for_something_else_are_to_be_quoted(text: str, remedy: str, tmp_path: Path) -> None:
     assert remedy in refused(demo(tmp_path, classes=f"[a, {text}]"))
     assert remedy in refused(demo(tmp_path, labels=f"{{{text}: a}}"))
-    assert remedy in refused(demo(tmp_path, labels=f"{{x: {text}}}"))
+    if text != "null":  # that leaves a class out
+        assert remedy in refused(demo(tmp_path, labels=f"{{x: {text}}}"))
     assert load_pipeline(demo(tmp_path, classes='["no", "1.0"]')).task.classes == ["no", "1.0"]
 
 
