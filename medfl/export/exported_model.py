@@ -82,10 +82,10 @@ class ExportedModel:
         """A sentence about the weights that training began with; empty where it began at random or nothing is known."""
         start = self.facts.get("start")
         if start is None and self.model.run:  # a model of version 0.1
-            stated = (finished_run(self.model.run.path).pipeline.get("model") or {}).get("weights")
+            weights = (finished_run(self.model.run.path).pipeline.get("model") or {}).get("weights")
             start = (
-                {"origin": {"pretrained": "timm's published weights"}.get(stated, "a checkpoint file")}
-                if stated
+                {"origin": {"pretrained": "timm's published weights"}.get(weights, "a checkpoint file")}
+                if weights
                 else None
             )
         if not start or not start.get("origin"):

@@ -59,8 +59,8 @@ class TrainedModel:
     @cached_property
     def render(self) -> list[Any]:
         """The transforms that its patches go through before it sees them: `data.render` of its run."""
-        stated = read_resolved(self.run.pipeline) if self.run and "render" not in self.facts else None
-        return model_rendering(self.facts, stated)
+        plan = read_resolved(self.run.pipeline) if self.run and "render" not in self.facts else None
+        return model_rendering(self.facts, plan)
 
     def load(self, device: str = "auto") -> tuple[SharedModel, Tensor, Tensor]:
         """A workbench for this architecture, and the model's weights f32[P] and buffers f32[B] in wire order.
@@ -212,25 +212,25 @@ def sites_to_measure(
         pipeline = load_pipeline(model.run.pipeline)
     else:
         raise MedflError("the run of this model is not on this machine; say with --pipeline how its sites are dealt")
-    known = {site.name: site for site in pipeline.all_sites}
+    sites = {site.name: site for site in pipeline.all_sites}
     named = [load_site(site) if isinstance(site, str) else site for site in site_files] or pipeline.held_out_sites
     if not named:
         raise MedflError("the pipeline has no held-out sites; name site files with --sites")
     dealt = (
-        {share.site: share for share in make_partition(pipeline).sites} if any(s.name in known for s in named) else {}
+        {share.site: share for share in make_partition(pipeline).sites} if any(s.name in sites for s in named) else {}
     )
-    found = []
+    triples = []
     for site in named:
-        if site.name in known and (site.data is None or known[site.name].data == site.data):
-            found.append((pipeline, known[site.name], dealt[site.name]))
+        if site.name in sites and (site.data is None or sites[site.name].data == site.data):
+            triples.append((pipeline, sites[site.name], dealt[site.name]))
             continue
         if site.data is None or not (site.data.root or pipeline.data.root or site.data.source == PROGRAM):
             raise MedflError(
                 f"site {site.name} was not part of the run and has no `data.root`; add its own data to its site file"
             )
         alone = site.model_copy(update={"role": "held_out", "class_mix": None, "patches": None})
-        found.append((pipeline, alone, own_partition(pipeline, alone, "held_out")))
-    return found
+        triples.append((pipeline, alone, own_partition(pipeline, alone, "held_out")))
+    return triples
 
 
 def evaluate(

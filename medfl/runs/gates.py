@@ -55,12 +55,12 @@ def read_gates(entries: Sequence[str]) -> config.Gates:
     for entry in entries:
         key, sign, text = entry.partition("=")
         try:
-            stated = {key.strip(): parse(text)} if sign and not Path(entry).is_file() else None
+            section = {key.strip(): parse(text)} if sign and not Path(entry).is_file() else None
         except BROKEN:
             raise MedflError(f"--gates {entry}: the bound is not valid YAML") from None
-        if stated is None:
-            stated = read_mapping(Path(entry), "gates")
-        given = validate(config.Gates, stated, Path(f"--gates {entry}"))
+        if section is None:
+            section = read_mapping(Path(entry), "gates")
+        given = validate(config.Gates, section, Path(f"--gates {entry}"))
         if not bounds(given):
             raise MedflError(
                 f"--gates {entry}: it states no gate; write KEY=BOUND, or a YAML file of such keys: "
@@ -93,9 +93,9 @@ def passed_bounds(gates: config.Gates | None, tag: str | None) -> dict[str, floa
     return bounds(stricter(gates or config.Gates(), earlier))
 
 
-def gates_text(stated: Mapping[str, float]) -> str:
+def gates_text(passed: Mapping[str, float]) -> str:
     """The bounds in words."""
-    return ", ".join(f"{key} {bound:g}" for key, bound in stated.items())
+    return ", ".join(f"{key} {bound:g}" for key, bound in passed.items())
 
 
 @dataclass(frozen=True)
