@@ -293,7 +293,7 @@ def _create_version(
     gates: Mapping[str, float],
 ) -> ModelVersion:
     summary: Mapping[str, Any] = run.summary or {}
-    settings = read_json(run.folder / MODEL)
+    settings = scrub(read_json(run.folder / MODEL))
     if not client.search_registered_models(f"name='{name}'"):
         client.create_registered_model(name, description=model_description(run, settings))
     tags = {

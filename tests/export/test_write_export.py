@@ -403,6 +403,8 @@ def test_a_bundle_transforms_as_the_run_did(
 
     bundle = tmp_path / "bundle"
     export(str(transformed), "monai-bundle", bundle)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "scripts"]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(str(bundle))
     parser = ConfigParser()
     parser.read_config(str(bundle / "configs" / "inference.json"))

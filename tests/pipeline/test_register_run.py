@@ -79,7 +79,7 @@ def test_a_model_registered_without_gates_says_so_and_gates_can_be_given(run, cl
     assert register_run(run.path, name="bare") == line.replace("@champion", "/1")  # what it passed stays said
     version = client.get_model_version("bare", "1")
     assert json.loads(version.tags["medfl.gates"]) == {"held_out_auroc_min": 0.0, "held_out_ece_max": ece * 2}
-    assert "figures had to pass: held_out_auroc_min 0, held" in version.description
+    assert "- Gates: passed (" in version.description
 
 
 def test_gates_of_the_command_line_loosen_none_of_the_pipeline(run, client, monkeypatch):
