@@ -8,12 +8,13 @@ if TYPE_CHECKING:
     from medfl.errors import GateFailed as GateFailed
     from medfl.errors import MedflError as MedflError
     from medfl.errors import RunFailed as RunFailed
-    from medfl.pipeline.classifier import Classifier as Classifier
+    from medfl.pipeline.classifier import PatchClassifier as PatchClassifier
     from medfl.pipeline.classifier import load_model as load_model
     from medfl.pipeline.library import evaluate as evaluate
+    from medfl.pipeline.library import register as register
     from medfl.pipeline.library import resume as resume
     from medfl.pipeline.library import run as run
-    from medfl.pipeline.run_result import Evaluation as Evaluation
+    from medfl.pipeline.run_result import EvaluationResult as EvaluationResult
     from medfl.pipeline.run_result import RunResult as RunResult
     from medfl.pipeline.run_result import RunTables as RunTables
     from medfl.study.library_study import Study as Study
@@ -23,13 +24,14 @@ _HOMES = {
     "run": "medfl.pipeline.library",
     "resume": "medfl.pipeline.library",
     "evaluate": "medfl.pipeline.library",
+    "register": "medfl.pipeline.library",
     "load_model": "medfl.pipeline.classifier",
     "Study": "medfl.study.library_study",
     "StudyTables": "medfl.study.library_study",
     "RunResult": "medfl.pipeline.run_result",
     "RunTables": "medfl.pipeline.run_result",
-    "Evaluation": "medfl.pipeline.run_result",
-    "Classifier": "medfl.pipeline.classifier",
+    "EvaluationResult": "medfl.pipeline.run_result",
+    "PatchClassifier": "medfl.pipeline.classifier",
     "SitePatches": "medfl.data.sources.program_patches",
     "MedflError": "medfl.errors",
     "RunFailed": "medfl.errors",

@@ -46,6 +46,7 @@ WITHOUT = """
 call("--version")
 call("backbones")
 call("init", "site", "--data", {images!r}, "--out", "site.yaml")
+call("init", "pipeline", "--train", "site.yaml", "--out", "first.yaml")
 call("cache", "ls", ".")
 Wall.blocked -= {{"sklearn", "scipy"}}  # sklearn draws the splits
 call("data", "check", {pipeline!r}, "--no-copies")

@@ -62,10 +62,10 @@ def test_mlflow_holds_what_the_summary_says(quickstart):
     for site, entry in summary["sites"].items():
         if entry["auroc"] is not None:
             history = client.get_metric_history(children[site].info.run_id, "test/auroc")
-            assert [(m.step, m.value) for m in history] == [(summary["selected_round"], entry["auroc"])]
+            assert [(m.step, m.value) for m in history] == [(0, entry["auroc"])]
     parent = client.get_run(version.run_id)
     assert parent.data.metrics["held_out/mean_auroc"] == summary["held_out"]["mean_auroc"]
-    rounds = client.get_metric_history(version.run_id, "val/auroc")
+    rounds = client.get_metric_history(version.run_id, "curves/val_auroc")
     assert [m.step for m in rounds] == list(range(summary["rounds"] + 1))
 
 

@@ -11,6 +11,7 @@ import typer
 
 from medfl.cli.commands.backbones_command import backbones
 from medfl.cli.commands.cache_commands import cache_app
+from medfl.cli.commands.compare_command import compare
 from medfl.cli.commands.data_commands import data_app
 from medfl.cli.commands.deploy_commands import deploy_app
 from medfl.cli.commands.init_commands import init_app
@@ -19,7 +20,7 @@ from medfl.cli.commands.report_command import report
 from medfl.cli.commands.run_commands import evaluate, export, predict, register, resume, run, track
 from medfl.cli.commands.site_commands import sites_app
 from medfl.cli.commands.study_command import study
-from medfl.cli.standard_streams import STATUS, complain, guard_standard_streams
+from medfl.cli.standard_streams import STATUS, complain, guard_standard_streams, write_data
 from medfl.errors import MedflError
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network for a newer version
@@ -27,9 +28,9 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask t
 
 def _tell_version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import version
+        from medfl.runs.versions import installed_version
 
-        print(f"medfl {version('medfl')}")
+        write_data(f"medfl {installed_version()}\n")
         raise typer.Exit
 
 
@@ -40,7 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (run, resume, evaluate, predict, export, register, track, study, report, methods, backbones):
+for command in (run, resume, evaluate, predict, export, register, track, study, compare, report, methods, backbones):
     app.command()(command)
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")

@@ -79,7 +79,7 @@ def print_operating_points(terminal: Terminal, summary: Mapping[str, Any]) -> No
         wanted = summary["operating"]["sensitivity"] if summary.get("operating") else None
         purpose = f" for sensitivity {wanted:g}" if wanted else ""
         columns = ["site", "target", "threshold", "positive", "negative", *(f"{rate} [95 %]" for rate in RATES)]
-        terminal.table(f"Held-out sites, at thresholds from validation data{purpose}", columns, rows)
+        terminal.table(f"Held-out sites, at thresholds from validation data{purpose}", columns, rows, keys=2)
 
 
 def _withheld_lines(sites: Mapping[str, SiteResult]) -> Iterator[str]:
@@ -110,7 +110,7 @@ def print_partition(terminal: Terminal, rows: Sequence[Mapping[str, Any]], class
         shown = [f"{patches} ({groups})" if patches else "-" for patches, groups in counts]
         total = f"{sum(p for p, _ in counts)} ({sum(g for _, g in counts)})"
         table.append([site, role.replace("_", "-"), split, *shown, total])
-    terminal.table("Patches (source groups)", ["site", "role", "split", *classes, "all"], table)
+    terminal.table("Patches (source groups)", ["site", "role", "split", *classes, "all"], table, keys=3)
 
 
 def print_cross_sites(terminal: Terminal, matrix: Mapping[str, Mapping[str, float | None]]) -> None:

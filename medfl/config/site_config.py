@@ -33,7 +33,7 @@ class SiteLink(ConfigSection):
 
 
 class SiteConfig(ConfigSection):
-    """One institution."""
+    """One institution. `labels` maps its words for classes to those of `task.classes`; null drops a word's patches."""
 
     name: Name
     description: str = ""
@@ -43,7 +43,7 @@ class SiteConfig(ConfigSection):
     stain: str | StainProfile | None = None
     stain_strength: Fraction | None = None
     mpp: Positive | None = None
-    labels: dict[SpeltName, SpeltName] = {}
+    labels: dict[SpeltName, SpeltName | None] = {}
     data: OwnData | None = None
     render: list[Transform] = []
     local_epochs: Count | None = None

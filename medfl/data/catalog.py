@@ -36,6 +36,7 @@ class Catalog:
         scope: within one scope, equal group names mean the same source, also across catalogs.
         published: the group names mean the same wherever the data lie.
         exact_names: group names that are not the same for being spelt alike.
+        dropped: (word, reference) of patches that the site's `labels` leave out.
     """
 
     source: Source
@@ -49,6 +50,7 @@ class Catalog:
     scope: str
     published: bool
     exact_names: frozenset[str] = frozenset()
+    dropped: tuple[tuple[str, str], ...] = ()
 
 
 def brings_own_data(pipeline: config.Pipeline, site: config.SiteConfig) -> bool:
@@ -125,8 +127,11 @@ def read_catalog(source: Source) -> Catalog:
     spelling only.
     """
     try:
-        entries = source.entries()
-        check_decodable((text for entry in entries for text in (entry.name, entry.reference)), source.spec.where)
+        every = source.entries()
+        check_decodable((text for entry in every for text in (entry.name, entry.reference)), source.spec.where)
+        entries = [entry for entry in every if not source.drops(entry.word)]
+        if not entries:
+            raise MedflError(f"{source.spec.where}: `labels` drops every class of {source.place}; map one to a class")
         groups = source.groups(entries)
     except OSError as error:
         raise MedflError(
@@ -150,6 +155,7 @@ def read_catalog(source: Source) -> Catalog:
         scope=groups.scope,
         published=groups.published,
         exact_names=exact,
+        dropped=tuple((entry.word, entry.reference) for entry in every if source.drops(entry.word)),
     )
 
 

@@ -18,7 +18,7 @@ from medfl.config.regular_file import open_regular
 from medfl.config.spelling import check_decodable, show
 from medfl.data.image_file import FORMATS
 from medfl.data.images import images_below
-from medfl.data.left_out import left_out
+from medfl.data.left_out import first_few, left_out
 from medfl.data.sources.class_folders import visible_folders
 from medfl.data.sources.csv_table import OtherTable, read_rows
 from medfl.data.sources.group_table import GROUPS_CSV
@@ -42,6 +42,8 @@ class FolderContent:
     counts: Mapping[str, int]
     files: Sequence[Path]
     groups: str | None
+    loose: Sequence[str] = ()
+    """Images beside the sub-folders that hold all others."""
 
 
 def inspect_folder(root: Path, name: str | None = None) -> tuple[dict[str, Any], list[str]]:
@@ -81,6 +83,8 @@ def inspect_folder(root: Path, name: str | None = None) -> tuple[dict[str, Any],
     if content.kind != "csv":
         notes += left_out(root, {path.relative_to(root).as_posix() for path in content.files})
     notes.append(_sizes(content.files))
+    if content.loose:
+        notes.append(f"Beside the patients' sub-folders, not in one: {first_few(content.loose)}; move them into one.")
     notes.append(f"Source groups: {content.groups}." if content.groups else _no_groups(content.kind))
     notes.append("Microns per pixel are not known from the files: state mpp if the scanner's is known.")
     return site, [show(note) for note in notes]  # names of folders stand in them, and may hold line breaks
@@ -99,7 +103,7 @@ def site_yaml(site: Mapping[str, Any], notes: Sequence[str]) -> str:
     lines = [f"# {note}" for note in notes]
     lines += ["", block("name") + block("description")]
     if "labels" in site:
-        lines += ["# Your name for a class on the left, the name in the pipeline's task.classes on the right."]
+        lines += ["# Your name for a class on the left, the pipeline's on the right; null leaves its patches out."]
         lines += [block("labels")]
     lines += ["# All of the site's data is used, split by source group; no stain is simulated on it."]
     lines += [block("data").rstrip()]
@@ -126,15 +130,16 @@ def _folder(root: Path) -> FolderContent:
             f"into one folder per class, or write such a CSV"
         )
     every = [path for images in files.values() for path in images]
-    groups = None
+    groups, loose = None, [name for name in (p.relative_to(root) for p in every) if len(name.parts) <= 2]
     usual = lc25000_tables(root) if lc25000 else [root / GROUPS_CSV]
     table = next((path for path in usual if path.is_file()), None)
     if table is not None:
         groups = f"from {table}"
-    elif not lc25000 and all(len(p.relative_to(root).parts) > 2 for p in every):
+    elif not lc25000 and not loose:
         patients = {path.relative_to(root).parts[1] for path in every}
         groups = f"the {len(patients)} sub-folders of the class folders"
-    return FolderContent("lc25000" if lc25000 else "folder", root, counts, every, groups)
+    beside = [] if lc25000 or groups or len(loose) == len(every) else [name.as_posix() for name in loose]
+    return FolderContent("lc25000" if lc25000 else "folder", root, counts, every, groups, beside)
 
 
 def _csv(path: Path) -> FolderContent:

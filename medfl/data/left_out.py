@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from functools import cached_property
 from pathlib import Path
 
@@ -18,7 +18,14 @@ SIGNATURES = (
     *(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),  # TIFF, of slides too
     *(b"\0\0\0\x0cjP  \r\n", b"\xff\x4f\xff\x51", b"\0\0\0\x0cJXL \r\n"),
 )
-SHOWN = 4  # kinds that one sentence lists
+SHOWN = 4  # kinds or names that one sentence lists
+
+
+def first_few(names: Iterable[str]) -> str:
+    """The first of some names, and how many more there are."""
+    every = [show(name) for name in names]
+    more = f" and {len(every) - SHOWN} more" if len(every) > SHOWN else ""
+    return ", ".join(every[:SHOWN]) + more
 
 
 def left_out(root: Path, names: Collection[str]) -> list[str]:

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import hmac
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,17 @@ class Partition:
         return [
             f"{catalog.source.spec.where}: {sentence}"
             for catalog in catalogs
-            for sentence in catalog.source.left_out(catalog.references)
+            for sentence in catalog.source.left_out([*catalog.references, *(name for _, name in catalog.dropped)])
+        ]
+
+    def dropped(self) -> list[str]:
+        """A sentence for each site on the patches that its `labels` drop."""
+        counts = {share.site: Counter(word for word, _ in share.catalog.dropped) for share in self.sites}
+        return [
+            f"site {site}: {count.total():,} patches dropped by `labels` "
+            f"({', '.join(f'{show(word)} {number:,}' for word, number in sorted(count.items()))})"
+            for site, count in counts.items()
+            if count
         ]
 
     def namesakes(self) -> list[str]:

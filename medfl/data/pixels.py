@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from medfl.data.patch_store import U8
 from medfl.data.rgb import Unreadable, to_rgb
@@ -22,7 +22,7 @@ def to_patch(image: Any) -> U8:
     Raises:
         Unreadable: it is none of these; says why.
     """
-    if isinstance(image, Image.Image):
+    if _is_picture(image):
         return np.asarray(to_rgb(image))
     if hasattr(image, "detach"):
         image = image.detach().cpu().numpy()
@@ -47,8 +47,14 @@ def to_patch(image: Any) -> U8:
 
 def patch_list(images: Any) -> list[Any]:
     """The patches of an array or tensor [N, ...], or of any iterable of images; one image is a list of one."""
-    if isinstance(images, Image.Image) or (hasattr(images, "ndim") and images.ndim in (2, 3)):
+    if _is_picture(images) or (hasattr(images, "ndim") and images.ndim in (2, 3)):
         return [images]
     if not isinstance(images, Iterable):
         raise Unreadable(f"{type(images).__name__} is no array of patches and no list of images")
     return list(images)
+
+
+def _is_picture(image: Any) -> bool:
+    """Whether it is one of Pillow's, which has been imported then."""
+    library = sys.modules.get("PIL.Image")
+    return library is not None and isinstance(image, library.Image)

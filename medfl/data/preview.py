@@ -13,6 +13,7 @@ from medfl import config
 from medfl.data.partition_by_class_mix import apportion
 from medfl.data.patch_store import I64, PatchStore
 from medfl.errors import MedflError
+from medfl.palette import LIGHT, SERIES
 from medfl.plain_text import shortened
 from medfl.seeds import seed_for
 
@@ -21,8 +22,7 @@ DPI = 100
 PATCH = 1.0  # inches a side; the rest of the layout is in inches too
 GAP, LABEL, LEFT, MARGIN, FOOT = 0.08, 0.22, 2.15, 0.25, 0.45
 ABOVE, BELOW = 15, 32  # characters of a class's name above a patch and in the legend
-INK, QUIET = "#1f2328", "#6e7781"
-COLOURS = ("#3b6fb6", "#5aa9a0", "#c8553d", "#8a5aa8", "#d59b2d", "#6b8e3d", "#b0568a", "#4d4d4d", "#8c6d46", "#7aa6d6")
+INK, QUIET, COLOURS = LIGHT["ink"], LIGHT["quiet"], SERIES
 SHOWN_SPLIT = {"train": "train", "held_out": "test"}
 
 

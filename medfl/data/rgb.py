@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from PIL import Image, ImageOps
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 MAX_PIXELS = 100_000_000
 SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
@@ -24,6 +28,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises:
         Unreadable: too many pixels, several pages or frames, or a number format that has no agreed grey scale.
     """
+    from PIL import Image, ImageOps
+
     if image.width * image.height > MAX_PIXELS:
         raise Unreadable(f"{image.width} x {image.height} pixels; cut patches of at most 100 megapixels")
     if getattr(image, "is_animated", False) and image.format != "MPO":  # whose first image is the photograph

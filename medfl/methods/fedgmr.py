@@ -42,6 +42,7 @@ class FedGMR(Method):
     """Sub-models of each site's `density`, restored step by step to the whole model."""
 
     name: ClassVar[str] = "fedgmr"
+    looks_ahead: ClassVar[bool] = True
     paper: ClassVar[str] = "arXiv:2512.05372"
     title: ClassVar[str] = (
         "FedGMR: Federated Learning with Gradual Model Restoration under Asynchrony and Model Heterogeneity"

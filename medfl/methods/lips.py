@@ -94,6 +94,7 @@ class Lips(Method):
     """Periodic, transient sparsity of the middle convolutions."""
 
     name: ClassVar[str] = "lips"
+    looks_ahead: ClassVar[bool] = True
     paper: ClassVar[str] = "arXiv:2506.00932"
     title: ClassVar[str] = "From Stagnation to Elevation: Empower Aggregation in FL through the Lens of Sparsity"
     neutral: ClassVar[Mapping[str, Any] | None] = {"density": 1.0}

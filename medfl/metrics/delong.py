@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medfl.metrics.auroc import BoolArray, FloatArray, IndexArray, IntArray, compare, ratio
+from medfl.metrics.auroc import BoolArray, FloatArray, IndexArray, IntArray, compare, ratio, supported
 
 
 @dataclass(frozen=True)
@@ -46,22 +46,39 @@ def clustered_delong(probs: FloatArray, labels: IntArray, group: IndexArray, n_g
         group: source group [N], 0 to n_groups - 1.
         n_groups: G.
     """
-    n_classes = probs.shape[1]
-    influence = np.zeros((n_groups, n_classes))
-    supported_classes, varies = np.zeros(n_classes, dtype=bool), np.zeros(n_classes, dtype=bool)
-    for c in range(n_classes):
-        positive = labels == c
-        supported_classes[c] = positive.any() and not positive.all()
-        if supported_classes[c]:
-            influence[:, c], varies[c] = _influence(probs[:, c], positive, group, n_groups)
-    table = np.bincount(group * n_classes + labels, minlength=n_groups * n_classes).reshape(n_groups, n_classes)
+    influence, varies = _influences(probs, labels, group, n_groups)
+    table = class_table(labels, group, n_groups, probs.shape[1])
     per_class = np.where(varies, (influence**2).sum(axis=0), np.nan)
     mean, df_mean = np.nan, np.nan
     if varies.any():
-        of_mean = influence[:, supported_classes].mean(axis=1, keepdims=True)
-        mean, df_mean = float((of_mean**2).sum()), float(_degrees_of_freedom(of_mean, table)[0])
-    df_per_class = np.where(varies, _degrees_of_freedom(influence, table), np.nan)
+        of_mean = influence[:, supported(labels, probs.shape[1])].mean(axis=1, keepdims=True)
+        mean, df_mean = float((of_mean**2).sum()), float(degrees_of_freedom(of_mean, table)[0])
+    df_per_class = np.where(varies, degrees_of_freedom(influence, table), np.nan)
     return AurocVariance(per_class, mean, df_per_class, df_mean)
+
+
+def mean_influence(probs: FloatArray, labels: IntArray, group: IndexArray, n_groups: int) -> FloatArray | None:
+    """Each group's influence f64[G] on the mean AUROC over the supported classes; None where nothing is known to vary.
+    Two models scored on the same patches differ by an AUROC with the difference of their influences."""
+    influence, varies = _influences(probs, labels, group, n_groups)
+    if not varies.any():
+        return None
+    return np.asarray(influence[:, supported(labels, probs.shape[1])].mean(axis=1))
+
+
+def class_table(labels: IntArray, group: IndexArray, n_groups: int, n_classes: int) -> IndexArray:
+    """Patches of each group and class, [G, C]."""
+    cells = np.bincount(group * n_classes + labels, minlength=n_groups * n_classes)
+    return cells.reshape(n_groups, n_classes)
+
+
+def _influences(probs: FloatArray, labels: IntArray, group: IndexArray, n_groups: int) -> tuple[FloatArray, BoolArray]:
+    """u_g of each class [G, C], 0 for one without support, and which classes are known to vary, [C]."""
+    n_classes = probs.shape[1]
+    influence, varies = np.zeros((n_groups, n_classes)), np.zeros(n_classes, dtype=bool)
+    for c in np.flatnonzero(supported(labels, n_classes)):
+        influence[:, c], varies[c] = _influence(probs[:, c], labels == c, group, n_groups)
+    return influence, varies
 
 
 def _influence(scores: FloatArray, positive: BoolArray, group: IndexArray, n_groups: int) -> tuple[FloatArray, bool]:
@@ -81,7 +98,7 @@ def _influence(scores: FloatArray, positive: BoolArray, group: IndexArray, n_gro
     return total, varies
 
 
-def _degrees_of_freedom(influence: FloatArray, table: IndexArray) -> FloatArray:
+def degrees_of_freedom(influence: FloatArray, table: IndexArray) -> FloatArray:
     """Satterthwaite's degrees of freedom of the column sums of `influence [G, M]` squared; nan for a sum of 0.
 
     Groups fall into strata by the class most of their patches belong to (`table [G, C]` counts them): a stratum of m

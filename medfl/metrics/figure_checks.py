@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from medfl.metrics import figures
+from medfl.metrics.adaptive_bins import ADAPTIVE_BINS
 from medfl.metrics.histograms import BINS
 from medfl.metrics.intervals import LARGEST_BRIER, LARGEST_NLL
 from medfl.metrics.operating import RATES
@@ -215,8 +216,18 @@ def curves_check(targets: Sequence[str]) -> Check:
             "targets": _exactly(targets),
             "roc": named(maybe(band), targets),
             "histograms": histograms_check(len(targets)),
+            "calibration": record({"after": _adaptive, "before": _adaptive}),
         }
     )
+
+
+def _adaptive(value: Any, where: str) -> None:
+    """Bins of equal mass: four lists of one length."""
+    n = len(value["count"]) if isinstance(value, Mapping) and isinstance(value.get("count"), list) else 0
+    if n > ADAPTIVE_BINS:
+        raise ValueError(f"`{where}` has {n} bins and may have {ADAPTIVE_BINS}")
+    counts, shares = listed(number(1, LARGEST_COUNT), n), listed(FRACTION, n)
+    record({"count": counts, "groups": counts, "confidence": shares, "accuracy": shares})(value, where)
 
 
 def temperature_sums_check(temperatures: int) -> Check:

@@ -279,6 +279,15 @@ FIGURES: tuple[SiteFigure, ...] = (
 )
 
 
+def add_figure(row: SiteFigure) -> None:
+    """Let this process measure one more figure of a site. Every party of a run has to: what a site elsewhere replies is
+    held against the table. Raises ValueError for a key that is in the table."""
+    global FIGURES
+    if any(row.key == other.key for other in FIGURES):
+        raise ValueError(f"the table has a figure {row.key} already; choose another key")
+    FIGURES = (*FIGURES, row)
+
+
 def figures_at(place: Place) -> dict[SiteFigure, Style]:
     """The rows that a table shows, in the order of their columns, and how."""
     return {row: row.shown[place] for row in FIGURES if place in row.shown}

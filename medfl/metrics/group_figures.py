@@ -83,7 +83,7 @@ def mean_interval(sites: Sequence[Mapping[str, Any]]) -> list[float] | None:
     if not errors:
         return None
     centre, mean = _mean(centres), _mean([site["auroc"] for site in sites])
-    near, plain = (logit_interval(point, *_mean_error(errors), 1.0) for point in (centre, mean))
+    near, plain = (logit_interval(point, *mean_error(errors), 1.0) for point in (centre, mean))
     if near is None or plain is None:
         return None
     low, high = (near[0], plain[1]) if centre <= mean else (plain[0], near[1])
@@ -95,14 +95,14 @@ def _bound(sites: Sequence[Mapping[str, Any]]) -> float:
     if not all(site.get("auroc_least") for site in sites):
         return 1.0
     least = [LeastError(**site["auroc_least"]) for site in sites]
-    return LeastError(_mean([e.error for e in least]), *_mean_error([(e.se, e.df) for e in least])).bound
+    return LeastError(_mean([e.error for e in least]), *mean_error([(e.se, e.df) for e in least])).bound
 
 
 def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def _mean_error(errors: Sequence[tuple[float, float]]) -> tuple[float, float]:
+def mean_error(errors: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """Standard error of the mean of independent values and its degrees of freedom, from those of each."""
     parts = [(se / len(errors)) ** 2 for se, _ in errors]
     total = math.fsum(parts)

@@ -37,7 +37,8 @@ class SiteMeasurement:
         figures: `measure` of the calibrated probabilities, and `ece_after`, `<figure>_before`, `operating`.
         sums: "after" and "before" (`ScoreSums`) and "histograms" (`ScoreHistograms`), as lists, and "min_count", the
             least source groups behind a cell of theirs.
-        curves: "targets" (names), "roc" (target -> `roc_band`), "histograms" ("positive" and "negative" per target).
+        curves: "targets" (names), "roc" (target -> `roc_band`), "histograms" ("positive" and "negative" per target),
+            "calibration" ("after" and "before": `medfl.metrics.adaptive_bins`).
     """
 
     figures: dict[str, Any]
@@ -95,13 +96,13 @@ def site_figures(
     histograms = cells.histograms(scores).to_lists()
     return SiteMeasurement(
         figures=cells.figures(measured, probs),
-        sums={
-            "after": after.to_lists(),
-            "before": plain.to_lists(),
+        sums={"after": after.to_lists(), "before": plain.to_lists(), "histograms": histograms, "min_count": min_count},
+        curves={
+            "targets": list(roc),
+            "roc": roc,
             "histograms": histograms,
-            "min_count": min_count,
+            "calibration": {"after": cells.adaptive_bins(probs), "before": cells.adaptive_bins(before)},
         },
-        curves={"targets": list(roc), "roc": roc, "histograms": histograms},
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medfl.metrics.adaptive_bins import LEAST_GROUPS, equal_mass_cells
 from medfl.metrics.auroc import BoolArray, FloatArray, IndexArray, IntArray
 from medfl.metrics.calibration import CalibrationBins, ScoreSums, bin_edges, score_sums
 from medfl.metrics.histograms import LOGIT_RANGE, ScoreHistograms, score_histograms
@@ -113,6 +114,20 @@ class SmallCells:
                 *(np.array([getattr(row, part) for row in classwise]) for part in CalibrationBins.__annotations__)
             ),
         )
+
+    def adaptive_bins(self, probs: FloatArray) -> dict[str, list[Any]]:
+        """Bins of about equal mass of the top probability of `probs` [N, C], as `medfl.metrics.adaptive_bins` has
+        them."""
+        confidence, right = probs.max(axis=1, initial=0.0), probs.argmax(axis=1) == self.labels
+        cell = equal_mass_cells(confidence)
+        made: dict[str, list[Any]] = {"count": [], "groups": [], "confidence": [], "accuracy": []}
+        for first, last in _runs(cell, self.group, max(self.min_count, LEAST_GROUPS)):
+            rows = (cell >= first) & (cell <= last)
+            made["count"].append(int(rows.sum()))
+            made["groups"].append(len(np.unique(self.group[rows])))
+            made["confidence"].append(min(1.0, float(confidence[rows].mean())))
+            made["accuracy"].append(float(right[rows].mean()))
+        return made
 
     def _pooled(self, bins: CalibrationBins, cell: IndexArray) -> CalibrationBins:
         """Bins [B] of patches in these cells [N], joined until each holds enough groups; the joined ones stand in the

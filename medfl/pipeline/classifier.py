@@ -15,10 +15,10 @@ from medfl.data.patch_store import U8
 from medfl.data.pixels import patch_list, to_patch
 from medfl.data.rgb import Unreadable
 from medfl.errors import MedflError
-from medfl.pipeline.evaluate_model import TrainedModel, find_model, network_scores
+from medfl.pipeline.evaluate_model import TrainedModel, find_model, scores
 
 
-class Classifier:
+class PatchClassifier:
     """A trained model, loaded once: what `medfl.load_model` returns.
 
     Attributes:
@@ -28,8 +28,7 @@ class Classifier:
     def __init__(self, model: TrainedModel, device: str = "auto") -> None:
         self.trained = model
         self.facts: dict[str, Any] = model.facts
-        self._bench, weights, buffers = model.load(device)
-        self._bench.model.load(weights, buffers)
+        self._bench = model.ready(device)
 
     @property
     def classes(self) -> list[str]:
@@ -71,7 +70,7 @@ class Classifier:
         patches = self._patches(images)
         if not len(patches):
             return np.empty((0, len(self.classes)), dtype=np.float32)
-        return network_scores(self._bench, self.facts, patches, batch_size).astype(np.float32)
+        return scores(self.trained, patches, batch_size, loaded=self._bench).astype(np.float32)
 
     def predict(self, images: Any, batch_size: int = 64) -> list[str]:
         """The likeliest class of each patch, by name. Takes and raises what `predict_proba` does."""
@@ -116,7 +115,7 @@ def with_network(model: TrainedModel, network: Any) -> TrainedModel:
     return dataclasses.replace(model, network=network) if own else model
 
 
-def load_model(ref: Path | str, *, network: Any = None, device: str = "auto") -> Classifier:
+def load_model(ref: Path | str, *, network: Any = None, device: str = "auto") -> PatchClassifier:
     """Load a trained model.
 
     Args:
@@ -131,4 +130,4 @@ def load_model(ref: Path | str, *, network: Any = None, device: str = "auto") ->
         MedflError: no such model; its files are not what the run wrote; it does not fit the installed timm or the
             network.
     """
-    return Classifier(with_network(find_model(str(ref)), network), device)
+    return PatchClassifier(with_network(find_model(str(ref)), network), device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,12 @@ class TrainedModel:
             )
         weights, buffers = bench.model.from_state_dict(state)
         return bench, weights, buffers
+
+    def ready(self, device: str = "auto") -> SharedModel:
+        """The workbench with the model's weights in its network. Raises MedflError as `load`."""
+        bench, weights, buffers = self.load(device)
+        bench.model.load(weights, buffers)
+        return bench
 
 
 def find_model(reference: str, tracking: config.Tracking | None = None, runs: Path = Path("runs")) -> TrainedModel:
@@ -248,23 +254,19 @@ def predict(model: TrainedModel, directory: Path, batch_size: int = 64) -> list[
     return list(zip(names, scores(model, patches, batch_size).tolist(), strict=True))
 
 
-def scores(model: TrainedModel, patches: U8, batch_size: int = 64, device: str = "auto") -> NDArray[np.float64]:
-    """Calibrated class probabilities f64[N, C] of patches u8[N, S, S, 3] of the model's size."""
-    bench, weights, buffers = model.load(device)
-    bench.model.load(weights, buffers)
-    return network_scores(bench, model.facts, patches, batch_size)
-
-
-def network_scores(
-    bench: SharedModel, facts: Mapping[str, Any], patches: U8, batch_size: int = 64
+def scores(
+    model: TrainedModel, patches: U8, batch_size: int = 64, device: str = "auto", loaded: SharedModel | None = None
 ) -> NDArray[np.float64]:
-    """Calibrated class probabilities f64[N, C] under the weights that are loaded, by what model.json says of them."""
+    """Calibrated class probabilities f64[N, C] of patches u8[N, S, S, 3] of the model's size; `loaded` is its workbench
+    with the weights in it, where that is there already."""
+    bench = loaded or model.ready(device)
     bench.net.eval()
-    mean, std = (torch.tensor(facts[key]).view(3, 1, 1) for key in ("mean", "std"))
+    mean = torch.tensor(model.facts["mean"]).view(3, 1, 1)
+    std = torch.tensor(model.facts["std"]).view(3, 1, 1)
     rows: list[NDArray[np.float64]] = []
     with torch.inference_mode():
         for begin in range(0, len(patches), batch_size):
             images = torch.from_numpy(patches[begin : begin + batch_size]).permute(0, 3, 1, 2).float() / 255
             logits = bench.net(((images - mean) / std).to(bench.model.device)).float()
-            rows.append(probabilities(logits.cpu().double(), facts.get("temperature")))
+            rows.append(probabilities(logits.cpu().double(), model.facts.get("temperature")))
     return np.concatenate(rows)

@@ -18,14 +18,15 @@ from medfl.config.yaml_file import validate
 from medfl.data.sources.program_patches import SitePatches
 from medfl.errors import GateFailed, MedflError, nearest
 from medfl.federation.selection import selection_value
-from medfl.pipeline.classifier import Classifier, with_network
+from medfl.metrics.record_types import RunSummary
+from medfl.pipeline.classifier import PatchClassifier, with_network
 from medfl.pipeline.evaluate_model import TrainedModel, find_model, sites_to_measure
 from medfl.pipeline.evaluate_model import evaluate as measure
 from medfl.pipeline.load_pipeline import load_pipeline, load_site, plain_mapping
 from medfl.pipeline.register_run import register_run
 from medfl.pipeline.run import resume as carry_on
 from medfl.pipeline.run import run as carry_out
-from medfl.pipeline.run_result import Evaluation, RunResult
+from medfl.pipeline.run_result import EvaluationResult, RunResult
 from medfl.runs.folder import RunFolder
 from medfl.runs.progress import ProgressCallbacks
 
@@ -62,8 +63,9 @@ def run(
         The finished run.
 
     Raises:
-        MedflError: bad input, before training. RunFailed: no result that counts. GateFailed: the registry refuses the
-            model; the run is complete. Each is one sentence that says what to do.
+        MedflError: bad input, before training.
+        RunFailed: no result that counts; what was computed is in the folder.
+        GateFailed: the registry refuses the model; the run is complete.
     """
     parts = ProgramParts(dict(patches or {}), network, loss)
     loaded = _with_parts(load_pipeline(pipeline, _settings(overrides, parts)), parts)
@@ -87,7 +89,9 @@ def resume(
 
     Args:
         run: the run folder.
-        patches, network, loss: what the program handed to `medfl.run`, again.
+        patches: those that the program handed to `medfl.run`, again.
+        network: likewise.
+        loss: likewise.
         say: as in `medfl.run`.
 
     Raises:
@@ -99,14 +103,14 @@ def resume(
 
 
 def evaluate(
-    model: RunResult | Classifier | Path | str,
+    model: RunResult | PatchClassifier | Path | str,
     sites: Iterable[Path | str | Mapping[str, Any]] | None = None,
     *,
     pipeline: PipelineLike | None = None,
     patches: Mapping[str, SitePatches] | None = None,
     network: Any = None,
     predictions: Path | str | None = None,
-) -> Evaluation:
+) -> EvaluationResult:
     """Measure a model at sites, as at the end of its run: intervals, calibration, confusion matrix.
 
     Args:
@@ -125,14 +129,47 @@ def evaluate(
     if isinstance(model, RunResult):
         given, network = {**model.parts.patches, **given}, network or model.parts.network
         model = model.folder
-    trained = model.trained if isinstance(model, Classifier) else with_network(find_model(str(model)), network)
+    trained = model.trained if isinstance(model, PatchClassifier) else with_network(find_model(str(model)), network)
     plan = _pipeline_of(trained, pipeline)
     plan = _at_known_sites(plan.with_parts(ProgramParts(given, network)))
     known = {site.name: site for site in plan.all_sites}
     wanted = list(sites) if sites is not None else list(patches or [])
     named = [_site(entry, known, given) for entry in wanted]
     sites_to_measure(trained, named, plan)  # says what is missing before the first site is measured
-    return Evaluation(measure(trained, named, plan, Path(predictions) if predictions else None))
+    return EvaluationResult(measure(trained, named, plan, Path(predictions) if predictions else None))
+
+
+def register(
+    run: RunResult | Path | str,
+    name: str,
+    *,
+    alias: str | None = None,
+    checks: Iterable[Callable[[RunSummary], str | None]] = (),
+    force: bool = False,
+) -> str:
+    """Put a finished run's model into the MLflow registry, behind the gates of its pipeline and rules of one's own.
+
+    Args:
+        run: a result of `medfl.run`, or its folder.
+        name: of the registered model.
+        alias: to point at the new version, `champion` say; it does not move to a worse model.
+        checks: functions of summary.json that say in a sentence why the model is not to be registered; None or "" lets
+            it pass.
+        force: move the alias even to a worse model, which the version then says.
+
+    Returns:
+        One sentence: what was registered, and as which version.
+
+    Raises:
+        GateFailed: a gate, a check or the alias's holder speaks against it; the registry is as it was.
+        MedflError: no such run, a model that cannot be served, no MLflow.
+    """
+    result = run if isinstance(run, RunResult) else RunResult(run)
+    summary = result.summary
+    for check in checks:
+        if reason := check(summary):
+            raise GateFailed(f"{getattr(check, '__name__', 'a check')}: {reason}; the registry is as it was")
+    return register_run(result.folder, name=name, alias=alias, force=force, parts=result.parts)
 
 
 def _settings(overrides: Mapping[str, Any], parts: ProgramParts) -> list[str]:

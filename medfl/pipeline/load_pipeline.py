@@ -20,39 +20,42 @@ from medfl.config.spelling import spelt_alike
 from medfl.config.yaml_file import BROKEN, parse, read_mapping, validate
 from medfl.data.sources.source_registry import check_sources
 from medfl.errors import MedflError, nearest
+from medfl.pipeline.base_file import anchor, anchor_site, read_with_bases
 from medfl.pipeline.plan_checks import check_end
 from medfl.runs.records import ROUNDS
 from medfl.runs.redact import without_credentials
 
 
 def load_pipeline(path: Path | str | Mapping[str, Any], overrides: Sequence[str] = ()) -> Pipeline:
-    """Read a pipeline file, apply `key.sub=value` overrides, inline its site files, make every path absolute. A mapping
-    stands for such a file in the working directory.
+    """Read a pipeline file over those it extends, apply `key.sub=value` overrides, inline its site files, make every
+    path absolute. A mapping stands for such a file in the working directory.
 
     Raises:
         MedflError: file missing, broken YAML, unknown key (nearest valid one shown), value out of range, duplicate
             site names, a held-out site in training; an end that could not be carried out (see `check_end`).
     """
-    if isinstance(path, Mapping):
-        file, raw = Path("pipeline"), plain_mapping(path, "pipeline")
-    else:
-        file = Path(path)
-        raw = read_mapping(file, "pipeline")
+    file = Path("pipeline") if isinstance(path, Mapping) else Path(path)
+    text = read_with_bases(file, plain_mapping(path, "pipeline") if isinstance(path, Mapping) else None)
+    raw = text.raw
     for override in overrides:
         apply_override(raw, override)
-    notices = rename_old_keys(raw, file)
-    base = file.resolve().parent
-    for key in ("root", "source_groups", "cache"):
-        _anchor(raw.get("data"), key, base)
-    _anchor_weights(raw.get("model"), base)
+    notices = text.notices + rename_old_keys(raw, file)
+    anchor(raw, file.resolve().parent)
     sites = raw.get("sites")
     if isinstance(sites, list):
         raise MedflError(f"{file}: `sites` must be a mapping with `train` and `held_out` lists, or `generate`")
     if isinstance(sites, dict):
         for role in ("train", "held_out"):
             if isinstance(sites.get(role), list):
-                sites[role] = [_site_mapping(entry, role, base, file) for entry in sites[role]]
-    pipeline = validate(Pipeline, raw, file)
+                sites[role] = [_site_mapping(entry, role, file) for entry in sites[role]]
+    try:
+        pipeline = validate(Pipeline, raw, file)
+    except MedflError as error:
+        if not text.bases:
+            raise
+        raise MedflError(
+            f"{error} (the key may stand in {', '.join(map(str, text.bases))}, which it extends)"
+        ) from None
     if pipeline.sites.generate:
         from medfl.data.synthetic.sites import generate_sites
 
@@ -98,7 +101,7 @@ def load_site(path: Path | str) -> SiteConfig:
     """Read one site file; its relative data root becomes absolute. Raises MedflError as `load_pipeline` does."""
     file = Path(path)
     raw = read_mapping(file, "site")
-    _anchor_site(raw, file.resolve().parent)
+    anchor_site(raw, file.resolve().parent)
     return validate(SiteConfig, raw, file)
 
 
@@ -139,37 +142,13 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
         raise MedflError(f"--set {override}: `{'.'.join(parents)}` is not a mapping, so it has no key `{last}`")
 
 
-def _anchor(section: Any, key: str, base: Path) -> None:
-    """Make a relative path of a section absolute, leaving the words that are no paths alone."""
-    if isinstance(section, dict) and isinstance(section.get(key), str) and section[key] not in ("ignore", "filename"):
-        section[key] = str(base / os.path.expanduser(section[key]))
-
-
-def _anchor_weights(section: Any, base: Path) -> None:
-    """Make the path in `model.weights` absolute, if it is one."""
-    stated = section.get("weights") if isinstance(section, dict) else None
-    if not isinstance(stated, str) or stated in ("", "random", "pretrained", "package"):
-        return
-    if stated.startswith(("hf-hub:", "models:/", "runs:/")):
-        return
-    kind = "local-dir:" if stated.startswith("local-dir:") else ""
-    section["weights"] = f"{kind}{base / Path(stated.removeprefix(kind)).expanduser()}"
-
-
-def _anchor_site(raw: dict[str, Any], base: Path) -> None:
-    for key in ("root", "source_groups"):
-        _anchor(raw.get("data"), key, base)
-
-
-def _site_mapping(entry: Any, role: str, base: Path, file: Path) -> Any:
+def _site_mapping(entry: Any, role: str, file: Path) -> Any:
     """A site entry of a pipeline as a mapping with its role filled in."""
     if isinstance(entry, str):
-        path = base / os.path.expanduser(entry)
-        raw = load_site(path).model_dump(mode="json", exclude_none=True)
-        where = str(path)
+        raw = load_site(entry).model_dump(mode="json", exclude_none=True)
+        where = entry
     elif isinstance(entry, dict):
         raw, where = dict(entry), str(file)
-        _anchor_site(raw, base)
     else:
         return entry
     own_role = raw.get("role")
@@ -192,7 +171,7 @@ def _check_sites(pipeline: Pipeline, file: Path) -> None:
             raise MedflError(f"{file}: two sites are named {site.name}; names must be unique, also across roles")
         seen.add(site.name)
         classes = pipeline.task.classes
-        for key, names in (("class_mix", list(site.class_mix or {})), ("labels", list(site.labels.values()))):
+        for key, names in (("class_mix", site.class_mix or {}), ("labels", filter(None, site.labels.values()))):
             for name in names:
                 if name not in classes:
                     raise MedflError(

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 
 import numpy as np
 from markupsafe import Markup
@@ -36,6 +37,8 @@ PER_SITE = 8
 ALL_SITES = 160
 """Patches a gallery may hold over all sites, and again as many mistakes: the page stays under 5 MB."""
 SIDE, QUALITY = 112, 82
+ALIKE = 0.9
+"""Two patches whose small grey pictures correlate more than this, turned or mirrored, are shown as one."""
 
 
 PATCHES = "This page shows patches: it belongs to the machine that holds them. The page without them can be passed on."
@@ -72,15 +75,20 @@ def gallery(evidence: Evidence) -> PageSection:
     blocks: list[Markup] = []
     for name, store in stores.items():
         split, data = ("train", "training") if evidence.roles[name] == "train" else ("test", "test")
+        names = shares[name].names if evidence.site else None  # a site knows its files; nobody else should
         rows = _mixed(store, store.splits[split], count)
-        shown = [PatchPicture(_picture(store, row), evidence.classes[store.labels[row]]) for row in rows]
+        shown = [
+            PatchPicture(_picture(store, row), evidence.classes[store.labels[row]], name=names[row] if names else "")
+            for row in rows
+        ]
         blocks += [heading(name), text(f"From its {data} data, as the model sees it:"), patches(shown)]
         if name in scores:
-            blocks.append(_mistakes(evidence, store, scores[name], count))
+            blocks.append(_mistakes(evidence, store, scores[name], count, names))
     if not scores:
         blocks.append(text("This run keeps one model a site and no final one, so there are no mistakes to show."))
     lead = (
-        "Pictures from this machine, never part of what is logged. Mistakes are test patches, the surest error first."
+        "Pictures from this machine, never part of what is logged. Mistakes are test patches, the surest error first. "
+        "Of a source group, and of patches that look alike, one is shown."
     )
     return PageSection("patches", "Patches", join(*blocks), lead)
 
@@ -106,35 +114,61 @@ def _scores(
     return probs
 
 
-def _mistakes(evidence: Evidence, store: PatchStore, scores: NDArray[np.float64], count: int) -> Markup:
+def _mistakes(
+    evidence: Evidence, store: PatchStore, scores: NDArray[np.float64], count: int, names: Sequence[str] | None
+) -> Markup:
     rows = store.splits["test"]
     truth, said = store.labels[rows], scores.argmax(1)
     sure = scores.max(1) if len(scores) else np.empty(0)
     wrong = np.flatnonzero(said != truth)
-    worst = wrong[np.argsort(-sure[wrong], kind="stable")][:count]
-    if not len(worst):
+    surest = wrong[np.argsort(-sure[wrong], kind="stable")]
+    worst = list(islice(_distinct(store, rows[surest]), count))
+    if not worst:
         return text("No test patch of this site was misclassified.")
     classes = evidence.classes
     shown = [
         PatchPicture(
-            _picture(store, int(rows[i])), f"{classes[truth[i]]}", f"taken for {classes[said[i]]}, {sure[i]:.2f}"
+            _picture(store, int(rows[i])),
+            f"{classes[truth[i]]}",
+            f"taken for {classes[said[i]]}, {sure[i]:.2f}",
+            names[rows[i]] if names else "",
         )
-        for i in worst
+        for i in surest[worst]
     ]
-    told = f"{len(wrong)} of {len(rows)} test patches misclassified; the {len(shown)} the model was surest of:"
+    told = f"{len(wrong)} of {len(rows)} test patches misclassified; {len(shown)} that the model was surest of:"
     return join(text(told), patches(shown))
 
 
 def _mixed(store: PatchStore, rows: NDArray[np.int64], count: int) -> list[int]:
-    """Rows of all classes in turn, each from a source group of its own as long as there are some."""
+    """Rows of all classes in turn, each from a source group of its own, and none that looks like another."""
     shuffled = np.random.default_rng(seed_for("report", store.site)).permutation(rows)
-    queues = []
-    for label in np.unique(store.labels[rows]):
-        mine = shuffled[store.labels[shuffled] == label]
-        _, first = np.unique(store.groups[mine], return_index=True)
-        queues.append([*mine[np.sort(first)], *np.delete(mine, first)])
-    turns = [queue[turn] for turn in range(count) for queue in queues if turn < len(queue)]
-    return sorted((int(row) for row in turns[:count]), key=lambda row: int(store.labels[row]))
+    queues = [shuffled[store.labels[shuffled] == label] for label in np.unique(store.labels[rows])]
+    distinct = [queue[list(islice(_distinct(store, queue), count))].tolist() for queue in queues]
+    turns = [queue[turn] for turn in range(count) for queue in distinct if turn < len(queue)]
+    return sorted(turns[:count], key=lambda row: int(store.labels[row]))
+
+
+def _distinct(store: PatchStore, rows: NDArray[np.int64]) -> Iterator[int]:
+    """Places in `rows` whose patch is of another source group than those before it and looks like none of them."""
+    groups: set[int] = set()
+    seen: list[NDArray[np.float64]] = []
+    for place, row in enumerate(rows.tolist()):
+        if int(store.groups[row]) in groups:
+            continue
+        turned = _turned(np.asarray(store.images[row]))
+        if seen and (np.stack(seen) @ turned.T).max() > ALIKE:
+            continue
+        groups.add(int(store.groups[row]))
+        seen.append(turned[0])
+        yield place
+
+
+def _turned(image: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """A patch in small, as it is and turned and mirrored, f64[8, 256], each of mean 0 and length 1."""
+    small = np.asarray(Image.fromarray(image).convert("L").resize((16, 16), Image.Resampling.BOX), dtype=np.float64)
+    turned = np.stack([np.rot90(side, k).ravel() for side in (small, small[:, ::-1]) for k in range(4)])
+    turned -= turned.mean(axis=1, keepdims=True)
+    return np.asarray(turned / np.maximum(np.linalg.norm(turned, axis=1, keepdims=True), 1e-9))
 
 
 def _picture(store: PatchStore, row: int) -> str:

@@ -108,6 +108,8 @@ def prepare(
         watcher.say("Features: each patch goes through the frozen backbone once; they are kept beside the patches")
     if partition is None:
         partition = make_partition(pipeline)
+    for sentence in partition.dropped():
+        watcher.say(sentence)
     by_name = {site.name: site for site in pipeline.all_sites}
     warn_of_resolution(pipeline, pipeline.all_sites)
     stores = {share.site: render(pipeline, by_name[share.site], share) for share in partition.sites}

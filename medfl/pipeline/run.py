@@ -16,6 +16,7 @@ from medfl.federation.callbacks import Callback, PhaseTimer
 from medfl.federation.server_state import ServerState
 from medfl.metrics.record_types import RunSummary
 from medfl.pipeline.conclude import conclude
+from medfl.pipeline.extend_run import carry_over, check_chain, extended, reopen
 from medfl.pipeline.load_pipeline import dump_pipeline, load_pipeline
 from medfl.pipeline.model_spec import pinned
 from medfl.pipeline.plan_checks import check_plan
@@ -73,13 +74,19 @@ def run(
         return _carry_out(setup, folder, setup.initial_state(), {}, began, watcher)
 
 
-def resume(path: Path | str, watcher: ProgressCallbacks | None = None, parts: ProgramParts | None = None) -> Outcome:
+def resume(
+    path: Path | str,
+    watcher: ProgressCallbacks | None = None,
+    parts: ProgramParts | None = None,
+    rounds: int | None = None,
+) -> Outcome:
     """Continue a run from its last whole round; a finished run is only tracked and registered again.
 
     Args:
         path: the run folder.
         watcher: who is told.
         parts: what a program handed to the run, again.
+        rounds: how many there are to be now, where that is not what the run was planned for.
 
     Raises:
         MedflError: as `run`; another process is at work on the run, its files are damaged, or its pipeline or data are
@@ -92,17 +99,24 @@ def resume(path: Path | str, watcher: ProgressCallbacks | None = None, parts: Pr
         raise MedflError(f"the sites of {folder.path} keep their own state; continue it with `medfl resume`")
     with folder:
         pipeline = load_pipeline(folder.pipeline).with_parts(parts or ProgramParts())
-        if notice := folder.check_pipeline():
+        if rounds is not None:
+            pipeline = extended(folder, pipeline, rounds)
+        if notice := folder.check_pipeline(other_rounds=rounds is not None):
             watcher.say(notice)
         setup = prepare(pipeline, watcher)
+        if rounds is not None:
+            check_chain(setup.shared.chain, len(pipeline.train_sites), rounds)
         check_data(folder, setup.partition, pipeline.cache_dir, exact=True)
         loaded = folder.load_checkpoint(setup.sites)
         state, spent = loaded if loaded else (setup.initial_state(), {})
         state.lost = 0
+        if rounds is not None:
+            reopen(folder, pipeline, state)
+            carry_over(folder, pipeline, state, setup.sites.values(), spent)
         folder.truncate(state.round)
-        rounds = pipeline.training.rounds if state.closing is None else state.closing
-        done = state.round > rounds
-        going = "all rounds are done" if done else f"going on at round {state.round} of {rounds}"
+        last = pipeline.training.rounds if state.closing is None else state.closing
+        done = state.round > last
+        going = "all rounds are done" if done else f"going on at round {state.round} of {last}"
         watcher.say(f"{folder.path}: {going}")
         return _carry_out(setup, folder, state, spent, began, watcher)
 

@@ -14,7 +14,7 @@ from medfl.runs.folder import RunFolder
 if TYPE_CHECKING:
     import pandas as pd
 
-    from medfl.pipeline.classifier import Classifier
+    from medfl.pipeline.classifier import PatchClassifier
 
 
 class RunTables(NamedTuple):
@@ -74,18 +74,19 @@ class RunResult:
 
         return RunTables(pd.DataFrame(_round_rows(self.records)), pd.DataFrame(site_table(self.summary["sites"])))
 
-    def model(self, device: str = "auto") -> Classifier:
+    def model(self, device: str = "auto") -> PatchClassifier:
         """The run's model, loaded. Raises MedflError as `medfl.load_model`."""
         from medfl.pipeline.classifier import load_model
 
         return load_model(self.folder, network=self.parts.network, device=device)
 
 
-class Evaluation:
+class EvaluationResult:
     """A model measured at sites.
 
     Attributes:
-        figures: `sites`, `held_out`, `train_sites`, `pooled` as in summary.json; what `medfl evaluate --json` writes.
+        figures: `sites`, `held_out`, `train_sites`, `pooled` as in summary.json; what `medfl evaluate RUN --json FILE`
+            writes.
     """
 
     def __init__(self, figures: Mapping[str, Any]) -> None:

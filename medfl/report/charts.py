@@ -10,13 +10,13 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from medfl.metrics.adaptive_bins import Bins, noise_bands
 from medfl.metrics.formatting import format_count
 from medfl.plain_text import shortened, visible
 from medfl.report.chart_style import axes, canvas, chart, class_look, colour
@@ -116,54 +116,42 @@ def bars(rows: Sequence[tuple[str, Sequence[int]]], *, name: str, finding: str) 
 
 
 @chart
-def reliability(
-    after: Mapping[str, Any], before: Mapping[str, Any] | None = None, *, name: str, finding: str
-) -> Figure:
-    """Accuracy by confidence in bins of the top probability, and below it how many patches each bin holds.
-
-    The area of a point is proportional to its patches.
+def reliability(after: Bins, before: Bins | None = None, *, name: str, finding: str) -> Figure:
+    """Accuracy by confidence in bins of about equal mass, with where noise alone would put the accuracy of each.
 
     Args:
-        after, before: `reliability` of docs/metrics.md: {"edges", "count", "confidence", "accuracy"}.
+        after, before: bins of `medfl.metrics.adaptive_bins`.
     """
-    figure = canvas(WIDTH, 296)
-    ax = axes(figure, 46, 10, 12, 98)
-    counts = axes(figure, 46, 214, 12, 36)
+    figure = canvas(WIDTH, 216)
+    ax = axes(figure, 46, 10, 12, 38)
+    for x, (low, high) in zip(after["confidence"], noise_bands(after), strict=True):
+        ax.plot([x, x], [low, high], color=colour("quiet"), linewidth=9.0, alpha=0.25, solid_capstyle="butt")
     ax.plot([0, 1], [0, 1], color=colour("quiet"), linewidth=1.0, linestyle=DOTTED)
     if before is not None:
-        _bins(ax, counts, before, "before")
-    _bins(ax, counts, after, "after")
-    ax.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
-    ax.tick_params(labelbottom=False)
-    counts.set(xlim=(0, 1), xlabel="confidence", ylabel="patches")
-    for each in (ax, counts):
-        each.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".5", ".75", "1"])
-        each.yaxis.set_label_coords(-32 / (WIDTH - 58), 0.5)
-    ax.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".5", ".75", "1"])
-    counts.yaxis.set_major_locator(MaxNLocator(2, integer=True))
+        _bins(ax, before, "before")
+    _bins(ax, after, "after")
+    ticks = [0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".5", ".75", "1"]
+    ax.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", xlabel="confidence")
+    ax.set_xticks(*ticks)
+    ax.set_yticks(*ticks)
+    ax.yaxis.set_label_coords(-32 / (WIDTH - 58), 0.5)
     return figure
 
 
-def _bins(ax: Axes, counts: Axes, bins: Mapping[str, Any], token: str) -> None:
+def _bins(ax: Axes, bins: Bins, token: str) -> None:
     """One reliability curve: hollow and dashed before calibration, solid after it."""
-    parts = zip(bins["confidence"], bins["accuracy"], bins["count"], strict=True)
-    filled = [part for part in parts if part[0] is not None]
-    x, y, n = ([part[i] for part in filled] for i in range(3))
-    largest = max(n, default=1)
-    areas = [max(9.0, 110.0 * count / largest) for count in n]
     tone, is_after = colour(token), token == "after"
-    ax.plot(x, y, color=tone, linewidth=1.6 if is_after else 1.2, linestyle="-" if is_after else "--")
-    ax.scatter(
-        x, y, areas, facecolor=tone if is_after else "none", edgecolor=tone, clip_on=False, zorder=3, linewidth=1.2
-    )
-    counts.stairs(
-        bins["count"],
-        bins["edges"],
-        fill=is_after,
+    ax.plot(
+        bins["confidence"],
+        bins["accuracy"],
         color=tone,
-        alpha=0.55 if is_after else None,
+        linewidth=1.6 if is_after else 1.2,
         linestyle="-" if is_after else "--",
-        linewidth=0 if is_after else 1.3,
+        marker="o",
+        markersize=5.0,
+        markerfacecolor=tone if is_after else "none",
+        clip_on=False,
+        zorder=3,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from medfl.metrics import format_figure, format_interval
+from medfl.metrics.adaptive_bins import joined_bins, noise_floor
 from medfl.metrics.formatting import WITHHELD, format_about, format_count
 from medfl.metrics.group_support import FEW_GROUPS
 from medfl.report import charts
@@ -38,12 +39,15 @@ def calibration(evidence: Evidence) -> PageSection | None:
             part = (evidence.summary.get("pooled") or {}).get(role)
             if part and part.get("reliability") and len(part["sites"]) > 1:
                 extra.append(_reliability(evidence, words, part, f"pooled-{role}"))
-    body = [text(_temperature(evidence)), legend([*key, ("dots", "quiet", "perfectly calibrated")]), figures(diagrams)]
+    key += [("dots", "quiet", "perfectly calibrated"), ("band", "quiet", "where chance alone would put a point")]
+    body = [text(_temperature(evidence)), legend(key), figures(diagrams)]
     if extra:
         body += [heading("Pooled over sites"), figures(extra)]
     lead = (
         "How often the model is right when it says it is so sure. Above the diagonal it is right more often than it "
-        "says, below it less often. The area of a point, and the panel below, are its patches: few make a shaky point."
+        "says, below it less often. Each point stands for about as many patches as the others, of five source groups "
+        "or more; a grey bar is where 95\u00a0% of the points of a calibrated model would be, a group counting as one. "
+        "Noise alone: the ECE that a calibrated model would show in these bins."
     )
     return PageSection("reliability", "Calibration", join(*body), lead)
 
@@ -69,7 +73,11 @@ def _temperature(evidence: Evidence) -> str:
 
 
 def _reliability(evidence: Evidence, name: str, entry: Mapping[str, Any], key: str = "") -> Picture:
-    after, before = entry["reliability"], entry.get("reliability_before")
+    calibration = (evidence.curves.get(name) or {}).get("calibration") if not key else None
+    before = entry.get("reliability_before")
+    after = calibration["after"] if calibration else joined_bins(entry["reliability"])
+    if before is not None:
+        before = calibration["before"] if calibration else joined_bins(before)
     confidence, accuracy = _means(after)
     gap = confidence - accuracy
     tilt = (
@@ -83,11 +91,11 @@ def _reliability(evidence: Evidence, name: str, entry: Mapping[str, Any], key: s
     if before is not None:
         shift = f"ECE {arrow(format_figure(entry['ece_before']), format_figure(entry['ece']))}"
     own = (evidence.summary.get("temperatures") or {}).get(name)
-    note = shift + (f", temperature {own:.3f}" if own else "")
+    note = shift + (f", temperature {own:.3f}" if own else "") + f", noise alone {format_figure(noise_floor(after))}"
     finding = (
         f"Reliability at {name}: {shift.replace('→', 'before calibration,')}"
         f"{' after' if before is not None else ''}; mean confidence {confidence:.2f}, accuracy {accuracy:.2f} over "
-        f"{entry['n']} patches, {tilt}."
+        f"{entry['n']} patches, {tilt}; noise alone would give {format_figure(noise_floor(after))}."
     )
     picture = charts.reliability(after, before, name=f"reliability {key or name}", finding=finding)
     return Picture(name, picture, note)

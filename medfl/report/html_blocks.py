@@ -48,11 +48,12 @@ class Tint:
 
 @dataclass(frozen=True)
 class PatchPicture:
-    """A picture from a site, as a `data:` address."""
+    """A picture from a site, as a `data:` address; `name` is its file, on the site's own page."""
 
     source: str
     label: str
     note: str = ""
+    name: str = ""
 
 
 def join(*blocks: Markup) -> Markup:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import jinja2
 from markupsafe import Markup
 
+from medfl.palette import DARK, LIGHT, css_variables
 from medfl.plain_text import visible
 
 
@@ -60,4 +61,6 @@ def render_page(
         notice: a warning above everything.
     """
     page = templates().get_template("page.html")
-    return page.render(title=title, sections=sections, kicker=kicker, subtitle=subtitle, facts=facts, notice=notice)
+    colours = {"light": css_variables(LIGHT), "dark": css_variables(DARK)}
+    words = {"title": title, "kicker": kicker, "subtitle": subtitle, "facts": facts, "notice": notice}
+    return page.render(sections=sections, **words, **colours)

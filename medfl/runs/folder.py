@@ -17,7 +17,14 @@ from medfl.errors import MedflError
 from medfl.metrics.record_types import RoundRecord, RunSummary
 from medfl.runs.digests import check_files, file_digest, sealed
 from medfl.runs.folder_lock import FolderLock
-from medfl.runs.json_lines import RESTORE, append_json_line, keep_json_lines, lines_digest, read_json_lines
+from medfl.runs.json_lines import (
+    RESTORE,
+    append_json_line,
+    first_bytes,
+    keep_json_lines,
+    lines_digest,
+    read_json_lines,
+)
 from medfl.runs.privacy_ledger import check_releases
 from medfl.runs.round_records import read_rounds
 from medfl.runs.versions import versions
@@ -178,9 +185,21 @@ class RunFolder:
         from medfl.runs.checkpoint import save_checkpoint
 
         self.began = self.began or versions()
-        grown = {file.name: lines_digest(file) for file in (self.rounds, self.privacy)}
+        sizes = {self.rounds: first_bytes(self.rounds, state.round)}
+        grown = {file.name: lines_digest(file, sizes.get(file)) for file in (self.rounds, self.privacy)}
         run = {"pipeline": self._identity(), "versions": self.began, "files": grown}
         save_checkpoint(self.checkpoint, state, sites, seconds, run)
+
+    def restate(
+        self, pipeline: Path, state: ServerState, sites: Iterable[SiteMemory], seconds: Mapping[str, float]
+    ) -> None:
+        """Replace the checkpoint by one of a changed pipeline, which is in a file beside the run's. Raises MedflError
+        if there is no room."""
+        from medfl.runs.run_identity import identity
+
+        self._pipeline_then = identity(pipeline)
+        with self._written("with its new rounds", "the rounds so far"):
+            self.save_checkpoint(state, sites, seconds)
 
     def load_checkpoint(self, sites: Mapping[str, Site]) -> tuple[ServerState, dict[str, float]] | None:
         """The state after the last whole round, and the seconds spent so far; None when no round was finished. The
@@ -207,19 +226,23 @@ class RunFolder:
             site.restore(checkpoint.memories[name])
         return checkpoint.state, checkpoint.seconds
 
-    def check_pipeline(self) -> str:
+    def check_pipeline(self, other_rounds: bool = False) -> str:
         """What is to be told of a run before it goes on: versions that have changed since it began; "" for nothing.
+        With `other_rounds` the number of rounds may differ.
 
         Raises:
             MedflError: pipeline.yaml is not the one that the rounds so far were made with.
         """
         from medfl.runs.checkpoint import read_run_facts
-        from medfl.runs.run_identity import check_identity, other_versions
+        from medfl.runs.run_identity import ROUNDS_KEY, check_identity, other_versions
 
         run = read_run_facts(self.checkpoint)
         if not run:
             return ""
-        check_identity(run.get("pipeline"), self._identity(), self.path)
+        before, now = run.get("pipeline"), self._identity()
+        if other_rounds and isinstance(before, dict):
+            before = {**before, ROUNDS_KEY: now.get(ROUNDS_KEY)}
+        check_identity(before, now, self.path)
         others = other_versions(run.get("versions"), versions())
         return f"{self.path} was begun with {others}; later rounds may differ in their last digits" if others else ""
 

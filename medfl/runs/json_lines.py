@@ -56,6 +56,12 @@ def lines_digest(path: Path, size: int | None = None) -> list[Any]:
     return [len(whole), hashlib.sha256(whole).hexdigest()]
 
 
+def first_bytes(path: Path, count: int) -> int | None:
+    """Bytes that the first `count` lines of a file take; None where it has fewer. Raises OSError."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+    return sum(len(line) + 1 for line in lines[:count]) if len(lines) >= count else None
+
+
 def _lines(path: Path, remedy: str) -> list[tuple[dict[str, Any], bytes]]:
     """Every whole line of a file, as a value and as it stands there."""
     if not path.is_file():

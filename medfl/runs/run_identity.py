@@ -20,6 +20,7 @@ FREE = re.compile(
 are the same data is another check (`medfl.runs.data_record.check_data`)."""
 SHOWN = 60  # characters of a value in a sentence
 ABSENT = object()
+ROUNDS_KEY = "training.rounds"
 
 
 def identity(pipeline: Path) -> dict[str, Any]:
@@ -41,9 +42,11 @@ def check_identity(before: Any, now: Mapping[str, Any], folder: Path) -> None:
         f"`{key}` was {_shown(before.get(key, ABSENT))} and is now {_shown(now.get(key, ABSENT))}" for key in keys[:5]
     )
     more = f"; and {len(keys) - 5} more keys" if len(keys) > 5 else ""
+    wanted = now.get(ROUNDS_KEY)
+    further = f", go on with `medfl resume {folder} --rounds {wanted}`" if keys == [ROUNDS_KEY] else ""
     raise MedflError(
         f"{folder / 'pipeline.yaml'} is not the pipeline that the rounds of this run were made with: {changes}{more}. "
-        f"Change it back to go on, or begin a new run with it"
+        f"Change it back to go on{further}, or begin a new run with it"
     )
 
 

@@ -242,7 +242,9 @@ def _folds(pipeline: config.Pipeline, where: str) -> list[tuple[str, config.Pipe
     sites = pipeline.train_sites
     if len(sites) < 3:
         raise MedflError(
-            f"{where}: leaving one site out needs at least 3 training sites, this pipeline has {len(sites)}"
+            f"{where}: leaving one site out needs 3 training sites, so that two are left to train together, and this "
+            f"pipeline has {len(sites)}; add sites under `sites.train`"
+            + ("; held-out sites stay where they are, so move one there" if pipeline.held_out_sites else "")
         )
     folds = []
     for unseen in sites:

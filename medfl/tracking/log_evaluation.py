@@ -14,6 +14,7 @@ from medfl.runs.records import read_run
 from medfl.runs.redact import scrub
 from medfl.tracking import metric_names
 from medfl.tracking.connect import artifact_location, brief, client_for, resolve_uri, shown
+from medfl.tracking.run_metadata import origin
 from medfl.tracking.sync import experiment_id
 from medfl.tracking.sync_state import State
 
@@ -74,6 +75,7 @@ def _experiment_of(client: MlflowClient, run_id: str | None) -> str | None:
 
 def _log(client: MlflowClient, experiment: str, parent: str | None, result: Mapping[str, Any]) -> str:
     tags = {"medfl.run": str(result["run"]), "medfl.fingerprint": str(result["fingerprint"])}
+    tags |= origin(f"medfl evaluate {result['run']}")
     top = client.create_run(
         experiment,
         tags=tags | {"role": "evaluation"} | ({"mlflow.parentRunId": parent} if parent else {}),

@@ -1,4 +1,5 @@
-"""A study in MLflow: one parent run with the tables, one child run for every run of the study.
+"""A study in MLflow: one parent run with the tables, one child run for every run of the study, in an experiment of its
+own (`<experiment>-studies`), where they do not stand between runs that have curves and models.
 
 A study is known by the digest of its file, and a run of it by its key, so that logging a study again adds what is new
 and repeats nothing.
@@ -17,6 +18,7 @@ from medfl.errors import MedflError
 from medfl.runs.redact import scrub_text
 from medfl.tracking import metric_names
 from medfl.tracking.connect import artifact_location, brief, client_for, resolve_uri, shown
+from medfl.tracking.run_metadata import origin
 from medfl.tracking.sync import METRICS_PER_CALL, PARENT_TAG, experiment_id
 
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ def log_study(
     uri = resolve_uri(tracking)
     try:
         client = client_for(uri)
-        experiment = experiment_id(client, tracking.experiment, artifact_location(uri))
+        experiment = experiment_id(client, f"{tracking.experiment}-studies", artifact_location(uri))
         parent = _log(client, experiment, study_id, name, figures, runs, files)
     except MedflError as error:
         return f"MLflow: the study is not logged ({error})"
@@ -84,7 +86,7 @@ def _log(
 
     runs_there = client.search_runs([experiment], f"tags.`{STUDY_TAG}` = '{study_id}'", max_results=50_000)
     there = {run.data.tags.get(RUN_TAG): str(run.info.run_id) for run in runs_there}
-    tags = {STUDY_TAG: study_id, "medfl.study": name}
+    tags = {STUDY_TAG: study_id, "medfl.study": name, **origin(f"medfl study {name}")}
     parent = there.get(None)
     if parent is None:
         created = client.create_run(experiment, tags=tags | {"role": "study"}, run_name=name)

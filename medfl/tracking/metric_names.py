@@ -1,5 +1,8 @@
 """Round records and results as MLflow metrics: the same names in every run, numbers only.
 
+MLflow draws a section of charts for everything before a name's last stroke, in the order of the alphabet: so what has a
+curve over the rounds begins with `curves/` and comes first, and what is there once comes after it.
+
 A figure that is not available (None) or not finite is left out; MLflow never sees a stand-in for it.
 """
 
@@ -14,6 +17,7 @@ from typing import Any
 from medfl.metrics import RATES, figures, mean_supported, round_stability
 from medfl.metrics.figures import Style
 from medfl.metrics.record_types import RoundRecord, SiteRecord
+from medfl.runs.headline import headline
 
 Values = dict[str, float]
 LONGEST = 64
@@ -26,15 +30,15 @@ def site_round(entry: SiteRecord) -> Values:
     Held-out figures while training are `monitoring/...`, a name apart from the final `test/...`: the final
     figure belongs to the selected round, which may also have been monitored.
     """
-    values = measured_values("val", entry.get("val")) | measured_values("monitoring", entry.get("test"))
-    values |= _finite({"train/loss": entry.get("train_loss")})
+    values = measured_values("curves/val_", entry.get("val")) | measured_values("monitoring/", entry.get("test"))
+    values |= _finite({"curves/train_loss": entry.get("train_loss")})
     return values | _finite({key: entry.get(key) for key in ("bytes_up", "bytes_down")})
 
 
 def federation_round(record: RoundRecord) -> Values:
     """The federation's metrics in one round: means over the training sites, the worst site, stability, failures."""
     sites = [site_round(entry) for entry in record["sites"].values() if entry["role"] == "train"]
-    values = _means(sites) | _worst(sites, "val/auroc")
+    values = _means(sites) | _worst(sites, "curves/val_auroc", "curves/val_auroc_worst_site")
     values |= {f"stability/{key}": value for key, value in round_stability(record).items()}
     values |= _finite({key: record.get(key) for key in ("virtual_seconds", "wall_seconds")})
     values |= _flat("privacy", record.get("privacy") or {})
@@ -63,21 +67,24 @@ def federation_final(summary: Mapping[str, Any]) -> Values:
     what validation data decided (temperature, thresholds), stability over all rounds."""
     sites = [test_values(entry) for entry in summary["sites"].values() if entry["role"] == "train"]
     stability = {k: v for k, v in (summary.get("stability") or {}).items() if k != "largest_drop_by_site"}
-    values = _means(sites) | _worst(sites, "test/auroc")
+    values = _means(sites) | _worst(sites, "test/auroc", "test/auroc_worst_site")
     values |= held_out(summary)
-    for part in ("calibration", "temperatures", "operating"):
-        values |= _flat(part, summary.get(part) or {})
+    for part in ("calibration", "temperatures", "operating", "timings"):
+        values |= _flat(f"final/{part}", summary.get(part) or {})
     values |= _flat("final/privacy", summary.get("privacy") or {})
-    values |= _flat("final/stability", stability)
-    return values | _flat("timings", summary.get("timings") or {})
+    return values | _flat("final/stability", stability)
 
 
 def held_out(summary: Mapping[str, Any]) -> Values:
-    """Means over the held-out sites, and `pooled/...`: all patches of the sites of one role together."""
+    """Means over the held-out sites, what is missed at the worst of them (`medfl.runs.headline`), and `pooled/...`: all
+    patches of the sites of one role together."""
     over = summary["held_out"]
     pooled = {role: merged for role, merged in (summary.get("pooled") or {}).items() if merged}
     mean = _interval("held_out/mean_auroc", over["mean_auroc"], over.get("mean_auroc_ci"))
-    return _flat("held_out", over) | mean | _flat("pooled", pooled)
+    first = headline(summary)
+    lowest = {"malignant_sensitivity": first.malignant, "recall": first.recall} if first.role == "held_out" else {}
+    misses = {f"held_out/lowest_{key}": None if rate is None else rate.rate for key, rate in lowest.items()}
+    return _flat("held_out", over) | mean | _finite(misses) | _flat("pooled", pooled)
 
 
 def test_values(entry: Mapping[str, Any]) -> Values:
@@ -85,16 +92,16 @@ def test_values(entry: Mapping[str, Any]) -> Values:
     keys = []
     for row in figures.figures_before():
         keys += [f"{row.key}_before", *([f"{row.key}_after"] if row.before is Style.INTERVAL else [])]
-    return measured_values("test", entry) | _finite({f"test/{key}": entry.get(key) for key in keys})
+    return measured_values("test/", entry) | _finite({f"test/{key}": entry.get(key) for key in keys})
 
 
 def measured_values(prefix: str, measured: Mapping[str, Any] | None) -> Values:
-    """`prefix/<figure>` and `prefix/<figure>/<class>` of one dictionary of `medfl.metrics.measure`."""
+    """`<prefix><figure>` and `<prefix><figure>/<class>` of one dictionary of `medfl.metrics.measure`."""
     measured = measured or {}
-    values = _finite({f"{prefix}/{row.key}": measured.get(row.key) for row in figures.FIGURES})
+    values = _finite({f"{prefix}{row.key}": measured.get(row.key) for row in figures.FIGURES})
     for row in figures.FIGURES:
         per_class = measured.get(f"{row.key}_per_class") or {}
-        values |= _finite({f"{prefix}/{row.key}/{plain(name)}": value for name, value in per_class.items()})
+        values |= _finite({f"{prefix}{row.key}/{plain(name)}": value for name, value in per_class.items()})
     return values
 
 
@@ -138,6 +145,6 @@ def _means(sites: Iterable[Values]) -> Values:
     return _finite({key: mean_supported(values) for key, values in by_key.items()})
 
 
-def _worst(sites: Iterable[Values], key: str) -> Values:
+def _worst(sites: Iterable[Values], key: str, name: str) -> Values:
     worst = min((values[key] for values in sites if key in values), default=None)
-    return {} if worst is None else {f"worst_site/{key}": worst}
+    return {} if worst is None else {name: worst}

@@ -15,6 +15,7 @@ from medfl.config.registry_names import check_alias, check_model_name
 from medfl.errors import GateFailed, MedflError, RunFailed
 from medfl.metrics import mean_supported
 from medfl.metrics.record_types import RunSummary
+from medfl.plain_text import markdown
 from medfl.runs.gates import check
 from medfl.runs.records import CARD, MODEL, RunRecords, finished_run, read_json
 from medfl.runs.redact import scrub
@@ -22,7 +23,7 @@ from medfl.runs.verdict import why_unmeasured, why_untrained
 from medfl.tracking.connect import brief, client_for, mlflow_errors, resolve_uri, shown
 from medfl.tracking.download import fetch_version
 from medfl.tracking.log_model import UUID_TAG
-from medfl.tracking.model_card import model_card
+from medfl.tracking.model_card import model_card, paragraphs
 from medfl.tracking.sync import sync
 from medfl.tracking.sync_state import State
 
@@ -84,8 +85,7 @@ def register(
 
     Raises:
         RunFailed: the run came to no result, or has no figure for a gate; the registry is as before (exit code 1).
-        GateFailed: a gate or the alias guard refuses, or the alias has moved meanwhile; the alias is as before, the run
-            is kept (exit code 3).
+        GateFailed: a gate or the alias guard refuses, or the alias has moved; the alias is as before (exit code 3).
         MedflError: the run is not finished, a name is not allowed, or MLflow does not answer.
     """
     _check_names(name, alias)
@@ -94,8 +94,7 @@ def register(
         run = replace(run, summary=cast(RunSummary, {**cast(dict[str, Any], run.summary), **measured}))
     refuse_failed_run(run)
     _pass_gates(run, gates)
-    asked = {"name": name, "alias": alias, "gates": gates.model_dump(exclude_none=True) if gates else {}}
-    run = replace(run, pipeline={**run.pipeline, "registry": asked})  # which the card tells
+    run = _asking(run, name, alias, gates)
     result = sync(folder, tracking, finished=True)
     state = State.load(folder)
     uri = resolve_uri(tracking, state.current)
@@ -118,6 +117,12 @@ def register(
         raise MedflError(f"MLflow at {shown(uri)} does not register {run.name}: {brief(error)}") from error
     place = f"models:/{name}@{alias}" if alias else f"models:/{name}/{version.version}"
     return Registered(name, str(version.version), alias, place, result.run_id, before is None, refusal)
+
+
+def _asking(run: RunRecords, name: str, alias: str | None, gates: config.Gates | None) -> RunRecords:
+    """The run as if its pipeline asked for this place in the registry, which its card tells."""
+    asked = {"name": name, "alias": alias, "gates": gates.model_dump(exclude_none=True) if gates else {}}
+    return replace(run, pipeline={**run.pipeline, "registry": asked})
 
 
 def _pass_gates(run: RunRecords, gates: config.Gates | None) -> None:
@@ -253,6 +258,20 @@ def _move_alias(
     client.set_registered_model_alias(name, alias, version.version)
 
 
+def _description(run: RunRecords, settings: Mapping[str, Any]) -> str:
+    """What a registered model is, above all its versions."""
+    classes = ", ".join(map(markdown, settings["classes"]))
+    return "\n".join(
+        [
+            f"Models of the pipeline **{markdown(run.pipeline.get('name', run.name))}**, trained across sites by "
+            f"medfl: {markdown(settings['backbone'])}, classes {classes}. The card of a version says what "
+            "was measured, and what that version misses.",
+            *paragraphs(run.pipeline.get("description")),
+            "\nResearch only: not a medical device.",
+        ]
+    )
+
+
 def _create_version(
     client: MlflowClient, name: str, run: RunRecords, run_id: str, model_id: str, run_uuid: str
 ) -> ModelVersion:
@@ -260,7 +279,7 @@ def _create_version(
     settings = scrub(read_json(run.folder / MODEL))
     card = model_card(summary, settings, run.pipeline, run.data)
     if not client.search_registered_models(f"name='{name}'"):
-        client.create_registered_model(name)
+        client.create_registered_model(name, description=_description(run, settings))
     tags = {
         UUID_TAG: run_uuid,
         "medfl.run": run.name,

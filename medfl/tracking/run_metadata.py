@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from medfl.plain_text import markdown, visible
+from medfl.runs.headline import headline
 from medfl.runs.records import ALLOCATION, PIPELINE, ROUNDS, SUMMARY, RunRecords, SiteData
 from medfl.runs.redact import reason_class, scrub
 from medfl.runs.versions import installed_version
@@ -32,8 +34,27 @@ def run_tags(run: RunRecords, run_uuid: str, role: str, site: str | None) -> dic
         "role": role,
         "method": run.method,
         "seed": str(run.pipeline.get("seed", 0)),
+        **origin(f"medfl run, pipeline {run.pipeline.get('name', run.name)}"),
     }
     return tags | ({"site": site} if site else {"mlflow.note.content": note(run)})
+
+
+def origin(source: str) -> dict[str, str]:
+    """The tags that MLflow shows as "Source" and "Created by": the command, and the account it ran under."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # an account without a name, as in some containers
+        user = "unknown"
+    return {"mlflow.source.name": visible(source), "mlflow.source.type": "LOCAL", "mlflow.user": visible(user)}
+
+
+def result_tags(summary: Mapping[str, Any], federation: bool) -> dict[str, str]:
+    """Tags of a finished run: what is no number, or no more than one of a run."""
+    tags = {"medfl.leaky": str(bool(summary["leaky"])).lower()}
+    if not federation:
+        return tags
+    said = visible(headline(summary).sentence)[:MAX_TAG]
+    return tags | {"medfl.selected_round": str(summary["selected_round"]), "medfl.misses": said}
 
 
 def note(run: RunRecords) -> str:
@@ -44,7 +65,7 @@ def note(run: RunRecords) -> str:
     text = (
         f"**{name}**: {markdown(run.method)} across {roles.count('train')} training sites, "
         f"{training.get('rounds', '?')} rounds, measured at {roles.count('held_out')} held-out sites. "
-        "The step of every metric is the round; one child run a site."
+        "The step of a curve is the round; what is there once is at step 0. One child run a site."
     )
     return "\n".join([text, *paragraphs(run.pipeline.get("description"))])
 

@@ -169,7 +169,7 @@ class _Pass:
         return str(created.info.run_id)
 
     def _describe(self) -> None:
-        """Parameters of the federation, data set of every site: once."""
+        """Parameters of the federation, data set of every site, at its run and at the federation's: once."""
         from mlflow.entities import Param
 
         federation = self.server.federation
@@ -177,7 +177,10 @@ class _Pass:
             params = [Param(key, value) for key, value in run_metadata.parameters(self.run).items()]
             for batch in _batches(params, PARAMS_PER_CALL):
                 self.client.log_batch(federation.run_id, params=batch)
-            federation.described = True
+            if self.run.data:
+                data_sets = [run_metadata.dataset(site, data) for site, data in self.run.data.items()]
+                self.client.log_inputs(federation.run_id, data_sets)
+            federation.described = bool(self.run.data)
         for site, data in self.run.data.items():
             mark = self.server.sites[site]
             if not mark.described:
@@ -199,21 +202,21 @@ class _Pass:
             mark.logged = end
 
     def _log_result(self) -> None:
-        """The result on test data, at the selected round."""
+        """The result on test data, there once and so at step 0; the selected round and what is missed are tags."""
         summary: Mapping[str, Any] = self.run.summary or {}
-        step = int(summary["selected_round"])
         drops = (summary.get("stability") or {}).get("largest_drop_by_site") or {}
         results: dict[str | None, metric_names.Values] = {None: metric_names.federation_final(summary)}
         results |= {site: metric_names.site_final(entry, drops.get(site)) for site, entry in summary["sites"].items()}
         todo = [(mark, results.get(site, {})) for site, mark in self.server.marks.items() if mark.final < 2]
-        unsure = [range(step, step + 1) if mark.final else range(0) for mark, _ in todo]
+        unsure = [range(1) if mark.final else range(0) for mark, _ in todo]
         for mark, _ in todo:
             mark.final = 1
         if todo:
             self.state.save()
         for (mark, values), steps in zip(todo, unsure, strict=True):
-            self._log(mark.run_id, {step: values}, steps)
-            self.client.set_tag(mark.run_id, "medfl.leaky", str(bool(summary["leaky"])).lower())
+            self._log(mark.run_id, {0: values}, steps)
+            for key, value in run_metadata.result_tags(summary, mark is self.server.federation).items():
+                self.client.set_tag(mark.run_id, key, value)
             mark.final = 2
 
     def _log(self, run_id: str, values: Mapping[int, Mapping[str, float]], unsure: range) -> None:

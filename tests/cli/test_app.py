@@ -1,7 +1,6 @@
 """The command line as people use it: what it prints, and one sentence with exit code 2 for everything they can mend."""
 
 import csv
-import importlib.metadata
 import json
 import os
 import stat
@@ -16,6 +15,7 @@ from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, brier_score_loss, log_loss, roc_auc_score
 
 from medfl.cli import app
+from medfl.runs.versions import installed_version
 from tests.datafiles import OWN, own_folder, pixels, write_image
 from tests.tiny import CLASSES, write_tiny
 
@@ -221,4 +221,4 @@ def test_two_sites_of_one_name_and_a_held_out_site_in_training(medfl, small, tmp
 
 def test_the_version(medfl):
     code, out, _ = medfl("--version")
-    assert (code, out) == (0, f"medfl {importlib.metadata.version('medfl')}\n")
+    assert (code, out) == (0, f"medfl {installed_version()}\n")

@@ -115,3 +115,45 @@ def test_everything_people_read_goes_through_one_door():
         place = path.relative_to(ROOT / "medfl").as_posix()
         if place not in DOOR and place not in ELSEWHERE:
             assert not other.findall(path.read_text(encoding="utf-8")), place
+
+
+def at_width(monkeypatch, capsys, width, title, columns, rows):
+    """The lines of a table printed at this width."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    Terminal().table(title, columns, rows)
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_no_cell_is_broken_and_no_column_vanishes(monkeypatch, capsys, width):
+    columns = ["site", "role", "n (groups)", "AUROC [95 %]", "bal. acc.", "ECE before -> after [95 %]", "Brier"]
+    rows = [
+        ["colon-clinic", "train", "52 (13)", "1.000 [0.78, 1.00] too few groups", "0.979", "0.308 -> 0.180", "0.100"],
+        ["private-laboratory", "held-out", "1,192 (48)", "0.977 [0.941, 0.992]", "0.773", "n/a -> n/a", "0.331"],
+    ]
+    lines = at_width(monkeypatch, capsys, width, "Test data", columns, rows)
+    assert max(map(len, lines)) <= width
+    assert lines[0].rstrip() == "Test data"
+    for cell in [*columns, *rows[0], *rows[1]]:
+        assert any(cell in line for line in lines), cell
+    for name, *cells in rows:  # each beside the name of its row
+        mine = [line for line in lines if line.lstrip().startswith(name)]
+        assert all(any(cell in line for line in mine) for cell in cells)
+
+
+def test_a_table_whose_cells_are_sentences_becomes_a_list(monkeypatch, capsys):
+    words = "one that stands on many source groups and is long enough to fill more than one line of a terminal"
+    lines = at_width(monkeypatch, capsys, 80, "Methods", ["name", "what it does", "goes with"], [["ecgr", words, ""]])
+    assert max(map(len, lines)) <= 80
+    assert " ".join(" ".join(lines).split()) == f"Methods ecgr what it does: {words}"
+
+
+def test_round_lines_stay_above_the_bar(screen):
+    stream, terminal = screen(), Terminal()
+    for number in range(3):
+        entry = {"role": "train", "val": {"auroc": 0.5 + number / 10}, "train_loss": 1.0}
+        record = {"round": number, "sites": {"a": entry}, "participants": ["a"], "counted": True, "failures": []}
+        terminal.round(record, 2)
+    shown = CSI.sub("", stream.getvalue())
+    assert [f"round {number}/2  val AUROC" in shown for number in range(3)] == [True] * 3
+    assert shown.rstrip().splitlines()[-1].startswith("round 2/2  val AUROC 0.700")

@@ -10,7 +10,9 @@ import pytest
 
 from medfl.config.spelling import show
 from medfl.data.catalog import pipeline_catalog, site_catalog
+from medfl.data.partition import make_partition
 from medfl.errors import MedflError
+from medfl.pipeline.load_pipeline import dump_pipeline, load_pipeline
 from tests.data.sources.reading import facts, read, refused
 from tests.datafiles import (
     pipeline,
@@ -21,6 +23,7 @@ from tests.datafiles import (
     write_image,
     write_lc25000,
 )
+from tests.tiny import write_tiny
 
 
 def test_order_does_not_depend_on_the_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,3 +149,22 @@ def test_a_class_in_another_unicode_form_is_that_class_and_in_another_spelling_i
         shutil.rmtree(root / word)
     with pytest.raises(ValueError, match='"normal" and "Normal" differ in spelling only'):
         pipeline([site("here")], classes=("normal", "Normal"))
+
+
+def test_a_word_mapped_to_null_is_left_out_and_counted(tmp_path: Path) -> None:
+    root = write_folders(tmp_path / "own", {"lung_aca": 4, "lung_n": 2, "artefact": 3})
+    write_image(root / "artefact" / "loose.png", pixels(1))  # nobody asks whose it is
+    labels = {"lung_n": None, "artefact": None}
+    made = pipeline([], [site("here", root, "folder", labels=labels)], mode="own")
+    partition = make_partition(made)
+    assert [share.labels.tolist() for share in partition.sites] == [[0, 0, 0, 0]]
+    assert partition.dropped() == ["site here: 6 patches dropped by `labels` (artefact 4, lung_n 2)"]
+    assert partition.left_out() == []
+    assert "drops every class" in refused(root, {**labels, "lung_aca": None}, source="folder")
+
+
+def test_a_dropped_word_stays_dropped_in_the_run_folder(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path, sites={"train": [{"name": "a", "labels": {"x": None, "y": "lung_n"}}]})
+    loaded = load_pipeline(path)
+    path.write_text(dump_pipeline(loaded))
+    assert load_pipeline(path).train_sites[0].labels == {"x": None, "y": "lung_n"}

@@ -159,3 +159,10 @@ def test_a_pipe_in_a_list_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.csv")
     with pytest.raises(MedflError, match=r"it is a named pipe, not a regular file"):
         inspect_folder(tmp_path / "pipe.csv")
+
+
+def test_one_image_beside_the_patients_is_named(tmp_path: Path) -> None:
+    root = write_folders(tmp_path / "own", {"adeno": 4, "normal": 2})
+    write_image(root / "normal" / "loose.png", pixels(1))
+    _, notes = inspect_folder(root)
+    assert any("Beside the patients' sub-folders" in note and "normal/loose.png" in note for note in notes)

@@ -58,7 +58,7 @@ def test_a_row_is_enough_for_every_table(monkeypatch, tmp_path, capsys):
     shown = f"{value:.3f}"
 
     assert metric_names.site_final(summary["sites"]["east"], None)["test/lowest_recall"] == value
-    assert "val/lowest_recall" in metric_names.federation_round(run.records[0])
+    assert "curves/val_lowest_recall" in metric_names.federation_round(run.records[0])
     print_sites(Terminal(), summary["sites"])
     table = capsys.readouterr().out
     assert "lowest recall" in table

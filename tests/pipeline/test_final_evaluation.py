@@ -18,6 +18,7 @@ from medfl.errors import MedflError
 from medfl.federation.transport import InProcess
 from medfl.messages import Failure, TemperatureRequest, TrainRequest
 from medfl.metrics import EDGES, temperature_sums
+from medfl.metrics.adaptive_bins import ADAPTIVE_BINS
 from medfl.metrics.group_figures import group_figures
 from medfl.metrics.temperature import ENOUGH_GROUPS
 from medfl.pipeline import run as carrying_out
@@ -159,7 +160,11 @@ def test_no_reply_holds_a_number_for_each_patch(prepared):
     for reply in spy.replies:
         patches = {len(rows) for rows in prepared.sites[reply.site].store.splits.values()}
         json.dumps([reply.metrics, reply.sums, reply.curves], allow_nan=False)
-        found = lengths(dict(reply.metrics)) | lengths(dict(reply.sums)) | lengths(dict(reply.curves))
+        curves = dict(reply.curves)
+        adaptive = {split: its["calibration"] for split, its in curves.items()}  # of five source groups each, or all
+        assert lengths(adaptive) <= set(range(ADAPTIVE_BINS + 1))
+        curves = {split: {k: v for k, v in its.items() if k != "calibration"} for split, its in curves.items()}
+        found = lengths(dict(reply.metrics)) | lengths(dict(reply.sums)) | lengths(curves)
         # Pairs and classes; 4 targets; 15 bins and their edges; 33 temperatures; the grid of a curve; histogram bins.
         assert found <= {2, 3, 4, 15, 16, 33, 51, 1024}, found
         assert not patches & (found - {3, 15, 16}), (patches, found)
@@ -347,8 +352,8 @@ def test_console_and_mlflow_show_the_summarys_numbers(finished, capsys):
     assert values["test/sensitivity/malignant"] == east["operating"]["malignant"]["sensitivity"]
     assert values["test/specificity/lung_n_high"] == east["operating"]["lung_n"]["specificity_ci"][1]
     values = metric_names.federation_final(summary)
-    assert values["calibration/temperature"] == summary["temperature"]
-    assert values["operating/thresholds/malignant"] == summary["operating"]["thresholds"]["malignant"]
+    assert values["final/calibration/temperature"] == summary["temperature"]
+    assert values["final/operating/thresholds/malignant"] == summary["operating"]["thresholds"]["malignant"]
     assert values["pooled/held_out/auroc"] == pooled["auroc"]
     assert values["pooled/train/ece_before"] == summary["pooled"]["train"]["ece_before"]
     assert values["held_out/mean_ece_before"] == over["mean_ece_before"]
@@ -414,7 +419,7 @@ def test_each_sites_own_model_has_its_own_temperature(small, tmp_path, capsys):
     assert summary["held_out"]["mean_auroc_ci"] is None
     assert summary["held_out"]["mean_ece_before"] != summary["held_out"]["mean_ece"]
     assert set(json.loads(outcome.folder.curves.read_text())["sites"]) == {"north", "south"}
-    assert metric_names.federation_final(summary)["temperatures/north"] == own["north"]
+    assert metric_names.federation_final(summary)["final/temperatures/north"] == own["north"]
     print_outcome(Terminal(), summary, "run", "off")
     assert f"Temperatures: north {own['north']:.3f}" in capsys.readouterr().out
 

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -20,8 +21,10 @@ from PIL import Image
 from medfl.cli.commands.report_command import report
 from medfl.errors import MedflError
 from medfl.metrics import format_interval
+from medfl.metrics.adaptive_bins import noise_floor
 from medfl.metrics.group_figures import group_figures
 from medfl.metrics.site_figures import pooled, site_figures
+from medfl.pipeline import patch_gallery
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.patch_gallery import with_patches
 from medfl.pipeline.run import run
@@ -532,7 +535,8 @@ def test_patches_only_when_asked_for(real):
     assert counted == {count for count in wrong.values() if count}
     pictures = page.values("src")
     assert all(address.startswith("data:image/jpeg;base64,") for address in pictures)
-    assert len(pictures) == sum(8 + min(count, 8) for count in wrong.values())
+    assert len(wrong) < len(pictures) <= sum(8 + min(count, 8) for count in wrong.values())
+    assert len(set(pictures)) > len(wrong)
     assert all(re.match(r"lung_aca|lung_n|colon_n", words) for words in page.values("alt"))
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(pictures[0].partition(",")[2]))))
     assert shown.shape == (32, 32, 3)
@@ -544,6 +548,18 @@ def test_a_sites_patches_are_its_own(real):
     page = Page(write_report(real, site=one, extras=with_patches).read_text())
     assert page.values("src")
     assert not [name for name in others if name in page.raw]
+    named = re.findall(r'<span class="file">([^<]+)</span>', page.raw)
+    assert len(named) == len(page.values("src"))
+    assert 'class="file"' not in (real / "report-with-patches.html").read_text()
+
+
+def test_no_two_patches_of_a_gallery_are_of_one_group_or_alike():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    images[3] = np.rot90(images[0])[:, ::-1]  # the same patch turned over, in a group of its own
+    images[5] = 128
+    store = SimpleNamespace(images=images, groups=np.array([0, 1, 1, 2, 3, 4]))
+    assert list(patch_gallery._distinct(store, np.arange(6))) == [0, 1, 4, 5]
 
 
 def test_patches_of_another_engine_or_of_changed_data_are_refused(real, tmp_path):
@@ -617,3 +633,22 @@ def test_the_registered_name_and_the_gates_stand_on_the_page(tmp_path):
     note_registration(run_.folder, "lungs", "7", "champion")
     assert "lungs version 7 (champion)" in results_sections.result(read_evidence(run_.folder)).body
     assert "held_out_ece_max" not in results_sections.result(read_evidence(run_.folder, TRAIN[0])).body
+
+
+def test_pages_have_numbers_on_paper_and_heat_maps_scroll_beside_their_names(whole):
+    css = re.sub(r"\s+", " ", whole[1].raw[: whole[1].raw.index("</style>")])
+    assert re.search(r"@page \{[^}]*@bottom-right \{ content: counter\(page\)", css)
+    assert re.search(r"\.heat th:first-child \{ position: sticky", css)
+    assert ".scroll { overflow-x: auto" in css
+
+
+def test_a_reliability_diagram_says_what_noise_alone_would_do(whole):
+    folder, page, summary = whole
+    curves = json.loads((folder / "curves.json").read_text())["sites"]
+    for name in summary["sites"]:
+        bins = curves[name]["calibration"]["after"]
+        assert 1 < len(bins["count"]) <= 10
+        assert min(bins["groups"]) >= 5
+        assert sum(bins["count"]) == 120
+        said = next(label for label in page.labels if label.startswith(f"Reliability at {name}:"))
+        assert f"noise alone would give {noise_floor(bins):.3f}." in said

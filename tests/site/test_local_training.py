@@ -198,3 +198,16 @@ def test_weights_are_the_sites_own_or_those_stated():
     stated = local_training.cross_entropy(toy_work(class_weights=(1.0, 5.0, 2.0)), labels, 3, device).weight
     assert stated.tolist() == [1.0, 5.0, 2.0]
     assert local_training.cross_entropy(toy_work(), labels, 3, device).weight is None
+
+
+@pytest.mark.parametrize("clip", [None, 0.5])
+def test_a_scaled_loss_takes_the_same_step(clip):
+    def trained(precision):
+        bench = toy_bench()
+        bench.precision = precision
+        federation, records = toy_federation(bench, toy_sites(bench, (16,), toy_work(clip=clip)), rounds=1)
+        return federation.run().weights, records[0]["sites"]["site-0"]["train_loss"]
+
+    (half, half_loss), (whole, loss) = trained("fp16"), trained("float32")
+    assert half_loss == pytest.approx(loss, rel=1e-3)
+    assert (half - whole).norm() < 0.1 * (whole - toy_bench().model.weights()).norm()

@@ -134,7 +134,7 @@ def test_a_pipeline_is_no_study(files):
 
 
 def test_two_sites_are_too_few_to_leave_one_out(files):
-    with pytest.raises(MedflError, match="at least 3 training sites"):
+    with pytest.raises(MedflError, match="needs 3 training sites"):
         leave_one_site_out(files / "tiny.yaml", ["sites.generate.count=2"])
 
 
@@ -197,7 +197,8 @@ def test_a_study_is_one_parent_in_mlflow_and_is_logged_once(finished, files):
     for _ in range(2):
         assert "MLflow: the study is run" in medfl("study", files / "study.yaml", "--out", finished, *settings)
     client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name("a study").experiment_id
+    assert client.get_experiment_by_name("a study") is None  # runs have theirs, studies one of their own
+    experiment = client.get_experiment_by_name("a study-studies").experiment_id
     logged = client.search_runs([experiment])
     (parent,) = [run for run in logged if run.data.tags["role"] == "study"]
     children = [run for run in logged if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]

@@ -18,7 +18,7 @@ def test_odd_names_are_taken_and_stay_different():
     names = [*odd_names(300), "норма", "кошка", "x" * 299, "a/b", "a?b", ""]
     assert len({plain(name) for name in names}) == len(set(names))
     figures = dict.fromkeys(names, 0.5)
-    keys = [*measured_values("monitoring", {"balanced_accuracy": 0.5, "auroc_per_class": figures})]
+    keys = [*measured_values("monitoring/", {"balanced_accuracy": 0.5, "auroc_per_class": figures})]
     assert len(keys) == len(figures) + 1
     point = {"sensitivity": 0.5, "specificity": 0.5, "sensitivity_ci": [0.0, 1.0], "specificity_ci": None}
     keys += [*site_final({"operating": dict.fromkeys(names, point)}, None)]

@@ -217,6 +217,7 @@ def test_registering(tmp_path: Path, where: config.Tracking) -> None:
     assert version.run_id == first.run_id
     assert version.description.startswith("# fake")
     assert len(version.description) <= 5000
+    assert "Models of the pipeline" in client_for(str(where.uri)).get_registered_model("plain").description
 
 
 @pytest.mark.usefixtures("light")

@@ -65,7 +65,7 @@ def expected(run: FakeRun, site: str | None) -> dict[tuple[str, int], float]:
             if site is None
             else metric_names.site_final(summary["sites"][site], drop)
         )
-        values |= {(key, summary["selected_round"]): value for key, value in final.items()}
+        values |= {(key, 0): value for key, value in final.items()}
     return values
 
 
@@ -129,14 +129,14 @@ def test_a_round_in_numbers() -> None:
     }
     assert metric_names.federation_round(record) == pytest.approx(
         {
-            "val/auroc": 0.8,
-            "val/auroc/a": 0.7,
-            "val/auroc/b": 1.0,
-            "val/ece": 0.1,
-            "train/loss": 0.5,
+            "curves/val_auroc": 0.8,
+            "curves/val_auroc/a": 0.7,
+            "curves/val_auroc/b": 1.0,
+            "curves/val_ece": 0.1,
+            "curves/train_loss": 0.5,
             "bytes_up": 20,
             "bytes_down": 20,
-            "worst_site/val/auroc": 0.7,
+            "curves/val_auroc_worst_site": 0.7,
             "stability/mean_auroc": 0.8,
             "stability/worst_auroc": 0.7,
             "stability/site_spread": 0.1,
@@ -148,9 +148,9 @@ def test_a_round_in_numbers() -> None:
     )
     assert metric_names.site_round(east) == {"monitoring/auroc": 0.2}
     assert metric_names.site_round(south) == {
-        "val/auroc": 0.7,
-        "val/auroc/a": 0.6,
-        "val/auroc/b": 1.0,
+        "curves/val_auroc": 0.7,
+        "curves/val_auroc/a": 0.6,
+        "curves/val_auroc/b": 1.0,
         "bytes_up": 30.0,
         "bytes_down": 20.0,
     }
@@ -183,8 +183,8 @@ def test_held_out_sites_may_be_monitored_in_the_selected_round(tmp_path: Path, w
     assert_complete(run, result)
     found = points(result.sites["east"])
     assert ("monitoring/auroc", run.rounds) in found
-    assert ("test/auroc", run.rounds) in found
-    assert not [key for key, _ in found if key.startswith("val/")]
+    assert ("test/auroc", 0) in found
+    assert not [key for key, _ in found if key.startswith("curves/val_")]
 
 
 # --- once ---------------------------------------------------------------------------------------------------------
@@ -519,3 +519,22 @@ def test_paths_in_values() -> None:
 )
 def test_failures_are_told_by_their_kind(reason: str, kind: str) -> None:
     assert reason_class(reason) == kind
+
+
+def test_a_run_tells_its_source_its_data_and_what_it_misses_and_its_curves_come_first(
+    tmp_path: Path, where: config.Tracking
+) -> None:
+    run = FakeRun(tmp_path / "r", skill=0.5).whole()
+    result = sync(run.folder, where, finished=True)
+    client = client_for(str(where.uri))
+    federation = client.get_run(result.run_id)
+    tags = federation.data.tags
+    assert (tags["mlflow.source.name"], bool(tags["mlflow.user"])) == ("medfl run, pipeline fake", True)
+    assert tags["medfl.selected_round"] == str(run.rounds)
+    assert tags["medfl.misses"].startswith("At ")
+    assert {each.dataset.name for each in federation.inputs.dataset_inputs} == set(run.roles)
+    # A section of charts is what stands before the last stroke, and MLflow sorts them.
+    sections = sorted({key.rpartition("/")[0] for key in federation.data.metrics if "/" in key})
+    assert sections[:2] == ["curves", "curves/val_auroc"]
+    once = [key for key, step in points(result.run_id) if step == 0 and key.startswith("held_out/")]
+    assert {"held_out/mean_auroc", "held_out/lowest_recall"} <= set(once)

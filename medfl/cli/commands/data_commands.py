@@ -48,7 +48,7 @@ def data_check(
         loaded = load_pipeline(pipeline, set_ or [])
         partition = make_partition(loaded)  # it proves disjointness, or raises
         print_partition(terminal, partition.counts(), loaded.task.classes)
-        for sentence in (*partition.left_out(), *partition.namesakes()):
+        for sentence in (*partition.dropped(), *partition.left_out(), *partition.namesakes()):
             terminal.say(sentence)
         terminal.say(
             "Disjoint: every source group is in one site and one split only."

@@ -63,8 +63,13 @@ def run(
         finish(outcome, loaded, terminal)
 
 
-def resume(run: RunPath) -> None:
-    """Continue an interrupted run from its last whole round."""
+def resume(
+    run: RunPath,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="How many rounds there are to be now, also of a finished run.")
+    ] = None,
+) -> None:
+    """Continue an interrupted run from its last whole round, or a finished one to further rounds."""
     from medfl.pipeline.load_pipeline import load_pipeline
 
     with open_terminal(RESUME) as terminal:
@@ -72,8 +77,16 @@ def resume(run: RunPath) -> None:
         from medfl.runs.folder import RunFolder
         from medfl.runs.progress import ProgressCallbacks
 
-        again = launcher().resume if RunFolder.open(run).engine.is_file() else carry_on
-        outcome = again(run, ProgressCallbacks(terminal.say, terminal.round))
+        watcher = ProgressCallbacks(terminal.say, terminal.round)
+        if RunFolder.open(run).engine.is_file():
+            if rounds is not None:
+                raise MedflError(
+                    f"--rounds: the sites of {run} keep their own copy of the plan; begin a new run with "
+                    f"`model.weights` naming its model"
+                )
+            outcome = launcher().resume(run, watcher)
+        else:
+            outcome = carry_on(run, watcher, rounds=rounds)
         finish(outcome, load_pipeline(outcome.folder.pipeline), terminal)
 
 

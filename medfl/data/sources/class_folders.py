@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medfl.data.images import images_below, is_ignored
-from medfl.data.left_out import left_out
+from medfl.data.left_out import first_few, left_out
 from medfl.data.sources.file_source import FileSource
 from medfl.data.sources.source import PatchEntry
 from medfl.data.sources.source_registry import register
@@ -43,7 +43,8 @@ class ClassFolders(FileSource):
         """Every image of every class folder, sorted by class folder and path below it."""
         entries = []
         for folder in self.class_folders():
-            self.class_index(folder.name)  # also for a folder without images: it is misspelt all the same
+            if not self.drops(folder.name):
+                self.class_index(folder.name)  # also for a folder without images: it is misspelt all the same
             files = images_below(folder)
             references = [path.relative_to(self.root).as_posix() for path in files]
             stray = self.outside(references)
@@ -67,7 +68,13 @@ class ClassFolders(FileSource):
         return [entry.key.split("/")[0] for entry in entries]
 
     def no_groups(self, entries: Sequence[PatchEntry]) -> str:
-        """Sub-folders or a CSV are missing."""
+        """Sub-folders or a CSV are missing, or some images lie beside the sub-folders."""
+        loose = [entry.reference for entry in entries if "/" not in entry.key]
+        if len(loose) < len(entries):
+            return (
+                f"{len(loose)} of {len(entries)} images lie beside the patients' sub-folders, not in one: "
+                f"{first_few(map(self.describe, loose))}; move them into one, or out of {self.root}"
+            )
         return (
             f"nothing says which images of {self.root} come from one patient or slide; put them into sub-folders, "
             f"<class>/<patient>/..., or name a CSV with the columns label,filename,source_group under "

@@ -31,7 +31,7 @@ def look_up_groups(table: Path, entries: Sequence[PatchEntry], spec: SourceSpec)
     names, missing = [], []
     for entry in entries:
         word, reference = one_form(entry.word), one_form(entry.reference)
-        words = (word, (spec.labels or {}).get(word, word))
+        words = (word, (spec.labels or {}).get(word) or word)
         file_names = (one_form(entry.key), reference.rpartition("/")[2])
         keys = [(reference,), *((word, name) for word in words for name in file_names)]
         names.append(next((group_of[key] for key in keys if key in group_of), ""))

@@ -29,7 +29,8 @@ class SourceSpec:
         root: `data.root`, None where there is none.
         source_groups: `data.source_groups`, None where there is none.
         classes: `task.classes`.
-        labels: a site's own words for classes, `{word: class}`; None for data that are dealt.
+        labels: a site's own words for classes, `{word: class}`, null for a word whose patches are left out; None for
+            data that are dealt.
         distinct_names: `data.distinct_names`, names of source groups that are not the same for being spelt alike.
         data: the pipeline's `data` section, for the settings of one kind of source.
         cache: folder for what a source generates.
@@ -40,7 +41,7 @@ class SourceSpec:
     root: str | None
     source_groups: str | None
     classes: tuple[str, ...]
-    labels: dict[str, str] | None
+    labels: dict[str, str | None] | None
     data: config.Data
     cache: Path
     distinct_names: tuple[str, ...] = ()
@@ -168,11 +169,17 @@ class Source(ABC):
             )
         return PatchGroups([entry.group for entry in entries], self.place)
 
+    def drops(self, word: str) -> bool:
+        """Whether patches under the source's own word are left out: `labels: {word: null}`."""
+        word = one_form(word)
+        return (self.spec.labels or {}).get(word, word) is None
+
     def class_index(self, word: str) -> int:
-        """The class that the source's own word stands for. Raises MedflError for a word that is no class."""
+        """The class that the source's own word stands for, which is none that it drops. Raises MedflError for a word
+        that is no class."""
         labels, classes = self.spec.labels or {}, self.spec.classes
         word = one_form(word)
-        name = labels.get(word, word)
+        name = labels.get(word) or word
         if name in classes:
             return classes.index(name)
         mapped = f", mapped to {name} by `labels`," if word in labels else ""
@@ -184,6 +191,7 @@ class Source(ABC):
             )
         raise MedflError(
             f'{self.spec.where}: the {self.class_word} "{word}" of {self.place}{mapped} is no class of `task.classes` '
-            f"({', '.join(classes)}); {remedy}, or point `data.root` at a part without it."
+            f"({', '.join(classes)}); {remedy}"
+            f"{'' if self.spec.labels is None else ' (null leaves it out)'}, or point `data.root` at a part without it."
             f"{nearest(name, [*classes, *labels])}"
         )

@@ -92,6 +92,7 @@ class Method:
         rescales_updates: it divides w - e by the steps that the site says it took, as steps of SGD from w.
         guards_updates: no update of one site may pull the model away, so nothing else that sites send may either.
         owns_start: what it keeps at a site is relative to the received model, so nothing else may move the start.
+        looks_ahead: what it does in a round depends on how many rounds there are, so that a run cannot be extended.
         private: a site's clipped update is all that may leave it, and all that may be acted on.
     """
 
@@ -111,6 +112,7 @@ class Method:
     rescales_updates: ClassVar[bool] = False
     guards_updates: ClassVar[bool] = False
     owns_start: ClassVar[bool] = False
+    looks_ahead: ClassVar[bool] = False
     private: ClassVar[bool] = False
 
     @classmethod

@@ -8,12 +8,25 @@ import pkgutil
 from collections.abc import Iterable
 from importlib import import_module
 from importlib.metadata import entry_points
+from typing import TypeVar
 
 import medfl.methods
 from medfl.errors import MedflError, nearest
 from medfl.methods.core.method import Method
 
 GROUP = "medfl.methods"  # of the entry points
+REGISTERED: dict[str, type[Method]] = {}
+"""Methods that a program made known, by name."""
+M = TypeVar("M", bound=type[Method])
+
+
+def register(kind: M) -> M:
+    """Make a method known to this process under its name; a decorator. A site elsewhere does not know it: there it is
+    an entry point of an installed package. Raises ValueError for the name of a built-in method."""
+    if kind.name in built_in_methods():
+        raise ValueError(f"{kind.name} is the name of a built-in method; choose another")
+    REGISTERED[kind.name] = kind
+    return kind
 
 
 @functools.cache
@@ -40,14 +53,15 @@ def _methods_of(module: str) -> dict[str, type[Method]]:
 
 
 def known_methods() -> dict[str, type[Method]]:
-    """Method name -> class, of installed packages (entry points `medfl.methods`) and built in, which wins."""
-    return {entry.name: entry.load() for entry in entry_points(group=GROUP)} | built_in_methods()
+    """Method name -> class, of installed packages (entry points `medfl.methods`), of this program, and built in, which
+    wins."""
+    return {entry.name: entry.load() for entry in entry_points(group=GROUP)} | REGISTERED | built_in_methods()
 
 
 def method_class(name: str) -> type[Method]:
     """The class of a method name. Raises MedflError with the nearest names."""
     own = _methods_of(f"{medfl.methods.__name__}.{name}") if name in _modules() else {}  # others are not imported
-    built_in = own if name in own else built_in_methods()
+    built_in = own if name in own else built_in_methods() | REGISTERED
     if name in built_in:
         return built_in[name]
     known = known_methods()  # looking through all packages takes its time

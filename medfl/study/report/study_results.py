@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from medfl.errors import MedflError
+from medfl.metrics.t_intervals import logit_around
 from medfl.runs.records import read_json
 from medfl.runs.redact import scrub_text
-from medfl.study.analysis import run_figures
+from medfl.study.analysis import bounds, run_figures
 from medfl.study.report.curve_table import Curves
 from medfl.study.statistics import mean_over
 from medfl.study.study_file import ALL, BRACKETS
@@ -195,6 +196,7 @@ def read_study(folder: Path) -> StudyEvidence:
     for part in study["partitions"].values():  # figures that a version before this one did not know
         for entry in (*part["methods"].values(), *part["comparisons"].values()):
             entry["figures"] = {key: mean_over(()).to_json() for key in run_figures()} | entry["figures"]
+        _bound(part, study["figure"])
     study["description"] = scrub_text(str(study.get("description") or "").strip())
     study["failed"] = {title: scrub_text(why) for title, why in (study.get("failed") or {}).items()}
     pairs = {(partition, method) for partition in study["partitions"] for method in study["methods"]}
@@ -203,6 +205,20 @@ def read_study(folder: Path) -> StudyEvidence:
         for name in (RUNS, "sites.csv", "curves.csv")
     )
     return StudyEvidence(study, runs, sites, Curves(curves))
+
+
+def _bound(part: Mapping[str, Any], headline: str) -> None:
+    """Bring intervals of a version before this one, which could pass the bounds of their figure, to its scale."""
+    means = [(entry["figures"][key], bounds(key)) for entry in part["methods"].values() for key in run_figures()]
+    unseen = [entry["auroc"] for methods in part["unseen"].values() for entry in methods.values()]
+    means += [(mean, bounds("held_out_mean_auroc")) for mean in unseen]
+    for entry in part["comparisons"].values():
+        for mean, of in ((entry["difference"], headline), *((entry["figures"][key], key) for key in run_figures())):
+            ends = bounds(of)
+            means.append((mean, ends and (ends[0] - ends[1], ends[1] - ends[0])))
+    for mean, ends in means:
+        if ends and mean["ci"] and not ends[0] <= mean["ci"][0] <= mean["ci"][1] <= ends[1]:
+            mean["ci"] = list(logit_around(mean["mean"], mean["ci"][1] - mean["mean"], ends))
 
 
 def _ends(row: Row | None) -> tuple[float, float] | None:

@@ -16,7 +16,9 @@ def test_folder_groups_are_subfolders_a_csv_or_what_the_user_says(tmp_path: Path
     root = write_folders(tmp_path / "own", {"lung_aca": 4, "lung_n": 2}, per_group=2)
     assert read(root, source="folder").group_names == ("lung_aca-p00", "lung_aca-p01", "lung_n-p00")
     write_image(root / "lung_n" / "loose.png", pixels(1))
-    assert re.search(r"<class>/<patient>/.*filename.*ignore", refused(root, source="folder"))
+    assert re.search(
+        r"1 of 7 images lie beside .*lung_n/loose.png; move .*filename.*ignore", refused(root, source="folder")
+    )
     each = read(root, source="folder", source_groups="filename")
     assert len(each.group_names) == 7
     assert not each.groups_unknown

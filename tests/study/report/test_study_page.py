@@ -280,6 +280,16 @@ def test_nothing_is_said_of_which_is_better_under_five_repeats(pipeline, tmp_pat
         assert 0 < mean["ci"][0] < mean["ci"][1] < 1
 
 
+def test_an_interval_of_an_earlier_version_is_brought_inside_its_bounds(whole, tmp_path):
+    folder = shutil.copytree(whole[0], tmp_path / "s")
+    found = json.loads((folder / "study.json").read_text())
+    entry = found["partitions"]["even"]["methods"]["ecgr"]["figures"]["held_out_mean_auroc"]
+    entry["ci"] = [entry["mean"] - 0.9, entry["mean"] + 0.9]
+    (folder / "study.json").write_text(json.dumps(found))
+    low, high = read_study(folder).partitions["even"]["methods"]["ecgr"]["figures"]["held_out_mean_auroc"]["ci"]
+    assert 0 < low < entry["mean"] < high < 1
+
+
 def test_where_the_intervals_lie(whole, tmp_path):
     folder, _, found = whole
     shutil.copytree(folder, tmp_path / "s")
