@@ -34,9 +34,9 @@ class RunFailed(MedflError):
     exit_code = 1
 
 
-def nearest(word: str, known: Iterable[str], limit: int = 3) -> str:
+def nearest(word: str, words: Iterable[str], limit: int = 3) -> str:
     """Return ` Did you mean "x" or "y"?` for the closest known words, or an empty string."""
-    matches = difflib.get_close_matches(str(word), list(known), n=limit, cutoff=0.5)
+    matches = difflib.get_close_matches(str(word), list(words), n=limit, cutoff=0.5)
     if not matches:
         return ""
     quoted = [f'"{m}"' for m in matches]

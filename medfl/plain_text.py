@@ -40,7 +40,7 @@ def visible(text: object, lines: bool = False) -> str:
 
 def markdown(text: object) -> str:
     """Text as it is, on one line of a Markdown page or in a cell of its tables: no heading, link, formula or HTML."""
-    return _MARKDOWN.sub(lambda found: f"{found[0][:-1]}\\{found[0][-1]}", visible(text).strip()).translate(_ENTITIES)
+    return _MARKDOWN.sub(lambda match: f"{match[0][:-1]}\\{match[0][-1]}", visible(text).strip()).translate(_ENTITIES)
 
 
 def shortened(text: object, limit: int) -> str:
@@ -59,8 +59,8 @@ def printable(text: str, limit: int) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text[:limit])
 
 
-def _escape(found: re.Match[str]) -> str:
-    letter = found[0]
+def _escape(match: re.Match[str]) -> str:
+    letter = match[0]
     code = ord(letter)
     if letter in _NAMED:
         return _NAMED[letter]

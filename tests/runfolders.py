@@ -224,6 +224,7 @@ class FakeRun:
             "mean": [0.5, 0.4, 0.6],
             "std": [0.2, 0.25, 0.3],
             "mpp": None,
+            "render": [],
             "temperature": None,
             "fingerprint": "feed",
         }

@@ -36,10 +36,10 @@ class Terminal:
     def __init__(self) -> None:
         self._stream: SafeStream = steering(sys.stdout)
         self.live = self._stream.isatty()
-        told = os.environ.get("COLUMNS", "").isdecimal()
+        stated_width = os.environ.get("COLUMNS", "").isdecimal()
         self._out = RichConsole(
             file=cast(IO[str], self._stream),
-            width=None if self.live or told else PLAIN_WIDTH,
+            width=None if self.live or stated_width else PLAIN_WIDTH,
             highlight=False,
             markup=False,
             emoji=False,

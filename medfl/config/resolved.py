@@ -28,8 +28,8 @@ def _rename_weights(model: Any, file: Path | str) -> tuple[str, ...]:
     """`pretrained` and `checkpoint` were two keys; a checkpoint's images were normalised as timm says for the name."""
     if not isinstance(model, dict):
         return ()
-    stated = {key: model.pop(key) for key in ("pretrained", "checkpoint") if key in model}
-    checkpoint, pretrained = stated.get("checkpoint"), stated.get("pretrained")
+    weight_keys = {key: model.pop(key) for key in ("pretrained", "checkpoint") if key in model}
+    checkpoint, pretrained = weight_keys.get("checkpoint"), weight_keys.get("pretrained")
     if (checkpoint and pretrained) or ((checkpoint or pretrained) and "weights" in model):
         raise MedflError(
             f"{file}: state `model.weights` alone; `model.pretrained` and `model.checkpoint` are its old spellings"

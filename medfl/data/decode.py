@@ -16,6 +16,7 @@ import torch
 from medfl.data.image_file import BUDGET, PIXELS_AT_ONCE, PatchReader, failure
 from medfl.data.patch_store import U8
 from medfl.data.rgb import Unreadable
+from medfl.data.transforms import to_bytes
 
 WORKERS = min(4, os.cpu_count() or 1)
 AHEAD = 64  # patches decoded before they are asked for: keeps the workers busy and memory small
@@ -96,12 +97,6 @@ def _resize_in_bands(pixels: U8, size: int) -> U8:
         planes = _planes(pixels[row * height // size : -(-(row + 1) * height // size)])
         rows.append(torch.nn.functional.interpolate(planes[None], (1, size), mode="area")[0])
     return to_bytes(torch.cat(rows, dim=1))
-
-
-def to_bytes(image: torch.Tensor) -> U8:
-    """Grey levels f32[3, H, W] to u8[H, W, 3], rounded half up and clipped."""
-    result: U8 = (image.float() + 0.5).floor().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-    return result
 
 
 def _check_field(width: int, height: int, field: int | None) -> None:

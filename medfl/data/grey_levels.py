@@ -13,10 +13,10 @@ import numpy as np
 from medfl.data.partition import Partition
 from medfl.data.patch_store import U8, PatchStore
 from medfl.data.rgb import Unreadable
+from medfl.data.transforms import FLAT
 
 SAMPLE = 200  # patches of a site that are looked at, where they are rendered
 READ, READ_BY_ALL = 24, 600  # files that are read of one site, and of all
-FLAT = 3.0  # grey levels: the standard deviation within a patch below which nothing is seen in it
 MOSTLY = 0.5  # of a site's patches
 FAR = 60.0  # grey levels between a site's mean and the nearest other site's; laboratories' stains differ by less
 

@@ -56,13 +56,13 @@ class PixelBudget:
 
     def take(self, pixels: int) -> None:
         """Wait for room for an image. A thread that has some does not wait, and none outside of `patch` does."""
-        held = getattr(self._mine, "pixels", None)
-        if held is None:
+        own = getattr(self._mine, "pixels", None)
+        if own is None:
             return
         with self._change:
-            self._change.wait_for(lambda: held or not self._used or self._used + pixels <= self.limit)
+            self._change.wait_for(lambda: own or not self._used or self._used + pixels <= self.limit)
             self._used += pixels
-        self._mine.pixels = held + pixels
+        self._mine.pixels = own + pixels
 
 
 BUDGET = PixelBudget(PIXELS_AT_ONCE)

@@ -13,7 +13,7 @@ from medfl import config
 from medfl.data.partition_by_class_mix import apportion
 from medfl.data.patch_store import I64, PatchStore
 from medfl.errors import MedflError
-from medfl.palette import LIGHT, SERIES
+from medfl.metrics.palette import LIGHT, SERIES
 from medfl.plain_text import shortened
 from medfl.seeds import seed_for
 

@@ -62,7 +62,7 @@ def render(
 
     Raises:
         MedflError: unreadable images under `on_bad_image: refuse` (listed), a split of nothing but such images, a
-            transform that does not exist or fails, no room on the disk.
+            transform that does not exist, fails or leaves nothing to be seen, no room on the disk.
     """
     settings = _settings(pipeline, site)
     key = store_key(share, asdict(settings))
@@ -196,14 +196,15 @@ def _render(
     from medfl.data.decode import decode
     from medfl.data.image_file import ReadFailure
     from medfl.data.rgb import Unreadable
-    from medfl.data.transforms import rendering
+    from medfl.data.transforms import Rendering
 
     where, names = f"site {share.site}", share.names
-    transform = rendering(settings.transforms, where)
+    transform = Rendering(settings.transforms, where)
     rows: list[U8] = []
     count = stretches = 0
 
     def finish() -> U8:
+        transform.check()
         chunk = np.stack(rows)
         rows.clear()
         if progress:

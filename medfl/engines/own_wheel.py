@@ -91,12 +91,12 @@ def _package() -> Iterator[tuple[str, bytes]]:
 
 def _metadata(installed: Distribution) -> dict[str, bytes]:
     """Files of the metadata that belong into a wheel, by their name in it."""
-    found = {}
+    parts = {}
     for file in installed.files or ():
         folder, *inside = file.parts
         if folder.endswith(".dist-info") and inside and inside[-1] not in OF_AN_INSTALLATION:
-            found["/".join(inside)] = Path(str(file.locate())).read_bytes()
-    return found
+            parts["/".join(inside)] = Path(str(file.locate())).read_bytes()
+    return parts
 
 
 def _record(files: Mapping[str, bytes], record: str) -> bytes:

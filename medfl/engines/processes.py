@@ -79,21 +79,21 @@ class Crew:
 
     def marked(self) -> list[psutil.Process]:
         """Every live process that carries the mark, but this one."""
-        found = []
+        processes = []
         for process in psutil.process_iter():
             with suppress(psutil.Error, OSError):
                 if process.pid != os.getpid() and process.environ().get(MARK) == self.mark:
-                    found.append(process)
-        return found
+                    processes.append(process)
+        return processes
 
     def end(self) -> None:
         """End all marked processes and wait until they are gone."""
         for ask in (psutil.Process.terminate, psutil.Process.kill):
-            found = self.marked()
-            for process in found:
+            processes = self.marked()
+            for process in processes:
                 with suppress(psutil.Error):
                     ask(process)
-            psutil.wait_procs(found, timeout=GRACE)
+            psutil.wait_procs(processes, timeout=GRACE)
         for child in self.started.values():
             with suppress(subprocess.TimeoutExpired):
                 child.wait(timeout=GRACE)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from medfl.data.transforms import packages
 from medfl.export.exported_model import ExportedModel, version
 from medfl.plain_text import markdown
+from medfl.runs.model_facts import transform_names
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 CAUTION = "Research software. Not a medical device; not for diagnosis or treatment."
@@ -16,6 +18,7 @@ MODEL_FACTS = (
     "classes",
     "size",
     "mpp",
+    "render",
     "mean",
     "std",
     "temperature",
@@ -52,7 +55,7 @@ def metadata(source: ExportedModel) -> dict[str, Any]:
         "monai_version": version("monai"),
         "pytorch_version": version("torch"),
         "numpy_version": version("numpy"),
-        "required_packages_version": {"timm": version("timm"), "pillow": version("pillow")},
+        "required_packages_version": {name: version(name) for name in required_packages(source)},
         "task": "Classification of histopathology patches",
         "description": f"Federated {facts['backbone']} for patches of {size} x {size} pixels, {_resolution(source)}",
         "authors": "Those who carried out the run; the workflow is medfl's",
@@ -68,6 +71,11 @@ def metadata(source: ExportedModel) -> dict[str, Any]:
         },
         "medfl": {name: facts.get(name) for name in MODEL_FACTS},
     }
+
+
+def required_packages(source: ExportedModel) -> list[str]:
+    """What the bundle needs beside MONAI, PyTorch and NumPy."""
+    return ["timm", "pillow", *(name for name in packages(source.render) if name != "monai")]
 
 
 def _resolution(source: ExportedModel) -> str:
@@ -89,7 +97,7 @@ A MONAI Bundle exported by medfl {medfl}. {caution}
 
 ## Use
 
-With monai {monai}, torch {torch}, timm {timm} and pillow installed, from this folder:
+With monai {monai}, torch {torch}, {packages} installed, from this folder:
 
 ```sh
 pip install fire
@@ -114,7 +122,7 @@ tensors and nothing else, and is read as weights only.
 ## What goes in
 
 8-bit RGB patches of {size} x {size} pixels, {resolution}. Others are converted as in training: upright by EXIF,
-transparency over white, 16-bit grey scaled to 8 bits, resized by area, rounded to whole grey levels.
+transparency over white, 16-bit grey scaled to 8 bits, resized by area, rounded to whole grey levels{rendered}.
 
 Classes, in the order of the outputs: {classes}.
 {at_sites}
@@ -134,6 +142,8 @@ As in a registry of MLflow; what it says of input and output is of the model ser
 def readme(source: ExportedModel) -> str:
     """docs/README.md: how to run the bundle, its licence notes, and the model card."""
     at_sites = source.kept_at_sites()
+    needed = [f"{name} {version(name)}" for name in required_packages(source)]
+    names = ", ".join(map(markdown, transform_names(source.render)))
     lines = source.card.strip().splitlines()
     # The card's headings go one level down, under the README's own.
     card = "\n".join(f"#{line}" if line.startswith("#") else line for line in lines)
@@ -142,7 +152,8 @@ def readme(source: ExportedModel) -> str:
         medfl=version("medfl"),
         monai=version("monai"),
         torch=version("torch"),
-        timm=version("timm"),
+        packages=" and ".join((", ".join(needed[:-1]), needed[-1])),
+        rendered=f", then transformed as in the run: {names}" if names else "",
         caution=CAUTION,
         temperature=source.temperature,
         path=", where the bundle's folder is on `sys.path`" if source.shaped else "",

@@ -39,7 +39,7 @@ class ExportedModel:
         Raises:
             MedflError: the backbone is a local folder, or a file of the run is damaged.
         """
-        facts = portable(model.facts, model.directory / "model.json")
+        facts = portable({**model.facts, "render": model.render}, model.directory / "model.json")
         if model.run is None:
             return cls(model, facts, {}, model.card.read_text(encoding="utf-8") if model.card else "")
         run = finished_run(model.run.path)
@@ -82,10 +82,10 @@ class ExportedModel:
         """A sentence about the weights that training began with; empty where it began at random or nothing is known."""
         start = self.facts.get("start")
         if start is None and self.model.run:  # a model of version 0.1
-            stated = (finished_run(self.model.run.path).pipeline.get("model") or {}).get("weights")
+            weights = (finished_run(self.model.run.path).pipeline.get("model") or {}).get("weights")
             start = (
-                {"origin": {"pretrained": "timm's published weights"}.get(stated, "a checkpoint file")}
-                if stated
+                {"origin": {"pretrained": "timm's published weights"}.get(weights, "a checkpoint file")}
+                if weights
                 else None
             )
         if not start or not start.get("origin"):
@@ -93,6 +93,11 @@ class ExportedModel:
         digest = f" (sha256 {start['sha256']})" if start.get("sha256") else ""
         licence = start.get("licence") or "not stated"
         return f"Training began from {start['origin']}{digest}, whose licence applies as well: {licence}."
+
+    @property
+    def render(self) -> list[Any]:
+        """The transforms that patches go through first: the run's `data.render`."""
+        return list(self.facts["render"])
 
     def kept_at_sites(self) -> str:
         """A sentence about models that stay at the sites; empty where the global model is all there is."""

@@ -17,6 +17,7 @@ import medfl.data.rgb
 import medfl.data.table_cells
 import medfl.export.classify
 import medfl.model.timm_network
+from medfl.data.carried_code import RENDERING, carried
 from medfl.errors import MedflError
 from medfl.export.bundle_metadata import metadata, readme
 from medfl.export.exported_model import ExportedModel
@@ -69,10 +70,9 @@ def write_bundle(source: ExportedModel, folder: Path) -> None:
         (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / "docs" / "README.md").write_text(readme(source), encoding="utf-8")
     (folder / "scripts" / "__init__.py").touch()
-    for module in (*SCRIPTS, *([medfl.model.timm_network] if source.shaped else [])):
-        path = Path(str(module.__file__))
-        text = path.read_text(encoding="utf-8").replace("medfl.data.", "scripts.")
-        (folder / "scripts" / path.name).write_text(text, encoding="utf-8")
+    modules = (*SCRIPTS, *(RENDERING if source.render else ()), *((medfl.model.timm_network,) if source.shaped else ()))
+    for name, text in carried(modules, "scripts").items():
+        (folder / "scripts" / name).write_text(text, encoding="utf-8")
     # The form MONAI reads; it holds tensors by name and nothing else, and is read with weights_only=True.
     state = {name: tensor.detach().contiguous().clone() for name, tensor in source.net.state_dict().items()}
     torch.save(state, folder / "models" / "model.pt")
@@ -85,7 +85,7 @@ def inference_config(source: ExportedModel) -> dict[str, Any]:
         MedflError: a class or a setting of the backbone that MONAI would take for an expression.
     """
     facts = source.facts
-    for key in ("classes", "args", "backbone"):
+    for key in ("classes", "args", "backbone", "render"):
         refuse_expressions(facts[key], f"{source.model.directory / 'model.json'}: `{key}`")
     return {
         "bundle_root": ".",
@@ -110,6 +110,8 @@ def inference_config(source: ExportedModel) -> dict[str, Any]:
 def _preprocessing(source: ExportedModel) -> list[dict[str, Any]]:
     """From an image file to what the network takes, as `medfl predict` does it."""
     facts = source.facts
+    drawn = {"_target_": "scripts.transforms.serving_planes", "specs": source.render}
+    rendering = [{"_target_": "monai.transforms.Lambdad", "keys": "image", "func": drawn}] if source.render else []
     return [
         {
             "_target_": "monai.transforms.LoadImaged",
@@ -132,6 +134,7 @@ def _preprocessing(source: ExportedModel) -> list[dict[str, Any]]:
             "keys": "image",
             "func": {"_target_": "scripts.classify.round_half_up", "_mode_": "callable"},
         },
+        *rendering,
         {
             "_target_": "monai.transforms.NormalizeIntensityd",
             "keys": "image",

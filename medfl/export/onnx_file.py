@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from medfl.errors import MedflError, install_extra
 from medfl.export.exported_model import ExportedModel, example_patches, version
 from medfl.pipeline.evaluate_model import scores
+from medfl.runs.model_facts import transform_names
 
 OPSET = 18
 TOLERANCE = 1e-4
@@ -55,10 +56,16 @@ def write_onnx(source: ExportedModel, path: Path) -> str:
         What the comparison came to, for people.
 
     Raises:
-        MedflError: a package is missing, the model is too large or uses what ONNX has no operator for, or its
-            probabilities differ from those of medfl by more than 1e-4.
+        MedflError: a package is missing, patches go through transforms first, the model is too large or uses what
+            ONNX has no operator for, or its probabilities differ from those of medfl by more than 1e-4.
     """
     require_packages()
+    if source.render:
+        names = ", ".join(transform_names(source.render))
+        raise MedflError(
+            f"patches of {source.facts['run']} go through `data.render` ({names}) first, which an ONNX graph does not "
+            f"hold, so it would see others than the model was trained on; export it with --format monai-bundle"
+        )
     bytes_ = 4 * sum(tensor.numel() for tensor in source.net.state_dict().values())
     if bytes_ > MAX_BYTES:
         raise MedflError(

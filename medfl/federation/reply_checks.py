@@ -58,9 +58,9 @@ def reason_to_reject(
     if reply.train_loss is not None and not abs(reply.train_loss) <= LARGEST_LOSS:
         return f"the training loss is not finite in round {reply.round}"
     for method in chain.acting("reject"):
-        found: str | None = method.reject(server, local.taken_out(reply, server.origin(reply.site)))
-        if found is not None:
-            return found
+        refusal: str | None = method.reject(server, local.taken_out(reply, server.origin(reply.site)))
+        if refusal is not None:
+            return refusal
     return None
 
 

@@ -150,19 +150,19 @@ class FedGMR(Method):
 
     def aggregate(self, server: ServerContext, mean: Tensor) -> Tensor:
         """Merge the last models of all sites that have ever replied; the round's mean is not used."""
-        held: dict[str, list[int]] = self._facts(server)["held"]
+        latest_replies: dict[str, list[int]] = self._facts(server)["held"]
         for site, samples in server.samples.items():
             last, mask = f"fedgmr.last.{site}", server.tensors.get(f"fedgmr.sent.{site}")
             server.tensors[last] = server.round_sums[last]
             server.tensors[f"fedgmr.part.{site}"] = torch.ones(1, dtype=torch.bool) if mask is None else mask.clone()
-            held[site] = [server.round - server.ages[site], samples]
-        sites = sorted(held)
+            latest_replies[site] = [server.round - server.ages[site], samples]
+        sites = sorted(latest_replies)
         merged = aggregate(
             server.weights,
             (server.tensors[f"fedgmr.last.{site}"] for site in sites),
             (server.tensors[f"fedgmr.part.{site}"] for site in sites),
-            [server.round - held[site][0] for site in sites],
-            [held[site][1] for site in sites],
+            [server.round - latest_replies[site][0] for site in sites],
+            [latest_replies[site][1] for site in sites],
             self.exponent,
             self.aggregation,
         )

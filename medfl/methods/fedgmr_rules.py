@@ -21,8 +21,8 @@ def maskable_slots(model: FlatModel) -> list[Slot]:
     """Slots of the weights of convolutions and linear layers, but for the classifier; no biases, no normalisation."""
     kinds = (nn.Linear, nn.modules.conv._ConvNd)
     layers = {f"{name}.weight": module for name, module in model.net.named_modules() if isinstance(module, kinds)}
-    stated: Any = getattr(model.net, "pretrained_cfg", {}).get("classifier") or ()
-    heads = [f"{name}.weight" for name in ([stated] if isinstance(stated, str) else stated)]
+    classifier: Any = getattr(model.net, "pretrained_cfg", {}).get("classifier") or ()
+    heads = [f"{name}.weight" for name in ([classifier] if isinstance(classifier, str) else classifier)]
     if not any(name in layers for name in heads):
         heads = [name for name, module in layers.items() if isinstance(module, nn.Linear)][-1:]
     return [slot for slot in model.layout.slots if slot.name in layers and slot.name not in heads]
@@ -183,8 +183,8 @@ class Restoration:
         self.rest = [max(0, left - 1) for left in self.rest]
         if self.pause:
             self.pause -= 1
-            known = [old if new is None else new for old, new in zip(self.latest[1:], site_accuracy, strict=True)]
-            self.latest[1:] = known
+            accuracy = [old if new is None else new for old, new in zip(self.latest[1:], site_accuracy, strict=True)]
+            self.latest[1:] = accuracy
             return self.floor, list(self.density)
         stalled = [self._stalled(j, figure) for j, figure in enumerate((server_accuracy, *site_accuracy))]
         if stalled[0] and not self.armed:

@@ -77,10 +77,10 @@ class FedNova(Method):
     @staticmethod
     def _normaliser(server: ServerContext, steps: int) -> float:
         mu = next((method.mu for method in server.methods if isinstance(method, FedProx)), 0.0)
-        found = normaliser(steps, server.momentum, mu, server.lr)
-        if not (math.isfinite(found) and found > 0):
+        length = normaliser(steps, server.momentum, mu, server.lr)
+        if not (math.isfinite(length) and length > 0):
             raise MedflError(
                 f"`method.fedprox.mu`: with a learning rate of {server.lr:g} a proximal term of {mu:g} overshoots, and "
                 f"fednova cannot normalise {steps} such steps; lower mu below {1 / server.lr:g}"
             )
-        return found
+        return length

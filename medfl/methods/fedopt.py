@@ -40,8 +40,8 @@ class ServerOptimiser(Method):
     def _vector(self, server: ServerContext, name: str, start: float = 0.0) -> Tensor:
         """The server's own vector of this method, replaced by a copy that may be written to; `start` at first."""
         key, like = f"{self.name}.{name}", server.weights
-        held = server.tensors.get(key)
-        server.tensors[key] = torch.full_like(like, start) if held is None else held.clone()
+        moment = server.tensors.get(key)
+        server.tensors[key] = torch.full_like(like, start) if moment is None else moment.clone()
         return server.tensors[key]
 
 

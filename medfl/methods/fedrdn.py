@@ -47,8 +47,8 @@ class FedRDN(Method):
 
     def send(self, server: ServerContext, site: str) -> dict[str, Tensor]:
         """The numbers of all sites that have told theirs, in the order of names."""
-        held = [server.tensors[key] for key in sorted(server.tensors) if key.startswith(f"{STATISTICS}.")]
-        return {STATISTICS: torch.cat(held)} if held else {}
+        of_sites = [server.tensors[key] for key in sorted(server.tensors) if key.startswith(f"{STATISTICS}.")]
+        return {STATISTICS: torch.cat(of_sites)} if of_sites else {}
 
     def transform_batch(self, local: SiteContext, images: Tensor) -> Tensor:
         """mu + sigma (x - mu_j) / sigma_j for each image, in the backbone's normalised scale."""
@@ -83,8 +83,8 @@ class FedRDN(Method):
 
 def pixel_statistics(local: SiteContext) -> Tensor:
     """f32[6]: mean and deviation per channel of the site's training patches, values in [0, 1]; taken once a run."""
-    known = local.state.get(STATISTICS)
-    if known is None:
+    statistics = local.state.get(STATISTICS)
+    if statistics is None:
         patches = torch.from_numpy(local.patches())
         sums, squares = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
         for begin in range(0, len(patches), CHUNK):
@@ -92,6 +92,6 @@ def pixel_statistics(local: SiteContext) -> Tensor:
             sums, squares = sums + values.sum(0), squares + values.square().sum(0)
         count = patches[..., 0].numel()
         mean = sums / count
-        known = torch.cat([mean, (squares / count - mean.square()).clamp_min(0).sqrt()]).float()
-        local.new_state[STATISTICS] = known
-    return known
+        statistics = torch.cat([mean, (squares / count - mean.square()).clamp_min(0).sqrt()]).float()
+        local.new_state[STATISTICS] = statistics
+    return statistics

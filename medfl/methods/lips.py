@@ -77,8 +77,8 @@ def middle_convolutions(model: FlatModel) -> list[Slot]:
     return [slot for slot in model.layout.slots if slot.name in middle]
 
 
-def _names(stated: str | tuple[str, ...] | list[str] | None) -> list[str]:
-    return [stated] if isinstance(stated, str) else list(stated or ())
+def _names(names: str | tuple[str, ...] | list[str] | None) -> list[str]:
+    return [names] if isinstance(names, str) else list(names or ())
 
 
 def _stem(name: str) -> str:

@@ -92,17 +92,17 @@ def named(inner: Check, names: Sequence[str]) -> Check:
 
 def record(fields: Mapping[str, Check], optional: Mapping[str, Check] | None = None) -> Check:
     """A mapping of these fields, and of no others but the optional ones."""
-    known = {**fields, **(optional or {})}
+    allowed = {**fields, **(optional or {})}
 
     def check(value: Any, where: str) -> None:
         if not isinstance(value, Mapping):
             raise ValueError(f"`{where}` is no mapping")
-        if strange := sorted(map(str, value.keys() - known.keys())):
+        if strange := sorted(map(str, value.keys() - allowed.keys())):
             raise ValueError(f"`{where}` has a part {brief(strange[0])} that nobody asked for")
         if missing := sorted(fields.keys() - value.keys()):
             raise ValueError(f"`{where}` lacks {brief(missing[0])}")
         for name, part in value.items():
-            known[name](part, f"{where}.{brief(name)}" if where else brief(name))
+            allowed[name](part, f"{where}.{brief(name)}" if where else brief(name))
 
     return check
 

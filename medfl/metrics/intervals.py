@@ -124,23 +124,23 @@ def perfect_recall_bound(groups: IntArray) -> float:
 
 def least_errors(support: GroupSupport) -> list[LeastError | None]:
     """The least error of each class's AUROC; None with fewer than 2 groups on a side."""
-    found: list[LeastError | None] = []
+    errors: list[LeastError | None] = []
     for m, k, pairs in zip(support.positive, support.negative, support.pairs(), strict=True):
         if min(m, k) < 2:
-            found.append(None)
+            errors.append(None)
             continue
         df = min(4 / (1 / (m - 1) + 1 / (k - 1)), support.n_groups - 1)
-        found.append(LeastError(0.5 / pairs, math.sqrt(2) * 0.5 / pairs, float(df)))
-    return found
+        errors.append(LeastError(0.5 / pairs, math.sqrt(2) * 0.5 / pairs, float(df)))
+    return errors
 
 
 def least_error_of_mean(errors: Iterable[LeastError | None]) -> LeastError | None:
     """That of the mean over classes, all of them in error at once; None without any."""
-    known = [error for error in errors if error is not None]
-    if not known:
+    finite = [error for error in errors if error is not None]
+    if not finite:
         return None
-    error, se = (math.fsum(values) / len(known) for values in zip(*((e.error, e.se) for e in known), strict=True))
-    return LeastError(error, se, min(e.df for e in known))
+    error, se = (math.fsum(values) / len(finite) for values in zip(*((e.error, e.se) for e in finite), strict=True))
+    return LeastError(error, se, min(e.df for e in finite))
 
 
 def calibration_interval(gap: FloatArray, resampled: FloatArray, n_groups: int) -> Interval | None:

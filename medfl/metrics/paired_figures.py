@@ -124,7 +124,7 @@ def _rates(
     thresholds: tuple[Mapping[str, float] | None, Mapping[str, float] | None],
 ) -> dict[str, tuple[list[BoolArray], BoolArray]]:
     """Rate for the malignant classes -> (which patches each model calls rightly, the patches it is a share of)."""
-    limits = [stated[MALIGNANT] for stated in thresholds if stated and MALIGNANT in stated]
+    limits = [per_site[MALIGNANT] for per_site in thresholds if per_site and MALIGNANT in per_site]
     names = targets(classes, malignant)
     if MALIGNANT not in names or len(limits) < len(probs):
         return {}
@@ -146,8 +146,8 @@ def _auroc(
 def _recalls(moved: FloatArray, labels: IntArray, group: IndexArray, n_groups: int) -> FloatArray | None:
     """Influences on the mean over the classes of the difference in recall."""
     parts = [_mean(moved, labels == c, group, n_groups) for c in np.unique(labels)]
-    known = [part for part in parts if part is not None]
-    return np.asarray(np.sum(known, axis=0) / len(parts)) if known else None
+    supported = [part for part in parts if part is not None]
+    return np.asarray(np.sum(supported, axis=0) / len(parts)) if supported else None
 
 
 def _mean(moved: FloatArray, side: BoolArray, group: IndexArray, n_groups: int) -> FloatArray | None:

@@ -79,7 +79,7 @@ def site_figures(
     names, group = np.unique(groups, return_inverse=True)
     cells = SmallCells(min_count, labels, group, classes, malignant)
     scores, truth = target_scores(probs, classes, malignant), target_truth(labels, classes, malignant)
-    told, shown = cells.scores(scores), cells.shown_targets()
+    printed, shown = cells.scores(scores), cells.shown_targets()
     measured |= _before_calibration(measured, uncalibrated)
     measured["operating"], roc = {}, {}
     for m, target in enumerate(targets(classes, malignant)):
@@ -89,7 +89,7 @@ def site_figures(
             hidden = {} if shown[m] else dict.fromkeys(point.keys() - {"threshold"})
             measured["operating"][target] = point | hidden
         draws = min(resamples, CURVES)
-        roc[target] = roc_band(told[:, m], *side, resamples=draws, seed=seed) if shown[m] else None
+        roc[target] = roc_band(printed[:, m], *side, resamples=draws, seed=seed) if shown[m] else None
     after, plain = cells.sums(probs, bins), cells.sums(before, bins)
     if "reliability" in measured:
         measured |= {"reliability": reliability(after), "reliability_before": reliability(plain)}

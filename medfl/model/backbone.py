@@ -102,24 +102,24 @@ def complete(spec: ModelSpec) -> tuple[ModelSpec, WeightsFile | None]:
         raise MedflError(f"`model.args.{refused[0]}` names a file; remove it and use `model.weights`")
     if spec.backbone is not None:
         check_name(spec.backbone, spec.weights == PRETRAINED)
-    found = find_weights(spec.weights, spec.sha256)
-    if found is None:
+    weights = find_weights(spec.weights, spec.sha256)
+    if weights is None:
         return spec, None
-    backbone, args = spec.backbone or found.architecture, {**found.args, **spec.args}
+    backbone, args = spec.backbone or weights.architecture, {**weights.args, **spec.args}
     if backbone is None:
         raise MedflError(
-            f"`model.backbone` is missing, and nothing beside {found.path} says what network it is of; name timm's"
+            f"`model.backbone` is missing, and nothing beside {weights.path} says what network it is of; name timm's"
         )
-    if found.architecture and _plain(backbone) != _plain(found.architecture):
+    if weights.architecture and _plain(backbone) != _plain(weights.architecture):
         raise MedflError(
-            f"`model.weights: {spec.weights}` holds weights of {found.architecture}, not of {backbone}; write "
-            f"`backbone: {found.architecture}` or leave `backbone` out"
+            f"`model.weights: {spec.weights}` holds weights of {weights.architecture}, not of {backbone}; write "
+            f"`backbone: {weights.architecture}` or leave `backbone` out"
         )
     if refused := sorted(FILES & set(args)):
-        raise MedflError(f"{found.path.with_name('config.json')}: `model_args.{refused[0]}` names a file; not read")
-    if spec.input is None and found.input is None and "." not in str(backbone):
+        raise MedflError(f"{weights.path.with_name('config.json')}: `model_args.{refused[0]}` names a file; not read")
+    if spec.input is None and weights.input is None and "." not in str(backbone):
         raise MedflError(
-            f"`model.weights`: nothing states how {found.path} wants its images normalised, and timm's default for "
+            f"`model.weights`: nothing states how {weights.path} wants its images normalised, and timm's default for "
             f"{backbone} would be a guess; add `model.input: {{mean: [...], std: [...]}}` from the weights' authors, "
             f"or `model.input: timm` to take that default"
         )
@@ -127,11 +127,11 @@ def complete(spec: ModelSpec) -> tuple[ModelSpec, WeightsFile | None]:
         spec,
         backbone=backbone,
         args=args,
-        sha256=found.sha256(),
-        input=spec.input or found.input or "timm",
-        pooling=spec.pooling or found.pooling,
+        sha256=weights.sha256(),
+        input=spec.input or weights.input or "timm",
+        pooling=spec.pooling or weights.pooling,
     )
-    return filled, found
+    return filled, weights
 
 
 def create(spec: ModelSpec, seed: int) -> Backbone:
@@ -141,7 +141,7 @@ def create(spec: ModelSpec, seed: int) -> Backbone:
         MedflError: unknown backbone or tag (close matches shown), bad `args`, weights to start from that are not
             finite, and what `complete` and the weights' file raise.
     """
-    spec, found = complete(spec)
+    spec, weights = complete(spec)
     if spec.network is not None:
         net = copy.deepcopy(spec.network)
         start = Start(f"the values of {spec.backbone}", network_digest(net), spec.licence)
@@ -153,14 +153,14 @@ def create(spec: ModelSpec, seed: int) -> Backbone:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = _timm_network(spec)
-    stated = getattr(net, "pretrained_cfg", None) or {}
+    pretrained_cfg = getattr(net, "pretrained_cfg", None) or {}
     start = Start()
-    if found is not None:
-        found.load_into(net)
-        start = Start(found.origin, spec.sha256 or "", spec.licence or found.licence)
+    if weights is not None:
+        weights.load_into(net)
+        start = Start(weights.origin, spec.sha256 or "", spec.licence or weights.licence)
     elif spec.weights == PRETRAINED:
         check_finite(net.state_dict(), f"`model.weights: pretrained`: the weights of {spec.backbone}")
-        start = Start("timm's published weights", "", spec.licence or str(stated.get("license") or ""))
+        start = Start("timm's published weights", "", spec.licence or str(pretrained_cfg.get("license") or ""))
     given = spec.input if isinstance(spec.input, InputSpec) else _of_timm(net)
     return Backbone(net.float(), spec, given, start)
 
@@ -186,9 +186,9 @@ def check_name(backbone: str, pretrained: bool = False) -> None:
             f"`model.backbone`: {backbone} asks for a network described at {place!r}, and only timm's own names are "
             f"built here; {own}, or {which}"
         )
-    known, architecture = timm.list_models(), _plain(backbone)
-    if architecture not in known:
-        raise MedflError(f"`model.backbone`: timm {timm.__version__} has no {backbone!r}.{nearest(backbone, known)}")
+    names, architecture = timm.list_models(), _plain(backbone)
+    if architecture not in names:
+        raise MedflError(f"`model.backbone`: timm {timm.__version__} has no {backbone!r}.{nearest(backbone, names)}")
     tags = timm.list_models(f"{architecture}.*", pretrained=True)
     try:
         timm.models.get_pretrained_cfg(backbone)

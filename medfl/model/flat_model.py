@@ -217,8 +217,10 @@ class FlatModel:
     def _tensor_of(self, state: Mapping[str, Tensor], name: str, shape: torch.Size) -> Tensor:
         tensor = state.get(name)
         if tensor is None or tensor.shape != shape:
-            found = "absent" if tensor is None else f"of shape {tuple(tensor.shape)}"
-            raise MedflError(f"the weights do not fit {self.spec.backbone}: {name} is {found}, expected {tuple(shape)}")
+            actual = "absent" if tensor is None else f"of shape {tuple(tensor.shape)}"
+            raise MedflError(
+                f"the weights do not fit {self.spec.backbone}: {name} is {actual}, expected {tuple(shape)}"
+            )
         return tensor
 
     def norm_slots(self) -> list[Slot]:

@@ -32,10 +32,10 @@ def free_bytes(device: torch.device) -> int | None:
 def _available() -> int | None:
     """What Linux holds to be available without swapping."""
     try:
-        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+        match = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
     except OSError:
         return None
-    return None if found is None else 1024 * int(found[1])
+    return None if match is None else 1024 * int(match[1])
 
 
 def _left() -> int | None:
@@ -105,8 +105,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def asked_for(error: BaseException) -> str:
     """The size that an allocator could not give, from its message; "more" where that does not say."""
-    found = re.search(r"allocate ([\d.]+ [KMG]iB)", str(error)) or re.search(r"allocate (\d+) bytes", str(error))
-    return "more" if found is None else human(int(found[1])) if found[1].isdigit() else found[1]
+    match = re.search(r"allocate ([\d.]+ [KMG]iB)", str(error)) or re.search(r"allocate (\d+) bytes", str(error))
+    return "more" if match is None else human(int(match[1])) if match[1].isdigit() else match[1]
 
 
 def place(device: torch.device) -> str:

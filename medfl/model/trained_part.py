@@ -60,8 +60,8 @@ def trained_part(facts: Any) -> Train:
     """`train_facts` read back."""
     if isinstance(facts, str):
         return facts
-    if (stated := facts.get("lora")) is not None:
-        return Lora(stated["rank"], stated["alpha"], tuple(stated["targets"]))
+    if (adapter := facts.get("lora")) is not None:
+        return Lora(adapter["rank"], adapter["alpha"], tuple(adapter["targets"]))
     return int(facts["blocks"])
 
 

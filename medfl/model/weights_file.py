@@ -39,23 +39,23 @@ class InputSpec:
     interpolation: str = ""
 
     @staticmethod
-    def of(stated: Mapping[str, Any], where: str) -> InputSpec | None:
+    def of(facts: Mapping[str, Any], where: str) -> InputSpec | None:
         """What timm's `pretrained_cfg`, or a model.json, states; None where it states nothing.
 
         Raises:
             MedflError: numbers that normalise nothing.
         """
-        if stated.get("mean") is None or stated.get("std") is None:
+        if facts.get("mean") is None or facts.get("std") is None:
             return None
         try:
-            mean, std = (tuple(float(value) for value in stated[key]) for key in ("mean", "std"))
+            mean, std = (tuple(float(number) for number in facts[key]) for key in ("mean", "std"))
             if len(mean) != 3 or len(std) != 3 or not all(abs(m) < 1e3 for m in mean) or not all(s > 0 for s in std):
                 raise ValueError
         except (TypeError, ValueError):
             raise MedflError(
                 f"{where}: `mean` and `std` are three numbers each, `std` above 0; mend the file"
             ) from None
-        return InputSpec(mean, std, str(stated.get("interpolation") or ""))
+        return InputSpec(mean, std, str(facts.get("interpolation") or ""))
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class WeightsFile:
         load_state(net, state, str(self.path))
 
 
-def find_weights(stated: str, sha256: str | None = None) -> WeightsFile | None:
+def find_weights(value: str, sha256: str | None = None) -> WeightsFile | None:
     """What `model.weights` names; None where that is no file: `random` and `pretrained`.
 
     A file that is not there is looked for in the folder MEDFL_WEIGHTS, by its sha256 where that is stated.
@@ -119,34 +119,34 @@ def find_weights(stated: str, sha256: str | None = None) -> WeightsFile | None:
     Raises:
         MedflError: no such file, or another one than the sha256 says; a folder without what belongs in it.
     """
-    if stated in (RANDOM, PRETRAINED):
+    if value in (RANDOM, PRETRAINED):
         return None
-    found: WeightsFile | None
-    if stated == PACKAGE:
-        found, sha256 = _packaged(), sha256 or PACKAGED_SHA256
-    elif stated.startswith(HUB):
-        found = _downloaded(stated.removeprefix(HUB))
-    elif stated.startswith(LOCAL_DIR):
-        folder = Path(stated.removeprefix(LOCAL_DIR))
-        found = _by_digest(sha256) if sha256 and not folder.is_dir() else None
-        found = found or _in_folder(folder, "a folder with config.json and model.safetensors")
+    weights: WeightsFile | None
+    if value == PACKAGE:
+        weights, sha256 = _packaged(), sha256 or PACKAGED_SHA256
+    elif value.startswith(HUB):
+        weights = _downloaded(value.removeprefix(HUB))
+    elif value.startswith(LOCAL_DIR):
+        folder = Path(value.removeprefix(LOCAL_DIR))
+        weights = _by_digest(sha256) if sha256 and not folder.is_dir() else None
+        weights = weights or _in_folder(folder, "a folder with config.json and model.safetensors")
     else:
-        path = Path(stated)
+        path = Path(value)
         path = path / "model.safetensors" if path.is_dir() else path
-        found = _by_digest(sha256) if sha256 and not path.is_file() else None
-        if found is None:
+        weights = _by_digest(sha256) if sha256 and not path.is_file() else None
+        if weights is None:
             if not path.is_file():
                 raise MedflError(f"`model.weights`: there is no file {path}{_elsewhere(sha256)}")
-            hub = stated == str(path.parent) and not path.with_name("model.json").is_file()
+            hub = value == str(path.parent) and not path.with_name("model.json").is_file()
             if hub and path.with_name("config.json").is_file():
-                raise MedflError(f"`model.weights`: {stated} is no run but a hub's folder; write {LOCAL_DIR}{stated}")
-            found = _file(path)
-    if sha256 and (actual := found.sha256()) != sha256:
+                raise MedflError(f"`model.weights`: {value} is no run but a hub's folder; write {LOCAL_DIR}{value}")
+            weights = _file(path)
+    if sha256 and (actual := weights.sha256()) != sha256:
         raise MedflError(
-            f"`model.weights`: {found.path} has the sha256 {actual[:16]}..., not {sha256[:16]}... as it should; it is "
-            f"damaged or another file: fetch the right one, or change `model.sha256`"
+            f"`model.weights`: {weights.path} has the sha256 {actual[:16]}..., not {sha256[:16]}... as it should; "
+            f"it is damaged or another file: fetch the right one, or change `model.sha256`"
         )
-    return found
+    return weights
 
 
 def _packaged() -> WeightsFile:
@@ -171,10 +171,9 @@ def _file(path: Path) -> WeightsFile:
     if path.name == "model.safetensors" and facts.is_file():
         return _of_a_run(path, _read_config(facts), str(facts))
     if path.name == "model.safetensors" and config.is_file():
-        stated = _read_config(config)
-        stated = stated.get("pretrained_cfg") or stated
-        licence = str(stated.get("license") or "")
-        return WeightsFile(path, "a file", None, {}, InputSpec.of(stated, str(config)), licence)
+        hub = _read_config(config)
+        hub = hub.get("pretrained_cfg") or hub
+        return WeightsFile(path, "a file", None, {}, InputSpec.of(hub, str(config)), str(hub.get("license") or ""))
     return WeightsFile(path, "a file")
 
 
@@ -204,12 +203,12 @@ def _in_folder(folder: Path, what: str, origin: str = "a folder of a hub") -> We
         also = f" ({other} could execute code and is not read)" if other else ""
         raise MedflError(f"`model.weights`: {folder} has no model.safetensors{also}; name {what}")
     config = _read_config(config_file)
-    stated, args = config.get("pretrained_cfg") or config, config.get("model_args") or {}
-    if not isinstance(config.get("architecture"), str) or not isinstance(stated, dict) or not isinstance(args, dict):
+    facts, args = config.get("pretrained_cfg") or config, config.get("model_args") or {}
+    if not isinstance(config.get("architecture"), str) or not isinstance(facts, dict) or not isinstance(args, dict):
         raise MedflError(f"{config_file} is not timm's: it states no `architecture`; name {what}")
     args = {key: value for key, value in args.items() if key != "num_classes"}
-    licence = str(stated.get("license") or config.get("license") or _readme_licence(folder))
-    return WeightsFile(file, origin, config["architecture"], args, InputSpec.of(stated, str(config_file)), licence)
+    licence = str(facts.get("license") or config.get("license") or _readme_licence(folder))
+    return WeightsFile(file, origin, config["architecture"], args, InputSpec.of(facts, str(config_file)), licence)
 
 
 def _read_config(file: Path) -> dict[str, Any]:
@@ -230,8 +229,8 @@ def _readme_licence(folder: Path) -> str:
         head = (folder / "README.md").read_text(encoding="utf-8")[:4000]
     except (OSError, ValueError):
         return ""
-    found = re.search(r"^license(?:_name)?: *([\w.+-]+) *$", head, re.MULTILINE)
-    return found[1] if found else ""
+    match = re.search(r"^license(?:_name)?: *([\w.+-]+) *$", head, re.MULTILINE)
+    return match[1] if match else ""
 
 
 def _downloaded(name: str) -> WeightsFile:
@@ -252,8 +251,8 @@ def _by_digest(sha256: str) -> WeightsFile | None:
     """The file in the folder MEDFL_WEIGHTS that has this sha256."""
     folder = os.environ.get(FOLDER)
     for path in sorted(Path(folder).rglob("*")) if folder else ():
-        if path.is_file() and (found := _file(path)).sha256() == sha256:
-            return found
+        if path.is_file() and (weights := _file(path)).sha256() == sha256:
+            return weights
     return None
 
 

@@ -111,10 +111,10 @@ def _anchor(section: Any, key: str, base: Path) -> None:
 
 def _anchor_weights(section: Any, base: Path) -> None:
     """Make the path in `model.weights` absolute, if it is one."""
-    stated = section.get("weights") if isinstance(section, dict) else None
-    if not isinstance(stated, str) or stated in ("", "random", "pretrained", "package"):
+    weights = section.get("weights") if isinstance(section, dict) else None
+    if not isinstance(weights, str) or weights in ("", "random", "pretrained", "package"):
         return
-    if stated.startswith(("hf-hub:", "models:/", "runs:/")):
+    if weights.startswith(("hf-hub:", "models:/", "runs:/")):
         return
-    kind = "local-dir:" if stated.startswith("local-dir:") else ""
-    section["weights"] = f"{kind}{base / Path(stated.removeprefix(kind)).expanduser()}"
+    kind = "local-dir:" if weights.startswith("local-dir:") else ""
+    section["weights"] = f"{kind}{base / Path(weights.removeprefix(kind)).expanduser()}"

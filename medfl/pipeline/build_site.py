@@ -55,22 +55,22 @@ def check_architecture(pipeline: config.Pipeline) -> None:
 
 def set_threads(pipeline: config.Pipeline) -> None:
     """As many threads for this process as the pipeline states, OMP_NUM_THREADS does, or there are cores for it."""
-    stated = os.environ.get("OMP_NUM_THREADS", "")
-    default = int(stated) if stated.isdecimal() and int(stated) else len(os.sched_getaffinity(0))
+    value = os.environ.get("OMP_NUM_THREADS", "")
+    default = int(value) if value.isdecimal() and int(value) else len(os.sched_getaffinity(0))
     torch.set_num_threads(pipeline.training.threads or default)
 
 
-def resolve_device(stated: str) -> torch.device:
+def resolve_device(value: str) -> torch.device:
     """ "auto" takes cuda, then mps, then the CPU. Raises MedflError for a device that is not there."""
-    if stated == "auto":
+    if value == "auto":
         best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         return torch.device(best)
     try:
-        device = torch.device(stated)
+        device = torch.device(value)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise MedflError(f"`training.device`: {stated} is not available here ({first}); use auto or cpu") from None
+        raise MedflError(f"`training.device`: {value} is not available here ({first}); use auto or cpu") from None
     return device
 
 
@@ -84,18 +84,18 @@ def build_shared_model(pipeline: config.Pipeline) -> SharedModel:
     return SharedModel(model, chain, precision=resolve_precision(training.precision, device), compiled=training.compile)
 
 
-def resolve_precision(stated: str, device: torch.device) -> str:
+def resolve_precision(value: str, device: torch.device) -> str:
     """ "auto" takes bf16 on a GPU that has it, else float32. Raises MedflError for what the device does not have."""
     on_cuda = device.type == "cuda"
     has_bf16 = not on_cuda or torch.cuda.is_bf16_supported(including_emulation=False)
-    if stated == "auto":
+    if value == "auto":
         return "bf16" if on_cuda and has_bf16 else "float32"
-    if stated == "fp16" and not on_cuda:
+    if value == "fp16" and not on_cuda:
         raise MedflError(f"`training.precision`: fp16 needs a CUDA GPU, not {device}; use auto, bf16 or float32")
-    if stated == "bf16" and not has_bf16:
+    if value == "bf16" and not has_bf16:
         name = torch.cuda.get_device_name(device)
         raise MedflError(f"`training.precision`: {name} has no bf16; use fp16, float32 or auto")
-    return stated
+    return value
 
 
 def check_precision(shared: SharedModel) -> None:
@@ -121,8 +121,8 @@ def program_loss(pipeline: config.Pipeline) -> Loss | None:
 
 def _stated_weights(pipeline: config.Pipeline) -> tuple[float, ...] | None:
     """A weight for each class; 1 where none is stated. None where no class has one."""
-    stated = pipeline.training.class_weights
-    return tuple(stated.get(name, 1.0) for name in pipeline.task.classes) if stated else None
+    value = pipeline.training.class_weights
+    return tuple(value.get(name, 1.0) for name in pipeline.task.classes) if value else None
 
 
 def views(pipeline: config.Pipeline) -> int:

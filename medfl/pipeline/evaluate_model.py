@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from medfl import config
 from medfl.config.program_parts import PROGRAM
+from medfl.config.resolved import read_resolved
 from medfl.data.partition import SitePartition, make_partition, own_partition
 from medfl.data.patch_store import U8, PatchStore
 from medfl.data.render import read_patches, render, warn_of_resolution
@@ -33,7 +35,7 @@ from medfl.pipeline.load_pipeline import load_pipeline, load_site
 from medfl.pipeline.summary import pooled_figures
 from medfl.runs.digests import check_files, check_weights
 from medfl.runs.folder import RunFolder
-from medfl.runs.model_facts import read_model_facts
+from medfl.runs.model_facts import model_rendering, read_model_facts
 from medfl.runs.records import MODEL, WEIGHTS, read_json
 from medfl.runs.tensor_files import load_weights
 from medfl.site.measurement import probabilities
@@ -53,6 +55,12 @@ class TrainedModel:
     run_id: str | None = None
     card: Path | None = None
     network: Any = None
+
+    @cached_property
+    def render(self) -> list[Any]:
+        """The transforms that its patches go through before it sees them: `data.render` of its run."""
+        plan = read_resolved(self.run.pipeline) if self.run and "render" not in self.facts else None
+        return model_rendering(self.facts, plan)
 
     def load(self, device: str = "auto") -> tuple[SharedModel, Tensor, Tensor]:
         """A workbench for this architecture, and the model's weights f32[P] and buffers f32[B] in wire order.
@@ -144,7 +152,8 @@ def measure_model(
                 f"`task.classes` of {pipeline.name} ({', '.join(pipeline.task.classes)}) are not the model's "
                 f"({', '.join(model.facts['classes'])})"
             )
-        pipeline = pipeline.model_copy(update={"data": pipeline.data.model_copy(update={"size": model.facts["size"]})})
+        as_trained = {"size": model.facts["size"], "render": model.render}
+        pipeline = pipeline.model_copy(update={"data": pipeline.data.model_copy(update=as_trained)})
         store = render(pipeline, site, share)
         role = site.role or "held_out"
         here = build_site(pipeline, site.model_copy(update={"role": role}), store, bench)
@@ -203,25 +212,25 @@ def sites_to_measure(
         pipeline = load_pipeline(model.run.pipeline)
     else:
         raise MedflError("the run of this model is not on this machine; say with --pipeline how its sites are dealt")
-    known = {site.name: site for site in pipeline.all_sites}
+    sites = {site.name: site for site in pipeline.all_sites}
     named = [load_site(site) if isinstance(site, str) else site for site in site_files] or pipeline.held_out_sites
     if not named:
         raise MedflError("the pipeline has no held-out sites; name site files with --sites")
     dealt = (
-        {share.site: share for share in make_partition(pipeline).sites} if any(s.name in known for s in named) else {}
+        {share.site: share for share in make_partition(pipeline).sites} if any(s.name in sites for s in named) else {}
     )
-    found = []
+    triples = []
     for site in named:
-        if site.name in known and (site.data is None or known[site.name].data == site.data):
-            found.append((pipeline, known[site.name], dealt[site.name]))
+        if site.name in sites and (site.data is None or sites[site.name].data == site.data):
+            triples.append((pipeline, sites[site.name], dealt[site.name]))
             continue
         if site.data is None or not (site.data.root or pipeline.data.root or site.data.source == PROGRAM):
             raise MedflError(
                 f"site {site.name} was not part of the run and has no `data.root`; add its own data to its site file"
             )
         alone = site.model_copy(update={"role": "held_out", "class_mix": None, "patches": None})
-        found.append((pipeline, alone, own_partition(pipeline, alone, "held_out")))
-    return found
+        triples.append((pipeline, alone, own_partition(pipeline, alone, "held_out")))
+    return triples
 
 
 def evaluate(
@@ -257,8 +266,12 @@ def predict(model: TrainedModel, directory: Path, batch_size: int = 64) -> list[
 def scores(
     model: TrainedModel, patches: U8, batch_size: int = 64, device: str = "auto", loaded: SharedModel | None = None
 ) -> NDArray[np.float64]:
-    """Calibrated class probabilities f64[N, C] of patches u8[N, S, S, 3] of the model's size; `loaded` is its workbench
-    with the weights in it, where that is there already."""
+    """Calibrated class probabilities f64[N, C] of patches u8[N, S, S, 3] of the model's size, which go through the
+    run's `data.render` first; `loaded` is its workbench with the weights in it, where that is there already."""
+    if model.render:
+        from medfl.data.transforms import serving
+
+        patches = serving(model.render)(patches)
     bench = loaded or model.ready(device)
     bench.net.eval()
     mean = torch.tensor(model.facts["mean"]).view(3, 1, 1)

@@ -85,8 +85,8 @@ def malignant_classes(task: config.Task) -> tuple[str, ...]:
     """
     if task.malignant is not None:
         return tuple(name for name in task.classes if name in task.malignant)
-    known = set(task.classes) <= {*MALIGNANT, *BENIGN} and any(name in BENIGN for name in task.classes)
-    return tuple(name for name in task.classes if known and name in MALIGNANT)
+    familiar = set(task.classes) <= {*MALIGNANT, *BENIGN} and any(name in BENIGN for name in task.classes)
+    return tuple(name for name in task.classes if familiar and name in MALIGNANT)
 
 
 def tune(prepared: RunSetup, chosen: SelectedModel) -> Calibration:

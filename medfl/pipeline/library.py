@@ -132,9 +132,9 @@ def evaluate(
     trained = model.trained if isinstance(model, PatchClassifier) else with_network(find_model(str(model)), network)
     plan = _pipeline_of(trained, pipeline)
     plan = _at_known_sites(plan.with_parts(ProgramParts(given, network)))
-    known = {site.name: site for site in plan.all_sites}
+    planned = {site.name: site for site in plan.all_sites}
     wanted = list(sites) if sites is not None else list(patches or [])
-    named = [_site(entry, known, given) for entry in wanted]
+    named = [_site(entry, planned, given) for entry in wanted]
     sites_to_measure(trained, named, plan)  # says what is missing before the first site is measured
     return EvaluationResult(measure(trained, named, plan, Path(predictions) if predictions else None))
 
@@ -186,11 +186,11 @@ def _settings(overrides: Mapping[str, Any], parts: ProgramParts) -> list[str]:
 
 def _with_parts(pipeline: config.Pipeline, parts: ProgramParts) -> config.Pipeline:
     """The pipeline with what a program hands over. Raises MedflError for patches of a site it does not list."""
-    known = [site.name for site in pipeline.all_sites]
+    sites = [site.name for site in pipeline.all_sites]
     for name, own in parts.patches.items():
-        if name not in known:
+        if name not in sites:
             raise MedflError(
-                f"`patches`: the pipeline lists no site {name!r}.{nearest(name, known)} It lists: {', '.join(known)}"
+                f"`patches`: the pipeline lists no site {name!r}.{nearest(name, sites)} It lists: {', '.join(sites)}"
             )
         if not isinstance(own, SitePatches):
             raise MedflError(f"`patches`: those of {name} are a {type(own).__name__}; give medfl.SitePatches(...)")
@@ -219,13 +219,13 @@ def _pipeline_of(model: TrainedModel, pipeline: PipelineLike | None) -> config.P
 
 
 def _site(
-    entry: Path | str | Mapping[str, Any], known: Mapping[str, config.SiteConfig], patches: Mapping[str, SitePatches]
+    entry: Path | str | Mapping[str, Any], sites: Mapping[str, config.SiteConfig], patches: Mapping[str, SitePatches]
 ) -> config.SiteConfig:
     """A site as the user names it."""
     if isinstance(entry, Mapping):
         site = validate(config.SiteConfig, plain_mapping(entry, "site"), Path("site"))
-    elif str(entry) in known:
-        return known[str(entry)]
+    elif str(entry) in sites:
+        return sites[str(entry)]
     elif str(entry) in patches:
         site = config.SiteConfig(name=str(entry))
     else:
@@ -245,16 +245,16 @@ def _finished(folder: RunFolder, pipeline: config.Pipeline) -> RunResult:
 
 
 def _watcher(say: Say | None) -> ProgressCallbacks:
-    told = say or _log
+    tell = say or _log
 
     def round_(record: Mapping[str, Any], rounds: int) -> None:
         auroc = selection_value("val_mean_auroc", record["sites"])
         measured = "" if auroc is None else f"  val AUROC {auroc:.3f}"
-        told(f"round {record['round']}/{rounds}{measured}")
+        tell(f"round {record['round']}/{rounds}{measured}")
         for failure in record["failures"]:
-            told(f"WARNING: round {record['round']}: site {failure['site']} failed: {failure['reason']}")
+            tell(f"WARNING: round {record['round']}: site {failure['site']} failed: {failure['reason']}")
 
-    return ProgressCallbacks(told, round_)
+    return ProgressCallbacks(tell, round_)
 
 
 def _log(line: str) -> None:

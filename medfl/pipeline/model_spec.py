@@ -40,19 +40,19 @@ def model_spec(pipeline: config.Pipeline) -> ModelSpec:
     )
 
 
-def _train(stated: str | config.TrainedPart) -> Train:
-    if isinstance(stated, str):
-        return stated
-    if stated.lora is not None:
-        return Lora(stated.lora.rank, stated.lora.alpha, tuple(stated.lora.targets))
-    assert stated.blocks is not None
-    return stated.blocks
+def _train(value: str | config.TrainedPart) -> Train:
+    if isinstance(value, str):
+        return value
+    if value.lora is not None:
+        return Lora(value.lora.rank, value.lora.alpha, tuple(value.lora.targets))
+    assert value.blocks is not None
+    return value.blocks
 
 
 def _weights(pipeline: config.Pipeline) -> str:
     """`model.weights`, of a model in MLflow the folder on this machine that it has been brought to."""
-    stated = pipeline.model.weights
-    return str(_fetched(stated, pipeline.tracking).directory) if stated.startswith(REFERENCES) else stated
+    value = pipeline.model.weights
+    return str(_fetched(value, pipeline.tracking).directory) if value.startswith(REFERENCES) else value
 
 
 def _fetched(reference: str, tracking: config.Tracking) -> Fetched:

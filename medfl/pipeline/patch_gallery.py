@@ -135,8 +135,8 @@ def _mistakes(
         )
         for i in surest[worst]
     ]
-    told = f"{len(wrong)} of {len(rows)} test patches misclassified; {len(shown)} that the model was surest of:"
-    return join(text(told), patches(shown))
+    caption = f"{len(wrong)} of {len(rows)} test patches misclassified; {len(shown)} that the model was surest of:"
+    return join(text(caption), patches(shown))
 
 
 def _mixed(store: PatchStore, rows: NDArray[np.int64], count: int) -> list[int]:

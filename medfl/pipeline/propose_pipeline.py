@@ -55,14 +55,14 @@ class StatedSite:
 
 def site_files(folder: Path) -> list[Path]:
     """The site files in a folder, sorted by name."""
-    found = []
+    sites = []
     for path in sorted((*folder.glob("*.yaml"), *folder.glob("*.yml"))):
         try:
             load_site(path)
         except MedflError:
             continue
-        found.append(path)
-    return found
+        sites.append(path)
+    return sites
 
 
 def propose(wishes: Wishes, target: Path) -> tuple[str, list[str]]:
@@ -92,8 +92,8 @@ def propose(wishes: Wishes, target: Path) -> tuple[str, list[str]]:
     if all(mpps):
         raw["data"]["mpp"] = max(mpp for mpp in mpps if mpp)
     load_pipeline(raw)  # the rules that a file is held to
-    for role, stated in (("train", train), ("held_out", held_out)):
-        raw["sites"][role] = [os.path.relpath(one.file.absolute(), target.absolute().parent) for one in stated]
+    for role, entries in (("train", train), ("held_out", held_out)):
+        raw["sites"][role] = [os.path.relpath(one.file.absolute(), target.absolute().parent) for one in entries]
     return _text(raw, every), _notes(raw, every, bool(held_out))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from medfl.pipeline.summary import pooled_figures
 from medfl.runs.data_record import check_data
 from medfl.runs.digests import check_files, reading
 from medfl.runs.folder import RunFolder
+from medfl.runs.gates import bounds, gates_text, read_gates, stricter
 from medfl.runs.model_facts import read_model_facts
 from medfl.runs.records import read_json
 from medfl.runs.registration import note_registration
@@ -34,6 +36,7 @@ def register_run(
     force: bool = False,
     remeasure: bool = False,
     parts: ProgramParts | None = None,
+    gates: Sequence[str] = (),
 ) -> str:
     """Register a run's model; returns one line for people. A run is registered once, however often this is called.
 
@@ -43,12 +46,14 @@ def register_run(
         force: move the alias even to a worse model.
         remeasure: let the gates and the alias guard read figures that are measured now, and not those on file.
         parts: what a program handed to the run.
+        gates: further ones, `key=bound` or files of such keys; they add to those of the run's pipeline and loosen none.
 
     Raises:
         GateFailed: a gate, or the present holder of the alias is better; the registry is untouched.
         MedflError: no such run, not finished, no MLflow; the run's files do not agree with each other.
     """
     folder = RunFolder.open(path)
+    given = read_gates(gates)
     pipeline = load_pipeline(folder.pipeline).with_parts(parts or ProgramParts())
     settings = pipeline.registry or Registry(name=name)
     if folder.summary.is_file() and not folder.model_json.is_file():
@@ -62,7 +67,8 @@ def register_run(
         measured = measure_model(holder, sites_to_measure(holder, (), pipeline), resamples=0)
         return {site: entry["auroc"] for site, entry in measured.sites.items()}
 
-    decides = alias is not None or bool(settings.gates.model_dump(exclude_none=True))
+    asked = stricter(settings.gates, given)
+    decides = alias is not None or bool(bounds(asked))
     with folder.holding("register", WAIT):
         measured = _figures(folder, pipeline, decides, remeasure) if folder.summary.is_file() else None
         with reading(folder.path):
@@ -70,7 +76,7 @@ def register_run(
                 folder.path,
                 name=name,
                 alias=alias,
-                gates=settings.gates,
+                gates=asked,
                 margin=settings.margin,
                 force=force,
                 tracking=pipeline.tracking,
@@ -78,8 +84,14 @@ def register_run(
                 measured=measured,
             )
         note_registration(folder.path, done.name, done.version, done.alias)
-    what = f"Registered: {done.uri} (version {done.version})"
+    what = f"Registered: {done.uri} (version {done.version}); {_gates(done.gates)}"
     return f"{what}; forced over: {done.forced}" if done.forced else what
+
+
+def _gates(passed: Mapping[str, float]) -> str:
+    if passed:
+        return f"gates passed: {gates_text(passed)}"
+    return "no gates stated, so nothing was asked of its figures (`registry.gates`, or `medfl register --gates`)"
 
 
 def _figures(folder: RunFolder, pipeline: config.Pipeline, decides: bool, remeasure: bool) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import jinja2
 from markupsafe import Markup
 
-from medfl.palette import DARK, LIGHT, css_variables
+from medfl.metrics.palette import DARK, LIGHT, css_variables
 from medfl.plain_text import visible
 
 

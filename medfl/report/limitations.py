@@ -101,13 +101,13 @@ def _small_cells(measured: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[st
         return
     floor = max(note["min_count"] for note in notes.values())
     silent = [name for name, note in notes.items() if note["all"]]
-    told = f" {several(silent)} tells nothing at all." if silent else ""
+    silence = f" {several(silent)} tells nothing at all." if silent else ""
     named = [f"{name} ({several(note['classes'])})" for name, note in notes.items() if note["classes"]]
     classes = f" Figures of single classes are withheld at {several(named)}." if named else ""
     yield (
         "Small cells withheld.",
         f"What stands on fewer than {floor} source groups is pooled or withheld at {several(list(notes))}, so curves "
-        f"and histograms are coarser there.{classes}{told}",
+        f"and histograms are coarser there.{classes}{silence}",
     )
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from medfl import config
+from medfl.config.yaml_file import BROKEN, parse, read_mapping, validate
+from medfl.errors import MedflError
 from medfl.metrics.figures import figure
 from medfl.runs.verdict import ROLES
 
@@ -38,6 +42,60 @@ GATES = (
     Gate("worst_site_auroc_min", "train", "auroc"),
     Gate("held_out_ece_max", "held_out", "ece"),
 )
+
+
+def read_gates(entries: Sequence[str]) -> config.Gates:
+    """Gates given at the command line: `held_out_auroc_min=0.9`, or a YAML file with keys as under `registry.gates`; of
+    two bounds for one figure the stricter one counts.
+
+    Raises:
+        MedflError: an entry is neither, names no gate, or states a bound out of range.
+    """
+    gates = config.Gates()
+    for entry in entries:
+        key, sign, text = entry.partition("=")
+        try:
+            section = {key.strip(): parse(text)} if sign and not Path(entry).is_file() else None
+        except BROKEN:
+            raise MedflError(f"--gates {entry}: the bound is not valid YAML") from None
+        if section is None:
+            section = read_mapping(Path(entry), "gates")
+        given = validate(config.Gates, section, Path(f"--gates {entry}"))
+        if not bounds(given):
+            raise MedflError(
+                f"--gates {entry}: it states no gate; write KEY=BOUND, or a YAML file of such keys: "
+                f"{', '.join(gate.key for gate in GATES)}"
+            )
+        gates = stricter(gates, given)
+    return gates
+
+
+def stricter(one: config.Gates, other: config.Gates) -> config.Gates:
+    """The gates of both; of two bounds for one figure the one that is harder to pass."""
+    merged = bounds(one)
+    for key, bound in bounds(other).items():
+        pick = max if key.endswith("_min") else min
+        merged[key] = pick(bound, merged.get(key, bound))
+    return config.Gates(**merged)
+
+
+def bounds(gates: config.Gates) -> dict[str, float]:
+    """Key -> bound of the gates that are stated."""
+    return dict(gates.model_dump(exclude_none=True))
+
+
+def passed_bounds(gates: config.Gates | None, tag: str | None) -> dict[str, float]:
+    """The bounds that a model has passed: those asked for now, and those that its version says it passed before."""
+    try:
+        earlier = config.Gates.model_validate(json.loads(tag or "{}"))
+    except ValueError:  # anyone at the server can set a tag
+        earlier = config.Gates()
+    return bounds(stricter(gates or config.Gates(), earlier))
+
+
+def gates_text(passed: Mapping[str, float]) -> str:
+    """The bounds in words."""
+    return ", ".join(f"{key} {bound:g}" for key, bound in passed.items())
 
 
 @dataclass(frozen=True)

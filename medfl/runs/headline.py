@@ -194,12 +194,12 @@ def headline(
     points = {name: (entry.get("operating") or {}).get(MALIGNANT) for name, entry in chosen.items()}
     malignant = [rate for name, point in points.items() if (rate := _sensitivity(name, point)) is not None]
     recalls = [rate for name, entry in chosen.items() for rate in _recalls(name, entry)]
-    told = {rate.site for rate in (*malignant, *recalls)}
+    named = {rate.site for rate in (*malignant, *recalls)}
     thresholds = [point["threshold"] for point in points.values() if point]
     registry = (pipeline or {}).get("registry") or {}
     gates = config.Gates.model_validate(registry.get("gates") or {})
     results = gate_results(summary, gates, roles) if pipeline is not None and site is None else []
-    stated = bool(gates.model_dump(exclude_none=True))
+    any_gate = bool(gates.model_dump(exclude_none=True))
     return RunHeadline(
         role=role,
         sites=len(chosen),
@@ -210,11 +210,11 @@ def headline(
         sought=(summary.get("operating") or {}).get("sensitivity"),
         recall=_lowest(recalls),
         recall_overall=_lowest(_overall(recalls)),
-        silent=tuple(name for name, entry in chosen.items() if name not in told and entry.get("withheld")),
+        silent=tuple(name for name, entry in chosen.items() if name not in named and entry.get("withheld")),
         figures=(summary.get("held_out" if role == "held_out" else "train_sites") or {}) if site is None else {},
         gates=tuple(results) if site is None else None,
-        gates_stated=stated,
-        gates_passed=stated and all(r.passed for r in results or gate_results(summary, gates, roles)),
+        gates_stated=any_gate,
+        gates_passed=any_gate and all(r.passed for r in results or gate_results(summary, gates, roles)),
         registered=registered,
         asked=_asked_for(registry),
         own_models=bool(summary.get("cross_site_auroc")),

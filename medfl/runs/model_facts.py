@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,6 +25,7 @@ def read_model_facts(path: Path) -> dict[str, Any]:
     thresholds = facts.get("thresholds") or {}
     if not isinstance(thresholds, dict) or not all(isinstance(value, float | int) for value in thresholds.values()):
         wrong.append("thresholds")
+    wrong += [] if _transforms(facts.get("render", [])) else ["render"]
     if not isinstance(facts.get("malignant") or [], list) or not isinstance(facts.get("versions") or {}, dict):
         wrong.append("malignant` or `versions")
     wrong += [] if facts.get("train", "all") in ("all", "head") or _part(facts["train"]) else ["train"]
@@ -32,6 +34,27 @@ def read_model_facts(path: Path) -> dict[str, Any]:
     if wrong:
         raise MedflError(f"{path} does not say what model this is (`{wrong[0]}`); take the file of the run")
     return facts
+
+
+def model_rendering(facts: Mapping[str, Any], pipeline: Mapping[str, Any] | None) -> list[Any]:
+    """The transforms that a model's patches go through before it sees them: `data.render` of its run. A model.json of
+    an earlier medfl does not say; its run's resolved pipeline does, where that is known."""
+    if "render" in facts:
+        return list(facts["render"])
+    return list(((pipeline or {}).get("data") or {}).get("render") or [])
+
+
+def transform_names(render: Iterable[Any]) -> list[str]:
+    """The names of transforms as a pipeline states them: by name, or `{Name: {argument: value}}`."""
+    return [entry if isinstance(entry, str) else next(iter(entry), "") for entry in render]
+
+
+def _transforms(value: Any) -> bool:
+    """Whether a value is a list of transforms as a pipeline states them."""
+    return isinstance(value, list) and all(
+        isinstance(entry, str) or (isinstance(entry, dict) and all(isinstance(part, dict) for part in entry.values()))
+        for entry in value
+    )
 
 
 def _filled(value: Any, kind: type) -> bool:

@@ -46,8 +46,8 @@ def scrub(value: Any, key: str = "") -> Any:
     if isinstance(value, Mapping):
         if key == "labels" and value:
             return LOCAL
-        told = key == "failures"
-        return {k: scrub(item, key if told and k not in ("site", "phase") else str(k)) for k, item in value.items()}
+        failure = key == "failures"
+        return {k: scrub(item, key if failure and k not in ("site", "phase") else str(k)) for k, item in value.items()}
     if key in NAME_KEYS:
         return value
     if isinstance(value, list | tuple):

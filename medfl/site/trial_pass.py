@@ -140,8 +140,8 @@ def _remedy(model: FlatModel, size: int) -> str:
     net: Any = model.net
     if model.spec.args.get("in_chans", 3) != 3:
         return "remove `model.args.in_chans`"
-    stated = (getattr(net, "pretrained_cfg", None) or {}).get("input_size", (3, size, size))
-    edge = (getattr(getattr(net, "patch_embed", None), "img_size", None) or stated)[-1]
+    input_size = (getattr(net, "pretrained_cfg", None) or {}).get("input_size", (3, size, size))
+    edge = (getattr(getattr(net, "patch_embed", None), "img_size", None) or input_size)[-1]
     ways = [f"set `data.size` to {edge}"] if edge != size else []
     if edge != size and getattr(net, "dynamic_img_size", None) is False and model.spec.weights != RANDOM:
         ways += ["set `model.args.dynamic_img_size` to true"]  # another `img_size` would not fit the weights

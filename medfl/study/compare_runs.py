@@ -74,7 +74,7 @@ def compare_runs(one: Path | str, other: Path | str) -> dict[str, Any]:
     scored = [_scored(model, folder) for model, folder in zip(models, folders, strict=True)]
     facts = [model.facts for model in models]
     same_question = facts[0].get("malignant") == facts[1].get("malignant")
-    sites, told, withheld = {}, [], []
+    sites, lines, withheld = {}, [], []
     for name, first in sorted(scored[0].items()):
         second = scored[1][name]
         if first.names != second.names or not np.array_equal(first.labels, second.labels):
@@ -91,7 +91,7 @@ def compare_runs(one: Path | str, other: Path | str) -> dict[str, Any]:
             tuple(facts[0].get("malignant") or ()) if same_question else (),
             (facts[0].get("thresholds"), facts[1].get("thresholds")),
         )
-        told.append(figures)
+        lines.append(figures)
         sites[name] = {
             "n": len(first.names),
             "n_groups": support.n_groups,
@@ -99,8 +99,8 @@ def compare_runs(one: Path | str, other: Path | str) -> dict[str, Any]:
             "figures": _entries(figures, support.few()),
         }
     few = any(site["few_groups"] for site in sites.values())
-    common = [key for key in (told[0] if told else {}) if all(key in figures for figures in told)]
-    means = {key: mean_of_sites([figures[key] for figures in told]) for key in common}
+    common = [key for key in (lines[0] if lines else {}) if all(key in figures for figures in lines)]
+    means = {key: mean_of_sites([figures[key] for figures in lines]) for key in common}
     return {
         "one": folders[0].path.name,
         "other": folders[1].path.name,
@@ -141,8 +141,8 @@ def _check_alike(one: RunFolder, other: RunFolder) -> None:
     names = [sorted({row["site"] for row in own}) for own in rows]
     start = f"{one.path} and {other.path} cannot be compared"
     if names[0] != names[1] or not names[0]:
-        held = " and ".join(", ".join(own) or "no site" for own in names)
-        raise MedflError(f"{start}: they hold out {held}; both must be measured at the same sites")
+        names_held = " and ".join(", ".join(own) or "no site" for own in names)
+        raise MedflError(f"{start}: they hold out {names_held}; both must be measured at the same sites")
     if changed := changed_sites(*rows):
         raise MedflError(f"{start}: the held-out data of {', '.join(changed)} differ between the two runs")
 

@@ -73,14 +73,14 @@ class Study:
             RunFailed: some runs failed; what is done is in the tables, and the next call tries them again.
             MedflError: the folder cannot be written, or another process is at work on it.
         """
-        told = say or (lambda line: log.info("%s", line))
+        tell = say or (lambda line: log.info("%s", line))
 
         def finished(done: Finished) -> None:
-            told(f"{done.run.title}: {f'FAILED: {done.problem}' if done.problem else f'{done.seconds:.0f} s'}")
+            tell(f"{done.run.title}: {f'FAILED: {done.problem}' if done.problem else f'{done.seconds:.0f} s'}")
 
         failed = carry_out(self._plan, self.folder, jobs, finished)
         for line in write_up(self._plan, self.folder, failed, tracked=True).lines:
-            told(line)
+            tell(line)
         if failed:
             raise RunFailed(
                 f"{len(failed)} of {len(self._plan.runs)} runs failed, the first is {failed[0].run.title} "
@@ -94,8 +94,8 @@ class Study:
         file = self.folder / "study.json"
         if not file.is_file():
             raise MedflError(f"{file} is not there; call run() first")
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return found
+        result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return result
 
     def to_pandas(self) -> StudyTables:
         """The tables of all finished runs, numbers as numbers. Raises MedflError for a damaged table."""

@@ -186,9 +186,9 @@ def _rename_in_arms(raw: dict[str, Any]) -> tuple[str, ...]:
     if not isinstance(methods, dict):
         return ()
     for name, arm in methods.items():
-        stated = {"method": arm} if isinstance(arm, list) else arm
-        if isinstance(stated, dict) and (renamed := rename_old_keys(stated)):
-            methods[name] = stated
+        settings = {"method": arm} if isinstance(arm, list) else arm
+        if isinstance(settings, dict) and (renamed := rename_old_keys(settings)):
+            methods[name] = settings
             notices += [f"methods.{name}: {notice}" for notice in renamed]
     return tuple(notices)
 

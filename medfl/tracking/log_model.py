@@ -18,6 +18,7 @@ import yaml
 
 from medfl.config.program_parts import is_program
 from medfl.errors import MedflError
+from medfl.runs.model_facts import model_rendering
 from medfl.runs.records import CARD, MODEL, WEIGHTS, RunRecords, read_json
 from medfl.runs.redact import LOCAL, scrub
 from medfl.tracking.model_card import model_card
@@ -39,7 +40,8 @@ def log_model(client: MlflowClient, run: RunRecords, state: State, server: Track
     """
     from mlflow.entities import LoggedModelOutput
 
-    settings = portable(read_json(run.folder / MODEL), run.folder / MODEL)
+    facts = read_json(run.folder / MODEL)
+    settings = portable({**facts, "render": model_rendering(facts, run.pipeline)}, run.folder / MODEL)
     summary: Mapping[str, Any] = run.summary or {}
     if not server.model_id:
         server.model_id = _begun(client, server, state) or _begin(client, run, server, state)
@@ -94,7 +96,7 @@ def save_model(run: RunRecords, settings: dict[str, Any], temporary: Path, model
 
     config = temporary / MODEL
     config.write_text(json.dumps(settings, indent=1), encoding="utf-8")
-    folder = temporary / "model"
+    folder, code = temporary / "model", _rendering_code(temporary) if settings.get("render") else None
     mlflow.pyfunc.save_model(
         str(folder),
         python_model=str(Path(__file__).with_name("pyfunc_model.py")),
@@ -105,7 +107,8 @@ def save_model(run: RunRecords, settings: dict[str, Any], temporary: Path, model
         },
         signature=_signature(settings["classes"]),
         input_example=input_example(settings["classes"]),
-        pip_requirements=requirements(),
+        code_paths=code,
+        pip_requirements=requirements(settings.get("render") or ()),
         metadata={"medfl.run": run.name, "fingerprint": settings.get("fingerprint"), "mpp": settings.get("mpp")},
         mlflow_model=mlflow.models.Model(run_id=run_id, model_uuid=model_id, model_id=model_id),
     )
@@ -115,9 +118,24 @@ def save_model(run: RunRecords, settings: dict[str, Any], temporary: Path, model
     return folder
 
 
-def requirements() -> list[str]:
-    """Exact versions of what `served.py` imports, without build labels (`+cu132`), which no other machine may have."""
-    return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS]
+def requirements(render: Sequence[Any] = ()) -> list[str]:
+    """Exact versions of what `pyfunc_model.py` and the transforms of `render` import, without build labels (`+cu132`),
+    which no other machine may have."""
+    from medfl.data.transforms import packages
+
+    names = (*REQUIREMENTS, *packages(render))
+    return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in names]
+
+
+def _rendering_code(temporary: Path) -> list[str]:
+    """The package that draws patches as the run's `data.render` asks, for MLflow to carry along."""
+    from medfl.data.carried_code import RENDERING, carried
+
+    package = temporary / "served_rendering"
+    package.mkdir()
+    for name, text in {"__init__.py": "", **carried(RENDERING, package.name)}.items():
+        (package / name).write_text(text, encoding="utf-8")
+    return [str(package)]
 
 
 def input_example(classes: Sequence[str]) -> np.ndarray[Any, Any]:

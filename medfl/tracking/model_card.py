@@ -12,7 +12,8 @@ from medfl.metrics.formatting import format_count
 from medfl.metrics.stability_figures import stability_at
 from medfl.plain_text import markdown
 from medfl.runs.headline import headline
-from medfl.runs.records import SiteData
+from medfl.runs.model_facts import model_rendering, transform_names
+from medfl.runs.records import RunRecords, SiteData
 from medfl.runs.redact import scrub
 from medfl.runs.verdict import ROLES
 
@@ -37,7 +38,7 @@ def model_card(
     sections = (
         _head(summary, model, pipeline),
         _result(summary, pipeline),
-        _data(summary, pipeline, data),
+        _data(summary, model, pipeline, data),
         _method(summary, pipeline, methods),
         _table("Held-out sites (never trained on)", summary, "held_out"),
         _table("Training sites (their test splits)", summary, "train"),
@@ -48,6 +49,20 @@ def model_card(
         _citations(pipeline, methods),
     )
     return "\n\n".join("\n".join(section) for section in sections) + "\n"
+
+
+def model_description(run: RunRecords, settings: Mapping[str, Any]) -> str:
+    """What a registered model is, above all its versions."""
+    classes = ", ".join(map(markdown, settings["classes"]))
+    return "\n".join(
+        [
+            f"Models of the pipeline **{markdown(run.pipeline.get('name', run.name))}**, trained across sites by "
+            f"medfl: {markdown(settings['backbone'])}, classes {classes}. The card of a version says what "
+            "was measured, and what that version misses.",
+            *paragraphs(run.pipeline.get("description")),
+            "\nResearch only: not a medical device.",
+        ]
+    )
 
 
 def _head(summary: Mapping[str, Any], model: Mapping[str, Any], pipeline: Mapping[str, Any]) -> Iterator[str]:
@@ -93,7 +108,9 @@ def _list(names: Iterable[str]) -> str:
     return ", ".join(map(markdown, names))
 
 
-def _data(summary: Mapping[str, Any], pipeline: Mapping[str, Any], data: Mapping[str, SiteData]) -> Iterator[str]:
+def _data(
+    summary: Mapping[str, Any], model: Mapping[str, Any], pipeline: Mapping[str, Any], data: Mapping[str, SiteData]
+) -> Iterator[str]:
     settings = pipeline["data"]
     dealt = settings.get("mode", "dealt") == "dealt"
     yield "## Data"
@@ -104,6 +121,8 @@ def _data(summary: Mapping[str, Any], pipeline: Mapping[str, Any], data: Mapping
         if dealt
         else "Every site used its own data, split by source group (in real data, the patient)."
     )
+    if names := transform_names(model_rendering(model, pipeline)):
+        yield f"Patches go through {_list(names)} first (`data.render`), here and wherever the model is used."
     yield "\n| site | role | patches | class mix | digest |\n|---|---|---|---|---|"
     for name, site in summary["sites"].items():
         role = site["role"].replace("_", "-")
@@ -224,6 +243,9 @@ def _limits(summary: Mapping[str, Any], model: Mapping[str, Any], pipeline: Mapp
         yield f"- Institutions and stain differences are simulated (stain strength {strength:g})."
     if not model.get("mpp"):
         yield "- Microns per pixel unknown: patches of another magnification give figures of unknown worth."
+    sites = [site for listed in (pipeline.get("sites") or {}).values() for site in listed or ()]
+    if own := [site["name"] for site in sites if site.get("render")]:
+        yield f"- Sites that transform their own patches, which is not done where the model is used: {_list(own)}."
     if few:
         yield f"- Too few source groups for an interval to be trusted: {_list(few)}."
     if partial:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,15 +15,14 @@ from medfl.config.registry_names import check_alias, check_model_name
 from medfl.errors import GateFailed, MedflError, RunFailed
 from medfl.metrics import mean_supported
 from medfl.metrics.record_types import RunSummary
-from medfl.plain_text import markdown
-from medfl.runs.gates import check
+from medfl.runs.gates import check, passed_bounds
 from medfl.runs.records import CARD, MODEL, RunRecords, finished_run, read_json
 from medfl.runs.redact import scrub
 from medfl.runs.verdict import why_unmeasured, why_untrained
 from medfl.tracking.connect import brief, client_for, mlflow_errors, resolve_uri, shown
 from medfl.tracking.download import fetch_version
 from medfl.tracking.log_model import UUID_TAG
-from medfl.tracking.model_card import model_card, paragraphs
+from medfl.tracking.model_card import model_card, model_description
 from medfl.tracking.sync import sync
 from medfl.tracking.sync_state import State
 
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 
 MAX_DESCRIPTION = 5000
 CUT = f"\n\n... (the whole card is {CARD} among the model's files)"
+GATES_TAG = "medfl.gates"
 SiteAuroc = Mapping[str, float | None]
 
 
@@ -46,6 +46,7 @@ class Registered:
         run_id: the MLflow run of the federation.
         created: False when this run already was a version of this model.
         forced: what `force` overrode, in words; "" for nothing.
+        gates: the bounds that it passed, at this or an earlier registration.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Registered:
     run_id: str
     created: bool
     forced: str = ""
+    gates: Mapping[str, float] = field(default_factory=dict)
 
 
 def register(
@@ -89,12 +91,7 @@ def register(
         MedflError: the run is not finished, a name is not allowed, or MLflow does not answer.
     """
     _check_names(name, alias)
-    run = finished_run(folder)
-    if measured is not None:
-        run = replace(run, summary=cast(RunSummary, {**cast(dict[str, Any], run.summary), **measured}))
-    refuse_failed_run(run)
-    _pass_gates(run, gates)
-    run = _asking(run, name, alias, gates)
+    run = _eligible(folder, measured, gates)
     result = sync(folder, tracking, finished=True)
     state = State.load(folder)
     uri = resolve_uri(tracking, state.current)
@@ -106,7 +103,11 @@ def register(
         if holder is not None and refusal and not force:
             raise GateFailed(f"{alias!r} stays at version {holder.version} of {name!r}: {refusal}; --force moves it")
         before = _version_of(client, name, state.run_uuid)
-        version = before or _only_version(client, name, run, result.run_id, state, state.servers[shown(uri)].model_id)
+        passed = passed_bounds(gates, before.tags.get(GATES_TAG) if before else None)
+        model_id = state.servers[shown(uri)].model_id
+        run = _asking(run, name, alias, passed)
+        version = before or _only_version(client, name, run, result.run_id, state, model_id, passed)
+        _say_gates(client, run, version, passed)
         if measured is not None:
             client.set_model_version_tag(name, version.version, "medfl.remeasured", "true")
         if alias:
@@ -116,12 +117,30 @@ def register(
     except mlflow_errors() as error:
         raise MedflError(f"MLflow at {shown(uri)} does not register {run.name}: {brief(error)}") from error
     place = f"models:/{name}@{alias}" if alias else f"models:/{name}/{version.version}"
-    return Registered(name, str(version.version), alias, place, result.run_id, before is None, refusal)
+    return Registered(name, str(version.version), alias, place, result.run_id, before is None, refusal, passed)
 
 
-def _asking(run: RunRecords, name: str, alias: str | None, gates: config.Gates | None) -> RunRecords:
-    """The run as if its pipeline asked for this place in the registry, which its card tells."""
-    asked = {"name": name, "alias": alias, "gates": gates.model_dump(exclude_none=True) if gates else {}}
+def _eligible(folder: Path, measured: Mapping[str, Any] | None, gates: config.Gates | None) -> RunRecords:
+    """The run, with what was measured anew; one that may enter the registry. Raises as `register`."""
+    run = finished_run(folder)
+    if measured is not None:
+        run = replace(run, summary=cast(RunSummary, {**cast(dict[str, Any], run.summary), **measured}))
+    refuse_failed_run(run)
+    _pass_gates(run, gates)
+    return run
+
+
+def _say_gates(client: MlflowClient, run: RunRecords, version: ModelVersion, passed: Mapping[str, float]) -> None:
+    """Have a version's tag and description say which gates its model passed."""
+    text = json.dumps(passed)
+    if version.tags.get(GATES_TAG) != text:
+        client.set_model_version_tag(version.name, version.version, GATES_TAG, text)
+        client.update_model_version(version.name, version.version, _card(run))
+
+
+def _asking(run: RunRecords, name: str, alias: str | None, passed: Mapping[str, float]) -> RunRecords:
+    """The run as if its pipeline asked for this place in the registry under these gates, which its card tells."""
+    asked = {"name": name, "alias": alias, "gates": dict(passed)}
     return replace(run, pipeline={**run.pipeline, "registry": asked})
 
 
@@ -230,11 +249,17 @@ def _version_of(client: MlflowClient, name: str, run_uuid: str) -> ModelVersion 
 
 
 def _only_version(
-    client: MlflowClient, name: str, run: RunRecords, run_id: str, state: State, model_id: str
+    client: MlflowClient,
+    name: str,
+    run: RunRecords,
+    run_id: str,
+    state: State,
+    model_id: str,
+    gates: Mapping[str, float],
 ) -> ModelVersion:
     """Create the version of a run. Of several, which another copy of the run folder may have made at the same time, the
     first stays."""
-    _create_version(client, name, run, run_id, model_id, state.run_uuid)
+    _create_version(client, name, run, run_id, model_id, state.run_uuid, gates)
     versions = client.search_model_versions(f"name='{name}'")
     ours = sorted((v for v in versions if v.tags.get(UUID_TAG) == state.run_uuid), key=lambda v: int(v.version))
     for extra in ours[1:]:
@@ -258,28 +283,19 @@ def _move_alias(
     client.set_registered_model_alias(name, alias, version.version)
 
 
-def _description(run: RunRecords, settings: Mapping[str, Any]) -> str:
-    """What a registered model is, above all its versions."""
-    classes = ", ".join(map(markdown, settings["classes"]))
-    return "\n".join(
-        [
-            f"Models of the pipeline **{markdown(run.pipeline.get('name', run.name))}**, trained across sites by "
-            f"medfl: {markdown(settings['backbone'])}, classes {classes}. The card of a version says what "
-            "was measured, and what that version misses.",
-            *paragraphs(run.pipeline.get("description")),
-            "\nResearch only: not a medical device.",
-        ]
-    )
-
-
 def _create_version(
-    client: MlflowClient, name: str, run: RunRecords, run_id: str, model_id: str, run_uuid: str
+    client: MlflowClient,
+    name: str,
+    run: RunRecords,
+    run_id: str,
+    model_id: str,
+    run_uuid: str,
+    gates: Mapping[str, float],
 ) -> ModelVersion:
     summary: Mapping[str, Any] = run.summary or {}
-    settings = scrub(read_json(run.folder / MODEL))
-    card = model_card(summary, settings, run.pipeline, run.data)
+    settings = read_json(run.folder / MODEL)
     if not client.search_registered_models(f"name='{name}'"):
-        client.create_registered_model(name, description=_description(run, settings))
+        client.create_registered_model(name, description=model_description(run, settings))
     tags = {
         UUID_TAG: run_uuid,
         "medfl.run": run.name,
@@ -290,6 +306,7 @@ def _create_version(
         "held_out.mean_auroc": json.dumps(summary["held_out"]["mean_auroc"]),
         "held_out.digest": held_out_digest(run),
         "held_out.sites": json.dumps(held_out_auroc(summary)),
+        GATES_TAG: json.dumps(gates),
     }
     return client.create_model_version(
         name,
@@ -297,6 +314,12 @@ def _create_version(
         source=client.get_logged_model(model_id).artifact_location,
         run_id=run_id,
         tags=tags,
-        description=card if len(card) <= MAX_DESCRIPTION else card[: MAX_DESCRIPTION - len(CUT)] + CUT,
+        description=_card(run),
         model_id=model_id,
     )
+
+
+def _card(run: RunRecords) -> str:
+    """The model card, as far as a version's description holds it."""
+    card = model_card(run.summary or {}, scrub(read_json(run.folder / MODEL)), run.pipeline, run.data)
+    return card if len(card) <= MAX_DESCRIPTION else card[: MAX_DESCRIPTION - len(CUT)] + CUT

@@ -2,13 +2,15 @@
 
 This file is itself the model's code in MLflow ("models from code"). It imports nothing of medfl, so that a registered
 model loads wherever its own requirements are installed; no pickle is written or read. Preprocessing is that of
-training and evaluation: area resize, rounding to grey levels, the backbone's normalisation, softmax.
+training and evaluation: area resize, rounding to grey levels, the run's `data.render` (which travels along as the
+package `served_rendering`, where a run has it), the backbone's normalisation, softmax.
 """
 
 from __future__ import annotations
 
 import json
 import runpy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,11 @@ class PathologyClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         if missing or unknown:
             raise ValueError(f"the weights do not fit {config['backbone']}: {len(missing)} missing, {unknown} unknown")
         self.net = net.float().eval().to(self.device)
+        self.render: Callable[[Any], Any] | None = None
+        if config.get("render"):
+            from served_rendering.transforms import serving  # type: ignore[import-not-found]
+
+            self.render = serving(config["render"])
 
     def predict(
         self,
@@ -83,6 +90,9 @@ class PathologyClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         if x.shape[-2:] != (self.size, self.size):
             x = torch.nn.functional.interpolate(x, (self.size, self.size), mode="area")
             x = (x + 0.5).floor().clamp(0, 255)
+        if self.render is not None:
+            rendered = self.render(x.permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy())
+            x = torch.from_numpy(rendered).to(self.device).permute(0, 3, 1, 2).float()
         x = (x / 255 - self.mean.to(self.device)) / self.std.to(self.device)
         probabilities = torch.softmax(self.net(x).double() / self.temperature, dim=1)
         return np.asarray(probabilities.cpu().numpy())

@@ -224,3 +224,13 @@ def test_unlabelled_patches_are_read(root: Path) -> None:
         read_patches(root / "nothing", 16)
     with pytest.raises(MedflError, match="there is no folder"):
         read_patches(root / "absent", 16)
+
+
+def test_a_transform_that_blackens_a_sites_patches_is_refused_and_nothing_is_kept(root: Path, tmp_path: Path) -> None:
+    made = own(root, render=["ScaleIntensityd"], cache=str(tmp_path / "cache"))
+    with pytest.raises(MedflError, match=r"site here: `render`: ScaleIntensityd leaves 12 of 12 patches"):
+        render_all(made)
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    theirs = own(root, site={"render": ["NormalizeIntensityd"]})  # a site's own list is looked at too
+    with pytest.raises(MedflError, match="NormalizeIntensityd"):
+        render_all(theirs)

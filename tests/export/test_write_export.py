@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from medfl.cli import app
 from medfl.data.render import read_patches
 from medfl.data.synthetic.tissue import draw_copies
+from medfl.data.transforms import serving
 from medfl.errors import MedflError
 from medfl.export import onnx_file
 from medfl.export.bundle_metadata import metadata
@@ -28,7 +29,7 @@ from medfl.export.write_export import export
 from medfl.methods.core.chain import build_chain
 from medfl.model.backbone import ModelSpec
 from medfl.model.flat_model import FlatModel
-from medfl.pipeline.evaluate_model import find_model, predict
+from medfl.pipeline.evaluate_model import find_model, predict, scores
 from medfl.pipeline.summary import kept_at_sites
 from tests.runfolders import BACKBONE, CLASSES, SIZE, FakeRun
 from tests.wall import walled
@@ -291,7 +292,7 @@ def test_an_onnx_file_that_disagrees_is_not_kept(run: Path, tmp_path: Path, monk
 
 def test_a_missing_package_is_named(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_file.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MedflError, match=r"needs onnx and onnxscript, which are not installed; .*medfl\[onnx\]"):
+    with pytest.raises(MedflError, match=r"needs onnx and onnxscript, which .*medfl-pathology\[onnx\]"):
         export(str(run), "onnx", tmp_path / "x")
     told = onnx_file.compare(ExportedModel.of(find_model(str(run))), tmp_path / "x.onnx")
     assert told.startswith("Not compared with medfl, since onnxruntime is not installed")
@@ -370,3 +371,56 @@ def test_what_stays_at_the_sites() -> None:
     assert kept([], "local") == ["its normalisation statistics"]
     assert kept(["pflalign"]) == ["a model of its own (pflalign)"]
     assert kept(["finetune"], "local") == ["its normalisation statistics", "a model of its own (finetune)"]
+
+
+# --- a run that transforms its patches ------------------------------------------------------------------------------
+
+RENDER: list[Any] = [{"AdjustContrastd": {"gamma": 2.0}}, {"GaussNoise": {"std_range": [0.1, 0.2]}}]
+
+
+@pytest.fixture
+def transformed(run: Path, tmp_path: Path) -> Path:
+    """The same run, had its pipeline stated transforms."""
+    folder = Path(shutil.copytree(run, tmp_path / "transformed"))
+    facts = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(facts | {"render": RENDER}))
+    return folder
+
+
+def test_predictions_see_patches_as_the_run_made_them(run: Path, transformed: Path, images: Path) -> None:
+    model = find_model(str(transformed))
+    names, patches = read_patches(images, SIZE)
+    wanted = scores(find_model(str(run)), serving(RENDER)(patches))
+    assert [name for name, _ in predict(model, images)] == names
+    np.testing.assert_allclose([row for _, row in predict(model, images)], wanted, atol=1e-6)
+    assert np.abs(wanted - scores(find_model(str(run)), patches)).max() > 1e-3
+
+
+def test_a_bundle_transforms_as_the_run_did(
+    transformed: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from monai.bundle import ConfigParser
+
+    bundle = tmp_path / "bundle"
+    export(str(transformed), "monai-bundle", bundle)
+    monkeypatch.syspath_prepend(str(bundle))
+    parser = ConfigParser()
+    parser.read_config(str(bundle / "configs" / "inference.json"))
+    preprocessing = parser.get_parsed_content("preprocessing")
+    names, patches = read_patches(images, SIZE)
+    facts = json.loads((transformed / "model.json").read_text())
+    mean, std = (np.array(facts[key]).reshape(3, 1, 1) for key in ("mean", "std"))
+    for name, patch in zip(names, serving(RENDER)(patches), strict=True):
+        done = preprocessing({"image": str(images / name)})["image"]
+        np.testing.assert_allclose(done, (patch.transpose(2, 0, 1) / 255 - mean) / std, atol=1e-4)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "scripts"]:
+        del sys.modules[name]
+    needed = json.loads((bundle / "configs" / "metadata.json").read_text())["required_packages_version"]
+    assert "albumentations" in needed
+    assert "then transformed as in the run: AdjustContrastd, GaussNoise." in (bundle / "docs" / "README.md").read_text()
+
+
+def test_onnx_refuses_a_run_that_transforms_its_patches(transformed: Path, tmp_path: Path) -> None:
+    with pytest.raises(MedflError, match=r"`data.render` \(AdjustContrastd, GaussNoise\) first, which an ONNX"):
+        export(str(transformed), "onnx", tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()

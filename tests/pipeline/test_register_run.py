@@ -3,11 +3,13 @@
 import json
 import os
 import shutil
+import sys
 import threading
 import time
 
 import pytest
 
+from medfl.cli import app
 from medfl.errors import GateFailed, MedflError
 from medfl.pipeline.register_run import register_run
 from medfl.runs.folder import RunFolder
@@ -61,6 +63,37 @@ def test_figures_are_believed_with_digests_or_measured_anew(run, client):
     )
 
 
+def test_a_model_registered_without_gates_says_so_and_gates_can_be_given(run, client, tmp_path):
+    run.save_summary(json.loads(run.summary.read_text()))
+    ece, low = (json.loads(run.summary.read_text())["held_out"]["mean_ece"], "held_out_auroc_min=0.0")
+    line = register_run(run.path, name="bare", alias="champion")
+    assert "(version 1); no gates stated, so nothing was asked of its figures" in line
+    version = client.get_model_version("bare", "1")
+    assert version.tags["medfl.gates"] == "{}"
+    assert "- Gates: none stated" in version.description
+    with pytest.raises(GateFailed, match=r"held_out_ece_max: the mean ECE of the held-out sites is .*, above"):
+        register_run(run.path, name="bare", alias="champion", gates=[f"held_out_ece_max={ece / 2}"])
+    assert client.get_model_version("bare", "1").tags["medfl.gates"] == "{}"
+    line = register_run(run.path, name="bare", alias="champion", gates=[low, f"held_out_ece_max={ece * 2}"])
+    assert line.endswith(f"(version 1); gates passed: held_out_auroc_min 0, held_out_ece_max {ece * 2:g}")
+    assert register_run(run.path, name="bare") == line.replace("@champion", "/1")  # what it passed stays said
+    version = client.get_model_version("bare", "1")
+    assert json.loads(version.tags["medfl.gates"]) == {"held_out_auroc_min": 0.0, "held_out_ece_max": ece * 2}
+    assert "figures had to pass: held_out_auroc_min 0, held" in version.description
+
+
+def test_gates_of_the_command_line_loosen_none_of_the_pipeline(run, client, monkeypatch):
+    gate(run, 0.99)
+    run.save_summary(json.loads(run.summary.read_text()))
+    monkeypatch.setattr("medfl.pipeline.register_run.check_files", lambda *_, **__: True)
+    monkeypatch.setattr(
+        sys, "argv", ["medfl", "register", str(run.path), "--name", "x", "--gates", "held_out_auroc_min=0.1"]
+    )
+    with pytest.raises(SystemExit) as ended:
+        app.main()
+    assert ended.value.code == GateFailed.exit_code
+
+
 def test_exchanged_weights_are_not_registered_whatever_is_measured(run, client):
     run.save_summary(json.loads(run.summary.read_text()))
     run.model.write_bytes(run.model.read_bytes() + b" ")
@@ -86,5 +119,5 @@ def test_two_at_once_make_one_version(run, client, monkeypatch):
         thread.start()
     for thread in threads:
         thread.join()
-    assert answers == ["Registered: models:/twice@champion (version 1)"] * 2
+    assert {answer.partition(";")[0] for answer in answers} == {"Registered: models:/twice@champion (version 1)"}
     assert len(search(client, "name='twice'")) == 1

@@ -64,3 +64,17 @@ def test_what_the_model_misses_comes_before_any_mean(tmp_path):
     assert result < card.index("AUROC") < card.index("## Data")
     assert re.search(r"\*\*At (east|west) the model takes \d+ of \d+ lung\\?_\w+ for another class", card[result:])
     assert "- Gates: none stated" in card
+
+
+def test_the_card_says_which_transforms_go_along_and_which_do_not(tmp_path):
+    run = FakeRun(tmp_path / "r")
+    pipeline = FakeRun.pipeline(run)
+    pipeline["sites"]["held_out"][0]["render"] = ["Flipd"]
+    run.pipeline = lambda: pipeline
+    records = read_run(run.whole().folder)
+    facts = read_json(records.folder / "model.json")
+    card = model_card(records.summary, facts | {"render": ["Flipd", {"GaussNoise": {}}]}, records.pipeline)
+    assert "Patches go through Flipd, GaussNoise first (`data.render`), here and wherever the model is used." in card
+    name = pipeline["sites"]["held_out"][0]["name"]
+    assert f"- Sites that transform their own patches, which is not done where the model is used: {name}." in card
+    assert "`data.render`" not in model_card(records.summary, facts, records.pipeline)

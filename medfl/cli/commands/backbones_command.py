@@ -12,10 +12,10 @@ def backbones() -> None:
     words = {True: "yes", False: "no", None: "check"}
     columns = ["name", "model.weights", "features", "px", "mean", "pooling", "licence", "gated", "commercial", "note"]
     rows = []
-    for known in KNOWN_BACKBONES:
-        terms = [known.licence, words[known.gated], words[known.commercial]]
-        input_ = [str(known.size), known.mean, known.pooling or "-"]
-        rows.append([known.name, known.weights, str(known.dim), *input_, *terms, known.note])
+    for row in KNOWN_BACKBONES:
+        terms = [row.licence, words[row.gated], words[row.commercial]]
+        input_ = [str(row.size), row.mean, row.pooling or "-"]
+        rows.append([row.name, row.weights, str(row.dim), *input_, *terms, row.note])
     with open_terminal() as terminal:
         terminal.table(
             "Encoders; any other of timm's goes too, and local-dir:DIR takes a downloaded folder", columns, rows

@@ -186,12 +186,19 @@ def register(
     remeasure: Annotated[
         bool, typer.Option("--remeasure", help="Measure the figures that gates and alias depend on anew.")
     ] = False,
+    gates: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=BOUND|FILE",
+            help="A gate beside those of the pipeline, e.g. held_out_auroc_min=0.9, or a YAML file of such keys.",
+        ),
+    ] = None,
 ) -> None:
-    """Put a finished run's model into the MLflow registry, behind the gates its pipeline states."""
+    """Put a finished run's model into the MLflow registry, behind the gates its pipeline and --gates state."""
     from medfl.pipeline.register_run import register_run
 
     with open_terminal() as terminal:
-        terminal.say(register_run(run, name=name, alias=alias, force=force, remeasure=remeasure))
+        terminal.say(register_run(run, name=name, alias=alias, force=force, remeasure=remeasure, gates=gates or ()))
 
 
 def track(run: RunPath) -> None:

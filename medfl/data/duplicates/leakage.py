@@ -199,11 +199,11 @@ def find_leaks(
     where, classes = np.array(place, np.int64), partition.sites[0].catalog.classes
     apart = where * len(classes) + np.array(labels, np.int64) if two_labels else where
     pairs = find_pairs(readable(images), progress, apart)
-    known = {(pair.first, pair.second) for pair in pairs}
+    distinct = {(pair.first, pair.second) for pair in pairs}
     pairs += [
         Pair(first, second, 1.0, 0, 0.0, 1.0, False)
         for first, second in _same_bytes(contents, labels, [location in bad for location in locations])
-        if (first, second) not in known
+        if (first, second) not in distinct
     ]
     names = tuple(classes[label] for label in labels)
     return Search(tuple(places), where, tuple(locations), names, tuple(pairs), overlap, bad)

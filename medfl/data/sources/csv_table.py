@@ -146,9 +146,9 @@ def _header(
             columns = next(csv.reader([line], delimiter=separator, strict=True), [])
         except (csv.Error, TypeError, ValueError):  # quotation marks that another separator explains
             continue
-        known = tuple(names.get(_letters(column), "") for column in columns)
-        required = next((columns for columns in alternatives if set(columns) <= set(known)), None)
-        headers.append(_Header(number, tuple(columns), known, separator, required))
+        meanings = tuple(names.get(_letters(column), "") for column in columns)
+        required = next((columns for columns in alternatives if set(columns) <= set(meanings)), None)
+        headers.append(_Header(number, tuple(columns), meanings, separator, required))
         if required is not None:
             return headers[-1]
     if len(headers) < len(set(separators)) and all(len(header.columns) < 2 for header in headers):

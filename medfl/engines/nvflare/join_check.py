@@ -54,12 +54,12 @@ def check_join(kit: Path) -> Iterator[JoinCheck]:
     yield JoinCheck("kit", True, f"unaltered, of {name}")
     yield _certificate(kit)
     try:
-        found = read_site(kit / PARTY, name)
+        party = read_site(kit / PARTY, name)
     except MedflError as error:
         yield JoinCheck("data", False, str(error))
     else:
-        yield _data(*found)
-        yield _disk(*found)
+        yield _data(*party)
+        yield _disk(*party)
     yield _server(kit)
 
 
@@ -99,8 +99,8 @@ def _versions(kit: Path) -> JoinCheck:
 def _compared(kit: Path) -> dict[str, str]:
     """Name -> version that the kit asks for, of what the server compares."""
     asked = constraints(kit)
-    known = {name: asked.get(DISTRIBUTION if name == "medfl" else name) for name in Installation.here().versions}
-    return {name: version for name, version in known.items() if version is not None}
+    required = {name: asked.get(DISTRIBUTION if name == "medfl" else name) for name in Installation.here().versions}
+    return {name: version for name, version in required.items() if version is not None}
 
 
 def _stated(versions: Mapping[str, str]) -> str:

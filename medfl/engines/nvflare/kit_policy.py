@@ -47,8 +47,8 @@ def foreign(kit: Path, kind: str) -> str | None:
     for file in sorted(local.iterdir()):
         if file.name not in ("resources.json", "authorization.json", *LOCAL) or not _regular(file):
             return f"local/{file.name}"
-    stated = _read(local / "resources.json")
-    if stated != (_client() if kind == "client" else _server(_root(stated))):
+    resources = _read(local / "resources.json")
+    if resources != (_client() if kind == "client" else _server(_root(resources))):
         return "local/resources.json"
     if _read(local / "authorization.json") != AUTHORIZATION:
         return "local/authorization.json"
@@ -130,10 +130,10 @@ def _server(root: str) -> dict[str, Any]:
     }
 
 
-def _root(stated: Any) -> str:
+def _root(value: Any) -> str:
     """Where a server's policy says that its kit lay; it is written anew at every start."""
     try:
-        return str(Path(stated["snapshot_persistor"]["args"]["storage"]["args"]["root_dir"]).parent)
+        return str(Path(value["snapshot_persistor"]["args"]["storage"]["args"]["root_dir"]).parent)
     except (TypeError, KeyError):
         return ""
 

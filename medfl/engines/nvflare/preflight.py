@@ -39,9 +39,9 @@ def server_kit(kit: Path) -> None:
     if (kit / "startup" / "client.crt").is_file() and not (kit / "startup" / "server.crt").is_file():
         raise MedflError(f"{kit} is the kit of a site; start it with `medfl deploy join {kit}`")
     _certified(kit, SERVER)
-    known = set(json.loads((kit / PARTY / KITS).read_text(encoding="utf-8")))
+    kit_names = set(json.loads((kit / PARTY / KITS).read_text(encoding="utf-8")))
     for site in read_pipeline(kit / PARTY).all_sites:
-        if site.name not in known:
+        if site.name not in kit_names:
             raise MedflError(
                 f"{kit / PARTY / 'pipeline.yaml'} names {site.name}, which has no kit; make one with `medfl deploy kit`"
             )

@@ -91,16 +91,16 @@ def _restrict(kit: Path, kind: str, key: Any, loopback: bool) -> None:
         (local / "resources.json.default").unlink()
         _write(local / "authorization.json", kit_policy.AUTHORIZATION)
     if kind == "server" and loopback:  # FLARE listens on the loopback device alone where the target is there
-        stated = kit / "startup" / "fed_server.json"
-        facts = json.loads(stated.read_text(encoding="utf-8"))
+        config_file = kit / "startup" / "fed_server.json"
+        facts = json.loads(config_file.read_text(encoding="utf-8"))
         for server in facts["servers"]:
             server["service"]["target"] = f"localhost:{server['admin_port']}"
-        _write(stated, facts)
+        _write(config_file, facts)
     if kind == "admin":
-        stated = kit / "startup" / "fed_admin.json"
-        lead = json.loads(stated.read_text(encoding="utf-8"))
+        config_file = kit / "startup" / "fed_admin.json"
+        lead = json.loads(config_file.read_text(encoding="utf-8"))
         lead["admin"]["host"] = "localhost"
-        _write(stated, lead)
+        _write(config_file, lead)
     sign_folders(kit / "startup", key, signature_file=SIGNATURE)
     if kind == "client":  # the server's is completed where it runs
         sign_folders(local, key, signature_file=SIGNATURE)

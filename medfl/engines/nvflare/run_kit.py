@@ -108,15 +108,15 @@ def join(kit: Path, watcher: ProgressCallbacks, limit: float | None) -> None:
     except MedflError as error:
         raise MedflError(f"{kit / PARTY / 'site.yaml'}: {error}") from None
     mark = hashlib.sha256(str(kit).encode()).hexdigest()
-    told = False
+    warned = False
     while not reach(kit):
-        if not told:
+        if not warned:
             watcher.say("Nothing answers at {}:{} yet; trying again until something does".format(*address(kit)))
-            told = True
+            warned = True
         if not _pause(RETRY, until):
             return
     log, notes = kit / PARTY / FLARE_LOG, kit / PARTY / LOG
-    known = len(whole_lines(notes))
+    count = len(whole_lines(notes))
     with stoppable(), Crew(mark, pipeline.training.threads) as crew:
         while True:
             begin = log.stat().st_size if log.exists() else 0
@@ -129,9 +129,9 @@ def join(kit: Path, watcher: ProgressCallbacks, limit: float | None) -> None:
                         f"{name} is connected; what goes wrong is in {kit / PARTY / LOG}; Ctrl-C ends taking part"
                     )
                 noted = whole_lines(notes)
-                for said in NOTE.findall("\n".join(noted[known:])):
+                for said in NOTE.findall("\n".join(noted[count:])):
                     watcher.say(f"{name}: {said}")
-                known = len(noted)
+                count = len(noted)
                 if not _pause(0.5, until):
                     return
             watcher.say(f"The process of {name} has ended; starting it again (its words are in {log})")

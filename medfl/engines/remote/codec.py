@@ -151,12 +151,12 @@ def _header(data: bytes) -> dict[str, Any]:
 
 def _object(text: bytes | str) -> dict[str, Any]:
     try:
-        found = json.loads(text, parse_constant=_no_constant, parse_float=_finite, parse_int=_whole)
+        value = json.loads(text, parse_constant=_no_constant, parse_float=_finite, parse_int=_whole)
     except (ValueError, RecursionError):
         raise BadMessage("a header that is no JSON") from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise BadMessage("a header that is no object")
-    return found
+    return value
 
 
 def _no_constant(word: str) -> float:

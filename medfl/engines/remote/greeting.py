@@ -66,8 +66,8 @@ class Installation:
         listed = facts.get("versions")
         if not isinstance(listed, dict):
             raise BadGreeting("`versions` is no mapping")
-        stated = {name: _word(listed.get(name, "none"), f"versions.{brief(name)}") for name in MUST_AGREE}
-        return Installation(stated, _seconds(facts.get("time")))
+        versions = {name: _word(listed.get(name, "none"), f"versions.{brief(name)}") for name in MUST_AGREE}
+        return Installation(versions, _seconds(facts.get("time")))
 
     def other_versions(self, other: Installation) -> list[tuple[str, str, str]]:
         """(package, version here, version there) of each that differs."""

@@ -40,8 +40,8 @@ COLUMNS = ("row", "split", "class", "group_index", "group", "name", "file")
 def write_server(folder: Path, pipeline: config.Pipeline, run: str, run_folder: Path | None) -> None:
     """The server's files; `run_folder` is None where the run is begun later, on the server's own machine."""
     folder.mkdir(parents=True, exist_ok=True)
-    known = _with_sites(pipeline, {site.name: _line(site) for site in pipeline.all_sites})
-    write_text(folder / "pipeline.yaml", dump_pipeline(known))
+    others_plan = _with_sites(pipeline, {site.name: _line(site) for site in pipeline.all_sites})
+    write_text(folder / "pipeline.yaml", dump_pipeline(others_plan))
     if run_folder is not None:
         write_run(folder, run, run_folder)
 
@@ -55,13 +55,13 @@ def write_site(folder: Path, pipeline: config.Pipeline, site: config.SiteConfig,
     """A site's files; `share` is what it is dealt, None where it brings its own data."""
     folder.mkdir(parents=True, exist_ok=True)
     others = {other.name: config.SiteConfig(name=other.name, role=other.role) for other in pipeline.all_sites}
-    known = _with_sites(pipeline, others)
+    others_plan = _with_sites(pipeline, others)
     # The first model comes from the server, and tracking is the server's.
     update = {"model": model_at_a_site(pipeline), "tracking": config.Tracking(enabled=False), "registry": None}
-    known = known.model_copy(update=update)
-    write_text(folder / "pipeline.yaml", dump_pipeline(known))
-    stated = yaml.safe_dump(site.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
-    write_text(folder / "site.yaml", stated)
+    others_plan = others_plan.model_copy(update=update)
+    write_text(folder / "pipeline.yaml", dump_pipeline(others_plan))
+    site_text = yaml.safe_dump(site.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
+    write_text(folder / "site.yaml", site_text)
     if share is not None:
         write_text(folder / "allocation.csv", _slice(share))
 
@@ -181,5 +181,5 @@ def _dealt(pipeline: config.Pipeline, site: config.SiteConfig, role: str, file: 
             f"{source.describe(absent[0])}; set `data.root` in {file.with_name('pipeline.yaml')} to where the data lie "
             f"on this machine"
         )
-    positions = {split: np.array(found) for split, found in splits.items()}
+    positions = {split: np.array(rows) for split, rows in splits.items()}
     return SitePartition(site.name, role, catalog, np.arange(len(lines)), positions)

@@ -77,9 +77,9 @@ def serve(folder: Path, present: Collection[str], hello: Ask, ask: Ask) -> None:
 
         bench = checked_shared_model(pipeline)
         bounds = Bounds.of(bench.model)
-        known = {site.name: site.role or "train" for site in pipeline.all_sites}
+        roles = {site.name: site.role or "train" for site in pipeline.all_sites}
         prints = (bench.model.fingerprint(), bench.model.frozen_digest())
-        greeting = handshake_sites(known, present, hello, *prints, pipeline.task.classes, say)
+        greeting = handshake_sites(roles, present, hello, *prints, pipeline.task.classes, say)
         head = RemoteRunSetup(
             pipeline=pipeline,
             shared=bench,
@@ -108,7 +108,7 @@ def serve(folder: Path, present: Collection[str], hello: Ask, ask: Ask) -> None:
 
 
 def handshake_sites(
-    known: Mapping[str, str],
+    roles: Mapping[str, str],
     present: Collection[str],
     hello: Ask,
     fingerprint: str,
@@ -121,7 +121,7 @@ def handshake_sites(
     Raises:
         MedflError: a site that is not in the pipeline, of another version, role or model, or whose clock is off.
     """
-    strangers = sorted(set(present) - known.keys())
+    strangers = sorted(set(present) - roles.keys())
     if strangers:
         raise MedflError(f"{', '.join(strangers)} is connected but not in the pipeline; stop it, or add its site file")
     names = sorted(present)
@@ -146,14 +146,14 @@ def handshake_sites(
         if isinstance(answer, str):
             say(f"Site {name} is not ready: {answer}")
             continue
-        _agree(answer, known[name], fingerprint, frozen)
+        _agree(answer, roles[name], fingerprint, frozen)
         ready[name] = answer
-    for name in sorted(known.keys() - set(names)):
+    for name in sorted(roles.keys() - set(names)):
         say(f"Site {name} is not connected")
-    if not any(known[name] == "train" for name in ready):
+    if not any(roles[name] == "train" for name in ready):
         raise MedflError("no training site is ready; see what each said above, and each site's own medfl.log")
     compare_groups({name: greeting.groups for name, greeting in ready.items()}, say)
-    rows = [row for name in known if name in ready for row in ready[name].allocation]
+    rows = [row for name in roles if name in ready for row in ready[name].allocation]
     return Handshake(frozenset(ready), any(greeting.leaky for greeting in ready.values()), rows)
 
 

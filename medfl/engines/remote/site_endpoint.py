@@ -130,8 +130,8 @@ class SiteEndpoint:
 
     def _reason(self, error: Exception) -> str:
         """One sentence for the server; the whole story goes into the log."""
-        known = isinstance(error, MedflError)
-        self._note(f"{error}\n" if known else "".join(traceback.format_exception(error)))
+        expected = isinstance(error, MedflError)
+        self._note(f"{error}\n" if expected else "".join(traceback.format_exception(error)))
         if isinstance(error, TOLD):
             return str(error)
         return f"{type(error).__name__} at the site; its {LOG} says more"
@@ -143,10 +143,10 @@ def build(folder: Path, name: str) -> _Ready:
     Raises:
         MedflError: files, data, model or device that are not as they should be.
     """
-    pipeline, stated, share = read_site(folder, name)
+    pipeline, site_config, share = read_site(folder, name)
     bench = checked_shared_model(pipeline)
-    warn_of_resolution(pipeline, [stated])
-    store = render(pipeline, stated, share)
+    warn_of_resolution(pipeline, [site_config])
+    store = render(pipeline, site_config, share)
     site = build_sites(pipeline, {name: store}, bench)[name]
     greeting = SiteGreeting(
         site=name,

@@ -95,8 +95,8 @@ class SiteStateFile:
         with self._alone() as owner:
             if owner.read() != self.owner:
                 raise StateLost("another process of this site has taken over")
-            stated = json.dumps(facts)
-            write_tensors(self.file, tensors, {"facts": stated, "check": _check_sum(stated, tensors)})
+            text = json.dumps(facts)
+            write_tensors(self.file, tensors, {"facts": text, "check": _check_sum(text, tensors)})
         self.memory, self.exists = memory, True
 
     @contextmanager
@@ -111,10 +111,10 @@ class SiteStateFile:
         """Read the file; whether there is one."""
         try:
             with safe_open(self.file, "pt") as opened:
-                stated = opened.metadata()
-            facts, tensors = json.loads(stated["facts"]), read_tensors(self.file)
-            summed = {"facts": stated["facts"], "check": _check_sum(stated["facts"], tensors)}
-            if stated not in (summed, {"facts": stated["facts"]}):  # 0.1 wrote no sum
+                metadata = opened.metadata()
+            facts, tensors = json.loads(metadata["facts"]), read_tensors(self.file)
+            summed = {"facts": metadata["facts"], "check": _check_sum(metadata["facts"], tensors)}
+            if metadata not in (summed, {"facts": metadata["facts"]}):  # 0.1 wrote no sum
                 raise ValueError("check sum")
             self.memory = SiteMemory.decode(self.site.name, tensors, facts)
             if "before" in facts:

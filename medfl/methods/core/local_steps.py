@@ -37,12 +37,12 @@ class Steps:
         device, shape = local.received.device, (local.steps, len(local.received))
         dtype = torch.bfloat16 if self.rounded else torch.float32
         name = "steps_bf16" if self.rounded else "steps"
-        held = local.scratch.get(name)
-        if held is None or held.dtype != dtype or held.shape[1] != shape[1] or held.shape[0] < shape[0]:
+        buffer = local.scratch.get(name)
+        if buffer is None or buffer.dtype != dtype or buffer.shape[1] != shape[1] or buffer.shape[0] < shape[0]:
             local.scratch.pop(name, None)
             size = dtype.itemsize * shape[0] * shape[1]
             away = device.type == "cuda" and (storage == "host" or (storage == "auto" and not fits(size, device)))
-            local.scratch[name] = held = allocate(
+            local.scratch[name] = buffer = allocate(
                 shape,
                 CPU if away else device,
                 f"ECGR's record of {shape[0]} local steps",
@@ -52,7 +52,7 @@ class Steps:
                 dtype,
                 pinned=away,
             )
-        self.rows = held[: shape[0]]
+        self.rows = buffer[: shape[0]]
 
     def record(self) -> None:
         """Keep step number `local.step`, just taken."""

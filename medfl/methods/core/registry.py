@@ -64,13 +64,13 @@ def method_class(name: str) -> type[Method]:
     built_in = own if name in own else built_in_methods() | REGISTERED
     if name in built_in:
         return built_in[name]
-    known = known_methods()  # looking through all packages takes its time
-    if name not in known:
+    methods = known_methods()  # looking through all packages takes its time
+    if name not in methods:
         raise MedflError(
-            f"`method`: there is no method {name!r}.{nearest(name, known)} Known: {', '.join(sorted(known))}; "
+            f"`method`: there is no method {name!r}.{nearest(name, methods)} Known: {', '.join(sorted(methods))}; "
             f"[] is FedAvg"
         )
-    return known[name]
+    return methods[name]
 
 
 def citations(names: Iterable[str]) -> dict[str, str]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from medfl.data import preview
-from medfl.palette import APART, DARK, LIGHT, SERIES
+from medfl.metrics.palette import APART, DARK, LIGHT, SERIES
 from medfl.report.chart_style import TOKENS
 from medfl.report.html_page import PageSection, render_page
 from tests.paths import ROOT
