@@ -221,8 +221,8 @@ def _of_program(spec: ModelSpec, net: nn.Module) -> ModelSpec:
         MedflError: it begins from other weights than the run did, nothing says how images are given, a key that only
             timm's networks have.
     """
-    if spec.args or spec.weights != RANDOM:
-        key = "args" if spec.args else "weights"
+    keys = {"args": spec.args, "weights": spec.weights != RANDOM, "pooling": spec.pooling, "head": spec.hidden}
+    if key := next((key for key, value in keys.items() if value), None):
         raise MedflError(f"`model.{key}` is for timm's networks; build {spec.backbone} as it should start")
     if not isinstance(spec.input, InputSpec):
         raise MedflError(

@@ -188,7 +188,7 @@ def test_a_bundle_builds_a_network_that_timm_alone_does_not(shaped: Path, tmp_pa
     images = torch.randn(2, 3, SIZE, SIZE)
     torch.testing.assert_close(net.eval()(images), source.net(images))
     for name in [name for name in sys.modules if name.partition(".")[0] == "scripts"]:
-        monkeypatch.delitem(sys.modules, name)
+        del sys.modules[name]
 
 
 @pytest.mark.slow

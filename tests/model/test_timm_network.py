@@ -63,6 +63,13 @@ def test_a_gated_mlp_is_named():
     assert isinstance(net.blocks[0].mlp.act, torch.nn.SiLU)
 
 
+@pytest.mark.parametrize(("key", "stated"), [("pooling", {"pooling": "cls"}), ("head", {"hidden": 3})])
+def test_the_network_of_a_program_is_built_by_the_program(key, stated):
+    spec = ModelSpec("program:mine", ("a", "b"), network=torch.nn.Linear(2, 2), **stated)
+    with pytest.raises(MedflError, match=rf"`model\.{key}` is for timm's networks"):
+        create(spec, 0)
+
+
 @pytest.mark.parametrize(
     ("stated", "words"),
     [
