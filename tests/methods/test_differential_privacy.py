@@ -224,5 +224,5 @@ def test_a_repeated_round_was_released_twice(tmp_path):
 
 def test_without_opacus_a_sentence_before_the_run(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "opacus.accountants", None)
-    with pytest.raises(MedflError, match=r"install `medfl\[privacy\]`"):
+    with pytest.raises(MedflError, match=r"medfl-pathology\[privacy\]"):
         Ledger.open(build_chain(["dp"]), tmp_path / "privacy.jsonl")
