@@ -25,7 +25,7 @@ from medfl.data.image_file import image_readers
 from medfl.data.sources import csv_table
 from medfl.data.splits import _fold
 from medfl.data.store_file import open_store
-from medfl.data.transforms import albumentations_jitter, rendering
+from medfl.data.transforms import Rendering, albumentations_jitter
 from medfl.engines.remote.codec import HEADER, BadMessage, Bounds, unpack_answer, unpack_request
 from medfl.engines.remote.site_state import SiteStateFile, StateLost
 from medfl.errors import MedflError
@@ -111,8 +111,8 @@ def test_a_models_arguments_name_no_file(tmp_path, bomb):
 
 def test_a_transform_calls_nothing_that_a_file_names(bomb):
     reads = {"LoadImaged": {"reader": "os.mkdir", "path": str(bomb[1])}}
-    assert "LoadImaged may not be named" in refused(rendering, [reads], "site x")
-    assert "SaveImaged may not be named" in refused(rendering, ["SaveImaged"], "site x")
+    assert "LoadImaged may not be named" in refused(Rendering, [reads], "site x")
+    assert "SaveImaged may not be named" in refused(Rendering, ["SaveImaged"], "site x")
 
 
 def test_a_transform_touches_no_file_and_calls_no_function(tmp_path):
@@ -129,10 +129,10 @@ def test_a_transform_touches_no_file_and_calls_no_function(tmp_path):
         {"FDA": {"reference_images": [str(table)], "read_fn": "os.mkdir"}},
         {"Lambda": {"image": "os.mkdir"}},
     ):
-        assert "may not be named in a file" in refused(rendering, [spec], "site x")
+        assert "may not be named in a file" in refused(Rendering, [spec], "site x")
     assert "may not be named in a file" in refused(albumentations_jitter, ["Lambda"], "x")
     for argument in (os.mkdir, [{"a": os.mkdir}], datetime.date(2024, 1, 1)):
-        assert "may be numbers, text" in refused(rendering, [{"GaussNoise": {"std_range": argument}}], "site x")
+        assert "may be numbers, text" in refused(Rendering, [{"GaussNoise": {"std_range": argument}}], "site x")
     assert table.read_text() == "path,label\n"
 
 

@@ -46,8 +46,9 @@ def test_a_pipeline_without_copies_across_its_places_passes(hospitals, cli):
     assert "LEAK" not in said
 
 
-def test_copies_planted_at_another_site_leak(hospitals, tmp_path, cli, capsys):
+def test_copies_planted_at_another_site_leak(hospitals, tmp_path, cli, capsys, monkeypatch):
     """At the held-out site, a third copy of every tile of lung_scc that the training site holds."""
+    monkeypatch.setenv("COLUMNS", "150")
     out = tmp_path / "pairs.csv"
     root = shutil.copytree(hospitals, tmp_path / "planted")
     for index in range(6):
