@@ -100,6 +100,8 @@ def on_the_desk(arguments):
     words = ["plan.yaml" if PIPELINE.fullmatch(word) else "run" if RUN.fullmatch(word) else word for word in arguments]
     if words[0] == "report" and words[1] != "run":
         return None  # of a study
+    if "--rounds" in words:
+        words[words.index("--rounds") + 1] = "2"  # the run has one
     if "--site" in words:
         words[words.index("--site") + 1] = "held-out-01"
     if words[0] == "sites" and "--out" in words:

@@ -9,7 +9,7 @@ from tests.paths import ROOT
 
 PIPELINE = ROOT / "pipelines" / "lc25000_small.yaml"
 ALIKE = "dirichlet_alpha: 1000, stain_strength: 0"  # institutions that do not differ
-FEW = [f"sites={{generate: {{count: 2, held_out: 1, patches: 500, {ALIKE}}}}}", "data.size=48", "training.rounds=8"]
+FEW = [f"sites={{generate: {{count: 2, held_out: 1, patches: 300, {ALIKE}}}}}", "data.size=48", "training.rounds=8"]
 ALL = [f"sites={{generate: {{count: 5, held_out: 2, {ALIKE}}}}}", "data.size=64", "training.rounds=20"]
 SMALL = [
     "model={backbone: test_resnet}",
@@ -20,7 +20,7 @@ SMALL = [
 
 @needs_lc25000
 @pytest.mark.parametrize(
-    ("settings", "least"), [(FEW, 0.95), pytest.param(ALL, 0.99, marks=pytest.mark.slow)], ids=["few", "all"]
+    ("settings", "least"), [(FEW, 0.93), pytest.param(ALL, 0.99, marks=pytest.mark.slow)], ids=["few", "all"]
 )
 def test_institutions_that_do_not_differ_reach_what_the_data_allows(settings, least, tmp_path):
     settings = [
@@ -34,4 +34,4 @@ def test_institutions_that_do_not_differ_reach_what_the_data_allows(settings, le
     summary = run(load_pipeline(PIPELINE, settings), tmp_path / "run").summary
     assert summary["held_out"]["mean_auroc"] >= least
     assert not summary["leaky"]
-    assert min(entry["n_groups"] for entry in summary["sites"].values()) >= 20
+    assert min(entry["n_groups"] for entry in summary["sites"].values()) >= 15
