@@ -53,9 +53,7 @@ class ExportedModel:
         Raises:
             MedflError: weights that do not fit the architecture.
         """
-        bench, weights, buffers = self.model.load("cpu")
-        bench.model.load(weights, buffers)
-        return bench.net.float().eval().requires_grad_(False)
+        return self.model.ready("cpu").net.float().eval().requires_grad_(False)
 
     @property
     def classes(self) -> list[str]:

@@ -56,13 +56,14 @@ def read_with_bases(file: Path, content: dict[str, Any] | None = None, above: Se
     named = raw.pop(EXTENDS)
     if not isinstance(named, str) or not named:
         raise MedflError(f"{file}: `extends` names one pipeline file (here: {named!r}); write extends: base.yaml")
+    base_file = here.parent / os.path.expanduser(named)
     try:
-        base = read_with_bases(here.parent / os.path.expanduser(named), above=(*above, here))
+        base = read_with_bases(base_file, above=(*above, here))
     except MedflError as error:
         if str(error).startswith("There is no pipeline file"):
             raise MedflError(f"{file}: `extends`: {str(error)[0].lower()}{str(error)[1:]}") from None
         raise
-    where = (here.parent / os.path.expanduser(named)).resolve()
+    where = base_file.resolve()
     anchor(base.raw, where.parent)
     return PipelineText(merged(base.raw, raw), base.notices + notices, (where, *base.bases))
 

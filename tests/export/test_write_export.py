@@ -38,6 +38,18 @@ KEPT = ["its normalisation layers"]
 MARKER = "MARKERROOT"
 
 
+def inference_of(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """MONAI's parser of a bundle's inference, with the bundle's own scripts in reach and no other bundle's."""
+    from monai.bundle import ConfigParser
+
+    for name in [name for name in sys.modules if name.partition(".")[0] == "scripts"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(str(bundle))
+    parser = ConfigParser()
+    parser.read_config(str(bundle / "configs" / "inference.json"))
+    return parser
+
+
 def settle(run: FakeRun, **changes: Any) -> Path:
     """Make a drawn run's model.json true, so that its network can be built from it."""
     path = run.folder / "model.json"
@@ -167,8 +179,6 @@ def shaped(run: Path, tmp_path: Path) -> Path:
 
 
 def test_a_bundle_builds_a_network_that_timm_alone_does_not(shaped: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    from monai.bundle import ConfigParser
-
     bundle = tmp_path / "bundle"
     export(str(shaped), "monai-bundle", bundle)
     page = (bundle / "docs" / "README.md").read_text()
@@ -176,11 +186,7 @@ def test_a_bundle_builds_a_network_that_timm_alone_does_not(shaped: Path, tmp_pa
     text = (bundle / "scripts" / "timm_network.py").read_text()
     assert "import medfl" not in text
     assert "from medfl" not in text
-    for name in [name for name in sys.modules if name.partition(".")[0] == "scripts"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.syspath_prepend(str(bundle))
-    parser = ConfigParser()
-    parser.read_config(str(bundle / "configs" / "inference.json"))
+    parser = inference_of(bundle, monkeypatch)
     net = parser.get_parsed_content("network_def")
     assert sys.modules["scripts.timm_network"].__file__ == str(bundle / "scripts" / "timm_network.py")
     net.load_state_dict(torch.load(bundle / "models" / "model.pt", weights_only=True))
@@ -399,15 +405,9 @@ def test_predictions_see_patches_as_the_run_made_them(run: Path, transformed: Pa
 def test_a_bundle_transforms_as_the_run_did(
     transformed: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from monai.bundle import ConfigParser
-
     bundle = tmp_path / "bundle"
     export(str(transformed), "monai-bundle", bundle)
-    for name in [name for name in sys.modules if name.partition(".")[0] == "scripts"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.syspath_prepend(str(bundle))
-    parser = ConfigParser()
-    parser.read_config(str(bundle / "configs" / "inference.json"))
+    parser = inference_of(bundle, monkeypatch)
     preprocessing = parser.get_parsed_content("preprocessing")
     names, patches = read_patches(images, SIZE)
     facts = json.loads((transformed / "model.json").read_text())
