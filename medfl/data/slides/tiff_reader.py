@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import struct
 import threading
 import zlib
@@ -17,6 +18,8 @@ from medfl.data.slides.slide_library import slide_library
 from medfl.data.slides.xml_text import parse_xml
 
 JPEG = 7
+SCANNERS = {"svs": "Aperio", "ndpi": "Hamamatsu", "scn": "Leica", "bif": "Ventana", "philips": "Philips"}
+"""Whose files OpenSlide reads, so that one that it refuses is not what they wrote."""
 UNITS = {"nm": 1e-3, "µm": 1.0, "mm": 1e3, "cm": 1e4}
 PYRAMID = "`vips tiffsave SLIDE OUT.tif --tile --pyramid --compression jpeg` writes one that is read"
 
@@ -29,8 +32,12 @@ class TiffReader:
 
     def __init__(self, path: Path) -> None:
         tifffile = slide_library("tifffile")
+        logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong is said once, below
         try:
             self._file = tifffile.TiffFile(path)
+            scanner = next((kind for kind in SCANNERS if getattr(self._file, f"is_{kind}")), None)
+            if scanner:
+                raise Unreadable(f"damaged: a slide of {SCANNERS[scanner]}, cut short or changed")
             series = self._file.series[0]
             self._pages = [level.keyframe for level in series.levels]
             metadata = self._file.ome_metadata
