@@ -57,9 +57,9 @@ def read_slide_table(path: Path, slides: Sequence[SlideFiles], where: str) -> Sl
         text = one_form(row["slide"].replace("\\", "/"))
         names = by_form.get(text, set())
         if len(names) != 1:
-            problem = "names no slide" if not names else f"may be {' or '.join(sorted(names))}"
+            problem = f"may be {' or '.join(sorted(names))}" if names else "names no slide"
             remedy = f"write its file's name, relative to {path.parent}" if names else "correct it or remove the row"
-            raise MedflError(f"{start}: {text} {problem}; {remedy}.{nearest(text, by_form) if not names else ''}")
+            raise MedflError(f"{start}: {text} {problem}; {remedy}.{'' if names else nearest(text, by_form)}")
         (name,) = names
         patient, label, site = (one_form(row.get(key, "")) for key in ("patient", "label", "site"))
         if name in facts:

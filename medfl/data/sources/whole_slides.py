@@ -57,7 +57,11 @@ class WholeSlides(FileSource):
     @functools.cached_property
     def collection(self) -> SlideCollection:
         """The site's slides and their tiles."""
-        return SlideCollection(self.spec, self.root, lambda word: None if self.drops(word) else self.class_index(word))
+        return SlideCollection(self.spec, self.root, self.meaning)
+
+    def meaning(self, word: str) -> int | None:
+        """The class that a word stands for, None for one that `labels` drop. Raises MedflError for any other."""
+        return None if self.drops(word) else self.class_index(word)
 
     def list_files(self) -> list[PatchEntry]:
         """Every labelled tile, by slide, then row by row. Raises MedflError as `SlideCollection.check` does."""
