@@ -11,7 +11,7 @@ from medfl.config.data_config import Data as Data
 from medfl.config.data_config import DrawnSlides as DrawnSlides
 from medfl.config.data_config import OwnData as OwnData
 from medfl.config.data_config import Task as Task
-from medfl.config.data_config import Tile as Tile
+from medfl.config.data_config import TileSettings as TileSettings
 from medfl.config.fields import ConfigSection as ConfigSection
 from medfl.config.fields import Name as Name
 from medfl.config.fields import Transform as Transform

@@ -52,7 +52,7 @@ class DrawnSlides(ConfigSection):
     seed: int = Field(0, ge=0)
 
 
-class Tile(ConfigSection):
+class TileSettings(ConfigSection):
     """How slides become tiles: pixels a side, microns per pixel, pixels that neighbours share, the least share of
     tissue, the most tiles of one slide."""
 
@@ -95,13 +95,13 @@ class Data(ConfigSection):
     render: list[Transform] = []
     on_bad_image: Literal["refuse", "skip"] = "refuse"
     tissue: Tissue = Tissue()
-    tile: Tile | None = None
+    tile: TileSettings | None = None
     slides: DrawnSlides | None = None
     cache: str | None = None
 
     @model_validator(mode="after")
     def _tiles_show_the_field(self) -> Data:
-        tile = self.tile or Tile()
+        tile = self.tile or TileSettings()
         if tile.overlap >= (tile.size or self.size):
             raise ValueError(f"`tile.overlap` is {tile.overlap} pixels and a tile has {tile.size or self.size}")
         if tile.mpp and not self.mpp:

@@ -78,7 +78,7 @@ class SlideCollection:
         self.root = root
         self.folder = root if root.is_dir() else root.parent
         self.meaning = meaning
-        self.tile = spec.data.tile or config.Tile()
+        self.tile = spec.data.tile or config.TileSettings()
         self._digests: dict[str, str] = {}
 
     @functools.cached_property
@@ -109,11 +109,6 @@ class SlideCollection:
         if not path.is_file():
             return SlideTable({}, False)
         table = read_slide_table(path, list(self.in_folder.values()), self.spec.where)
-        if table.has_sites and self.spec.site is None:
-            raise MedflError(
-                f"{self.spec.where}: {path} gives slides to sites, and the pipeline deals them out; set `data.mode: "
-                f"own`, or remove the column site"
-            )
         for note in table.notes:
             log.warning("%s: %s", self.spec.where, note)
         return table
@@ -122,7 +117,7 @@ class SlideCollection:
     def slides(self) -> dict[str, SlideFiles]:
         """The site's slides by name: all of the folder, or those that the table gives to it."""
         facts, site = self.table.facts, self.spec.site
-        if not self.table.has_sites:
+        if not self.table.has_sites or site is None:
             return self.in_folder
         own = {name: slide for name, slide in self.in_folder.items() if facts.get(name, NO_FACTS).site == site}
         if not own:
@@ -209,7 +204,13 @@ class SlideCollection:
         )
 
     def check(self) -> None:
-        """Raise MedflError for slides that cannot be tiled, unless they are skipped, and where no tile has a label."""
+        """Raise MedflError for slides that cannot be tiled, unless they are skipped, where no tile has a label, and for
+        a table that gives slides to sites while a pipeline deals them."""
+        if self.table.has_sites and self.spec.site is None:
+            raise MedflError(
+                f"{self.spec.where}: {SLIDES_CSV} gives slides to sites, and the pipeline deals them out; set "
+                f"`data.mode: own`, or remove the column site"
+            )
         damaged = [f"{result.slide.name} ({result.problem})" for result in self.tiled if result.problem]
         if damaged and not self.tile.skip_damaged:
             raise MedflError(

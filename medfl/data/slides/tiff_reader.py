@@ -7,6 +7,7 @@ import logging
 import struct
 import threading
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,9 @@ class TiffReader:
             height, width = first.shape[:2]
             raise Unreadable(f"a TIFF of {width:,} x {height:,} pixels without tiles and pyramid; {PYRAMID}")
         self._lock = threading.Lock()
-        self.dimensions = [(int(page.shape[1]), int(page.shape[0])) for page in self._pages]
-        self.mpp = _ome_mpp(metadata) if metadata else None
-        self.origin = (0, 0)
+        self.dimensions: Sequence[tuple[int, int]] = [(int(page.shape[1]), int(page.shape[0])) for page in self._pages]
+        self.mpp: tuple[float, float] | None = _ome_mpp(metadata) if metadata else None
+        self.origin: tuple[int, int] = (0, 0)
 
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> U8:
         """Pixels of a level from level-0 pixel (x, y) on, white beyond the image."""

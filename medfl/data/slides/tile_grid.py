@@ -33,7 +33,7 @@ class TileScale:
 
 def tile_scale(data: config.Data) -> TileScale | None:
     """What a pipeline says of its tiles; None where it does not say at which microns per pixel."""
-    tile = data.tile or config.Tile()
+    tile = data.tile or config.TileSettings()
     mpp = tile.mpp or data.mpp
     return TileScale(tile.size or data.size, mpp, tile.overlap, tile.min_tissue) if mpp else None
 

@@ -55,7 +55,7 @@ class TissueMask:
         right, bottom = np.minimum(right, mask.shape[1]), np.minimum(bottom, mask.shape[0])
         left, top = np.minimum(left, right - 1), np.minimum(top, bottom - 1)
         covered = table[bottom, right] - table[top, right] - table[bottom, left] + table[top, left]
-        return (covered / ((right - left) * (bottom - top))).astype(np.float32)
+        return np.asarray(covered / ((right - left) * (bottom - top)), dtype=np.float32)
 
 
 def tissue_mask(slide: Slide, side: float, mpp: float) -> TissueMask:
@@ -96,7 +96,7 @@ def _above_glass(picture: U8) -> F32:
         )
     smooth = cv2.GaussianBlur(picture, (0, 0), 1.0)
     density = to_density(np.asarray(smooth)) - to_density(np.round(glass).astype(np.uint8))
-    return np.maximum(density, 0, out=density)
+    return np.asarray(np.maximum(density, 0), dtype=np.float32)
 
 
 def _ink(density: F32) -> Mask:

@@ -65,8 +65,8 @@ def draw_slide(label: str, classes: Sequence[str], seed: int, index: int, width:
     rng.shuffle(labels)
     islands = tuple(_island(rng, name, place, width) for place, name in enumerate(labels))
     shape = round(HEIGHT * width / mpp), round(width / mpp)
-    matrix = stain_matrix(HAEMATOXYLIN + rng.normal(0, 0.03, 3), EOSIN + rng.normal(0, 0.04, 3))[:2]
-    matrix = (np.exp(rng.normal(0, 0.2, 2)).clip(0.6, 1.5)[:, None] * matrix).astype(np.float32)
+    stains = stain_matrix(HAEMATOXYLIN + rng.normal(0, 0.03, 3), EOSIN + rng.normal(0, 0.04, 3))[:2]
+    matrix = (np.exp(rng.normal(0, 0.2, 2)).clip(0.6, 1.5)[:, None] * stains).astype(np.float32)
     density = np.zeros((*shape, 3), np.float32) + rng.uniform(0.01, 0.04, 3).astype(np.float32)
     for island in islands:
         _lay(density, island, matrix, rng, mpp)
@@ -86,7 +86,9 @@ def _island(rng: np.random.Generator, label: str, place: int, width: float) -> I
 
 def _blob(rng: np.random.Generator, centre: Outline, radius: float, rough: float) -> Outline:
     turn = np.linspace(0, 2 * np.pi, CORNERS, endpoint=False)
-    reach = radius * (1 + sum(rng.normal(0, rough) * np.cos(k * turn + rng.uniform(0, 2 * np.pi)) for k in (2, 3, 4)))
+    reach = np.full(CORNERS, radius)
+    for waves in (2, 3, 4):
+        reach += radius * rng.normal(0, rough) * np.cos(waves * turn + rng.uniform(0, 2 * np.pi))
     return np.asarray(centre + reach[:, None] * np.stack([np.cos(turn), np.sin(turn)], axis=1))
 
 
@@ -117,7 +119,7 @@ def _dyes(label: str, rng: np.random.Generator, rows: int, columns: int, mpp: fl
     weights = np.zeros((rows + side, columns + side, 1), np.float32)
     for top in range(0, rows, step):
         for left in range(0, columns, step):
-            scene = np.rot90(scenes[rng.integers(SCENES)], rng.integers(4))[:: rng.choice((-1, 1))]
+            scene = np.rot90(scenes[rng.integers(SCENES)], int(rng.integers(4)))[:: rng.choice((-1, 1))]
             total[top : top + side, left : left + side] += weight * scene
             weights[top : top + side, left : left + side] += weight
     return np.asarray((total / np.maximum(weights, 1e-6))[:rows, :columns], dtype=np.float32)
