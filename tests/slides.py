@@ -17,8 +17,13 @@ DATA = {"source": "slides", "size": 32, "mpp": 2.0}
 
 
 def generated() -> Path:
-    """A folder of generated slides, in the suite's cache."""
-    return write_slides(Path(os.environ["MEDFL_CACHE"]), CLASSES, DrawnSlides(**SETTINGS))
+    """A folder of generated slides in the suite's cache, `cache()`."""
+    return write_slides(cache(), CLASSES, DrawnSlides(**SETTINGS))
+
+
+def cache() -> Path:
+    """The cache of the whole suite."""
+    return Path(os.environ["MEDFL_SESSION_CACHE"])
 
 
 def tissue(height: int, width: int, *boxes: tuple[int, int, int, int], seed: int = 0) -> np.ndarray:

@@ -17,7 +17,7 @@ from medfl.data.render import render, warn_of_resolution
 from medfl.data.slides import slide_tiling
 from medfl.errors import MedflError
 from tests.datafiles import pipeline, site
-from tests.slides import CLASSES, DATA, SETTINGS, annotate, box, feature, generated, pyramid, tissue
+from tests.slides import CLASSES, DATA, SETTINGS, annotate, box, cache, feature, pyramid, tissue
 from tests.tiny import tiny
 
 openslide = pytest.importorskip("openslide")
@@ -229,8 +229,7 @@ def test_an_absent_extra_is_one_sentence(ward: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_generated_slides_are_dealt_and_a_site_cannot_bring_them(tmp_path: Path) -> None:
-    generated()
-    catalog = pipeline_catalog(pipeline([site("a")], classes=CLASSES, slides=SETTINGS, **DATA))
+    catalog = pipeline_catalog(pipeline([site("a")], classes=CLASSES, slides=SETTINGS, cache=cache(), **DATA))
     assert len(catalog.group_names) == SETTINGS["patients"]
     assert min(np.bincount(catalog.labels)) > 40
     assert len({reference.rpartition(",")[2] for reference in catalog.references}) == 2  # two scanners
@@ -245,11 +244,10 @@ def refused_without_root() -> str:
 
 
 def test_a_federated_run_over_generated_slides(tmp_path: Path) -> None:
-    generated()
     plan = tiny(
         name="slides",
         task={"classes": CLASSES},
-        data=DATA | {"slides": SETTINGS},
+        data=DATA | {"slides": SETTINGS, "cache": str(cache())},
         sites={"generate": {"count": 2, "held_out": 1, "dirichlet_alpha": 50.0, "stain_strength": 0.3}},
     )
     result = medfl.run(plan, out=tmp_path / "run")
