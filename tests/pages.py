@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 
 
 class Page(HTMLParser):
-    """A parsed page: sections by anchor with their tables and texts, tags with attributes, labels that stand for pictures."""
+    """A parsed page: sections by anchor with their tables and texts, tags, and the labels of charts and matrices."""
 
     def __init__(self, html):
         super().__init__(convert_charrefs=True)
