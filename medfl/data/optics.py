@@ -26,6 +26,7 @@ RGB = tuple[float, float, float]
 HAEMATOXYLIN: RGB = (0.650, 0.704, 0.286)
 EOSIN: RGB = (0.110, 0.925, 0.363)
 LEVELS = 256
+TISSUE_DENSITY = 0.15  # mean optical density over the channels above which a pixel is tissue, not empty slide
 
 
 @cache

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medfl.data.optics import EOSIN, F32, HAEMATOXYLIN, RGB, U8, stain_matrix, to_density, to_grey
+from medfl.data.optics import EOSIN, F32, HAEMATOXYLIN, RGB, TISSUE_DENSITY, U8, stain_matrix, to_density, to_grey
 from medfl.errors import MedflError, nearest
 
-TISSUE_DENSITY = 0.15  # mean optical density over the channels above which a pixel is tissue, not empty slide
 CHUNK = 1 << 15  # pixels per pass: 384 KiB of float32 densities stay in the second-level cache
 
 
