@@ -28,8 +28,8 @@ class Request:
     """What every message to a site holds: a model, and the splits on which the site measures it.
 
     Each kind of message says what is measured. In a round, a site that takes part gets a `TrainRequest` and one that
-    only measures an `EvaluateRequest`; after the last round come `TemperatureRequest`, `HistogramRequest` and
-    `MeasureRequest`, of which none trains.
+    only measures an `EvaluateRequest`; after the last round come `TemperatureRequest`, `HistogramRequest`,
+    `MeasureRequest` and, where the pipeline adapts, `AdaptRequest`, of which none trains.
 
     Attributes:
         round: index t of the round, 0-based; metrics made for this request describe the model entering round t.
@@ -121,6 +121,33 @@ class MeasureRequest(Request):
 
 
 @dataclass(frozen=True)
+class AdaptRequest(Request):
+    """Measure a split as a site would that had only unlabelled patches of it to adapt the calibrated model by.
+
+    Half of its source groups are adapted on, without their labels, and the others judged on (`medfl.site.adaptation`).
+
+    Attributes:
+        remedies: names (`medfl.metrics.remedies`); each is measured, and so is the model as it is, on the same patches.
+        patches: at most so many are adapted on.
+        training_mix: share of each class in training, in class order.
+        reference: numbers of the stain that patches are normalised to (`medfl.data.normalise`); none for no such step.
+        laboratory: strength of a random laboratory through which the site's patches are seen before anything else, so
+            that the site stands for one that never trained; 0 for none.
+        resamples, temperature, thresholds, malignant: as in a `MeasureRequest`.
+    """
+
+    remedies: tuple[str, ...] = ()
+    patches: int = 256
+    training_mix: tuple[float, ...] = ()
+    reference: tuple[float, ...] = ()
+    laboratory: float = 0.0
+    resamples: int = 0
+    temperature: float = 1.0
+    thresholds: Mapping[str, float] | None = None
+    malignant: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Reply:
     """A site's answer.
 
@@ -134,7 +161,8 @@ class Reply:
         train_loss: mean training loss over the local steps; None when it did not train.
         fingerprint: hash of the architecture that was trained (`FlatModel.fingerprint`); "" when it did not train.
         metrics: per measured split, the dictionary of `medfl.metrics.measure`, or the figures of
-            `medfl.metrics.site_figures` in the final measurement.
+            `medfl.metrics.site_figures` in the final measurement; of an `AdaptRequest` they are by remedy, "none" with
+            them, and say under "adaptation" what was done.
         sums: per split, what merges with other sites' (`to_lists` of each): "temperatures", or "histograms", or in the
             final measurement "after", "before" and "histograms".
         curves: per split, the curves of `medfl.metrics.site_figures`; in the final measurement only.

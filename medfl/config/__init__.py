@@ -7,6 +7,7 @@ this module absolute, so a resolved pipeline means the same from any working dir
 
 from __future__ import annotations
 
+from medfl.config.adapt_config import Adapt as Adapt
 from medfl.config.data_config import Data as Data
 from medfl.config.data_config import OwnData as OwnData
 from medfl.config.data_config import Task as Task

@@ -127,6 +127,11 @@ class Batches:
         for begin in range(0, len(order), batch_size):
             yield self._normalise(self._gather(order[begin : begin + batch_size], None), None)
 
+    def of_images(self, images: NDArray[np.uint8]) -> Tensor:
+        """Normalised images f32[n, 3, S, S] on the device of patches u8[n, S, S, 3] that are not in the store."""
+        given = torch.from_numpy(np.array(images)).to(self.device).permute(0, 3, 1, 2)
+        return self._normalise(given.contiguous(memory_format=self.format), None)
+
     def _gather(self, rows: Tensor, jitter_seed: int | None) -> Tensor:
         """uint8 [B, 3, S, S] on the device; `rows` are where the patches are."""
         images = self.images[rows]

@@ -7,8 +7,9 @@ from concurrent.futures import Future
 from typing import Any
 
 from medfl.federation.transport import AsyncTransport, Transport
-from medfl.messages import Failure, HistogramRequest, MeasureRequest, Reply, Request, TemperatureRequest
+from medfl.messages import AdaptRequest, Failure, HistogramRequest, MeasureRequest, Reply, Request, TemperatureRequest
 from medfl.metrics import figure_checks as checks
+from medfl.metrics.remedies import PLAIN
 from medfl.metrics.targets import targets
 
 PHASES = ("train", "evaluate")
@@ -78,8 +79,11 @@ class CheckedTransport:
             figures = checks.site_figures_check(self.classes, names, self.bins)
         _by_split(sums, request.splits)(reply.sums, "sums")
         _by_split(curves, request.splits)(reply.curves, "curves")
-        own = [name for name in reply.metrics if self.personal and _of_own_model(name, request.splits)]
-        _by_split(figures, request.splits, own)(reply.metrics, "metrics")
+        if isinstance(request, AdaptRequest):
+            _by_split(figures, (PLAIN, *request.remedies))(reply.metrics, "metrics")
+        else:
+            own = [name for name in reply.metrics if self.personal and _of_own_model(name, request.splits)]
+            _by_split(figures, request.splits, own)(reply.metrics, "metrics")
         checks.record({}, dict.fromkeys(PHASES, checks.number(0.0, LARGEST_SECONDS)))(reply.seconds, "seconds")
 
     def _closing(self, request: Request, n_targets: int) -> checks.Check | None:

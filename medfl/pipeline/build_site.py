@@ -137,8 +137,22 @@ def views(pipeline: config.Pipeline) -> int:
     return augment.views or int(still)
 
 
-def local_training_config(pipeline: config.Pipeline, site: config.SiteConfig) -> LocalTrainingConfig:
-    """A site's local work: the pipeline's, with what the site states for itself."""
+def _class_mix(
+    pipeline: config.Pipeline, site: config.SiteConfig, store: PatchStore | None
+) -> tuple[float, ...] | None:
+    """The share of each class at a site: as its file states it, or that of its training patches; None for neither."""
+    classes = pipeline.task.classes
+    if site.class_mix is not None:
+        return tuple(site.class_mix.get(name, 0.0) for name in classes)
+    if store is None or not len(rows := store.splits.get("train", ())):
+        return None
+    return tuple((np.bincount(store.labels[rows], minlength=len(classes)) / len(rows)).tolist())
+
+
+def local_training_config(
+    pipeline: config.Pipeline, site: config.SiteConfig, store: PatchStore | None = None
+) -> LocalTrainingConfig:
+    """A site's local work: the pipeline's, with what the site states for itself and its patches show."""
     training, augment = pipeline.training, pipeline.training.augment
     steps = site.local_steps or (None if site.local_epochs else training.local_steps)
     return LocalTrainingConfig(
@@ -170,6 +184,7 @@ def local_training_config(pipeline: config.Pipeline, site: config.SiteConfig) ->
         bins=pipeline.evaluation.bins,
         min_count=pipeline.min_count(site),
         views=views(pipeline),
+        class_mix=_class_mix(pipeline, site, store),
     )
 
 
@@ -182,7 +197,7 @@ def build_site(
 ) -> Site:
     """One site over its rendered patches; without a role it trains."""
     buffers = "average" if pipeline.baseline else pipeline.training.buffers
-    work = local_training_config(pipeline, site)
+    work = local_training_config(pipeline, site, store)
     return Site(site.name, site.role or "train", store, work, shared, jitter=jitter, buffers=buffers)
 
 

@@ -97,9 +97,9 @@ def tune(prepared: RunSetup, chosen: SelectedModel) -> Calibration:
     question = partial(HistogramRequest, splits=("val",), malignant=malignant, temperature=tuned.temperature)
     histograms = [
         ScoreHistograms.from_lists(reply.sums["val"]["histograms"])
-        for reply in _answers(prepared, chosen, prepared.config.train_sites, lost, question)
+        for reply in answers(prepared, chosen, prepared.config.train_sites, lost, question)
     ]
-    failures = (*tuned.failures, *(failure for failure in _named(lost) if failure not in tuned.failures))
+    failures = (*tuned.failures, *(failure for failure in named(lost) if failure not in tuned.failures))
     if not histograms:
         return replace(tuned, failures=failures)
     pooled = reduce(add, histograms)
@@ -124,7 +124,7 @@ def calibrate(prepared: RunSetup, chosen: SelectedModel, names: Collection[str],
     def ask(temperatures: tuple[float, ...]) -> TemperatureSums:
         total = temperature_sums(np.empty((0, 1)), np.empty(0, dtype=np.int64), temperatures)
         question = partial(TemperatureRequest, splits=("val",), temperatures=temperatures)
-        for reply in _answers(prepared, chosen, names, lost, question):
+        for reply in answers(prepared, chosen, names, lost, question):
             own = TemperatureSums.from_lists(reply.sums["val"]["temperatures"])
             patches[reply.site] = own.n
             total += own
@@ -132,7 +132,7 @@ def calibrate(prepared: RunSetup, chosen: SelectedModel, names: Collection[str],
 
     fit = fit_temperature(ask)
     if lost:
-        return calibrate(prepared, chosen, [n for n in names if n not in lost], (*failures, *_named(lost)))
+        return calibrate(prepared, chosen, [n for n in names if n not in lost], (*failures, *named(lost)))
     if fit.patches == 0:
         return Calibration(failures=failures)
     calibration = {
@@ -164,12 +164,12 @@ def measure_sites(
         members=prepared.pipeline.evaluation.members if resamples is None else 0,
     )
     measured = Measured()
-    for reply in _answers(prepared, chosen, names, lost, question):
+    for reply in answers(prepared, chosen, names, lost, question):
         measured.add(reply, prepared.roles[reply.site])
-    return replace(measured, failures=_named(lost))
+    return replace(measured, failures=named(lost))
 
 
-def _answers(
+def answers(
     prepared: RunSetup,
     chosen: SelectedModel,
     names: Collection[str],
@@ -190,5 +190,6 @@ def _answers(
             yield answer
 
 
-def _named(lost: Mapping[str, str]) -> tuple[FailureRecord, ...]:
+def named(lost: Mapping[str, str]) -> tuple[FailureRecord, ...]:
+    """The failures of sites by reason."""
     return tuple({"site": site, "reason": reason} for site, reason in lost.items())

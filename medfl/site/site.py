@@ -12,18 +12,28 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from medfl.data.batches import Batches, Jitter
 from medfl.data.patch_store import PatchStore
-from medfl.messages import HistogramRequest, MeasureRequest, Reply, Request, TemperatureRequest, TrainRequest
+from medfl.messages import (
+    AdaptRequest,
+    HistogramRequest,
+    MeasureRequest,
+    Reply,
+    Request,
+    TemperatureRequest,
+    TrainRequest,
+)
 from medfl.methods.core.context import SiteContext
 from medfl.methods.core.local_layers import LocalLayers
 from medfl.metrics.site_figures import SiteMeasurement
 from medfl.model.memory_limits import explained
 from medfl.seeds import seed_for
+from medfl.site.adaptation import Adaptation
 from medfl.site.evaluator import Evaluator, Rows
 from medfl.site.feature_batches import FeatureBatches
 from medfl.site.local_training import take_steps
@@ -195,6 +205,9 @@ class Site:
     def _evaluate(self, request: Request) -> Reply:
         """The part of the reply that describes the incoming model."""
         began = time.perf_counter()
+        if isinstance(request, AdaptRequest):
+            figures = self._adapted(request)
+            return Reply(self.name, request.round, metrics=figures, seconds={"evaluate": time.perf_counter() - began})
         members = self._members(request)
         parts: list[Rows | str] = [*request.splits, *([] if members is None else [members])]
         logits = self.evaluator.logits_of_each(*self.own_model(request.weights, request.buffers), parts)
@@ -217,6 +230,12 @@ class Site:
             curves={split: own.curves for split, own in measured.items() if own.curves},
             seconds={"evaluate": time.perf_counter() - began},
         )
+
+    def _adapted(self, request: AdaptRequest) -> dict[str, dict[str, Any]]:
+        """Figures of the model adapted to this site, by remedy."""
+        self.shared.model.load(*self.own_model(request.weights, request.buffers))
+        measurement = Measurement(self.store, self.shared.model.spec.classes, self.training)
+        return Adaptation(request, self.images, self.shared, measurement, self.training.eval_batch_size).answer()
 
     def _members(self, request: Request) -> Rows | None:
         """The training patches that are told from test patches, where the final measurement asks a site for that."""

@@ -8,7 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from medfl.messages import EvaluateRequest, HistogramRequest, MeasureRequest, Request, TemperatureRequest, TrainRequest
+from medfl.messages import (
+    AdaptRequest,
+    EvaluateRequest,
+    HistogramRequest,
+    MeasureRequest,
+    Request,
+    TemperatureRequest,
+    TrainRequest,
+)
 
 Fields = Mapping[str, Callable[[Any], bool]]
 
@@ -68,6 +76,21 @@ REQUESTS: Mapping[str, tuple[type[Request], Fields]] = {
             "thresholds": _maybe_numbers_by_name,
             "malignant": _names,
             "members": _count,
+        },
+    ),
+    "adapt": (
+        AdaptRequest,
+        {
+            **_MODEL,
+            "remedies": _names,
+            "patches": _count,
+            "training_mix": _numbers,
+            "reference": _numbers,
+            "laboratory": _number,
+            "resamples": _count,
+            "temperature": _number,
+            "thresholds": _maybe_numbers_by_name,
+            "malignant": _names,
         },
     ),
 }

@@ -1,0 +1,207 @@
+"""Adaptation at sites that never trained: which remedy, chosen where, and its figures beside the plain ones.
+
+`adapt.remedy: auto` asks training sites only: each sees its validation patches through a random laboratory, so that it
+stands for a hospital that never trained, adapts on half of their source groups and judges on the other half. The model
+has trained on these sites, so this is kinder than leaving each of them out would be; that takes a run a site, which
+`medfl study --leave-one-site-out` does with a remedy stated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, cast
+
+from medfl import config
+from medfl.config.adapt_config import AUTO
+from medfl.errors import MedflError
+from medfl.messages import AdaptRequest
+from medfl.methods.core.chain import MethodChain
+from medfl.metrics.group_figures import group_figures
+from medfl.metrics.measure import mean_supported
+from medfl.metrics.record_types import AdaptedResult, FailureRecord, SiteResult
+from medfl.metrics.remedies import PLAIN, steps_of
+from medfl.model.flat_model import FlatModel
+from medfl.pipeline.final_evaluation import Calibration, Measured, SelectedModel, answers, malignant_classes, named
+from medfl.pipeline.prepare import RunSetup
+
+CANDIDATES = (
+    "normalise",
+    "batchnorm",
+    "class_mix",
+    "normalise+class_mix",
+    "batchnorm+class_mix",
+    "normalise+em",
+    "batchnorm+em",
+)
+"""What `auto` chooses among, besides doing nothing."""
+LABORATORY = 0.5
+"""Strength of the random laboratory: about what stain and scanner together make between real ones (docs/stain.md)."""
+
+
+@dataclass(frozen=True)
+class AdaptationPlan:
+    """What is done at held-out sites.
+
+    Attributes:
+        remedy: its name; "none" where `auto` saw nothing that is better.
+        patches: at most so many are adapted on.
+        training_mix: share of each class in training, in class order.
+        reference: numbers of the stain to normalise to; none where that is no step.
+        auto: whether it was chosen here.
+        trials: remedy -> mean NLL over the training sites that could try it, and their number.
+        failures: sites that did not answer.
+    """
+
+    remedy: str
+    patches: int
+    training_mix: tuple[float, ...]
+    reference: tuple[float, ...] = ()
+    auto: bool = False
+    trials: Mapping[str, Mapping[str, float | int | None]] = field(default_factory=dict)
+    failures: Sequence[FailureRecord] = ()
+
+    def request(self, tuned: Calibration, pipeline: config.Pipeline, **changes: Any) -> Callable[..., AdaptRequest]:
+        """The question to a site, with all but the model."""
+        asked: dict[str, Any] = {
+            "splits": ("test",),
+            "remedies": (self.remedy,),
+            "patches": self.patches,
+            "training_mix": self.training_mix,
+            "reference": self.reference,
+            "temperature": tuned.temperature or 1.0,
+            "malignant": malignant_classes(pipeline.task),
+        }
+        return partial(AdaptRequest, **(asked | changes))
+
+    def facts(self) -> dict[str, Any]:
+        """What model.json says of it."""
+        return {"remedy": self.remedy, "patches": self.patches, "reference": list(self.reference) or None}
+
+
+def training_mix(pipeline: config.Pipeline, chain: MethodChain, rows: Iterable[Mapping[str, Any]]) -> tuple[float, ...]:
+    """The class mix that a pipeline's model takes for granted: that of all training patches; of as much of each class
+    where training evens it out. Counts that a site withholds are left out.
+
+    Args:
+        pipeline: with its classes, and the weights of classes.
+        chain: a method that adjusts logits by class counts evens them out.
+        rows: of allocation_summary.csv.
+    """
+    classes, training = pipeline.task.classes, pipeline.training
+    counts = dict.fromkeys(classes, 0.0)
+    for row in rows:
+        if row["role"] == "train" and row["split"] == "train" and row["patches"] != "":
+            counts[row["class"]] += float(row["patches"])
+    even = training.weighted_loss or chain.acts("modify_logits") or not any(counts.values())
+    weights = {name: 1.0 if even else count for name, count in counts.items()}
+    if not even and training.class_weights:
+        weights = {name: weight * training.class_weights.get(name, 1.0) for name, weight in weights.items()}
+    total = sum(weights.values())
+    return tuple(weights[name] / total for name in classes)
+
+
+def check_adaptation(adapt: config.Adapt, model: FlatModel, where: str = "`adapt.remedy`") -> None:
+    """Raise MedflError where a remedy cannot be done to this network, whatever the site."""
+    if "batchnorm" in adapt.name.split("+") and (reason := no_batchnorm(model)):
+        raise MedflError(f"{where}: {reason}; take normalise or class_mix")
+
+
+def no_batchnorm(model: FlatModel) -> str:
+    """Why BatchNorm statistics cannot be re-estimated; "" where they can."""
+    if model.moving_batchnorm():
+        return ""
+    if model.all_batchnorm():
+        return (
+            f"the BatchNorm statistics of {model.spec.backbone} are frozen: its classifier knows features under those "
+            f"of pretraining only, and guesses under others (accuracy .82 became .27)"
+        )
+    return f"{model.spec.backbone} has no BatchNorm whose statistics could be re-estimated"
+
+
+def plan_adaptation(
+    setup: RunSetup, chosen: SelectedModel, tuned: Calibration, mix: tuple[float, ...], say: Callable[[str], None]
+) -> AdaptationPlan | None:
+    """What is to be done at held-out sites, before any of their data is touched; None where nothing is."""
+    adapt = setup.pipeline.adapt
+    if adapt is None:
+        return None
+    plan = AdaptationPlan(adapt.name, adapt.patches, mix)
+    return choose(setup, chosen, tuned, plan, say) if adapt.remedy == AUTO else plan
+
+
+def choose(
+    setup: RunSetup, chosen: SelectedModel, tuned: Calibration, plan: AdaptationPlan, say: Callable[[str], None]
+) -> AdaptationPlan:
+    """The plan with the remedy that has the lowest mean NLL over the training sites that can try it, all alike."""
+    names = [name for name in CANDIDATES if _possible(setup, plan, name)]
+    lost: dict[str, str] = {}
+    question = plan.request(tuned, setup.pipeline, splits=("val",), remedies=tuple(names), laboratory=LABORATORY)
+    tried = [reply.metrics for reply in answers(setup, chosen, setup.config.train_sites, lost, question)]
+    tried = [figures for figures in tried if figures[PLAIN]["n"]]
+    trials = {
+        name: {"nll": mean_supported(f[name]["nll"] for f in tried), "sites": len(tried)} for name in (PLAIN, *names)
+    }
+    scored = {name: trial["nll"] for name, trial in trials.items() if trial["nll"] is not None}
+    remedy = min(scored, key=lambda name: scored[name]) if scored else PLAIN
+    if not tried:
+        say("Adaptation: no training site has validation data of enough source groups to try a remedy on; none is done")
+    return AdaptationPlan(
+        remedy, plan.patches, plan.training_mix, plan.reference, auto=True, trials=trials, failures=named(lost)
+    )
+
+
+def _possible(setup: RunSetup, plan: AdaptationPlan, remedy: str) -> bool:
+    """Whether every held-out site could be given a remedy."""
+    steps = steps_of(remedy)
+    if "normalise" in steps and not plan.reference:
+        return False
+    if "batchnorm" in steps and no_batchnorm(setup.shared.model):
+        return False
+    return "class_mix" not in steps or all(site.class_mix for site in setup.pipeline.held_out_sites)
+
+
+def adapt_sites(
+    setup: RunSetup, chosen: SelectedModel, tuned: Calibration, plan: AdaptationPlan, measured: Measured
+) -> dict[str, Any]:
+    """Measure the adapted model at the held-out sites that have plain figures, which get theirs beside them; returns
+    that part of summary.json."""
+    names = [name for name, entry in measured.sites.items() if entry["role"] == "held_out"]
+    lost: dict[str, str] = {}
+    question = plan.request(
+        tuned, setup.pipeline, resamples=setup.pipeline.evaluation.resamples, thresholds=tuned.thresholds
+    )
+    for reply in answers(setup, chosen, names, lost, question):
+        measured.sites[reply.site]["adapted"] = adapted_result(reply.metrics, plan.remedy)
+    classes = setup.pipeline.task.classes
+    return {
+        **plan.facts(),
+        "auto": plan.auto,
+        "trials": dict(plan.trials),
+        "training_mix": dict(zip(classes, plan.training_mix, strict=True)),
+        **adapted_groups(measured.sites),
+        "failures": [*plan.failures, *named(lost)],
+    }
+
+
+def adapted_result(metrics: Mapping[str, Mapping[str, Any]], remedy: str) -> AdaptedResult:
+    """A site's `adapted` entry of summary.json, of what it replied."""
+    figures, plain = dict(metrics[remedy]), dict(metrics[PLAIN])
+    plain.pop("adaptation")
+    return cast(AdaptedResult, {**figures.pop("adaptation"), "figures": figures, "plain": plain})
+
+
+def adapted_groups(sites: Mapping[str, SiteResult]) -> dict[str, Any]:
+    """Figures over the held-out sites that were adapted: "held_out", and of the plain model on the same patches
+    "plain"."""
+    adapted = {name: entry["adapted"] for name, entry in sites.items() if "adapted" in entry}
+    judged = {name: entry for name, entry in adapted.items() if entry["figures"]["n"]}
+    after, before = (
+        group_figures({name: {**figures[name], "role": "held_out"} for name in judged}, "held_out")
+        for figures in (
+            {name: entry["figures"] for name, entry in judged.items()},
+            {name: entry["plain"] for name, entry in judged.items()},
+        )
+    )
+    return {"held_out": after, "plain": before}

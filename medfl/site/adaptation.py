@@ -1,0 +1,190 @@
+"""A model adapted to a site by unlabelled patches, and judged on others: what stays at the site is all but figures.
+
+Half of a split's source groups, drawn by the run's seed, are adapted on; the model is judged on the rest, and so is the
+model as it is. No label of the first half is read. docs/adaptation.md tells what each step does and when it helps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medfl.data.batches import Batches
+from medfl.data.normalise import METHODS, NoStain, StainStatistics, normalise, stain_statistics, statistics_of
+from medfl.data.patch_store import U8
+from medfl.data.stain import apply, random_stain
+from medfl.messages import AdaptRequest
+from medfl.metrics.auroc import FloatArray
+from medfl.metrics.class_prior import estimated_mix, mix_shift, predicted_mix, proper_mix
+from medfl.metrics.remedies import PLAIN, Step, steps_of
+from medfl.model.batchnorm import batchnorm_statistics_of
+from medfl.seeds import seed_for
+from medfl.site.measurement import Measurement, probabilities
+from medfl.site.shared_model import SharedModel
+
+Rows = NDArray[np.int64]
+Look = Callable[[Rows], Tensor]
+LEAST_GROUPS = 5
+"""In either half; a site that asks for more behind a cell of what it tells needs as many."""
+LEAST_PATCHES = 16
+"""To adapt on."""
+STAIN_PATCHES = 256
+"""Whose stain is measured, at most."""
+FARTHEST_MIX = 0.3
+"""Between the class mix that the re-estimated model predicts and the one that is stated, in total variation."""
+
+
+def halves(groups: NDArray[np.int64], rows: Rows, seed: int) -> tuple[Rows, Rows]:
+    """Rows of a split to adapt on, shuffled, and rows to judge on, in order: no source group is in both, and of an
+    odd number the judging half has one more."""
+    rng = np.random.default_rng(seed)
+    names = rng.permutation(np.unique(groups[rows]))
+    adapting = np.isin(groups[rows], names[: len(names) // 2])
+    return rng.permutation(rows[adapting]), rows[~adapting]
+
+
+def mix_is_believable(predicted: FloatArray, plain: FloatArray, stated: FloatArray | None) -> bool:
+    """Whether re-estimated BatchNorm statistics may stay, by class mixes [C].
+
+    Re-estimation centres what the site shows, so that it predicts about the mix of training even of one class. Whether
+    that is so only the registry can say: the predicted mix has to be near the stated one, and nearer than the plain
+    model's. Where none is stated, it has to be near the plain model's.
+    """
+    far = float(np.abs(predicted - (plain if stated is None else stated)).sum() / 2)
+    return far <= FARTHEST_MIX and (stated is None or far < float(np.abs(plain - stated).sum() / 2))
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """Calibrated logits f64[n, C] of the patches adapted on and of those judged."""
+
+    adapting: Tensor
+    judged: Tensor
+
+
+class Adaptation:
+    """The answer of one site to one `AdaptRequest`, whose model is in the network.
+
+    Args:
+        request: what is asked.
+        images: the site's patches.
+        shared: the network; it ends as it began.
+        measurement: figures of the site.
+        batch_size: patches in a forward pass.
+    """
+
+    def __init__(
+        self, request: AdaptRequest, images: Batches, shared: SharedModel, measurement: Measurement, batch_size: int
+    ) -> None:
+        self.request, self.images, self.shared = request, images, shared
+        self.store, self.measurement, self.batch_size = images.store, measurement, batch_size
+        seed = measurement.training.seed
+        rows = self.store.splits[request.splits[0]]
+        self.adapting, self.judged = halves(self.store.groups, rows, seed_for(seed, "adapt", self.store.site))
+        self.short = self._too_few()
+        self.adapting = self.adapting[: 0 if self.short else request.patches]
+        laboratory = np.random.default_rng(seed_for(seed, "laboratory", self.store.site))
+        self.laboratory = random_stain(laboratory) if request.laboratory else None
+        stated = measurement.training.class_mix
+        self.stated_mix = proper_mix(stated) if stated else None
+        self.scored: dict[tuple[Step, ...], _Scores] = {}
+
+    def answer(self) -> dict[str, dict[str, Any]]:
+        """Figures by remedy, and of none, all of the same patches; of no patch where there are too few."""
+        return {remedy: self._figures(steps_of(remedy)) for remedy in (PLAIN, *self.request.remedies)}
+
+    def _too_few(self) -> str:
+        """Why there is nothing to adapt on, in a word; "" where there is."""
+        groups = [len(np.unique(self.store.groups[half])) for half in (self.adapting, self.judged)]
+        if min(groups) < max(LEAST_GROUPS, self.measurement.training.min_count):
+            return "few_groups"
+        return "few_patches" if len(self.adapting) < LEAST_PATCHES else ""
+
+    def _figures(self, steps: tuple[Step, ...]) -> dict[str, Any]:
+        """Figures of one remedy, and what was done."""
+        done: tuple[Step, ...] = ()
+        left_out: dict[str, str] = dict.fromkeys(steps, self.short) if self.short else {}
+        scores = self._scores(done) if not self.short else None
+        shift = np.zeros(len(self.measurement.classes))
+        for step in steps if scores is not None else ():
+            if reason := self._why_not(step, done):
+                left_out[step] = reason
+                continue
+            if step in ("normalise", "batchnorm"):
+                done = (*done, step)
+                scores = self._scores(done)
+                continue
+            done, shift = (*done, step), mix_shift(self._mix(step, scores), self.request.training_mix)
+        logits = torch.empty(0, len(shift), dtype=torch.float64) if scores is None else scores.judged
+        rows = self.judged[: len(logits)]
+        figures = self.measurement.judged(self.request, rows, logits + torch.from_numpy(shift))
+        groups = len(np.unique(self.store.groups[self.adapting]))
+        facts = {"steps": list(done), "left_out": left_out, "patches": len(self.adapting), "groups": groups}
+        return figures | {"adaptation": facts}
+
+    def _why_not(self, step: Step, done: tuple[Step, ...]) -> str:
+        """Why a step cannot be done behind these, in a word; "" where it can."""
+        if step == "class_mix":
+            return "no_class_mix" if self.stated_mix is None else ""
+        if step == "em":
+            return "" if done else "alone"
+        if step == "normalise" and not self.request.reference:
+            return "no_reference"
+        try:
+            adapted = self._scores((*done, step))
+        except NoStain:
+            return "no_tissue"
+        if step == "normalise":
+            return ""
+        n = len(self.measurement.classes)
+        predicted, plain = (predicted_mix(s.adapting.numpy(), n) for s in (adapted, self._scores(done)))
+        return "" if mix_is_believable(predicted, plain, self.stated_mix) else "class_spread"
+
+    def _mix(self, step: Step, scores: _Scores) -> FloatArray:
+        """The site's class mix, stated or estimated."""
+        if step == "class_mix" and self.stated_mix is not None:
+            return self.stated_mix
+        return estimated_mix(probabilities(scores.adapting), self.request.training_mix)
+
+    def _scores(self, steps: tuple[Step, ...]) -> _Scores:
+        """Calibrated logits of both halves after the steps that change the network or what it sees. Raises NoStain."""
+        if steps not in self.scored:
+            model, target = self.shared.model, self.request.reference if "normalise" in steps else ()
+            own = self._stain(METHODS[len(target) > 6]) if target else None
+            look = partial(self._seen, own=own, target=statistics_of(target) if target else None)
+            layers = model.moving_batchnorm() if "batchnorm" in steps else []
+            parts = np.array_split(self.adapting, -(-len(self.adapting) // self.batch_size))
+            self.shared.net.eval()
+            with self.shared.autocast(), batchnorm_statistics_of(layers, map(look, parts), model.net):
+                self.scored[steps] = _Scores(self._logits(self.adapting, look), self._logits(self.judged, look))
+        return self.scored[steps]
+
+    def _logits(self, rows: Rows, look: Look) -> Tensor:
+        """Calibrated logits f64[n, C] on the CPU of the network as it is now."""
+        with torch.inference_mode():
+            parts = np.split(rows, range(self.batch_size, len(rows), self.batch_size))
+            logits = [self.shared.model.net(look(part)).float().cpu().double() for part in parts]
+        return torch.cat(logits) / self.request.temperature
+
+    def _stain(self, method: str) -> StainStatistics:
+        """The stain of the patches adapted on. Raises NoStain."""
+        return stain_statistics(self._rendered(self.adapting[:STAIN_PATCHES]), method)
+
+    def _rendered(self, rows: Rows) -> U8:
+        """Patches u8[n, S, S, 3], as the laboratory asked for would show them."""
+        images = self.store.images[rows]
+        return apply(images, self.laboratory, self.request.laboratory) if self.laboratory else np.asarray(images)
+
+    def _seen(self, rows: Rows, own: StainStatistics | None, target: StainStatistics | None) -> Tensor:
+        """Patches f32[n, 3, S, S] as the network sees them."""
+        images = self._rendered(rows)
+        if own is not None and target is not None:
+            images = normalise(images, own, target)
+        return self.images.of_images(images)
