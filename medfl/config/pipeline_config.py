@@ -153,6 +153,24 @@ class Pipeline(ConfigSection):
         return self
 
     @model_validator(mode="after")
+    def _one_stain(self) -> Pipeline:
+        if self.training.augment.exchange and self.data.normalise:
+            raise ValueError(
+                "`data.normalise` brings all patches to one stain, and `training.augment.exchange` gives them the dyes "
+                "of many; remove one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _dyes_meet(self) -> Pipeline:
+        if self.training.augment.exchange and self.baseline:
+            raise ValueError(
+                f"`training.augment.exchange` gives sites the dyes of others, and {NOTHING_TO_ACT_ON[self.baseline]}; "
+                f"remove one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _class_weights_fit(self) -> Pipeline:
         strange = sorted(set(self.training.class_weights or {}) - set(self.task.classes))
         if strange:

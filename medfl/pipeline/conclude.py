@@ -42,14 +42,14 @@ def conclude(
 def select_model(setup: RunSetup, state: ServerState) -> SelectedModel:
     """The last model, or the best by the selection metric. Raises RunFailed where no round has that metric."""
     if isinstance(setup.config.select, str):
-        return SelectedModel(setup.config.rounds, state.weights, state.buffers, state.accepted)
+        return SelectedModel(setup.config.rounds, state.weights, state.buffers, state.accepted, state.stain_reference)
     if state.best is None:
         raise RunFailed(
             f"`select` asks for the best {setup.config.select[0]}, which no training site has in any round: its "
             f"validation data lack patches or classes, or every measurement failed"
         )
     round_, _, weights, buffers = state.best
-    return SelectedModel(round_, weights, buffers, state.accepted)
+    return SelectedModel(round_, weights, buffers, state.accepted, state.stain_reference)
 
 
 def conclude_global(setup: RunSetup, folder: RunFolder, selected: SelectedModel) -> tuple[RunSummary, Curves]:
@@ -58,6 +58,8 @@ def conclude_global(setup: RunSetup, folder: RunFolder, selected: SelectedModel)
         raise RunFailed(f"the model of round {selected.round} is not finite; lower `training.optimizer.lr`")
     tuned = tune(setup, selected)
     facts = model_facts(setup, folder.path.name, tuned)
+    if normalise := setup.pipeline.data.normalise:
+        facts["normalise"] = {"method": normalise.method, "reference": list(selected.stain_reference)}
     folder.save_model(setup.shared.model, selected.weights, selected.buffers, facts)
     measured = measure_sites(setup, selected, tuned, setup.roles)
     _check_measured(setup, measured)
@@ -78,7 +80,7 @@ def conclude_alone(setup: RunSetup, folder: RunFolder, state: ServerState) -> tu
         if name not in names
     ]
     for name in names:
-        own = SelectedModel(rounds, *own_model(state, name), state.accepted)
+        own = SelectedModel(rounds, *own_model(state, name), state.accepted, state.stain_reference)
         tuned = calibrate(setup, own, [name])
         temperatures[name] = tuned.temperature
         here = measure_sites(setup, own, tuned, [name])

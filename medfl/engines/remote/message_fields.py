@@ -8,7 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from medfl.messages import EvaluateRequest, HistogramRequest, MeasureRequest, Request, TemperatureRequest, TrainRequest
+from medfl.messages import (
+    EvaluateRequest,
+    HistogramRequest,
+    MeasureRequest,
+    Request,
+    StainRequest,
+    TemperatureRequest,
+    TrainRequest,
+)
 
 Fields = Mapping[str, Callable[[Any], bool]]
 
@@ -27,6 +35,10 @@ def _number(value: Any) -> bool:
 
 def _text(value: Any) -> bool:
     return isinstance(value, str)
+
+
+def _truth(value: Any) -> bool:
+    return isinstance(value, bool)
 
 
 def _names(value: Any) -> bool:
@@ -53,10 +65,16 @@ def _by_split(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(figures, dict) for figures in value.values())
 
 
-_MODEL: Fields = {"round": _count, "splits": _names, "last_accepted_round": _index}
+_MODEL: Fields = {
+    "round": _count,
+    "splits": _names,
+    "last_accepted_round": _index,
+    "stain_reference": _numbers,
+}
 REQUESTS: Mapping[str, tuple[type[Request], Fields]] = {
-    "train": (TrainRequest, {**_MODEL, "lr_scale": _number}),
+    "train": (TrainRequest, {**_MODEL, "lr_scale": _number, "stain_others": _numbers}),
     "evaluate": (EvaluateRequest, _MODEL),
+    "stain": (StainRequest, {**_MODEL, "method": _text, "dyes": _truth}),
     "temperatures": (TemperatureRequest, {**_MODEL, "temperatures": _numbers}),
     "histograms": (HistogramRequest, {**_MODEL, "temperature": _maybe_number, "malignant": _names}),
     "measure": (
