@@ -37,6 +37,10 @@ class Adapt(ConfigSection):
             return AUTO
         return name_of([self.remedy] if isinstance(self.remedy, str) else self.remedy)
 
+    def may(self, step: Step) -> bool:
+        """Whether a step is part of the remedy, or might be."""
+        return self.remedy == AUTO or step in self.name.split("+")
+
 
 def read_adapt(text: str) -> Adapt:
     """A remedy given at the command line, `batchnorm+em`. Raises ValueError for what is none."""

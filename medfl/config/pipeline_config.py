@@ -160,9 +160,31 @@ class Pipeline(ConfigSection):
     def _adapts_one_model(self) -> Pipeline:
         if self.adapt and self.baseline == "local_only":
             raise ValueError("`adapt` is done to one global model, which local_only does not have; remove one of them")
+        if self.adapt and self.data.normalise and "normalise" in self.adapt.name:
+            raise ValueError(
+                "`data.normalise` normalises every site's patches, so `adapt.remedy` cannot; remove it there"
+            )
         gates = self.registry.gates if self.registry else Gates()
         if not self.adapt and (gates.adapted_auroc_min is not None or gates.adapted_ece_max is not None):
             raise ValueError("`registry.gates` reads figures of the adapted model, and nothing is; state `adapt`")
+        return self
+
+    @model_validator(mode="after")
+    def _one_stain(self) -> Pipeline:
+        if self.training.augment.exchange and self.data.normalise:
+            raise ValueError(
+                "`data.normalise` brings all patches to one stain, and `training.augment.exchange` gives them the dyes "
+                "of many; remove one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _dyes_meet(self) -> Pipeline:
+        if self.training.augment.exchange and self.baseline:
+            raise ValueError(
+                f"`training.augment.exchange` gives sites the dyes of others, and {NOTHING_TO_ACT_ON[self.baseline]}; "
+                f"remove one of them"
+            )
         return self
 
     @model_validator(mode="after")

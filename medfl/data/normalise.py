@@ -32,6 +32,7 @@ LEAST_AMOUNT = 0.05  # of a dye
 LEAST_SHARE = 0.01  # of a channel in a dye: no dye makes light
 LARGEST = 50.0  # any of the numbers; densities end at ln 256
 EXTREMES = (1.0, 99.0)  # percentiles of the angle between dyes, and of amounts
+DIGITS = 6  # of a number: a sum's last ones depend on how many threads made it
 CHUNK = 1 << 15  # pixels a pass
 
 
@@ -126,7 +127,9 @@ def stain_statistics(patches: U8, method: str = "reinhard") -> StainStatistics:
     amounts = np.percentile(density @ np.linalg.inv(stain_matrix(*dyes))[:, :2].astype(np.float32), EXTREMES[1], axis=0)
     if amounts.min() < LEAST_AMOUNT:
         raise NoStain("there is hardly any of one of the two dyes in them")
-    return DyeStatistics(_rgb(dyes[0]), _rgb(dyes[1]), (float(amounts[0]), float(amounts[1])))
+    return DyeStatistics(
+        _rgb(dyes[0]), _rgb(dyes[1]), (round(float(amounts[0]), DIGITS), round(float(amounts[1]), DIGITS))
+    )
 
 
 def tissue_density(patches: U8) -> F32:
@@ -137,10 +140,10 @@ def tissue_density(patches: U8) -> F32:
     step = max(1, int(np.ceil(np.sqrt(patches.size / 3 / PIXELS))))
     thin = max(1, int(np.ceil(len(patches) / PIXELS)))
     density = to_density(patches[::thin, ::step, ::step].reshape(-1, 3))
-    density = density[density.mean(axis=1) > TISSUE_DENSITY]
-    if len(density) < LEAST_TISSUE:
+    tissue: F32 = density[density.mean(axis=1) > TISSUE_DENSITY]
+    if len(tissue) < LEAST_TISSUE:
         raise NoStain("there is hardly any tissue in them, only empty slide")
-    return density
+    return tissue
 
 
 def dye_colours(density: F32) -> F64:
@@ -158,7 +161,8 @@ def dye_colours(density: F32) -> F64:
     dyes /= np.linalg.norm(dyes, axis=1, keepdims=True)
     if np.linalg.norm(np.cross(*dyes)) < LEAST_ANGLE:
         raise NoStain("there is only one dye in them")
-    return dyes[np.argsort(-dyes[:, 0])]  # haematoxylin absorbs more red
+    ordered: F64 = dyes[np.argsort(-dyes[:, 0])]  # haematoxylin absorbs more red
+    return ordered
 
 
 def mean_statistics(parts: Sequence[StainStatistics]) -> StainStatistics:
@@ -178,7 +182,7 @@ def statistics_of(numbers: Sequence[Any]) -> StainStatistics:
     if len(values) == 6:
         return DensityStatistics(_rgb(values[:3]), _rgb(values[3:]))
     if len(values) == 8:
-        return DyeStatistics(_rgb(values[:3]), _rgb(values[3:6]), (values[6], values[7]))
+        return DyeStatistics(_rgb(values[:3]), _rgb(values[3:6]), (round(values[6], DIGITS), round(values[7], DIGITS)))
     raise ValueError(f"stain statistics are 6 or 8 numbers, not {len(values)}")
 
 
@@ -199,5 +203,5 @@ def normalise(patches: U8, own: StainStatistics, target: StainStatistics) -> U8:
 
 
 def _rgb(values: Sequence[float] | F64) -> RGB:
-    red, green, blue = (float(value) for value in values)
+    red, green, blue = (round(float(value), DIGITS) for value in values)
     return red, green, blue

@@ -6,8 +6,19 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from medfl.data.normalise import FIXED, LARGEST, statistics_of
+from medfl.data.stain_exchange import NUMBERS, DyeSpread
 from medfl.federation.transport import AsyncTransport, Transport
-from medfl.messages import AdaptRequest, Failure, HistogramRequest, MeasureRequest, Reply, Request, TemperatureRequest
+from medfl.messages import (
+    AdaptRequest,
+    Failure,
+    HistogramRequest,
+    MeasureRequest,
+    Reply,
+    Request,
+    StainRequest,
+    TemperatureRequest,
+)
 from medfl.metrics import figure_checks as checks
 from medfl.metrics.remedies import PLAIN
 from medfl.metrics.targets import targets
@@ -75,7 +86,7 @@ class CheckedTransport:
         if isinstance(request, MeasureRequest):
             curves = checks.curves_check(names)
         figures = None
-        if not isinstance(request, TemperatureRequest | HistogramRequest):
+        if not isinstance(request, TemperatureRequest | HistogramRequest | StainRequest):
             figures = checks.site_figures_check(self.classes, names, self.bins)
         _by_split(sums, request.splits)(reply.sums, "sums")
         _by_split(curves, request.splits)(reply.curves, "curves")
@@ -88,6 +99,9 @@ class CheckedTransport:
 
     def _closing(self, request: Request, n_targets: int) -> checks.Check | None:
         """What a request asks for as sums of a split."""
+        if isinstance(request, StainRequest):
+            wanted = {"statistics": _statistics(request.method)} if request.method else {}
+            return checks.record(wanted | ({"dyes": checks.maybe(_dyes)} if request.dyes else {}))
         if isinstance(request, TemperatureRequest):
             return checks.record({"temperatures": checks.temperature_sums_check(len(request.temperatures))})
         histograms = checks.histograms_check(n_targets)
@@ -104,6 +118,24 @@ def _by_split(inner: checks.Check | None, splits: Sequence[str], further: Sequen
     if inner is None:
         return checks.record({})
     return checks.record(dict.fromkeys(splits, inner), dict.fromkeys(further, inner))
+
+
+def _statistics(method: str) -> checks.Check:
+    """The numbers of a stain by that method, or None."""
+    kind = type(FIXED[method])
+
+    def check(value: Any, where: str) -> None:
+        checks.listed(checks.number(0.0, LARGEST), len(FIXED[method].numbers))(value, where)
+        if not isinstance(statistics_of(value), kind):
+            raise ValueError(f"`{where}` is of another method")
+
+    return checks.maybe(check)
+
+
+def _dyes(value: Any, where: str) -> None:
+    """The numbers of a site's dyes."""
+    checks.listed(checks.number(-1.0, 1.0), NUMBERS)(value, where)
+    DyeSpread.of(value)
 
 
 def _of_own_model(name: Any, splits: Sequence[str]) -> bool:

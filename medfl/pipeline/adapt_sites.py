@@ -8,21 +8,21 @@ has trained on these sites, so this is kinder than leaving each of them out woul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
 from medfl import config
 from medfl.config.adapt_config import AUTO
-from medfl.errors import MedflError
+from medfl.errors import RunFailed
+from medfl.federation.stain_agreement import agree
 from medfl.messages import AdaptRequest
-from medfl.methods.core.chain import MethodChain
 from medfl.metrics.group_figures import group_figures
 from medfl.metrics.measure import mean_supported
 from medfl.metrics.record_types import AdaptedResult, FailureRecord, SiteResult
 from medfl.metrics.remedies import PLAIN, steps_of
-from medfl.model.flat_model import FlatModel
+from medfl.pipeline.adaptation_needs import ADAPTED_STAIN, no_batchnorm
 from medfl.pipeline.final_evaluation import Calibration, Measured, SelectedModel, answers, malignant_classes, named
 from medfl.pipeline.prepare import RunSetup
 
@@ -80,46 +80,6 @@ class AdaptationPlan:
         return {"remedy": self.remedy, "patches": self.patches, "reference": list(self.reference) or None}
 
 
-def training_mix(pipeline: config.Pipeline, chain: MethodChain, rows: Iterable[Mapping[str, Any]]) -> tuple[float, ...]:
-    """The class mix that a pipeline's model takes for granted: that of all training patches; of as much of each class
-    where training evens it out. Counts that a site withholds are left out.
-
-    Args:
-        pipeline: with its classes, and the weights of classes.
-        chain: a method that adjusts logits by class counts evens them out.
-        rows: of allocation_summary.csv.
-    """
-    classes, training = pipeline.task.classes, pipeline.training
-    counts = dict.fromkeys(classes, 0.0)
-    for row in rows:
-        if row["role"] == "train" and row["split"] == "train" and row["patches"] != "":
-            counts[row["class"]] += float(row["patches"])
-    even = training.weighted_loss or chain.acts("modify_logits") or not any(counts.values())
-    weights = {name: 1.0 if even else count for name, count in counts.items()}
-    if not even and training.class_weights:
-        weights = {name: weight * training.class_weights.get(name, 1.0) for name, weight in weights.items()}
-    total = sum(weights.values())
-    return tuple(weights[name] / total for name in classes)
-
-
-def check_adaptation(adapt: config.Adapt, model: FlatModel, where: str = "`adapt.remedy`") -> None:
-    """Raise MedflError where a remedy cannot be done to this network, whatever the site."""
-    if "batchnorm" in adapt.name.split("+") and (reason := no_batchnorm(model)):
-        raise MedflError(f"{where}: {reason}; take normalise or class_mix")
-
-
-def no_batchnorm(model: FlatModel) -> str:
-    """Why BatchNorm statistics cannot be re-estimated; "" where they can."""
-    if model.moving_batchnorm():
-        return ""
-    if model.all_batchnorm():
-        return (
-            f"the BatchNorm statistics of {model.spec.backbone} are frozen: its classifier knows features under those "
-            f"of pretraining only, and guesses under others (accuracy .82 became .27)"
-        )
-    return f"{model.spec.backbone} has no BatchNorm whose statistics could be re-estimated"
-
-
 def plan_adaptation(
     setup: RunSetup, chosen: SelectedModel, tuned: Calibration, mix: tuple[float, ...], say: Callable[[str], None]
 ) -> AdaptationPlan | None:
@@ -127,8 +87,22 @@ def plan_adaptation(
     adapt = setup.pipeline.adapt
     if adapt is None:
         return None
-    plan = AdaptationPlan(adapt.name, adapt.patches, mix)
+    plan = AdaptationPlan(adapt.name, adapt.patches, mix, _reference(setup, say))
     return choose(setup, chosen, tuned, plan, say) if adapt.remedy == AUTO else plan
+
+
+def _reference(setup: RunSetup, say: Callable[[str], None]) -> tuple[float, ...]:
+    """The mean of the training sites' stains, where patches are to be normalised to it; none where none can be had, which
+    costs that step and not the run."""
+    adapt, pipeline = setup.pipeline.adapt, setup.pipeline
+    if adapt is None or pipeline.data.normalise or not adapt.may("normalise"):
+        return ()
+    sites, quorum = setup.config.train_sites, pipeline.training.quorum
+    try:
+        return agree(setup.transport, sites, ADAPTED_STAIN, False, quorum, say).reference
+    except RunFailed as failed:
+        say(f"Adaptation: without normalisation, since {failed}")
+        return ()
 
 
 def choose(

@@ -6,18 +6,20 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
 
 from medfl import config
 from medfl.config.program_parts import is_program
-from medfl.data.batches import AugmentSpec, Jitter
+from medfl.data.batches import AugmentSpec, Batches, Jitter
 from medfl.data.patch_store import PatchStore
 from medfl.errors import MedflError
-from medfl.messages import POOL
+from medfl.messages import POOL, Request
 from medfl.methods.core.chain import build_chain
 from medfl.model.flat_model import FlatModel
+from medfl.pipeline.adaptation_needs import check_adaptation, stain_statistics_of
 from medfl.pipeline.model_spec import model_at_a_site, model_spec
 from medfl.seeds import seed_for
 from medfl.site.feature_batches import FeatureBatches, PooledFeatures
@@ -41,6 +43,7 @@ def checked_shared_model(pipeline: config.Pipeline) -> SharedModel:
     optimizer = pipeline.training.optimizer
     shared.chain.check(shared.model, optimizer.name, optimizer.momentum, optimizer.weight_decay)
     check_precision(shared)
+    check_adaptation(pipeline.adapt, shared.model)
     try_network(shared, pipeline.data.size, pipeline.training.batch_size, program_loss(pipeline))
     return shared
 
@@ -132,9 +135,21 @@ def views(pipeline: config.Pipeline) -> int:
     augment = pipeline.training.augment
     if pipeline.model.train != "head":
         return 0
-    still = not (augment.flips or augment.rotate90 or augment.jitter)
-    still &= not (augment.brightness or augment.contrast or augment.saturation or augment.hue)
-    return augment.views or int(still)
+    return augment.views or int(not _augment_spec(augment).acts)
+
+
+def _augment_spec(augment: config.Augment) -> AugmentSpec:
+    return AugmentSpec(
+        flips=augment.flips,
+        rotate90=augment.rotate90,
+        brightness=augment.brightness,
+        contrast=augment.contrast,
+        saturation=augment.saturation,
+        hue=augment.hue,
+        jitter=json.dumps(augment.jitter) if augment.jitter else "",
+        stain=augment.stain or 0.0,
+        exchange=augment.exchange or 0.0,
+    )
 
 
 def _class_mix(
@@ -153,7 +168,7 @@ def local_training_config(
     pipeline: config.Pipeline, site: config.SiteConfig, store: PatchStore | None = None
 ) -> LocalTrainingConfig:
     """A site's local work: the pipeline's, with what the site states for itself and its patches show."""
-    training, augment = pipeline.training, pipeline.training.augment
+    training = pipeline.training
     steps = site.local_steps or (None if site.local_epochs else training.local_steps)
     return LocalTrainingConfig(
         batch_size=training.batch_size,
@@ -169,15 +184,7 @@ def local_training_config(
         class_weights=_stated_weights(pipeline),
         loss=pipeline.parts.loss,
         label_smoothing=training.label_smoothing,
-        augment=AugmentSpec(
-            flips=augment.flips,
-            rotate90=augment.rotate90,
-            brightness=augment.brightness,
-            contrast=augment.contrast,
-            saturation=augment.saturation,
-            hue=augment.hue,
-            jitter=json.dumps(augment.jitter) if augment.jitter else "",
-        ),
+        augment=_augment_spec(training.augment),
         rounds=training.rounds,
         seed=pipeline.seed,
         eval_batch_size=pipeline.evaluation.batch_size,
@@ -185,6 +192,7 @@ def local_training_config(
         min_count=pipeline.min_count(site),
         views=views(pipeline),
         class_mix=_class_mix(pipeline, site, store),
+        stain_statistics=stain_statistics_of(pipeline),
     )
 
 
@@ -215,21 +223,45 @@ def build_sites(pipeline: config.Pipeline, stores: Mapping[str, PatchStore], sha
         for site in pipeline.all_sites
         if site.name in stores
     }
-    for site in sites.values():
-        site.compute_features()
+    if not (pipeline.data.normalise or pipeline.training.augment.exchange):  # else once the stains are known
+        for site in sites.values():
+            site.compute_features()
     return sites
 
 
-def pooled_site(sites: Mapping[str, Site]) -> Site:
+class PooledSite(Site):
+    """All sites' training patches in one place, each site's in the stain that a message names.
+
+    Args:
+        parts: the training sites.
+    """
+
+    def __init__(self, parts: Sequence[Site]) -> None:
+        first = parts[0]
+        work = dataclasses.replace(first.training, local_steps=sum(steps_by_site(parts).values()))
+        super().__init__(POOL, "train", pool([site.store for site in parts]), work, first.shared, first.jitter)
+        self.parts = parts
+
+    @cached_property
+    def batches(self) -> Batches | FeatureBatches:
+        """The patches, or the features that the sites have computed of them."""
+        parts = [site.batches for site in self.parts if isinstance(site.batches, FeatureBatches)]
+        return PooledFeatures(self.images, parts) if parts else self.images
+
+    def take_stains(self, request: Request) -> None:
+        """See Site.take_stains."""
+        before = [site.store for site in self.parts]
+        for site in self.parts:
+            site.take_stains(request)
+        if any(site.store is not store for site, store in zip(self.parts, before, strict=True)):
+            self.store = pool([site.store for site in self.parts])
+            for made in ("images", "batches"):
+                self.__dict__.pop(made, None)
+
+
+def pooled_site(sites: Mapping[str, Site]) -> PooledSite:
     """A site that holds a copy of all sites' training patches and takes as many local steps as they do together."""
-    training = [sites[name] for name in sorted(sites) if sites[name].role == "train"]
-    first = training[0]
-    work = dataclasses.replace(first.training, local_steps=sum(steps_by_site(training).values()))
-    pooled = Site(POOL, "train", pool([site.store for site in training]), work, first.shared, first.jitter)
-    parts = [site.batches for site in training if isinstance(site.batches, FeatureBatches)]
-    if parts:
-        pooled.batches = PooledFeatures(pooled.images, parts)
-    return pooled
+    return PooledSite([sites[name] for name in sorted(sites) if sites[name].role == "train"])
 
 
 def pool(stores: Sequence[PatchStore]) -> PatchStore:

@@ -13,7 +13,8 @@ from medfl.federation.baselines import has_own_model, own_model
 from medfl.federation.server_state import ServerState
 from medfl.metrics.group_figures import held_out_figures
 from medfl.metrics.record_types import FailureRecord, RunSummary, SiteResult
-from medfl.pipeline.adapt_sites import adapt_sites, plan_adaptation, training_mix
+from medfl.pipeline.adapt_sites import adapt_sites, plan_adaptation
+from medfl.pipeline.adaptation_needs import training_mix
 from medfl.pipeline.final_evaluation import Calibration, Measured, SelectedModel, calibrate, measure_sites, tune
 from medfl.pipeline.prepare import RunSetup
 from medfl.pipeline.summary import model_facts, summarise
@@ -44,14 +45,14 @@ def conclude(
 def select_model(setup: RunSetup, state: ServerState) -> SelectedModel:
     """The last model, or the best by the selection metric. Raises RunFailed where no round has that metric."""
     if isinstance(setup.config.select, str):
-        return SelectedModel(setup.config.rounds, state.weights, state.buffers, state.accepted)
+        return SelectedModel(setup.config.rounds, state.weights, state.buffers, state.accepted, state.stain_reference)
     if state.best is None:
         raise RunFailed(
             f"`select` asks for the best {setup.config.select[0]}, which no training site has in any round: its "
             f"validation data lack patches or classes, or every measurement failed"
         )
     round_, _, weights, buffers = state.best
-    return SelectedModel(round_, weights, buffers, state.accepted)
+    return SelectedModel(round_, weights, buffers, state.accepted, state.stain_reference)
 
 
 def conclude_global(
@@ -68,6 +69,8 @@ def conclude_global(
     plan = plan_adaptation(setup, selected, tuned, mix, (watcher or ProgressCallbacks()).say)
     if plan is not None:
         facts["adaptation"] = plan.facts()
+    if normalise := setup.pipeline.data.normalise:
+        facts["normalise"] = {"method": normalise.method, "reference": list(selected.stain_reference)}
     folder.save_model(setup.shared.model, selected.weights, selected.buffers, facts)
     measured = measure_sites(setup, selected, tuned, setup.roles)
     _check_measured(setup, measured)
@@ -91,7 +94,7 @@ def conclude_alone(setup: RunSetup, folder: RunFolder, state: ServerState) -> tu
         if name not in names
     ]
     for name in names:
-        own = SelectedModel(rounds, *own_model(state, name), state.accepted)
+        own = SelectedModel(rounds, *own_model(state, name), state.accepted, state.stain_reference)
         tuned = calibrate(setup, own, [name])
         temperatures[name] = tuned.temperature
         here = measure_sites(setup, own, tuned, [name])

@@ -31,12 +31,14 @@ Lost = Sequence[FailureRecord]
 
 @dataclass(frozen=True)
 class SelectedModel:
-    """The model that counts: round, wire vectors, and the last round accepted from each site."""
+    """The model that counts: round, wire vectors, the last round accepted from each site, and the stain that patches
+    are brought to (`medfl.data.normalise`), none where they stay as they are."""
 
     round: int
     weights: Tensor
     buffers: Tensor
     accepted: Mapping[str, int] = field(default_factory=dict)
+    stain_reference: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -180,8 +182,13 @@ def answers(
     who failed, and why, goes into `lost`."""
 
     def request(name: str) -> Request:
-        accepted = chosen.accepted.get(name, -1)
-        return question(chosen.round, chosen.weights, chosen.buffers, last_accepted_round=accepted)
+        return question(
+            chosen.round,
+            chosen.weights,
+            chosen.buffers,
+            last_accepted_round=chosen.accepted.get(name, -1),
+            stain_reference=chosen.stain_reference,
+        )
 
     for answer in prepared.transport.call(sorted(names), request):
         if isinstance(answer, Failure):

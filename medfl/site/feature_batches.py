@@ -98,7 +98,13 @@ class FeatureBatches:
         if model.spec.pooling:
             settings["pooling"] = model.spec.pooling
         if view:
-            settings |= {"view": view, "augment": dataclasses.asdict(self.images.augment)}
+            augment = dataclasses.asdict(self.images.augment)
+            for name in ("stain", "exchange"):  # where they are off, features of before are found
+                if not augment[name]:
+                    del augment[name]
+            settings |= {"view": view, "augment": augment}
+            if self.images.exchange is not None:
+                settings["dyes"] = self.images.exchange.numbers
             settings["rows"] = hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()
         return settings
 

@@ -25,6 +25,7 @@ from medfl.messages import (
     MeasureRequest,
     Reply,
     Request,
+    StainRequest,
     TemperatureRequest,
     TrainRequest,
 )
@@ -40,6 +41,7 @@ from medfl.site.local_training import take_steps
 from medfl.site.measurement import Measurement
 from medfl.site.membership_attack import attack_members, draw_members
 from medfl.site.shared_model import LocalTrainingConfig, SharedModel
+from medfl.site.site_stain import SiteStain
 from medfl.site.state import PendingState, SiteMemory
 
 
@@ -52,7 +54,7 @@ class Site:
 
     Args:
         name, role: who it is; role "train" or "held_out" (a held-out site refuses to train).
-        store: its patches.
+        store: its patches, as they were rendered.
         work: its local work.
         bench: the shared workbench.
         jitter: optional patch-wise training augmentation on the CPU.
@@ -79,15 +81,16 @@ class Site:
         self.norm_slots = bench.model.norm_slots() if self.local_norms else []
         self.local_layers = LocalLayers.of(self.norm_slots, bench.model.device)
         self.jitter = jitter
+        self.stain = SiteStain(store, work)
         self._memory = SiteMemory(name)
 
     @cached_property
     def images(self) -> Batches:
         """The patches on the device, placed there at first use."""
-        model = self.shared.model
+        model, augment = self.shared.model, self.training.augment
         channels_last = model.spec.channels_last
         return Batches(
-            self.store, model.device, model.mean, model.std, self.training.augment, self.jitter, channels_last
+            self.store, model.device, model.mean, model.std, augment, self.jitter, channels_last, self.stain.exchange
         )
 
     @cached_property
@@ -108,6 +111,14 @@ class Site:
         if isinstance(self.batches, FeatureBatches):
             with self._explained("computing features", self.training.eval_batch_size, "evaluation.batch_size"):
                 _ = self.batches.plain, self.batches.drawn if self.role == "train" else None
+
+    def take_stains(self, request: Request) -> None:
+        """Bring the patches to the stain that a message names, and take along the dyes of others that it holds."""
+        if self.stain.take(request):
+            self.store = self.stain.store
+            for made in ("images", "batches"):
+                self.__dict__.pop(made, None)
+            self.compute_features()
 
     @property
     def evaluator(self) -> Evaluator:
@@ -144,6 +155,9 @@ class Site:
         """
         if isinstance(request, TrainRequest) and self.role != "train":
             raise ValueError(f"{self.name} is held out and does not train")
+        if isinstance(request, StainRequest):
+            return Reply(self.name, request.round, sums=dict.fromkeys(request.splits, self.stain.answer(request)))
+        self.take_stains(request)
         self._settle(request)
         answer = Reply(self.name, request.round)
         if request.splits:

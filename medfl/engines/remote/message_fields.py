@@ -14,6 +14,7 @@ from medfl.messages import (
     HistogramRequest,
     MeasureRequest,
     Request,
+    StainRequest,
     TemperatureRequest,
     TrainRequest,
 )
@@ -35,6 +36,10 @@ def _number(value: Any) -> bool:
 
 def _text(value: Any) -> bool:
     return isinstance(value, str)
+
+
+def _truth(value: Any) -> bool:
+    return isinstance(value, bool)
 
 
 def _names(value: Any) -> bool:
@@ -61,10 +66,16 @@ def _by_split(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(figures, dict) for figures in value.values())
 
 
-_MODEL: Fields = {"round": _count, "splits": _names, "last_accepted_round": _index}
+_MODEL: Fields = {
+    "round": _count,
+    "splits": _names,
+    "last_accepted_round": _index,
+    "stain_reference": _numbers,
+}
 REQUESTS: Mapping[str, tuple[type[Request], Fields]] = {
-    "train": (TrainRequest, {**_MODEL, "lr_scale": _number}),
+    "train": (TrainRequest, {**_MODEL, "lr_scale": _number, "stain_others": _numbers}),
     "evaluate": (EvaluateRequest, _MODEL),
+    "stain": (StainRequest, {**_MODEL, "method": _text, "dyes": _truth}),
     "temperatures": (TemperatureRequest, {**_MODEL, "temperatures": _numbers}),
     "histograms": (HistogramRequest, {**_MODEL, "temperature": _maybe_number, "malignant": _names}),
     "measure": (
