@@ -161,9 +161,7 @@ class Pipeline(ConfigSection):
         if self.adapt and self.baseline == "local_only":
             raise ValueError("`adapt` is done to one global model, which local_only does not have; remove one of them")
         if self.adapt and self.data.normalise and "normalise" in self.adapt.name:
-            raise ValueError(
-                "`data.normalise` normalises every site's patches, so `adapt.remedy` cannot; remove it there"
-            )
+            raise ValueError("`data.normalise` normalises all patches, so `adapt.remedy` has not to; remove it there")
         gates = self.registry.gates if self.registry else Gates()
         if not self.adapt and (gates.adapted_auroc_min is not None or gates.adapted_ece_max is not None):
             raise ValueError("`registry.gates` reads figures of the adapted model, and nothing is; state `adapt`")

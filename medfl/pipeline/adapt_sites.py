@@ -92,8 +92,8 @@ def plan_adaptation(
 
 
 def _reference(setup: RunSetup, say: Callable[[str], None]) -> tuple[float, ...]:
-    """The mean of the training sites' stains, where patches are to be normalised to it; none where none can be had, which
-    costs that step and not the run."""
+    """The mean of the training sites' stains, where patches are to be normalised to it; none where none can be had,
+    which costs that step and not the run."""
     adapt, pipeline = setup.pipeline.adapt, setup.pipeline
     if adapt is None or pipeline.data.normalise or not adapt.may("normalise"):
         return ()

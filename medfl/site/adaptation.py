@@ -6,7 +6,7 @@ model as it is. No label of the first half is read. docs/adaptation.md tells wha
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from torch import Tensor
 from medfl.data.batches import Batches
 from medfl.data.normalise import METHODS, NoStain, StainStatistics, normalise, stain_statistics, statistics_of
 from medfl.data.patch_store import U8
-from medfl.data.stain import apply, random_stain
+from medfl.data.stain import Stain, apply, random_stain
 from medfl.messages import AdaptRequest
 from medfl.metrics.auroc import FloatArray
 from medfl.metrics.class_prior import estimated_mix, mix_shift, predicted_mix, proper_mix
@@ -69,65 +69,50 @@ class _Scores:
     judged: Tensor
 
 
-class Adaptation:
-    """The answer of one site to one `AdaptRequest`, whose model is in the network.
+class Adapter:
+    """A model on one site's patches, adapted by some of them to judge others; the network ends as it began.
 
     Args:
-        request: what is asked.
+        request: the remedies' numbers; its model is in the network.
         images: the site's patches.
-        shared: the network; it ends as it began.
-        measurement: figures of the site.
+        shared: the network.
+        adapting, judged: rows to adapt on, of which no label is read, and rows to be scored.
+        stated_mix: share of each class at the site; None where it states none.
         batch_size: patches in a forward pass.
+        laboratory: whose stain all patches are seen in first; None as they are.
     """
 
     def __init__(
-        self, request: AdaptRequest, images: Batches, shared: SharedModel, measurement: Measurement, batch_size: int
+        self,
+        request: AdaptRequest,
+        images: Batches,
+        shared: SharedModel,
+        adapting: Rows,
+        judged: Rows,
+        stated_mix: Sequence[float] | None,
+        batch_size: int,
+        laboratory: Stain | None = None,
     ) -> None:
         self.request, self.images, self.shared = request, images, shared
-        self.store, self.measurement, self.batch_size = images.store, measurement, batch_size
-        seed = measurement.training.seed
-        rows = self.store.splits[request.splits[0]]
-        self.adapting, self.judged = halves(self.store.groups, rows, seed_for(seed, "adapt", self.store.site))
-        self.short = self._too_few()
-        self.adapting = self.adapting[: 0 if self.short else request.patches]
-        laboratory = np.random.default_rng(seed_for(seed, "laboratory", self.store.site))
-        self.laboratory = random_stain(laboratory) if request.laboratory else None
-        stated = measurement.training.class_mix
-        self.stated_mix = proper_mix(stated) if stated else None
+        self.adapting, self.judged, self.batch_size = adapting, judged, batch_size
+        self.stated_mix = proper_mix(stated_mix) if stated_mix else None
+        self.laboratory = laboratory
         self.scored: dict[tuple[Step, ...], _Scores] = {}
 
-    def answer(self) -> dict[str, dict[str, Any]]:
-        """Figures by remedy, and of none, all of the same patches; of no patch where there are too few."""
-        return {remedy: self._figures(steps_of(remedy)) for remedy in (PLAIN, *self.request.remedies)}
-
-    def _too_few(self) -> str:
-        """Why there is nothing to adapt on, in a word; "" where there is."""
-        groups = [len(np.unique(self.store.groups[half])) for half in (self.adapting, self.judged)]
-        if min(groups) < max(LEAST_GROUPS, self.measurement.training.min_count):
-            return "few_groups"
-        return "few_patches" if len(self.adapting) < LEAST_PATCHES else ""
-
-    def _figures(self, steps: tuple[Step, ...]) -> dict[str, Any]:
-        """Figures of one remedy, and what was done."""
+    def adapted(self, steps: Sequence[Step]) -> tuple[Tensor, list[Step], dict[str, str]]:
+        """Calibrated logits f64[n, C] of the judged rows after these steps; those done, those left out and why."""
         done: tuple[Step, ...] = ()
-        left_out: dict[str, str] = dict.fromkeys(steps, self.short) if self.short else {}
-        scores = self._scores(done) if not self.short else None
-        shift = np.zeros(len(self.measurement.classes))
-        for step in steps if scores is not None else ():
+        left_out: dict[str, str] = {}
+        shift: FloatArray | None = None
+        for step in steps:
             if reason := self._why_not(step, done):
                 left_out[step] = reason
                 continue
-            if step in ("normalise", "batchnorm"):
-                done = (*done, step)
-                scores = self._scores(done)
-                continue
-            done, shift = (*done, step), mix_shift(self._mix(step, scores), self.request.training_mix)
-        logits = torch.empty(0, len(shift), dtype=torch.float64) if scores is None else scores.judged
-        rows = self.judged[: len(logits)]
-        figures = self.measurement.judged(self.request, rows, logits + torch.from_numpy(shift))
-        groups = len(np.unique(self.store.groups[self.adapting]))
-        facts = {"steps": list(done), "left_out": left_out, "patches": len(self.adapting), "groups": groups}
-        return figures | {"adaptation": facts}
+            if step in ("class_mix", "em"):
+                shift = mix_shift(self._mix(step, self._scores(done)), self.request.training_mix)
+            done = (*done, step)
+        logits = self._scores(tuple(step for step in done if step in ("normalise", "batchnorm"))).judged
+        return logits if shift is None else logits + torch.from_numpy(shift), list(done), left_out
 
     def _why_not(self, step: Step, done: tuple[Step, ...]) -> str:
         """Why a step cannot be done behind these, in a word; "" where it can."""
@@ -143,7 +128,7 @@ class Adaptation:
             return "no_tissue"
         if step == "normalise":
             return ""
-        n = len(self.measurement.classes)
+        n = len(self.shared.model.spec.classes)
         predicted, plain = (predicted_mix(s.adapting.numpy(), n) for s in (adapted, self._scores(done)))
         return "" if mix_is_believable(predicted, plain, self.stated_mix) else "class_spread"
 
@@ -179,7 +164,7 @@ class Adaptation:
 
     def _rendered(self, rows: Rows) -> U8:
         """Patches u8[n, S, S, 3], as the laboratory asked for would show them."""
-        images = self.store.images[rows]
+        images = self.images.store.images[rows]
         return apply(images, self.laboratory, self.request.laboratory) if self.laboratory else np.asarray(images)
 
     def _seen(self, rows: Rows, own: StainStatistics | None, target: StainStatistics | None) -> Tensor:
@@ -188,3 +173,42 @@ class Adaptation:
         if own is not None and target is not None:
             images = normalise(images, own, target)
         return self.images.of_images(images)
+
+
+def answer(
+    request: AdaptRequest, images: Batches, shared: SharedModel, measurement: Measurement, batch_size: int
+) -> dict[str, dict[str, Any]]:
+    """Figures of a site by remedy, and of none, all of the same patches; of no patch where there are too few.
+
+    Args:
+        request: what is asked; its model is in the network.
+        images, shared, batch_size: as for `Adapter`.
+        measurement: figures of the site.
+    """
+    store, training = images.store, measurement.training
+    rows, seed = store.splits[request.splits[0]], training.seed
+    adapting, judged = halves(store.groups, rows, seed_for(seed, "adapt", store.site))
+    short = _too_few(store.groups, adapting, judged, training.min_count)
+    adapting = adapting[: 0 if short else request.patches]
+    laboratory = random_stain(np.random.default_rng(seed_for(seed, "laboratory", store.site)))
+    seen_by = laboratory if request.laboratory else None
+    adapter = Adapter(request, images, shared, adapting, judged, training.class_mix, batch_size, seen_by)
+    groups, made = len(np.unique(store.groups[adapting])), {}
+    for remedy in (PLAIN, *request.remedies):
+        steps = steps_of(remedy)
+        logits, done, left_out = adapter.adapted(steps) if not short else _nothing(measurement, steps, short)
+        figures = measurement.judged(request, judged[: len(logits)], logits)
+        facts = {"steps": done, "left_out": left_out, "patches": len(adapting), "groups": groups}
+        made[remedy] = figures | {"adaptation": facts}
+    return made
+
+
+def _too_few(groups: NDArray[np.int64], adapting: Rows, judged: Rows, min_count: int) -> str:
+    """Why there is nothing to adapt on, in a word; "" where there is."""
+    if min(len(np.unique(groups[half])) for half in (adapting, judged)) < max(LEAST_GROUPS, min_count):
+        return "few_groups"
+    return "few_patches" if len(adapting) < LEAST_PATCHES else ""
+
+
+def _nothing(measurement: Measurement, steps: Sequence[Step], reason: str) -> tuple[Tensor, list[Step], dict[str, str]]:
+    return torch.empty(0, len(measurement.classes), dtype=torch.float64), [], dict.fromkeys(steps, reason)

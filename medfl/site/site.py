@@ -34,7 +34,7 @@ from medfl.methods.core.local_layers import LocalLayers
 from medfl.metrics.site_figures import SiteMeasurement
 from medfl.model.memory_limits import explained
 from medfl.seeds import seed_for
-from medfl.site.adaptation import Adaptation
+from medfl.site import adaptation
 from medfl.site.evaluator import Evaluator, Rows
 from medfl.site.feature_batches import FeatureBatches
 from medfl.site.local_training import take_steps
@@ -249,7 +249,7 @@ class Site:
         """Figures of the model adapted to this site, by remedy."""
         self.shared.model.load(*self.own_model(request.weights, request.buffers))
         measurement = Measurement(self.store, self.shared.model.spec.classes, self.training)
-        return Adaptation(request, self.images, self.shared, measurement, self.training.eval_batch_size).answer()
+        return adaptation.answer(request, self.images, self.shared, measurement, self.training.eval_batch_size)
 
     def _members(self, request: Request) -> Rows | None:
         """The training patches that are told from test patches, where the final measurement asks a site for that."""

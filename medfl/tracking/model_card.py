@@ -11,6 +11,7 @@ from medfl.metrics.figures import Place, Style, figures_at
 from medfl.metrics.formatting import format_count
 from medfl.metrics.stability_figures import stability_at
 from medfl.plain_text import markdown
+from medfl.runs.adapted_figures import TITLE, adaptation_sentences, adapted_table
 from medfl.runs.headline import headline
 from medfl.runs.model_facts import model_rendering, transform_names
 from medfl.runs.records import RunRecords, SiteData
@@ -42,6 +43,7 @@ def model_card(
         _method(summary, pipeline, methods),
         _table("Held-out sites (never trained on)", summary, "held_out"),
         _table("Training sites (their test splits)", summary, "train"),
+        *([_adapted(summary)] if summary.get("adaptation") else []),
         _calibration(summary),
         _operating(summary),
         _stability(summary),
@@ -182,6 +184,17 @@ def _columns() -> list[tuple[str, Callable[[Mapping[str, Any]], str]]]:
             columns.append((f"{row.label} before", row.format_before))
         columns.append((row.label, row.format if style is Style.VALUE else row.format_interval))
     return columns
+
+
+def _adapted(summary: Mapping[str, Any]) -> Iterator[str]:
+    yield f"## {TITLE}"
+    yield from (f"{markdown(sentence)}.\n" for sentence in adaptation_sentences(summary))
+    headings, rows = adapted_table(summary["sites"])
+    if rows:
+        yield f"| {' | '.join(headings)} |"
+        yield "|" + "---|" * len(headings)
+        yield from (f"| {' | '.join(map(markdown, row))} |" for row in rows)
+    yield "\nThe model that is served is the plain one; `medfl evaluate --adapt` and `medfl predict --adapt` adapt it."
 
 
 def _calibration(summary: Mapping[str, Any]) -> Iterator[str]:
