@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from medfl.cli.terminal import Terminal
+from medfl.pipeline.build_site import steps_by_site
 from medfl.pipeline.plan_checks import check_plan
 from medfl.pipeline.prepare import LocalRunSetup
-from medfl.site.site import steps_by_site
 
 
 def print_plan(prepared: LocalRunSetup, terminal: Terminal) -> None:

@@ -166,6 +166,12 @@ def adapted_result(metrics: Mapping[str, Mapping[str, Any]], remedy: str) -> Ada
     return cast(AdaptedResult, {**figures.pop("adaptation"), "figures": figures, "plain": plain})
 
 
+def adaptation_facts(facts: Mapping[str, Any], adapt: config.Adapt, sites: Mapping[str, SiteResult]) -> dict[str, Any]:
+    """The same part for a trained model that was measured later, by its model.json, at sites that were adapted."""
+    remedy = facts["adaptation"]["remedy"] if adapt.remedy == AUTO else adapt.name
+    return {"remedy": remedy, "auto": False, "trials": {}, "failures": [], **adapted_groups(sites)}
+
+
 def adapted_groups(sites: Mapping[str, SiteResult]) -> dict[str, Any]:
     """Figures over the held-out sites that were adapted: "held_out", and of the plain model on the same patches
     "plain"."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -15,7 +15,7 @@ from medfl import config
 from medfl.config.program_parts import is_program
 from medfl.data.batches import AugmentSpec, Batches, Jitter
 from medfl.data.patch_store import PatchStore
-from medfl.errors import MedflError
+from medfl.errors import MedflError, nearest
 from medfl.messages import POOL, Request
 from medfl.methods.core.chain import build_chain
 from medfl.model.flat_model import FlatModel
@@ -24,7 +24,7 @@ from medfl.pipeline.model_spec import model_at_a_site, model_spec
 from medfl.seeds import seed_for
 from medfl.site.feature_batches import FeatureBatches, PooledFeatures
 from medfl.site.shared_model import LocalTrainingConfig, Loss, SharedModel
-from medfl.site.site import Site, steps_by_site
+from medfl.site.site import Site
 from medfl.site.trial_pass import try_network
 
 ON_GRADIENTS = ("on_gradient", "on_last_gradient", "modify_gradient", "optimizer_step", "ascend")
@@ -158,6 +158,11 @@ def _class_mix(
     """The share of each class at a site: as its file states it, or that of its training patches; None for neither."""
     classes = pipeline.task.classes
     if site.class_mix is not None:
+        if strange := sorted(site.class_mix.keys() - set(classes)):
+            raise MedflError(
+                f"site {site.name}, `class_mix` names the class {strange[0]}, which is not in `task.classes` "
+                f"({', '.join(classes)}).{nearest(strange[0], classes)}"
+            )
         return tuple(site.class_mix.get(name, 0.0) for name in classes)
     if store is None or not len(rows := store.splits.get("train", ())):
         return None
@@ -257,6 +262,11 @@ class PooledSite(Site):
             self.store = pool([site.store for site in self.parts])
             for made in ("images", "batches"):
                 self.__dict__.pop(made, None)
+
+
+def steps_by_site(sites: Iterable[Site]) -> dict[str, int]:
+    """Local steps of every training site."""
+    return {s.name: s.training.steps(len(s.store.splits["train"])) for s in sites if s.role == "train"}
 
 
 def pooled_site(sites: Mapping[str, Site]) -> PooledSite:

@@ -29,6 +29,8 @@ from medfl.model.flat_model import FlatModel
 from medfl.model.lora import Lora
 from medfl.model.trained_part import trained_part
 from medfl.model.weights_file import InputSpec
+from medfl.pipeline.adapt_model import adapt_request
+from medfl.pipeline.adapt_sites import adaptation_facts, adapted_result
 from medfl.pipeline.build_site import build_site, resolve_device
 from medfl.pipeline.final_evaluation import Measured
 from medfl.pipeline.load_pipeline import load_pipeline, load_site
@@ -61,6 +63,14 @@ class TrainedModel:
         """The transforms that its patches go through before it sees them: `data.render` of its run."""
         plan = read_resolved(self.run.pipeline) if self.run and "render" not in self.facts else None
         return model_rendering(self.facts, plan)
+
+    def seen(self, patches: U8) -> U8:
+        """Patches u8[N, S, S, 3] of its size as the transforms of its run leave them."""
+        if not self.render:
+            return patches
+        from medfl.data.transforms import serving
+
+        return serving(self.render)(patches)
 
     def load(self, device: str = "auto") -> tuple[SharedModel, Tensor, Tensor]:
         """A workbench for this architecture, and the model's weights f32[P] and buffers f32[B] in wire order.
@@ -133,6 +143,7 @@ def measure_model(
     shares: Sequence[tuple[config.Pipeline, config.SiteConfig, SitePartition]],
     resamples: int | None = None,
     predictions: Path | None = None,
+    adapt: config.Adapt | None = None,
 ) -> Measured:
     """Test figures with intervals at each site: those of the calibrated model, as at the end of its run.
 
@@ -141,6 +152,7 @@ def measure_model(
         shares: per site the pipeline that says how its data is rendered, the site, and its data.
         resamples: bootstrap resamples; None takes the pipeline's.
         predictions: where each site writes `<site>.csv` with one row a patch; the file stays at the site.
+        adapt: a remedy, whose figures stand beside the others at sites that never trained.
     """
     bench, weights, buffers = model.load()
     measured, facts = Measured(), model.facts
@@ -170,6 +182,9 @@ def measure_model(
         )
         try:
             measured.add(here.handle(request), role)
+            if adapt and role == "held_out":
+                asked = adapt_request(facts, adapt, bench, (weights, buffers), wanted)
+                measured.sites[site.name]["adapted"] = adapted_result(here.handle(asked).metrics, asked.remedies[0])
         except SiteDiverged as error:
             raise MedflError(f"{model.directory}: at site {site.name}, {error}") from None
         if predictions is not None:
@@ -228,7 +243,7 @@ def sites_to_measure(
             raise MedflError(
                 f"site {site.name} was not part of the run and has no `data.root`; add its own data to its site file"
             )
-        alone = site.model_copy(update={"role": "held_out", "class_mix": None, "patches": None})
+        alone = site.model_copy(update={"role": "held_out", "patches": None})
         triples.append((pipeline, alone, own_partition(pipeline, alone, "held_out")))
     return triples
 
@@ -238,9 +253,11 @@ def evaluate(
     site_files: Sequence[str | config.SiteConfig] = (),
     pipeline_file: str | config.Pipeline | None = None,
     predictions: Path | None = None,
+    adapt: config.Adapt | None = None,
 ) -> dict[str, Any]:
     """`medfl evaluate`: its keys mean what they mean in summary.json."""
-    measured = measure_model(model, sites_to_measure(model, site_files, pipeline_file), predictions=predictions)
+    triples = sites_to_measure(model, site_files, pipeline_file)
+    measured = measure_model(model, triples, predictions=predictions, adapt=adapt)
     sites = measured.sites
     return {
         "run": model.facts["run"],
@@ -250,6 +267,7 @@ def evaluate(
         "held_out": group_figures(sites, "held_out"),
         "train_sites": group_figures(sites, "train"),
         "pooled": pooled_figures(sites, measured.sums, model.facts["classes"]),
+        **({"adaptation": adaptation_facts(model.facts, adapt, sites)} if adapt else {}),
     }
 
 
@@ -268,10 +286,7 @@ def scores(
 ) -> NDArray[np.float64]:
     """Calibrated class probabilities f64[N, C] of patches u8[N, S, S, 3] of the model's size, which go through the
     run's `data.render` first; `loaded` is its workbench with the weights in it, where that is there already."""
-    if model.render:
-        from medfl.data.transforms import serving
-
-        patches = serving(model.render)(patches)
+    patches = model.seen(patches)
     bench = loaded or model.ready(device)
     bench.net.eval()
     mean = torch.tensor(model.facts["mean"]).view(3, 1, 1)

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from medfl.config.pipeline_config import Pooling
+from medfl.data.normalise import statistics_of
 from medfl.errors import MedflError
+from medfl.metrics.class_prior import proper_mix
+from medfl.metrics.remedies import steps_of
 from medfl.runs.records import read_json
 
 NAMES = ("run", "backbone", "fingerprint")
@@ -30,6 +33,7 @@ def read_model_facts(path: Path) -> dict[str, Any]:
         wrong.append("malignant` or `versions")
     wrong += [] if facts.get("train", "all") in ("all", "head") or _part(facts["train"]) else ["train"]
     wrong += [] if facts.get("pooling") in (None, *get_args(Pooling)) else ["pooling"]
+    wrong += _wrong_adaptation(facts)
     wrong += [] if facts.get("hidden") is None or _count(facts["hidden"]) else ["hidden"]
     if wrong:
         raise MedflError(f"{path} does not say what model this is (`{wrong[0]}`); take the file of the run")
@@ -55,6 +59,23 @@ def _transforms(value: Any) -> bool:
         isinstance(entry, str) or (isinstance(entry, dict) and all(isinstance(part, dict) for part in entry.values()))
         for entry in value
     )
+
+
+def _wrong_adaptation(facts: Mapping[str, Any]) -> list[str]:
+    """Which of the entries that adaptation reads cannot be, by name."""
+    mix, noted, wrong = facts.get("training_mix"), facts.get("adaptation"), []
+    try:
+        if mix is not None and len(proper_mix(mix)) != len(facts["classes"]):
+            wrong.append("training_mix")
+    except (TypeError, ValueError):
+        wrong.append("training_mix")
+    try:
+        if noted is not None:
+            steps_of(noted["remedy"])
+            _ = statistics_of(noted["reference"]) if noted.get("reference") else None
+    except (KeyError, TypeError, ValueError, AttributeError):
+        wrong.append("adaptation")
+    return wrong
 
 
 def _filled(value: Any, kind: type) -> bool:

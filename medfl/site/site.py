@@ -10,9 +10,8 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -219,14 +218,15 @@ class Site:
     def _evaluate(self, request: Request) -> Reply:
         """The part of the reply that describes the incoming model."""
         began = time.perf_counter()
+        measurement = Measurement(self.store, self.shared.model.spec.classes, self.training)
         if isinstance(request, AdaptRequest):
-            figures = self._adapted(request)
+            self.shared.model.load(*self.own_model(request.weights, request.buffers))
+            figures = adaptation.answer(request, self.images, self.shared, measurement, self.training.eval_batch_size)
             return Reply(self.name, request.round, metrics=figures, seconds={"evaluate": time.perf_counter() - began})
         members = self._members(request)
         parts: list[Rows | str] = [*request.splits, *([] if members is None else [members])]
         logits = self.evaluator.logits_of_each(*self.own_model(request.weights, request.buffers), parts)
         by_split = self._finite(request, logits)
-        measurement = Measurement(self.store, self.shared.model.spec.classes, self.training)
         if isinstance(request, TemperatureRequest | HistogramRequest):
             sums = {split: measurement.sums(request, split, own) for split, own in by_split.items()}
             return Reply(self.name, request.round, sums=sums, seconds={"evaluate": time.perf_counter() - began})
@@ -244,12 +244,6 @@ class Site:
             curves={split: own.curves for split, own in measured.items() if own.curves},
             seconds={"evaluate": time.perf_counter() - began},
         )
-
-    def _adapted(self, request: AdaptRequest) -> dict[str, dict[str, Any]]:
-        """Figures of the model adapted to this site, by remedy."""
-        self.shared.model.load(*self.own_model(request.weights, request.buffers))
-        measurement = Measurement(self.store, self.shared.model.spec.classes, self.training)
-        return adaptation.answer(request, self.images, self.shared, measurement, self.training.eval_batch_size)
 
     def _members(self, request: Request) -> Rows | None:
         """The training patches that are told from test patches, where the final measurement asks a site for that."""
@@ -335,8 +329,3 @@ def _copy_into(scratch: dict[str, Tensor], name: str, vector: Tensor) -> Tensor:
     if name not in scratch:
         scratch[name] = torch.empty_like(vector)
     return scratch[name].copy_(vector)
-
-
-def steps_by_site(sites: Iterable[Site]) -> dict[str, int]:
-    """Local steps of every training site."""
-    return {s.name: s.training.steps(len(s.store.splits["train"])) for s in sites if s.role == "train"}
