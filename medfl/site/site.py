@@ -247,9 +247,8 @@ class Site:
 
     def _members(self, request: Request) -> Rows | None:
         """The training patches that are told from test patches, where the final measurement asks a site for that."""
-        if not isinstance(request, MeasureRequest) or "test" not in request.splits or self.role != "train":
-            return None
-        return draw_members(self.store, request.members, self.training.seed) if request.members else None
+        asked = isinstance(request, MeasureRequest) and "test" in request.splits and self.role == "train"
+        return draw_members(self.store, request.members, self.training.seed) if asked and request.members else None
 
     def _measure_personal_models(self, request: Request, measurement: Measurement) -> dict[str, SiteMeasurement]:
         """Measure the further models that methods name."""
