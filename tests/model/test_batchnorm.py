@@ -45,12 +45,15 @@ def test_of_several_batches_they_are_the_mean(model):
 def test_the_network_is_its_own_again_bit_for_bit_whatever_happens(model):
     layers, before = model.moving_batchnorm(), {k: v.clone() for k, v in model.net.state_dict().items()}
     model.net.eval()
-    with (
-        pytest.raises(RuntimeError, match="stop"),
-        batchnorm_statistics_of(layers, [torch.randn(4, 3, 32, 32)], model.net),
-    ):
-        assert not torch.equal(layers[0].running_mean, before[f"{next(iter(model.all_batchnorm()))}.running_mean"])
-        raise RuntimeError("stop")
+    first = f"{next(iter(model.all_batchnorm()))}.running_mean"
+
+    def interrupted():
+        with batchnorm_statistics_of(layers, [torch.randn(4, 3, 32, 32)], model.net):
+            assert not torch.equal(layers[0].running_mean, before[first])
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        interrupted()
     after = model.net.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
     model.check()
