@@ -113,8 +113,8 @@ class Gates(ConfigSection):
     held_out_auroc_min: Fraction | None = None
     held_out_ece_max: Fraction | None = None
     worst_site_auroc_min: Fraction | None = None
-    adapted_auroc_min: Fraction | None = None
-    adapted_ece_max: Fraction | None = None
+    held_out_adapted_auroc_min: Fraction | None = None
+    held_out_adapted_ece_max: Fraction | None = None
 
 
 class Registry(ConfigSection):
@@ -163,7 +163,9 @@ class Pipeline(ConfigSection):
         if self.adapt and self.data.normalise and "normalise" in self.adapt.name:
             raise ValueError("`data.normalise` normalises all patches, so `adapt.remedy` has not to; remove it there")
         gates = self.registry.gates if self.registry else Gates()
-        if not self.adapt and (gates.adapted_auroc_min is not None or gates.adapted_ece_max is not None):
+        if not self.adapt and (
+            gates.held_out_adapted_auroc_min is not None or gates.held_out_adapted_ece_max is not None
+        ):
             raise ValueError("`registry.gates` reads figures of the adapted model, and nothing is; state `adapt`")
         return self
 

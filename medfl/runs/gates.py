@@ -43,8 +43,8 @@ GATES = (
     Gate("held_out_auroc_min", "held_out", "auroc"),
     Gate("worst_site_auroc_min", "train", "auroc"),
     Gate("held_out_ece_max", "held_out", "ece"),
-    Gate("adapted_auroc_min", "held_out", "auroc", adapted=True),
-    Gate("adapted_ece_max", "held_out", "ece", adapted=True),
+    Gate("held_out_adapted_auroc_min", "held_out", "auroc", adapted=True),
+    Gate("held_out_adapted_ece_max", "held_out", "ece", adapted=True),
 )
 
 
@@ -141,8 +141,8 @@ def gate_results(
 
     AUROC gates read the smallest lower 95 % bound over the sites they speak of: held-out sites on all their data
     (`held_out_auroc_min`), training sites on their test splits (`worst_site_auroc_min`). `held_out_ece_max` reads
-    the mean ECE over the held-out sites of what is registered, the calibrated model. `adapted_auroc_min` and
-    `adapted_ece_max` read the same of the adapted model. A figure that is not available misses its gate.
+    the mean ECE over the held-out sites of what is registered, the calibrated model. `held_out_adapted_auroc_min` and
+    `held_out_adapted_ece_max` read the same of the adapted model. A figure that is not available misses its gate.
 
     Args:
         summary: `summary.json`.

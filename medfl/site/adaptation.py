@@ -50,15 +50,15 @@ def halves(groups: NDArray[np.int64], rows: Rows, seed: int) -> tuple[Rows, Rows
     return rng.permutation(rows[adapting]), rows[~adapting]
 
 
-def mix_is_believable(predicted: FloatArray, plain: FloatArray, stated: FloatArray | None) -> bool:
+def mix_is_believable(predicted: FloatArray, plain: FloatArray, registry: FloatArray | None) -> bool:
     """Whether re-estimated BatchNorm statistics may stay, by class mixes [C].
 
     Re-estimation centres what the site shows, so that it predicts about the mix of training even of one class. Whether
     that is so only the registry can say: the predicted mix has to be near the stated one, and nearer than the plain
     model's. Where none is stated, it has to be near the plain model's.
     """
-    far = float(np.abs(predicted - (plain if stated is None else stated)).sum() / 2)
-    return far <= FARTHEST_MIX and (stated is None or far < float(np.abs(plain - stated).sum() / 2))
+    far = float(np.abs(predicted - (plain if registry is None else registry)).sum() / 2)
+    return far <= FARTHEST_MIX and (registry is None or far < float(np.abs(plain - registry).sum() / 2))
 
 
 @dataclass(frozen=True)

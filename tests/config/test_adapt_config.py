@@ -30,7 +30,7 @@ def test_no_remedy(remedy):
     [
         ({"adapt": {"remedy": "em"}}, "em alone is refused"),
         ({"adapt": {"remedy": "batchnorm"}, "baseline": "local_only"}, "local_only does not have"),
-        ({"registry": {"name": "m", "gates": {"adapted_ece_max": 0.1}}}, "state `adapt`"),
+        ({"registry": {"name": "m", "gates": {"held_out_adapted_ece_max": 0.1}}}, "state `adapt`"),
         ({"adapt": {"remedy": "batchnorm", "patches": 3}}, "patches"),
     ],
 )

@@ -103,15 +103,15 @@ def test_the_figures_stand_wherever_figures_stand(adapted, plain):
 
 def test_gates_read_the_plain_figures_unless_they_say_otherwise(adapted):
     summary, east = adapted.summary, adapted.summary["sites"]["east"]
-    bounds = config.Gates(held_out_ece_max=1, adapted_ece_max=1, adapted_auroc_min=0)
+    bounds = config.Gates(held_out_ece_max=1, held_out_adapted_ece_max=1, held_out_adapted_auroc_min=0)
     alone = {"east": "held_out"}
     values = {result.gate: result.value for result in gate_results(summary, bounds, alone)}
     assert values["held_out_ece_max"] == summary["held_out"]["mean_ece"]
-    assert values["adapted_ece_max"] == east["adapted"]["figures"]["ece"]
-    assert values["adapted_auroc_min"] == east["adapted"]["figures"]["auroc_ci"][0]
+    assert values["held_out_adapted_ece_max"] == east["adapted"]["figures"]["ece"]
+    assert values["held_out_adapted_auroc_min"] == east["adapted"]["figures"]["auroc_ci"][0]
     both = {result.gate: result for result in gate_results(summary, bounds, {**alone, "west": "held_out"})}
-    assert both["adapted_ece_max"].value is None
-    assert "adapted model's" in str(both["adapted_auroc_min"])
+    assert both["held_out_adapted_ece_max"].value is None
+    assert "adapted model's" in str(both["held_out_adapted_auroc_min"])
 
 
 def test_a_trained_model_is_adapted_as_in_its_run(adapted, plain):
@@ -234,5 +234,5 @@ def test_a_stain_that_nobody_tells_costs_the_step_and_not_the_run(setup, monkeyp
 
 def test_a_gate_of_the_adapted_model_refuses(adapted):
     assert issubclass(GateFailed, MedflError)
-    results = gate_results(adapted.summary, config.Gates(adapted_ece_max=0), {"east": "held_out"})
+    results = gate_results(adapted.summary, config.Gates(held_out_adapted_ece_max=0), {"east": "held_out"})
     assert not results[0].passed
