@@ -13,11 +13,13 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 
 from medfl.config.yaml_file import parse
@@ -25,11 +27,11 @@ from medfl.data.atomic_file import write_text
 from medfl.messages import AdaptRequest
 from medfl.metrics.class_prior import estimated_mix, mix_shift, predicted_mix
 from medfl.metrics.measure import measure
-from medfl.metrics.remedies import Step
-from medfl.pipeline.adapt_sites import AdaptationPlan, _reference, choose
+from medfl.metrics.remedies import Step, name_of
+from medfl.pipeline.adapt_sites import AdaptationPlan, _calibrated, _reference, choose
 from medfl.pipeline.adaptation_needs import training_mix
 from medfl.pipeline.conclude import select_model
-from medfl.pipeline.final_evaluation import tune
+from medfl.pipeline.final_evaluation import Calibration, SelectedModel, tune
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.prepare import LocalRunSetup, prepare
 from medfl.seeds import seed_for
@@ -83,16 +85,20 @@ def adapter_at(site: Site, setup: LocalRunSetup, request: AdaptRequest, patches:
     return Adapter(request, site.images, setup.shared, adapting[:patches], judged, mix, site.training.eval_batch_size)
 
 
-def rows_of(site: Site, setup: LocalRunSetup, request: AdaptRequest) -> Iterator[Row]:
-    """A line for each remedy: those that are offered, without the mix check, and those that are not."""
+def rows_of(
+    site: Site, setup: LocalRunSetup, request: AdaptRequest, temperatures: Mapping[tuple[Step, ...], float]
+) -> Iterator[Row]:
+    """A line for each remedy: those that are offered, without the mix check, and those that are not. The model's own
+    temperature, and that of the adapted model, in lines of their own."""
     classes, mix = setup.pipeline.task.classes, np.asarray(site.training.class_mix)
-    whole, few = (adapter_at(site, setup, request, patches) for patches in (256, 16))
+    few = adapter_at(site, setup, replace(request, temperature=temperatures[("batchnorm",)]), 16)
+    whole = adapter_at(site, setup, request, 256)
     plain = predicted_mix(whole._scores(()).adapting.numpy(), len(classes))
 
     def row(name: str, adapter: Adapter, steps: tuple[Step, ...], shift: np.ndarray | float = 0.0) -> Row:
         scores = adapter._scores(steps)
         labels, groups = site.store.labels[adapter.judged], site.store.groups[adapter.judged]
-        measured = measure(probabilities(scores.judged + shift), labels, groups, classes)
+        measured = measure(probabilities(scores.judged + torch.as_tensor(shift)), labels, groups, classes)
         predicted = predicted_mix(scores.adapting.numpy(), len(classes))
         believed = "batchnorm" not in steps or mix_is_believable(predicted, plain, mix)
         far = float(np.abs(predicted - mix).sum() / 2)
@@ -104,11 +110,20 @@ def rows_of(site: Site, setup: LocalRunSetup, request: AdaptRequest) -> Iterator
 
     for steps in VIEWS:
         name = "+".join(steps) or "none"
+        if steps:
+            whole = adapter_at(site, setup, request, 256)
+            yield row(f"{name}, temperature of the plain model", whole, steps)
+        whole = adapter_at(site, setup, replace(request, temperature=temperatures[steps]), 256)
         estimate = estimated_mix(probabilities(whole._scores(steps).adapting), request.training_mix)
         yield row(name, whole, steps)
         yield row(f"{name}+class_mix", whole, steps, mix_shift(mix, request.training_mix))
         yield row(f"{name}+em", whole, steps, mix_shift(estimate, request.training_mix))
     yield row("batchnorm, 16 patches", few, ("batchnorm",))
+
+
+def _temperature(setup: LocalRunSetup, model: SelectedModel, tuned: Calibration, plan: AdaptationPlan) -> float:
+    """That of the adapted model; the plain one's where it has none of its own."""
+    return _calibrated(setup, model, tuned, plan).temperature or tuned.temperature or 1.0
 
 
 def run_of(seed: int, frozen: bool) -> list[Row]:
@@ -123,12 +138,14 @@ def run_of(seed: int, frozen: bool) -> list[Row]:
     trials = {name: trial["nll"] and round(trial["nll"], 3) for name, trial in chosen.trials.items()}
     print(f"seed {seed}: auto chooses {chosen.remedy} ({chosen.trials['none']['sites']} sites): {trials}", flush=True)
     request = plan.request(tuned, setup.pipeline)(model.round, model.weights, model.buffers)
+    temperatures = {steps: _temperature(setup, model, tuned, replace(plan, remedy=name_of(steps))) for steps in VIEWS}
+    print(f"temperatures: {[round(value, 2) for value in temperatures.values()]}", flush=True)
     network = "frozen" if frozen else "small"
     head = {"network": network, "seed": seed, "temperature": tuned.temperature, "auto": chosen.remedy}
     return [
         head | row
         for name in (site.name for site in setup.pipeline.held_out_sites)
-        for row in rows_of(setup.sites[name], setup, request)
+        for row in rows_of(setup.sites[name], setup, request, temperatures)
     ]
 
 

@@ -151,6 +151,8 @@ class AdaptRequest(Request):
         reference: numbers of the stain that patches are normalised to (`medfl.data.normalise`); none for no such step.
         laboratory: strength of a random laboratory through which the site's patches are seen before anything else, so
             that the site stands for one that never trained; 0 for none.
+        temperatures: where there are any, the sums of `medfl.metrics.temperature` at each are asked for in place of
+            figures: of the judged patches of a site where the one remedy could be done.
         resamples, temperature, thresholds, malignant: as in a `MeasureRequest`.
     """
 
@@ -159,6 +161,7 @@ class AdaptRequest(Request):
     training_mix: tuple[float, ...] = ()
     reference: tuple[float, ...] = ()
     laboratory: float = 0.0
+    temperatures: tuple[float, ...] = ()
     resamples: int = 0
     temperature: float = 1.0
     thresholds: Mapping[str, float] | None = None

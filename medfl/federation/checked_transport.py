@@ -85,12 +85,12 @@ class CheckedTransport:
         sums, curves = self._closing(request, len(names)), None
         if isinstance(request, MeasureRequest):
             curves = checks.curves_check(names)
-        figures = None
-        if not isinstance(request, TemperatureRequest | HistogramRequest | StainRequest):
+        figures, fitting = None, isinstance(request, AdaptRequest) and bool(request.temperatures)
+        if not (isinstance(request, TemperatureRequest | HistogramRequest | StainRequest) or fitting):
             figures = checks.site_figures_check(self.classes, names, self.bins)
         _by_split(sums, request.splits)(reply.sums, "sums")
         _by_split(curves, request.splits)(reply.curves, "curves")
-        if isinstance(request, AdaptRequest):
+        if isinstance(request, AdaptRequest) and not fitting:
             _by_split(figures, (PLAIN, *request.remedies))(reply.metrics, "metrics")
         else:
             own = [name for name in reply.metrics if self.personal and _of_own_model(name, request.splits)]
@@ -102,7 +102,7 @@ class CheckedTransport:
         if isinstance(request, StainRequest):
             wanted = {"statistics": _statistics(request.method)} if request.method else {}
             return checks.record(wanted | ({"dyes": checks.maybe(_dyes)} if request.dyes else {}))
-        if isinstance(request, TemperatureRequest):
+        if isinstance(request, TemperatureRequest) or (isinstance(request, AdaptRequest) and request.temperatures):
             return checks.record({"temperatures": checks.temperature_sums_check(len(request.temperatures))})
         histograms = checks.histograms_check(n_targets)
         if isinstance(request, HistogramRequest):

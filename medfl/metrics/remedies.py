@@ -6,7 +6,7 @@ order. `em` alone is refused: it takes p(x | y) to be that of training, which a 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 Step = Literal["normalise", "batchnorm", "class_mix", "em"]
@@ -50,6 +50,11 @@ def steps_of(remedy: str) -> tuple[Step, ...]:
             "normalise+em"
         )
     return tuple(step for step in STEPS if step in words)
+
+
+def looks_changed(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """Those of the steps that change the network or what it sees, and not only what is made of its logits."""
+    return tuple(step for step in steps if step in ("normalise", "batchnorm"))
 
 
 def left_out(adaptation: Mapping[str, Any]) -> list[str]:

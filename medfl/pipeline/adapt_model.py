@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -11,7 +11,7 @@ from medfl import config
 from medfl.config.adapt_config import AUTO
 from medfl.errors import MedflError
 from medfl.messages import AdaptRequest
-from medfl.metrics.remedies import steps_of
+from medfl.metrics.remedies import PLAIN, Step, steps_of
 from medfl.pipeline.adaptation_needs import check_adaptation
 from medfl.site.shared_model import SharedModel
 
@@ -63,7 +63,14 @@ def adapt_request(
         training_mix=tuple(mix or ()),
         reference=tuple(reference or ()),
         resamples=resamples,
-        temperature=facts.get("temperature") or 1.0,
+        temperature=_temperature(facts, steps) or facts.get("temperature") or 1.0,
         thresholds=facts.get("thresholds"),
         malignant=tuple(facts.get("malignant") or ()),
     )
+
+
+def _temperature(facts: Mapping[str, Any], steps: Sequence[Step]) -> float | None:
+    """The adapted model's own, where its run fitted one for what these steps do to network and patches."""
+    noted = facts.get("adaptation") or {}
+    same = looks_changed(steps) == looks_changed(steps_of(noted.get("remedy", PLAIN)))
+    return noted.get("temperature") if same else None

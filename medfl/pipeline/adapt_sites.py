@@ -9,9 +9,11 @@ has trained on these sites, so this is kinder than leaving each of them out woul
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, cast
+
+import numpy as np
 
 from medfl import config
 from medfl.config.adapt_config import AUTO
@@ -21,7 +23,8 @@ from medfl.messages import AdaptRequest
 from medfl.metrics.group_figures import group_figures
 from medfl.metrics.measure import mean_supported
 from medfl.metrics.record_types import AdaptedResult, FailureRecord, SiteResult
-from medfl.metrics.remedies import PLAIN, steps_of
+from medfl.metrics.remedies import PLAIN, looks_changed, name_of, steps_of
+from medfl.metrics.temperature import TemperatureSums, fit_temperature, temperature_sums
 from medfl.pipeline.adaptation_needs import ADAPTED_STAIN, no_batchnorm
 from medfl.pipeline.final_evaluation import Calibration, Measured, SelectedModel, answers, malignant_classes, named
 from medfl.pipeline.prepare import RunSetup
@@ -52,6 +55,7 @@ class AdaptationPlan:
         auto: whether it was chosen here.
         trials: remedy -> mean NLL over the training sites that could try it, and their number.
         failures: sites that did not answer.
+        temperature: of the adapted model, where it has one of its own.
     """
 
     remedy: str
@@ -61,6 +65,7 @@ class AdaptationPlan:
     auto: bool = False
     trials: Mapping[str, Mapping[str, float | int | None]] = field(default_factory=dict)
     failures: Sequence[FailureRecord] = ()
+    temperature: float | None = None
 
     def request(self, tuned: Calibration, pipeline: config.Pipeline, **changes: Any) -> Callable[..., AdaptRequest]:
         """The question to a site, with all but the model."""
@@ -70,14 +75,15 @@ class AdaptationPlan:
             "patches": self.patches,
             "training_mix": self.training_mix,
             "reference": self.reference,
-            "temperature": tuned.temperature or 1.0,
+            "temperature": self.temperature or tuned.temperature or 1.0,
             "malignant": malignant_classes(pipeline.task),
         }
         return partial(AdaptRequest, **(asked | changes))
 
     def facts(self) -> dict[str, Any]:
         """What model.json says of it."""
-        return {"remedy": self.remedy, "patches": self.patches, "reference": list(self.reference) or None}
+        facts = {"remedy": self.remedy, "patches": self.patches, "reference": list(self.reference) or None}
+        return facts | {"temperature": self.temperature}
 
 
 def plan_adaptation(
@@ -88,7 +94,32 @@ def plan_adaptation(
     if adapt is None:
         return None
     plan = AdaptationPlan(adapt.name, adapt.patches, mix, _reference(setup, say))
-    return choose(setup, chosen, tuned, plan, say) if adapt.remedy == AUTO else plan
+    plan = choose(setup, chosen, tuned, plan, say) if adapt.remedy == AUTO else plan
+    return _calibrated(setup, chosen, tuned, plan)
+
+
+def _calibrated(setup: RunSetup, chosen: SelectedModel, tuned: Calibration, plan: AdaptationPlan) -> AdaptationPlan:
+    """The plan with a temperature of its own, fitted to the judged half of training sites' validation data, each
+    adapted like a held-out site; none where the remedy leaves network and patches alone, or nobody could be adapted.
+
+    The plain model's does not fit: it answers for what the stains of many laboratories do to a network as it is.
+    """
+    steps = looks_changed(steps_of(plan.remedy))
+    if not steps or tuned.temperature is None:
+        return plan
+    lost: dict[str, str] = {}
+
+    def ask(temperatures: tuple[float, ...]) -> TemperatureSums:
+        total = temperature_sums(np.empty((0, 1)), np.empty(0, dtype=np.int64), temperatures)
+        asked = {"splits": ("val",), "remedies": (name_of(steps),), "temperature": 1.0, "temperatures": temperatures}
+        names = [name for name in setup.config.train_sites if name not in lost]
+        for reply in answers(setup, chosen, names, lost, plan.request(tuned, setup.pipeline, **asked)):
+            total += TemperatureSums.from_lists(reply.sums["val"]["temperatures"])
+        return total
+
+    fit = fit_temperature(ask)
+    temperature = fit.temperature if fit.patches else None
+    return replace(plan, temperature=temperature, failures=[*plan.failures, *named(lost)])
 
 
 def _reference(setup: RunSetup, say: Callable[[str], None]) -> tuple[float, ...]:

@@ -72,6 +72,8 @@ def _wrong_adaptation(facts: Mapping[str, Any]) -> list[str]:
     try:
         if noted is not None:
             steps_of(noted["remedy"])
+            if not _positive(noted.get("temperature")):
+                raise ValueError("no temperature")
             _ = statistics_of(noted["reference"]) if noted.get("reference") else None
     except (KeyError, TypeError, ValueError, AttributeError):
         wrong.append("adaptation")

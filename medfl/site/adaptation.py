@@ -20,10 +20,11 @@ from medfl.data.batches import Batches
 from medfl.data.normalise import METHODS, NoStain, StainStatistics, normalise, stain_statistics, statistics_of
 from medfl.data.patch_store import U8
 from medfl.data.stain import Stain, apply, random_stain
-from medfl.messages import AdaptRequest
+from medfl.messages import AdaptRequest, Metrics
 from medfl.metrics.auroc import FloatArray
 from medfl.metrics.class_prior import estimated_mix, mix_shift, predicted_mix, proper_mix
-from medfl.metrics.remedies import PLAIN, Step, steps_of
+from medfl.metrics.remedies import PLAIN, Step, looks_changed, steps_of
+from medfl.metrics.temperature import temperature_sums
 from medfl.model.batchnorm import batchnorm_statistics_of
 from medfl.seeds import seed_for
 from medfl.site.measurement import Measurement, probabilities
@@ -111,7 +112,7 @@ class Adapter:
             if step in ("class_mix", "em"):
                 shift = mix_shift(self._mix(step, self._scores(done)), self.request.training_mix)
             done = (*done, step)
-        logits = self._scores(tuple(step for step in done if step in ("normalise", "batchnorm"))).judged
+        logits = self._scores(looks_changed(done)).judged
         return logits if shift is None else logits + torch.from_numpy(shift), list(done), left_out
 
     def _why_not(self, step: Step, done: tuple[Step, ...]) -> str:
@@ -176,31 +177,65 @@ class Adapter:
 
 
 def answer(
-    request: AdaptRequest, images: Batches, shared: SharedModel, measurement: Measurement, batch_size: int
+    request: AdaptRequest, images: Batches, shared: SharedModel, measurement: Measurement
+) -> dict[str, dict[str, Any]]:
+    """The parts of a reply: its "metrics", or its "sums". Arguments as of `figures_by_remedy`."""
+    if request.temperatures:
+        return {"sums": {request.splits[0]: temperature_sums_of(request, images, shared, measurement)}}
+    return {"metrics": figures_by_remedy(request, images, shared, measurement)}
+
+
+def figures_by_remedy(
+    request: AdaptRequest, images: Batches, shared: SharedModel, measurement: Measurement
 ) -> dict[str, dict[str, Any]]:
     """Figures of a site by remedy, and of none, all of the same patches; of no patch where there are too few.
 
     Args:
         request: what is asked; its model is in the network.
-        images, shared, batch_size: as for `Adapter`.
+        images, shared: as for `Adapter`.
         measurement: figures of the site.
     """
+    adapter, short = _adapter(request, images, shared, measurement)
+    groups, made = len(np.unique(images.store.groups[adapter.adapting])), {}
+    for remedy in (PLAIN, *request.remedies):
+        steps = steps_of(remedy)
+        logits, done, left_out = adapter.adapted(steps) if not short else _nothing(measurement, steps, short)
+        figures = measurement.judged(request, adapter.judged[: len(logits)], logits)
+        facts = {"steps": done, "left_out": left_out, "patches": len(adapter.adapting), "groups": groups}
+        made[remedy] = figures | {"adaptation": facts}
+    return made
+
+
+def temperature_sums_of(
+    request: AdaptRequest, images: Batches, shared: SharedModel, measurement: Measurement
+) -> Metrics:
+    """What a temperature of the adapted model is fitted by, of the judged half; of nothing where the remedy could not
+    be done. Arguments as of `figures_by_remedy`."""
+    adapter, short = _adapter(request, images, shared, measurement)
+    (remedy,), store = request.remedies, images.store
+    steps = steps_of(remedy)
+    logits, _, left_out = adapter.adapted(steps) if not short else _nothing(measurement, steps, short)
+    rows = adapter.judged[: 0 if short or left_out else len(logits)]
+    scores = logits[: len(rows)].numpy()
+    return {
+        "temperatures": temperature_sums(
+            scores, store.labels[rows], request.temperatures, store.groups[rows]
+        ).to_lists()
+    }
+
+
+def _adapter(
+    request: AdaptRequest, images: Batches, shared: SharedModel, measurement: Measurement
+) -> tuple[Adapter, str]:
+    """The halves of the split asked for, and why there is nothing to adapt on, "" where there is."""
     store, training = images.store, measurement.training
     rows, seed = store.splits[request.splits[0]], training.seed
     adapting, judged = halves(store.groups, rows, seed_for(seed, "adapt", store.site))
     short = _too_few(store.groups, adapting, judged, training.min_count)
     adapting = adapting[: 0 if short else request.patches]
     laboratory = random_stain(np.random.default_rng(seed_for(seed, "laboratory", store.site)))
-    seen_by = laboratory if request.laboratory else None
-    adapter = Adapter(request, images, shared, adapting, judged, training.class_mix, batch_size, seen_by)
-    groups, made = len(np.unique(store.groups[adapting])), {}
-    for remedy in (PLAIN, *request.remedies):
-        steps = steps_of(remedy)
-        logits, done, left_out = adapter.adapted(steps) if not short else _nothing(measurement, steps, short)
-        figures = measurement.judged(request, judged[: len(logits)], logits)
-        facts = {"steps": done, "left_out": left_out, "patches": len(adapting), "groups": groups}
-        made[remedy] = figures | {"adaptation": facts}
-    return made
+    seen_by, batch_size = laboratory if request.laboratory else None, training.eval_batch_size
+    return Adapter(request, images, shared, adapting, judged, training.class_mix, batch_size, seen_by), short
 
 
 def _too_few(groups: NDArray[np.int64], adapting: Rows, judged: Rows, min_count: int) -> str:

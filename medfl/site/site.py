@@ -221,8 +221,8 @@ class Site:
         measurement = Measurement(self.store, self.shared.model.spec.classes, self.training)
         if isinstance(request, AdaptRequest):
             self.shared.model.load(*self.own_model(request.weights, request.buffers))
-            figures = adaptation.answer(request, self.images, self.shared, measurement, self.training.eval_batch_size)
-            return Reply(self.name, request.round, metrics=figures, seconds={"evaluate": time.perf_counter() - began})
+            made = adaptation.answer(request, self.images, self.shared, measurement)
+            return Reply(self.name, request.round, **made, seconds={"evaluate": time.perf_counter() - began})
         members = self._members(request)
         parts: list[Rows | str] = [*request.splits, *([] if members is None else [members])]
         logits = self.evaluator.logits_of_each(*self.own_model(request.weights, request.buffers), parts)

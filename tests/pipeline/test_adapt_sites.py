@@ -6,12 +6,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.optimize import minimize_scalar
 from typer.testing import CliRunner
 
 from medfl import config
 from medfl.cli.app import app
 from medfl.errors import GateFailed, MedflError, RunFailed
 from medfl.messages import Reply
+from medfl.metrics.temperature import temperature_sums
 from medfl.pipeline import adapt_sites
 from medfl.pipeline.adapt_sites import AdaptationPlan, choose
 from medfl.pipeline.evaluate_model import evaluate, find_model
@@ -200,6 +202,39 @@ def test_auto_asks_training_sites_alone_for_their_validation_data_in_another_lab
     assert request.laboratory == adapt_sites.LABORATORY
     assert plan.remedy == "batchnorm"
     assert plan.trials["batchnorm"] == {"nll": pytest.approx(0.3), "sites": 2}
+
+
+def test_an_adapted_model_has_a_temperature_of_its_own(setup, monkeypatch):
+    """Fitted to training sites alone, as far as they could be adapted; without any the plain model's counts."""
+    asked, labels = [], np.arange(60) % 3
+    sharp = np.log(np.full((60, 3), 0.1) + 0.7 * np.eye(3)[np.where(np.arange(60) % 2, labels, 0)]) * 3
+
+    def reply(setup_, chosen, names, lost, question):
+        request = question(0, None, None, last_accepted_round=-1)
+        asked.append((sorted(names), request))
+        part = slice(0, 0) if len(names) < 2 else slice(None)
+        own = temperature_sums(sharp[part], labels[part], request.temperatures, np.arange(60)[part])
+        yield Reply("north", 0, sums={"val": {"temperatures": own.to_lists()}})
+
+    monkeypatch.setattr(adapt_sites, "answers", reply)
+    plan = AdaptationPlan("normalise+class_mix", 64, (0.4, 0.3, 0.3), (0.5,) * 6)
+    tuned = Calibration(temperature=2.5)
+    made = adapt_sites._calibrated(setup, None, tuned, plan)
+    names, request = asked[0]
+    assert names == ["north", "south"]
+    assert (request.splits, request.remedies, request.temperature) == (("val",), ("normalise",), 1.0)
+    assert made.temperature == pytest.approx(fitted(sharp, labels), rel=1e-4)
+    assert made.request(tuned, setup.pipeline)(0, None, None).temperature == made.temperature
+    assert made.facts()["temperature"] == made.temperature
+    shift_only = AdaptationPlan("class_mix", 64, (0.4, 0.3, 0.3))
+    assert adapt_sites._calibrated(setup, None, tuned, shift_only).temperature is None
+    assert shift_only.request(tuned, setup.pipeline)(0, None, None).temperature == 2.5
+
+
+def fitted(logits, labels):
+    return minimize_scalar(
+        lambda t: temperature_sums(logits, labels, (t,)).nll[0], bounds=(0.05, 20), method="bounded"
+    ).x
 
 
 def test_auto_does_nothing_where_nothing_is_better_or_nothing_can_be_tried(setup, monkeypatch):

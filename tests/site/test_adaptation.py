@@ -13,6 +13,7 @@ from medfl.federation.transport import InProcess
 from medfl.messages import AdaptRequest, Reply
 from medfl.metrics.class_prior import estimated_mix, mix_shift
 from medfl.metrics.measure import measure
+from medfl.metrics.temperature import temperature_sums
 from medfl.model.batchnorm import batchnorm_statistics_of
 from medfl.site.adaptation import halves, mix_is_believable
 from medfl.site.site import Site
@@ -210,6 +211,23 @@ def test_a_step_without_its_number_is_left_out_by_name(trained):
     blank = site_of(bench, white, mix=None)
     reply = asked(blank, weights, buffers, "normalise", reference=(0.6, 0.6, 0.6, 0.3, 0.3, 0.3)).metrics["normalise"]
     assert reply["adaptation"]["left_out"] == {"normalise": "no_tissue"}
+
+
+def test_a_temperature_of_the_adapted_model_is_fitted_by_sums_of_the_judged_half(trained):
+    bench, weights, buffers = trained
+    site, numbers, asked_for = site_of(bench, mix=None), (0.6, 0.6, 0.6, 0.3, 0.3, 0.3), (0.5, 1.0, 2.0)
+    changes = {"reference": numbers, "temperatures": asked_for, "temperature": 1.0}
+    sums = asked(site, weights, buffers, "normalise", **changes).sums["test"]["temperatures"]
+    adapting, judged = rows_of(site)
+    own = stain_statistics(site.store.images[adapting])
+    bench.model.load(weights, buffers)
+    seen = normalise(site.store.images[judged], own, type(own)(numbers[:3], numbers[3:]))
+    labels, groups = site.store.labels[judged], site.store.groups[judged]
+    by_hand = temperature_sums(logits(site, judged, seen) * 1.5, labels, asked_for, groups)
+    assert (sums["n"], sums["groups"]) == (32, 16)
+    np.testing.assert_allclose(sums["nll"], by_hand.nll, rtol=1e-5)
+    nothing = asked(site, weights, buffers, "normalise", **changes | {"reference": ()}).sums["test"]["temperatures"]
+    assert nothing["n"] == 0
 
 
 def test_counts_of_one_half_do_not_give_away_those_of_the_other(trained):

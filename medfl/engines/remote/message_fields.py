@@ -98,6 +98,7 @@ REQUESTS: Mapping[str, tuple[type[Request], Fields]] = {
             "training_mix": _numbers,
             "reference": _numbers,
             "laboratory": _number,
+            "temperatures": _numbers,
             "resamples": _count,
             "temperature": _number,
             "thresholds": _maybe_numbers_by_name,
