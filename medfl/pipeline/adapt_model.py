@@ -11,7 +11,7 @@ from medfl import config
 from medfl.config.adapt_config import AUTO
 from medfl.errors import MedflError
 from medfl.messages import AdaptRequest
-from medfl.metrics.remedies import PLAIN, Step, steps_of
+from medfl.metrics.remedies import PLAIN, Step, looks_changed, steps_of
 from medfl.pipeline.adaptation_needs import check_adaptation
 from medfl.site.shared_model import SharedModel
 
