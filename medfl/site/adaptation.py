@@ -178,11 +178,11 @@ class Adapter:
 
 def answer(
     request: AdaptRequest, images: Batches, shared: SharedModel, measurement: Measurement
-) -> dict[str, dict[str, Any]]:
-    """The parts of a reply: its "metrics", or its "sums". Arguments as of `figures_by_remedy`."""
+) -> tuple[dict[str, dict[str, Any]], dict[str, Metrics]]:
+    """The metrics of a reply, or its sums. Arguments as of `figures_by_remedy`."""
     if request.temperatures:
-        return {"sums": {request.splits[0]: temperature_sums_of(request, images, shared, measurement)}}
-    return {"metrics": figures_by_remedy(request, images, shared, measurement)}
+        return {}, {request.splits[0]: temperature_sums_of(request, images, shared, measurement)}
+    return figures_by_remedy(request, images, shared, measurement), {}
 
 
 def figures_by_remedy(

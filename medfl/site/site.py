@@ -1,7 +1,6 @@
 """One institution: it evaluates a model on its patches, trains it for a round, and replies with numbers.
 
-A site knows no engine, no tracking and no configuration file. All sites of a process share one `Workbench`: one
-network, one device, one set of working buffers.
+A site knows no engine, no tracking and no configuration file. All sites of a process share one `SharedModel`.
 """
 
 from __future__ import annotations
@@ -167,12 +166,11 @@ class Site:
         began = time.perf_counter()
         with self._explained("training", self.training.batch_size, "training.batch_size"):
             local, loss = self._train(request)
-        update = self._update(local, request)
         reply = dataclasses.replace(
             answer,
             samples=len(self.store.splits["train"]),
             steps=local.steps,
-            update=update,
+            update=self._update(local, request),
             buffers=self.shared.model.buffers(),
             train_loss=loss,
             fingerprint=self.shared.model.fingerprint(),
@@ -221,8 +219,9 @@ class Site:
         measurement = Measurement(self.store, self.shared.model.spec.classes, self.training)
         if isinstance(request, AdaptRequest):
             self.shared.model.load(*self.own_model(request.weights, request.buffers))
-            made = adaptation.answer(request, self.images, self.shared, measurement)
-            return Reply(self.name, request.round, **made, seconds={"evaluate": time.perf_counter() - began})
+            figures, sums = adaptation.answer(request, self.images, self.shared, measurement)
+            seconds = {"evaluate": time.perf_counter() - began}
+            return Reply(self.name, request.round, metrics=figures, sums=sums, seconds=seconds)
         members = self._members(request)
         parts: list[Rows | str] = [*request.splits, *([] if members is None else [members])]
         logits = self.evaluator.logits_of_each(*self.own_model(request.weights, request.buffers), parts)
@@ -247,8 +246,9 @@ class Site:
 
     def _members(self, request: Request) -> Rows | None:
         """The training patches that are told from test patches, where the final measurement asks a site for that."""
-        asked = isinstance(request, MeasureRequest) and "test" in request.splits and self.role == "train"
-        return draw_members(self.store, request.members, self.training.seed) if asked and request.members else None
+        if not isinstance(request, MeasureRequest) or "test" not in request.splits or self.role != "train":
+            return None
+        return draw_members(self.store, request.members, self.training.seed) if request.members else None
 
     def _measure_personal_models(self, request: Request, measurement: Measurement) -> dict[str, SiteMeasurement]:
         """Measure the further models that methods name."""
