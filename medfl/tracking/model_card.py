@@ -12,7 +12,7 @@ from medfl.metrics.formatting import format_count
 from medfl.metrics.stability_figures import stability_at
 from medfl.plain_text import markdown
 from medfl.runs.headline import headline
-from medfl.runs.model_facts import model_rendering, transform_names
+from medfl.runs.model_facts import model_rendering, model_stain, stain_sentences, transform_names
 from medfl.runs.records import RunRecords, SiteData
 from medfl.runs.redact import scrub
 from medfl.runs.verdict import ROLES
@@ -123,6 +123,9 @@ def _data(
     )
     if names := transform_names(model_rendering(model, pipeline)):
         yield f"Patches go through {_list(names)} first (`data.render`), here and wherever the model is used."
+    yield from stain_sentences(pipeline)
+    if model_stain(model):
+        yield "Wherever the model is used, patches are given to it 16 or more of one laboratory at a time."
     yield "\n| site | role | patches | class mix | digest |\n|---|---|---|---|---|"
     for name, site in summary["sites"].items():
         role = site["role"].replace("_", "-")
