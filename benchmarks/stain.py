@@ -4,8 +4,8 @@
     MEDFL_LC25000=DIR python -m benchmarks.stain arms          # hours on two cores; goes on where it was stopped
     python -m benchmarks.stain write                           # rewrites the tables of docs/stain.md
 
-The runs are those of `pipelines/lc25000_small.yaml` (frozen ImageNet features, nine sites of LC25000 at 128 px) with two
-views of each training patch and 30 rounds. Every seed deals the patches anew.
+The runs are those of `pipelines/lc25000_small.yaml` (frozen ImageNet features, nine sites of LC25000 at 128 px) with
+two views of each training patch and 30 rounds. Every seed deals the patches anew.
 """
 
 from __future__ import annotations
@@ -130,9 +130,12 @@ def arms_table() -> str:
         cells = []
         for strength in strengths:
             own = [row for row in rows if (row["arm"], row["strength"]) == (arm, strength)]
-            auroc, worst, ece = (mean(float(row[key]) for row in own) if own else None for key in COLUMNS[3:6])
+            if not own:
+                cells.append("not measured")
+                continue
+            auroc, worst, ece = (mean(float(row[key]) for row in own) for key in COLUMNS[3:6])
             seeds = "" if len(own) == len(SEEDS) else f" ({len(own)})"
-            cells.append(f"{auroc:.3f} / {worst:.3f}, {ece:.3f}{seeds}" if own else "not measured")
+            cells.append(f"{auroc:.3f} / {worst:.3f}, {ece:.3f}{seeds}")
         body.append([arm, *cells])
     return table(["", *(f"strength {strength}" for strength in strengths)], body)
 
@@ -140,9 +143,8 @@ def arms_table() -> str:
 def main() -> None:
     """Measure or write, as asked."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stain")
-    asked = parser.add_argument("what", choices=["distances", "arms", "write"])
+    parser.add_argument("what", choices=["distances", "arms", "write"])
     what = parser.parse_args().what
-    assert asked.choices
     if what == "distances":
         (OUT / "distances.csv").unlink(missing_ok=True)
         for row in distances():

@@ -128,18 +128,19 @@ def requirements(render: Sequence[Any] = ()) -> list[str]:
 
 
 def _preprocessing_code(temporary: Path, settings: Mapping[str, Any]) -> list[str] | None:
-    """The package that draws patches as the run's `data.render` asks and brings them to its stain, for MLflow to carry
+    """The packages that draw patches as the run's `data.render` asks and bring them to its stain, for MLflow to carry
     along; None where nothing is done to them."""
     from medfl.data.carried_code import RENDERING, STAIN, carried
 
-    modules = (*(RENDERING if settings.get("render") else ()), *(STAIN if settings.get("normalise") else ()))
-    if not modules:
-        return None
-    package = temporary / "served_rendering"
-    package.mkdir()
-    for name, text in {"__init__.py": "", **carried(modules, package.name)}.items():
-        (package / name).write_text(text, encoding="utf-8")
-    return [str(package)]
+    packages = []
+    for key, name, modules in (("render", "served_rendering", RENDERING), ("normalise", "served_stain", STAIN)):
+        if settings.get(key):
+            package = temporary / name
+            package.mkdir()
+            for file, text in {"__init__.py": "", **carried(modules, name)}.items():
+                (package / file).write_text(text, encoding="utf-8")
+            packages.append(str(package))
+    return packages or None
 
 
 def input_example(classes: Sequence[str]) -> np.ndarray[Any, Any]:

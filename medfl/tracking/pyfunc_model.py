@@ -3,7 +3,8 @@
 This file is itself the model's code in MLflow ("models from code"). It imports nothing of medfl, so that a registered
 model loads wherever its own requirements are installed; no pickle is written or read. Preprocessing is that of
 training and evaluation: area resize, rounding to grey levels, the run's `data.render` and `data.normalise` (which
-travel along as the package `served_rendering`, where a run has them), the backbone's normalisation, softmax.
+travel along as the packages `served_rendering` and `served_stain`, where a run has them), the backbone's
+normalisation, softmax.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class PathologyClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
             self.render = serving(config["render"])
         self.stain: Callable[[Any], Any] | None = None
         if config.get("normalise"):
-            from served_rendering.normalise import serving_stain  # type: ignore[import-not-found]
+            from served_stain.normalise import serving_stain  # type: ignore[import-not-found]
 
             self.stain = serving_stain(config["normalise"]["reference"])
 
