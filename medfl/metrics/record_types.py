@@ -158,4 +158,5 @@ class RunSummary(TypedDict):
     privacy: NotRequired[dict[str, Any]]
     cross_site_auroc: NotRequired[dict[str, dict[str, float | None]]]
     temperatures: NotRequired[dict[str, float | None]]
+    papers: NotRequired[dict[str, str]]
     stopped: NotRequired[dict[str, Any]]
