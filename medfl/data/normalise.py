@@ -13,7 +13,7 @@ Imports nothing of medfl but `optics`, since models that normalise carry this fi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from medfl.data.optics import EOSIN, F32, HAEMATOXYLIN, RGB, TISSUE_DENSITY, U8,
 F64 = NDArray[np.float64]
 METHODS = ("reinhard", "macenko")
 PIXELS = 1 << 20  # that statistics look at, on an even grid over all patches
+LEAST_PATCHES = 16  # of a laboratory, where a model is used
 LEAST_TISSUE = 100  # pixels
 LEAST_DEVIATION = 0.05  # of density, in every channel
 LEAST_ANGLE = 0.15  # sine of the angle between two dyes
@@ -186,6 +187,11 @@ def statistics_of(numbers: Sequence[Any]) -> StainStatistics:
     raise ValueError(f"stain statistics are 6 or 8 numbers, not {len(values)}")
 
 
+def method_of(statistics: StainStatistics) -> str:
+    """By which of `METHODS` they were made."""
+    return METHODS[isinstance(statistics, DyeStatistics)]
+
+
 def normalise(patches: U8, own: StainStatistics, target: StainStatistics) -> U8:
     """Patches u8[n, S, S, 3] of a laboratory with these statistics, as one with the target's would show them; a new
     array. Raises ValueError where the two are of different methods."""
@@ -200,6 +206,26 @@ def normalise(patches: U8, own: StainStatistics, target: StainStatistics) -> U8:
         chunk = slice(start, start + CHUNK)
         result[chunk] = to_grey(to_density(pixels[chunk]) @ matrix + offset)
     return result.reshape(patches.shape)
+
+
+def serving_stain(reference: Sequence[float]) -> Callable[[U8], U8]:
+    """What a model that was trained in one stain needs done to patches u8[n, S, S, 3] of one laboratory, all of them at
+    once: brought from their own stain, which they are asked themselves, to that with these numbers.
+
+    The function raises NoStain for fewer than 16 patches, too few to say how a laboratory stains, and where theirs
+    cannot be measured; never does it leave patches as they are.
+    """
+    target = statistics_of(reference)
+
+    def apply(patches: U8) -> U8:
+        if len(patches) < LEAST_PATCHES:
+            raise NoStain(
+                f"the model normalises patches by the stain of their laboratory, and {len(patches)} are too few to "
+                f"tell it; give at least {LEAST_PATCHES} of one laboratory at once"
+            )
+        return normalise(patches, stain_statistics(patches, method_of(target)), target)
+
+    return apply
 
 
 def _rgb(values: Sequence[float] | F64) -> RGB:

@@ -178,5 +178,6 @@ class RunSummary(TypedDict):
     privacy: NotRequired[dict[str, Any]]
     cross_site_auroc: NotRequired[dict[str, dict[str, float | None]]]
     temperatures: NotRequired[dict[str, float | None]]
+    papers: NotRequired[dict[str, str]]
     stopped: NotRequired[dict[str, Any]]
     adaptation: NotRequired[dict[str, Any]]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-from medfl import config
 from medfl.data.normalise import FIXED
 from medfl.federation.server_state import ServerState
 from medfl.federation.stain_agreement import StainAgreement, agree
@@ -26,20 +25,3 @@ def agree_stain(setup: RunSetup, state: ServerState, say: Callable[[str], None])
     method = normalise.method if normalise else ""
     quorum = setup.pipeline.training.quorum
     state.stains = agree(setup.transport, setup.config.train_sites, method, exchange, quorum, say)
-
-
-def stain_sentences(pipeline: config.Pipeline) -> Iterator[str]:
-    """What a run does to stains, for people."""
-    normalise, augment = pipeline.data.normalise, pipeline.training.augment
-    if normalise:
-        whose = "the mean of the training sites' own" if normalise.reference == "federated" else "a fixed one"
-        numbers = {"reinhard": 6, "macenko": 8}[normalise.method]
-        leaving = f"; {numbers} numbers leave each training site for it" if normalise.reference == "federated" else ""
-        yield f"Stain: every site's patches are normalised ({normalise.method}) to {whose}{leaving}."
-    if augment.stain:
-        yield f"Stain: each training patch is seen as a random laboratory of strength {augment.stain:g} would show it."
-    if augment.exchange:
-        yield (
-            f"Stain: {augment.exchange:.0%} of training patches get dyes drawn from those of other sites; 27 numbers "
-            f"leave each training site, and reach the others, for it."
-        )

@@ -16,9 +16,11 @@ from torch import Tensor
 from medfl import config
 from medfl.config.program_parts import PROGRAM
 from medfl.config.resolved import read_resolved
+from medfl.data.normalise import NoStain, serving_stain
 from medfl.data.partition import SitePartition, make_partition, own_partition
 from medfl.data.patch_store import U8, PatchStore
 from medfl.data.render import read_patches, render, warn_of_resolution
+from medfl.data.stained_store import in_stain
 from medfl.data.table_cells import NeutralWriter
 from medfl.errors import MedflError
 from medfl.messages import MeasureRequest
@@ -37,7 +39,7 @@ from medfl.pipeline.load_pipeline import load_pipeline, load_site
 from medfl.pipeline.summary import pooled_figures
 from medfl.runs.digests import check_files, check_weights
 from medfl.runs.folder import RunFolder
-from medfl.runs.model_facts import model_rendering, read_model_facts
+from medfl.runs.model_facts import model_rendering, model_stain, read_model_facts
 from medfl.runs.records import MODEL, WEIGHTS, read_json
 from medfl.runs.tensor_files import load_weights
 from medfl.site.measurement import probabilities
@@ -65,12 +67,25 @@ class TrainedModel:
         return model_rendering(self.facts, plan)
 
     def seen(self, patches: U8) -> U8:
-        """Patches u8[N, S, S, 3] of its size as the transforms of its run leave them."""
-        if not self.render:
-            return patches
-        from medfl.data.transforms import serving
+        """Patches u8[N, S, S, 3] of its size, of one laboratory, as the run's `data.render` leaves them, and normalised
+        where the run's were. Raises MedflError where they have no stain."""
+        if self.render:
+            from medfl.data.transforms import serving
 
-        return serving(self.render)(patches)
+            patches = serving(self.render)(patches)
+        if self.stain_reference:
+            try:
+                patches = serving_stain(self.stain_reference)(patches)
+            except NoStain as reason:
+                raise MedflError(
+                    f"{self.directory}: the stain of these patches cannot be normalised: {reason}"
+                ) from None
+        return patches
+
+    @property
+    def stain_reference(self) -> list[float]:
+        """Numbers of the stain that its patches are brought to (`medfl.data.normalise`); none where they stay."""
+        return model_stain(self.facts)
 
     def load(self, device: str = "auto") -> tuple[SharedModel, Tensor, Tensor]:
         """A workbench for this architecture, and the model's weights f32[P] and buffers f32[B] in wire order.
@@ -166,7 +181,7 @@ def measure_model(
             )
         as_trained = {"size": model.facts["size"], "render": model.render}
         pipeline = pipeline.model_copy(update={"data": pipeline.data.model_copy(update=as_trained)})
-        store = render(pipeline, site, share)
+        store = in_stain(render(pipeline, site, share), model.stain_reference)
         role = site.role or "held_out"
         here = build_site(pipeline, site.model_copy(update={"role": role}), store, bench)
         wanted = pipeline.evaluation.resamples if resamples is None else resamples
@@ -285,7 +300,8 @@ def scores(
     model: TrainedModel, patches: U8, batch_size: int = 64, device: str = "auto", loaded: SharedModel | None = None
 ) -> NDArray[np.float64]:
     """Calibrated class probabilities f64[N, C] of patches u8[N, S, S, 3] of the model's size, which go through the
-    run's `data.render` first; `loaded` is its workbench with the weights in it, where that is there already."""
+    run's `data.render` first, and are then normalised as those of one laboratory where the run's were; `loaded` is its
+    workbench with the weights in it, where that is there already. Raises MedflError where they have no stain."""
     patches = model.seen(patches)
     bench = loaded or model.ready(device)
     bench.net.eval()

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medfl.data.normalise import F64, METHODS, NoStain, StainStatistics, normalise, stain_statistics, statistics_of
-from medfl.data.patch_store import U8, PatchStore
+from medfl.data.normalise import F64, NoStain, StainStatistics
+from medfl.data.patch_store import PatchStore
 from medfl.data.stain_exchange import NUMBERS, DyeExchange, DyeSpread, dye_spread, patch_dyes
-from medfl.data.store_file import open_store, write_store
+from medfl.data.stained_store import in_stain, own_rows, store_statistics
 from medfl.messages import Request, StainRequest, TrainRequest
 from medfl.site.shared_model import LocalTrainingConfig
 
-PATCHES = 1024  # behind a site's statistics, evenly over its patches
-CHUNK = 256  # patches normalised at a time
-NORMALISED_VERSION = 1  # of how; a store of another is not found again
+CHUNK = 256  # patches looked at at a time
 log = logging.getLogger(__name__)
 
 
@@ -41,7 +36,7 @@ class SiteStain:
     def __init__(self, store: PatchStore, training: LocalTrainingConfig) -> None:
         self.rendered, self.store, self.training = store, store, training
         self.exchange: DyeExchange | None = None
-        self.rows = store.splits.get("train", np.arange(len(store.labels)))
+        self.rows = own_rows(store)
         self._reference: tuple[float, ...] = ()
         self._others: tuple[float, ...] = ()
         self._own: dict[str, StainStatistics | None] = {}
@@ -83,39 +78,11 @@ class SiteStain:
     def statistics(self, method: str) -> StainStatistics | None:
         """The site's own; None where its patches have none, which a warning says."""
         if method not in self._own:
-            rows = self.rows[:: max(1, -(-len(self.rows) // PATCHES))]
-            try:
-                self._own[method] = stain_statistics(self.rendered.images[rows], method)
-            except NoStain as reason:
-                log.warning("site %s: its patches have no stain to be measured: %s", self.rendered.site, reason)
-                self._own[method] = None
+            self._own[method] = store_statistics(self.rendered, method)
         return self._own[method]
 
     def _normalised(self, reference: Sequence[float]) -> PatchStore:
-        """The patches in the stain with these numbers, kept beside those they were made of; as they are where there are
-        no numbers, or the site's own cannot be measured."""
-        if not reference:
-            return self.rendered
-        target = statistics_of(reference)
-        own = self.statistics(METHODS[len(reference) > 6])
-        if own is None:
-            log.warning("site %s: its patches are not normalised, they stay as they are", self.rendered.site)
-            return self.rendered
-        store, look = self.rendered, json.dumps([NORMALISED_VERSION, own.numbers, target.numbers])
-        digest = hashlib.sha256(f"{store.digest} {look}".encode()).hexdigest()[:16]
-
-        def patches() -> Iterator[U8]:
-            for begin in range(0, len(store.images), CHUNK):
-                yield normalise(store.images[begin : begin + CHUNK], own, target)
-
-        if store.folder is None:
-            return dataclasses.replace(store, images=np.concatenate(list(patches())), digest=digest)
-        key = hashlib.sha256(f"{store.folder.name} {look}".encode()).hexdigest()[:32]
-        folder = store.folder.with_name(key)
-        made = open_store(folder, store.site)
-        if made is None:
-            made = write_store(folder, store.images.shape[1], store.site, patches(), len(store.images), {})
-        return dataclasses.replace(store, images=made[0], digest=digest, folder=folder)
+        return in_stain(self.rendered, reference, self.statistics) if reference else self.rendered
 
     def _exchange(self, others: Sequence[float]) -> DyeExchange | None:
         if not others or not self.training.augment.exchange or "train" not in self.rendered.splits:

@@ -13,8 +13,8 @@ from medfl.metrics.stability_figures import stability_at
 from medfl.plain_text import markdown
 from medfl.runs.adapted_figures import TITLE, adaptation_sentences, adapted_table
 from medfl.runs.headline import headline
-from medfl.runs.model_facts import model_rendering, transform_names
-from medfl.runs.records import RunRecords, SiteData
+from medfl.runs.model_facts import model_rendering, model_stain, stain_sentences, transform_names
+from medfl.runs.records import RunRecords, SiteData, papers
 from medfl.runs.redact import scrub
 from medfl.runs.verdict import ROLES
 
@@ -48,7 +48,7 @@ def model_card(
         _operating(summary),
         _stability(summary),
         _limits(summary, model, pipeline),
-        _citations(pipeline, methods),
+        _citations(summary, pipeline, methods),
     )
     return "\n\n".join("\n".join(section) for section in sections) + "\n"
 
@@ -125,6 +125,9 @@ def _data(
     )
     if names := transform_names(model_rendering(model, pipeline)):
         yield f"Patches go through {_list(names)} first (`data.render`), here and wherever the model is used."
+    yield from stain_sentences(pipeline)
+    if model_stain(model):
+        yield "Wherever the model is used, patches are given to it 16 or more of one laboratory at a time."
     yield "\n| site | role | patches | class mix | digest |\n|---|---|---|---|---|"
     for name, site in summary["sites"].items():
         role = site["role"].replace("_", "-")
@@ -268,13 +271,11 @@ def _limits(summary: Mapping[str, Any], model: Mapping[str, Any], pipeline: Mapp
     yield "- Stains, scanners and populations that no site represents are untested."
 
 
-def _citations(pipeline: Mapping[str, Any], methods: Sequence[str]) -> Iterator[str]:
-    from medfl.methods.core.registry import citations  # PyTorch, which a mirror must not wait for
-
+def _citations(summary: Mapping[str, Any], pipeline: Mapping[str, Any], methods: Sequence[str]) -> Iterator[str]:
     settings = pipeline["data"]
     yield "## Citations"
     cited = [LC25000] if settings["source"] == "lc25000" else []
     if settings["source"] == "lc25000" and settings.get("source_groups") != "ignore":
         cited.append(GROUPS)
-    cited += [f"{markdown(name)}: {paper}" for name, paper in citations(methods).items()]
+    cited += [f"{markdown(name)}: {paper}" for name, paper in papers(summary, methods).items()]
     yield "\n".join(f"- {line}" for line in cited) or "None."
