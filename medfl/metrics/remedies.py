@@ -46,7 +46,7 @@ def steps_of(remedy: str) -> tuple[Step, ...]:
     if words == ["em"]:
         raise ValueError(
             "em alone is refused: it takes patches of a class to look as in training, and at hospitals with another "
-            "stain it made calibration worse than nothing did (mean ECE .69 for .38); write batchnorm+em or "
+            "stain it made calibration worse than nothing did (mean ECE .70 for .44); write batchnorm+em or "
             "normalise+em"
         )
     return tuple(step for step in STEPS if step in words)
