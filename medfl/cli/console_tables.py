@@ -155,6 +155,7 @@ def _held_out_lines(summary: Mapping[str, Any]) -> list[str]:
             f"Held-out sites: mean AUROC {format_interval(held_out['mean_auroc'], held_out.get('mean_auroc_ci'))}, "
             f"worst {held_out['worst_site']} {format_figure(held_out['worst_auroc'])}, mean ECE "
             f"{format_figure(held_out.get('mean_ece_before'))} -> {format_figure(held_out['mean_ece'])}"
+            + _noise_words(held_out)
         )
     pooled = (summary.get("pooled") or {}).get("held_out")
     if pooled:
@@ -170,6 +171,14 @@ def _held_out_lines(summary: Mapping[str, Any]) -> list[str]:
             + f"Brier {format_figure(pooled['brier'])}"
         )
     return lines
+
+
+def _noise_words(held_out: Mapping[str, Any]) -> str:
+    """What of a mean ECE is noise, and the NLL beside it; nothing of a run that does not say."""
+    if held_out.get("mean_ece_noise") is None:
+        return ""
+    debiased, noise, nll = (format_figure(held_out.get(f"mean_{key}")) for key in ("debiased_ece", "ece_noise", "nll"))
+    return f" (debiased {debiased}, noise alone {noise}), mean NLL {nll}"
 
 
 def _calibration_line(summary: Mapping[str, Any]) -> str:

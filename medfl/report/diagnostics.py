@@ -47,7 +47,7 @@ def calibration(evidence: Evidence) -> PageSection | None:
         "How often the model is right when it says it is so sure. Above the diagonal it is right more often than it "
         "says, below it less often. Each point stands for about as many patches as the others, of five source groups "
         "or more; a grey bar is where 95\u00a0% of the points of a calibrated model would be, a group counting as one. "
-        "Noise alone: the ECE that a calibrated model would show in these bins."
+        "Noise alone: the ECE that a calibrated model would show on as many source groups."
     )
     return PageSection("reliability", "Calibration", join(*body), lead)
 
@@ -91,11 +91,12 @@ def _reliability(evidence: Evidence, name: str, entry: Mapping[str, Any], key: s
     if before is not None:
         shift = f"ECE {arrow(format_figure(entry['ece_before']), format_figure(entry['ece']))}"
     own = (evidence.summary.get("temperatures") or {}).get(name)
-    note = shift + (f", temperature {own:.3f}" if own else "") + f", noise alone {format_figure(noise_floor(after))}"
+    noise = format_figure(noise_floor(after) if entry.get("ece_noise") is None else entry["ece_noise"])
+    note = shift + (f", temperature {own:.3f}" if own else "") + f", noise alone {noise}"
     finding = (
         f"Reliability at {name}: {shift.replace('→', 'before calibration,')}"
         f"{' after' if before is not None else ''}; mean confidence {confidence:.2f}, accuracy {accuracy:.2f} over "
-        f"{entry['n']} patches, {tilt}; noise alone would give {format_figure(noise_floor(after))}."
+        f"{entry['n']} patches, {tilt}; noise alone would give {noise}."
     )
     picture = charts.reliability(after, before, name=f"reliability {key or name}", finding=finding)
     return Picture(name, picture, note)

@@ -94,7 +94,9 @@ def _result(summary: Mapping[str, Any], pipeline: Mapping[str, Any]) -> Iterator
     over = first.figures
     yield (
         f"- AUROC over the {ROLES[first.role]} sites: mean {format_figure(over.get('mean_auroc'))}, worst "
-        f"{format_figure(over.get('worst_auroc'))}; calibration: mean ECE {format_figure(over.get('mean_ece'))}"
+        f"{format_figure(over.get('worst_auroc'))}; calibration: mean ECE {format_figure(over.get('mean_ece'))} "
+        f"(debiased {format_figure(over.get('mean_debiased_ece'))}, by noise alone "
+        f"{format_figure(over.get('mean_ece_noise'))}), mean NLL {format_figure(over.get('mean_nll'))}"
     )
 
 
