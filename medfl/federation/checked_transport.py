@@ -7,7 +7,15 @@ from concurrent.futures import Future
 from typing import Any
 
 from medfl.federation.transport import AsyncTransport, Transport
-from medfl.messages import Failure, HistogramRequest, MeasureRequest, Reply, Request, TemperatureRequest
+from medfl.messages import (
+    Failure,
+    HistogramRequest,
+    MeasureRequest,
+    Reply,
+    Request,
+    ScalingRequest,
+    TemperatureRequest,
+)
 from medfl.metrics import figure_checks as checks
 from medfl.metrics.targets import targets
 
@@ -74,7 +82,7 @@ class CheckedTransport:
         if isinstance(request, MeasureRequest):
             curves = checks.curves_check(names)
         figures = None
-        if not isinstance(request, TemperatureRequest | HistogramRequest):
+        if not isinstance(request, TemperatureRequest | ScalingRequest | HistogramRequest):
             figures = checks.site_figures_check(self.classes, names, self.bins)
         _by_split(sums, request.splits)(reply.sums, "sums")
         _by_split(curves, request.splits)(reply.curves, "curves")
@@ -86,6 +94,9 @@ class CheckedTransport:
         """What a request asks for as sums of a split."""
         if isinstance(request, TemperatureRequest):
             return checks.record({"temperatures": checks.temperature_sums_check(len(request.temperatures))})
+        if isinstance(request, ScalingRequest):
+            points = len(request.points) // (2 * len(self.classes))
+            return checks.record({"scaling": checks.scaling_sums_check(points, len(self.classes))})
         histograms = checks.histograms_check(n_targets)
         if isinstance(request, HistogramRequest):
             return checks.record({"histograms": histograms})

@@ -37,6 +37,9 @@ class Place(Enum):
     STUDY_VALIDATION = auto()
 
 
+SITE_TABLES = (Place.CONSOLE, Place.REPORT, Place.CARD, Place.STUDY_SITES)
+
+
 class Style(Enum):
     """How a table shows a figure."""
 
@@ -54,8 +57,8 @@ class ScoredPatches:
         sums: of all patches, without leading axes.
         auroc_per_class: f64[C], nan where a class is not supported.
         loss: the training loss on these patches, where it differs from the NLL.
-        probs, labels: f64[N, C], int[N]; None where patches of several sites were merged, whose scores stay there.
-        by_group: bins of the top probability of every source group, [G, B]; None where patches were merged.
+        probs, labels, by_group: f64[N, C], int[N], and bins of the top probability of every source group [G, B]; None
+            where patches of several sites were merged, whose scores stay there.
     """
 
     sums: ScoreSums
@@ -230,13 +233,7 @@ FIGURES: tuple[SiteFigure, ...] = (
         guess=lambda classes: WORST_ECE,
         before=Style.VALUE,
         grouped=True,
-        shown={
-            Place.CONSOLE: Style.VALUE,
-            Place.REPORT: Style.VALUE,
-            Place.POOLED: Style.VALUE,
-            Place.CARD: Style.VALUE,
-            Place.STUDY_SITES: Style.VALUE,
-        },
+        shown=dict.fromkeys((*SITE_TABLES, Place.POOLED), Style.VALUE),
     ),
     SiteFigure(
         "ece_noise",
@@ -246,12 +243,7 @@ FIGURES: tuple[SiteFigure, ...] = (
         (0.0, 1.0),
         short="noise alone",
         grouped=True,
-        shown={
-            Place.CONSOLE: Style.VALUE,
-            Place.REPORT: Style.VALUE,
-            Place.CARD: Style.VALUE,
-            Place.STUDY_SITES: Style.VALUE,
-        },
+        shown=dict.fromkeys(SITE_TABLES, Style.VALUE),
     ),
     SiteFigure(
         "classwise_ece",
@@ -292,15 +284,7 @@ FIGURES: tuple[SiteFigure, ...] = (
         guess=math.log,
         before=Style.VALUE,
         grouped=True,
-        shown={
-            Place.CONSOLE: Style.VALUE,
-            Place.REPORT: Style.VALUE,
-            Place.HEAT_MAP: Style.VALUE,
-            Place.POOLED: Style.VALUE,
-            Place.CARD: Style.INTERVAL,
-            Place.STUDY_SITES: Style.VALUE,
-            Place.STUDY_VALIDATION: Style.VALUE,
-        },
+        shown=dict.fromkeys((*SITE_TABLES, Place.HEAT_MAP, Place.POOLED, Place.STUDY_VALIDATION), Style.VALUE),
     ),
 )
 

@@ -1,4 +1,4 @@
-"""Calibration error without its noise, and the noise alone: by hand, and of models that are calibrated by construction."""
+"""Calibration error without its noise, and the noise alone: by hand, and of models that are calibrated by making."""
 
 import math
 
@@ -52,7 +52,8 @@ def test_nothing_tells_of_the_noise_of_one_group():
     assert math.isnan(clustered_debiased_ece(one))
     assert 0 < noise_of_ece(one) < 1
     empty = bins(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros((0, 2)))
-    assert math.isnan(noise_of_ece(empty)) and math.isnan(clustered_debiased_ece(empty))
+    assert math.isnan(noise_of_ece(empty))
+    assert math.isnan(clustered_debiased_ece(empty))
 
 
 @pytest.mark.parametrize(("groups", "size", "same"), [(6, 8, True), (20, 8, True), (98, 8, True), (60, 8, False)])
@@ -65,7 +66,8 @@ def test_a_calibrated_model_has_the_ece_of_the_noise_and_no_more(groups, size, s
     assert abs(np.mean(squared)) < 3 * np.std(squared) / math.sqrt(len(squared)) + 1e-3
     by_patch = np.mean([float(own.map(lambda sums: sums.sum(axis=0)).squared_error()) for own in drawn])
     if same:  # what patches as independent draws leave of the noise
-        assert by_patch > 5 * abs(np.mean(squared)) and by_patch > 0.5 * ece**2
+        assert by_patch > 5 * abs(np.mean(squared))
+        assert by_patch > 0.5 * ece**2
     assert ece > 0.04
 
 
@@ -88,4 +90,5 @@ def test_a_site_tells_both_and_a_site_of_few_patients_neither():
     assert measured["ece_noise"] == pytest.approx(noise_of_ece(top))
     assert SmallCells(5, labels, group, ["a", "b"]).figures(measured, probs)["ece_noise"] == measured["ece_noise"]
     none = measure(probs[:0], labels[:0], group[:0], ["a", "b"])
-    assert none["ece_noise"] is None and none["debiased_ece"] is None
+    assert none["ece_noise"] is None
+    assert none["debiased_ece"] is None

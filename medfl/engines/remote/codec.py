@@ -27,7 +27,7 @@ from medfl.engines.remote.message_fields import FAILURE, REPLY, REQUESTS, Fields
 from medfl.messages import Failure, Reply, Request, TrainRequest
 from medfl.model.flat_model import FlatModel
 
-PROTOCOL = 3
+PROTOCOL = 4
 HEADER = f"medfl-{PROTOCOL}"
 HEADER_LIMIT = 32_000_000  # bytes; the curves of a closing measurement are the largest, some 100 kB
 VECTORS_LIMIT = 16  # links send one or two vectors beside the model

@@ -8,7 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from medfl.messages import EvaluateRequest, HistogramRequest, MeasureRequest, Request, TemperatureRequest, TrainRequest
+from medfl.messages import (
+    EvaluateRequest,
+    HistogramRequest,
+    MeasureRequest,
+    Request,
+    ScalingRequest,
+    TemperatureRequest,
+    TrainRequest,
+)
 
 Fields = Mapping[str, Callable[[Any], bool]]
 
@@ -54,17 +62,21 @@ def _by_split(value: Any) -> bool:
 
 
 _MODEL: Fields = {"round": _count, "splits": _names, "last_accepted_round": _index}
+_LABORATORIES: Fields = {"laboratories": _count, "stain_strength": _number}
+_VECTOR: Fields = {"scale": _numbers, "bias": _numbers}
 REQUESTS: Mapping[str, tuple[type[Request], Fields]] = {
     "train": (TrainRequest, {**_MODEL, "lr_scale": _number}),
     "evaluate": (EvaluateRequest, _MODEL),
-    "temperatures": (TemperatureRequest, {**_MODEL, "temperatures": _numbers}),
-    "histograms": (HistogramRequest, {**_MODEL, "temperature": _maybe_number, "malignant": _names}),
+    "temperatures": (TemperatureRequest, {**_MODEL, "temperatures": _numbers, **_LABORATORIES}),
+    "scaling": (ScalingRequest, {**_MODEL, "points": _numbers, **_LABORATORIES}),
+    "histograms": (HistogramRequest, {**_MODEL, "temperature": _maybe_number, **_VECTOR, "malignant": _names}),
     "measure": (
         MeasureRequest,
         {
             **_MODEL,
             "resamples": _count,
             "temperature": _number,
+            **_VECTOR,
             "thresholds": _maybe_numbers_by_name,
             "malignant": _names,
             "members": _count,
