@@ -78,7 +78,8 @@ def build_shared_model(pipeline: config.Pipeline) -> SharedModel:
     """The one network and what goes with it. Raises MedflError for a wrong chain or a device that is not there."""
     training, chain, device = pipeline.training, build_chain(pipeline.method), resolve_device(pipeline.training.device)
     on_cuda = device.type == "cuda"
-    channels_last = on_cuda if training.channels_last is None else training.channels_last
+    resting = pipeline.model.train == "head"  # forward passes only, which that layout makes faster on a CPU too
+    channels_last = on_cuda or resting if training.channels_last is None else training.channels_last
     spec = dataclasses.replace(model_spec(pipeline), channels_last=channels_last)
     model = FlatModel(spec, device, seed=seed_for(pipeline.seed, "init"))
     return SharedModel(model, chain, precision=resolve_precision(training.precision, device), compiled=training.compile)

@@ -15,7 +15,7 @@ from medfl.metrics.formatting import WITHHELD, format_about, format_count
 from medfl.metrics.group_support import FEW_GROUPS
 from medfl.report import charts
 from medfl.report.chart_style import class_token
-from medfl.report.html_blocks import Picture, figures, folded, heading, join, legend, table, text
+from medfl.report.html_blocks import Picture, figures, folded, heading, join, legend, matrix, table, text
 from medfl.report.html_page import PageSection
 from medfl.report.run_results import Evidence, arrow, interval, role_word
 
@@ -215,7 +215,7 @@ def confusions(evidence: Evidence) -> PageSection | None:
     else:
         pool = (evidence.summary.get("pooled") or {}).get("held_out")
         if pool and len(pool["sites"]) > 1:
-            by_role["held_out"].append(_confusion(evidence, "All held-out sites", pool, "pooled"))
+            by_role["held_out"].append(_confusion(evidence, "All held-out sites", pool))
         blocks.append(figures(by_role["held_out"]))
         if by_role["train"]:
             blocks.append(folded(f"Training sites ({len(by_role['train'])})", figures(by_role["train"])))
@@ -227,15 +227,14 @@ def confusions(evidence: Evidence) -> PageSection | None:
     return PageSection("confusion", "Confusion matrices", join(*blocks), lead)
 
 
-def _confusion(evidence: Evidence, name: str, entry: Mapping[str, Any], key: str = "") -> Picture:
+def _confusion(evidence: Evidence, name: str, entry: Mapping[str, Any]) -> Picture:
     """The matrix of a site, or of the pooled patches of several."""
-    classes, matrix = evidence.classes, entry["confusion"]
+    classes, counts = evidence.classes, entry["confusion"]
     total, right = entry["n"], round((entry["accuracy"] or 0.0) * entry["n"])
     fields = [(i, j) for i in range(len(classes)) for j in range(len(classes)) if i != j]
-    wrong = [(matrix[i][j] or 0, classes[i], classes[j]) for i, j in fields]
+    wrong = [(counts[i][j] or 0, classes[i], classes[j]) for i, j in fields]
     most = max(wrong, key=lambda item: item[0], default=(0, "", ""))
     role = f"{role_word(evidence.roles[name])}, " if name in evidence.roles else ""
     slip = f"; most often {most[1]} taken for {most[2]} ({most[0]})" if most[0] else ""
     finding = f"Confusion matrix of {name}: {right} of {total} patches right{slip}."
-    picture = charts.confusion(matrix, classes, name=f"confusion {key or name}", finding=finding)
-    return Picture(name, picture, f"{role}{right} of {total} right")
+    return Picture(name, matrix(classes, counts, finding), f"{role}{right} of {total} right")

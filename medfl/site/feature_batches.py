@@ -19,7 +19,7 @@ from medfl.seeds import seed_for
 from medfl.site.shared_model import SharedModel
 
 VIEW_BATCH = 16  # patches that are augmented together; a colour factor is that of a quarter of them
-CPU_BATCH = 16  # patches in a forward pass: the maps of more are memory that the system has to clear each time
+CPU_BATCH = 32  # patches in a forward pass: the maps of more are memory that the system has to clear each time
 
 
 class FeatureBatches:

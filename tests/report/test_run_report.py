@@ -21,6 +21,7 @@ from PIL import Image
 from medfl.cli.commands.report_command import report
 from medfl.errors import MedflError
 from medfl.metrics import format_interval
+from medfl.metrics.formatting import format_count
 from medfl.metrics.group_figures import group_figures
 from medfl.metrics.site_figures import pooled, site_figures
 from medfl.pipeline import patch_gallery
@@ -266,13 +267,19 @@ def test_hostile_names_are_text(tmp_path):
     assert not hidden(whole.raw)
 
 
-def test_class_names_are_drawn_as_they_are():
+@pytest.mark.parametrize("kind", ["bars", "matrix"])
+def test_class_names_are_shown_as_they_are(kind):
     names = ["<b>&", "$x^2$ #010a5c"]
-    picture = charts.confusion([[3, 1], [0, 2]], names, name="k", finding='4 "of" <5>')
-    page = Page(picture)
+    finding, section = '4 "of" <5>', "x" if kind == "matrix" else ""
+    if kind == "matrix":
+        matrix = html_blocks.matrix(names, [[3, 1], [0, None]], finding)
+        page = Page(f"<section id=x>{matrix}</section>")
+        assert [row[1:] for row in page.tables["x"][0][1:]] == [["3", "1"], ["0", format_count(None)]]
+    else:
+        page = Page(charts.bars([(name, [1, 2]) for name in names] * 2, name="k", finding=finding))
     assert [tag for tag, _ in page.tags if tag == "b"] == []
-    assert page.texts[""].count("<b>&") == 2
-    assert page.texts[""].count("$x^2$ #010a5c") == 2
+    assert page.texts[section].count("<b>&") == 2
+    assert page.texts[section].count("$x^2$ #010a5c") == 2
     assert page.labels == ['4 "of" <5>']
 
 
@@ -280,7 +287,7 @@ def test_charts_take_names_of_any_kind(recwarn):
     names = odd_names(40, seed=4)
     drawn = (
         charts.bars([(name, [1, 2]) for name in names], name=names[0], finding=names[9]),
-        charts.confusion(np.eye(5, dtype=int).tolist(), names[9:14], name=names[10], finding=names[11]),
+        charts.bars([(name, [2, 1]) for name in names[9:14]], name=names[10], finding=names[11]),
     )
     for picture in drawn:
         root = ElementTree.fromstring(picture)
