@@ -105,10 +105,10 @@ def measured(data: str, run: str, seed: int, pipeline: Mapping[str, Any]) -> Ite
         tuned = calibrate(setup, model, setup.config.train_sites)
         held_out = measure_sites(setup, model, tuned, setup.config.held_out_sites, resamples=0)
         for site, entry in sorted(held_out.sites.items()):
-            found = {"data": data, "run": run, "seed": seed, "fit": fit, "site": site, "n": entry["n"]}
-            found |= {"groups": entry["n_groups"], "temperature": tuned.temperature}
+            entries = {"data": data, "run": run, "seed": seed, "fit": fit, "site": site, "n": entry["n"]}
+            entries |= {"groups": entry["n_groups"], "temperature": tuned.temperature}
             figures: Mapping[str, Any] = entry
-            yield {key: _text((found | {name: figures[name] for name in FIGURES})[key]) for key in COLUMNS}
+            yield {key: _text((entries | {name: figures[name] for name in FIGURES})[key]) for key in COLUMNS}
 
 
 def _text(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
@@ -28,6 +29,6 @@ def pooled_sums(parts: Sequence[Sums], same: bool) -> Sums:
     filled = [part for part in parts if part.n]
     if not same or not filled:
         return reduce(add, parts)
-    mean = sum(part.n for part in filled) / len(filled)
+    mean = math.fsum(part.n for part in filled) / len(filled)
     total = reduce(add, [part.weighted(mean / part.n) for part in filled])
-    return replace(total, groups=int(len(filled) ** 2 / sum(1 / part.groups for part in filled)))
+    return replace(total, groups=int(len(filled) ** 2 / math.fsum(1 / part.groups for part in filled)))

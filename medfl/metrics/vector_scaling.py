@@ -173,9 +173,9 @@ def fit_scaling(ask: Ask, classes: int) -> ScalingFit:
     if bound or not before - after > FLAT * sums.n:
         point, after = start, before
     scale, bias = (tuple(part.tolist()) for part in (point[:classes], point[classes:]))
-    found = Calibration() if point is start else Calibration(scale=scale, bias=bias)
+    calibration = Calibration() if point is start else Calibration(scale=scale, bias=bias)
     at_one, at_best = before / sums.n, after / sums.n
-    return ScalingFit(found, at_one, at_best, sums.n, sums.groups, missing > LEAST, bound, sent)
+    return ScalingFit(calibration, at_one, at_best, sums.n, sums.groups, missing > LEAST, bound, sent)
 
 
 def _ask(ask: Ask, points: Sequence[FloatArray]) -> ScalingSums:

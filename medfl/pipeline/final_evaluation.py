@@ -184,10 +184,10 @@ def _fit_record(
     fit: TemperatureFit | ScalingFit, wanted: config.CalibrationFit, patches: Mapping[str, int]
 ) -> dict[str, Any]:
     """`calibration` of summary.json."""
-    found: dict[str, Any] = (
+    entry: dict[str, Any] = (
         {"temperature": fit.temperature} if isinstance(fit, TemperatureFit) else {"method": "vector"}
     )
-    found |= {
+    entry |= {
         "patches": fit.patches,
         "groups": fit.groups,
         "pulled": fit.pulled,
@@ -197,12 +197,12 @@ def _fit_record(
         "bound": fit.bound,
     }
     if isinstance(fit, ScalingFit):
-        found |= {**(fit.calibration.vector or {}), "messages": fit.messages}
+        entry |= {**(fit.calibration.vector or {}), "messages": fit.messages}
     if wanted.weights == "sites":
-        found["weights"] = wanted.weights
+        entry["weights"] = wanted.weights
     if wanted.laboratories:
-        found |= {"laboratories": wanted.laboratories, "stain_strength": wanted.stain_strength}
-    return found
+        entry |= {"laboratories": wanted.laboratories, "stain_strength": wanted.stain_strength}
+    return entry
 
 
 def measure_sites(

@@ -48,10 +48,10 @@ class Measurement:
         site tells no figure has no part in them.
         """
         rows, views = self.store.splits[split], max(1, request.laboratories)
-        told = np.full(len(rows), self.enough(rows))
+        shown = np.full(len(rows), self.enough(rows))
         if isinstance(request, ScalingRequest):
-            told &= ~np.isin(self.store.labels[rows], self._cells(rows).withheld_classes())
-        rows, z = np.tile(rows[told], views), logits.numpy()[np.tile(told, views)]
+            shown &= ~np.isin(self.store.labels[rows], self._cells(rows).withheld_classes())
+        rows, z = np.tile(rows[shown], views), logits.numpy()[np.tile(shown, views)]
         labels, groups = self.store.labels[rows], self.store.groups[rows]
         patches = len(rows) // views
         if isinstance(request, TemperatureRequest):
