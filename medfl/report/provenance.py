@@ -177,7 +177,7 @@ def _citations(evidence: Evidence) -> Iterator[tuple[str, str]]:
         for name, paper in citations(methods).items():
             yield _arxiv(name, paper.removeprefix("arXiv:"))
     if evidence.calibrated:
-        yield _arxiv("Temperature scaling", TEMPERATURE)
+        yield _arxiv("Temperature and vector scaling", TEMPERATURE)
     data = evidence.pipeline["data"]
     if data["source"] == "lc25000":
         yield LC25000.replace("*", ""), f"https://arxiv.org/abs/{LC25000.rpartition('arXiv:')[2]}"

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -523,6 +524,26 @@ def test_refusals_at_load(small, override):
         load_pipeline(small, [override])
     assert override.partition("=")[0].split(".")[1] in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("wish", "says"),
+    [
+        ("platt", "`evaluation.calibrate`: input should be 'temperature', 'vector' or 'none'"),
+        ("{method: platt}", "`evaluation.calibrate.method`: input should be 'temperature' or 'vector'"),
+        ("{laboratories: 65}", "`evaluation.calibrate.laboratories`: input should be less than or equal to 64"),
+        ("{weight: sites}", "`evaluation.calibrate.weight` is not a key of this file. Did you mean"),
+    ],
+)
+def test_a_calibration_that_there_is_not_is_named(small, wish, says):
+    with pytest.raises(MedflError, match=re.escape(says)):
+        load_pipeline(small, [f"evaluation.calibrate={wish}"])
+
+
+def test_vector_scaling_of_too_many_classes_is_refused(tmp_path):
+    many = {"task": {"classes": [f"c{n}" for n in range(101)]}, "evaluation": {"calibrate": "vector"}}
+    with pytest.raises(MedflError, match="at most 100; use temperature"):
+        load_pipeline(write_tiny(tmp_path, **many))
 
 
 # -------------------------------------------------------------------------------------------------- what may be amiss
