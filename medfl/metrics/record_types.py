@@ -159,4 +159,5 @@ class RunSummary(TypedDict):
     cross_site_auroc: NotRequired[dict[str, dict[str, float | None]]]
     temperatures: NotRequired[dict[str, float | None]]
     calibrations: NotRequired[dict[str, dict[str, Any]]]
+    papers: NotRequired[dict[str, str]]
     stopped: NotRequired[dict[str, Any]]

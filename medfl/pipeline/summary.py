@@ -90,6 +90,7 @@ def summarise(
         "run": folder.path.name,
         "method": pipeline.baseline or str(chain),
         "chain": [{"name": pipeline.baseline}] if pipeline.baseline else chain.describe(),
+        "papers": {m.name: m.paper for m in chain.methods if m.paper},
         "seed": pipeline.seed,
         "leaky": prepared.groups_unknown,
         "source": pipeline.data.source,

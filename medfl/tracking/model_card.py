@@ -14,7 +14,7 @@ from medfl.metrics.stability_figures import stability_at
 from medfl.plain_text import markdown
 from medfl.runs.headline import headline
 from medfl.runs.model_facts import model_rendering, transform_names
-from medfl.runs.records import RunRecords, SiteData
+from medfl.runs.records import RunRecords, SiteData, papers
 from medfl.runs.redact import scrub
 from medfl.runs.verdict import ROLES
 
@@ -47,7 +47,7 @@ def model_card(
         _operating(summary),
         _stability(summary),
         _limits(summary, model, pipeline),
-        _citations(pipeline, methods),
+        _citations(summary, pipeline, methods),
     )
     return "\n\n".join("\n".join(section) for section in sections) + "\n"
 
@@ -255,13 +255,11 @@ def _limits(summary: Mapping[str, Any], model: Mapping[str, Any], pipeline: Mapp
     yield "- Stains, scanners and populations that no site represents are untested."
 
 
-def _citations(pipeline: Mapping[str, Any], methods: Sequence[str]) -> Iterator[str]:
-    from medfl.methods.core.registry import citations  # PyTorch, which a mirror must not wait for
-
+def _citations(summary: Mapping[str, Any], pipeline: Mapping[str, Any], methods: Sequence[str]) -> Iterator[str]:
     settings = pipeline["data"]
     yield "## Citations"
     cited = [LC25000] if settings["source"] == "lc25000" else []
     if settings["source"] == "lc25000" and settings.get("source_groups") != "ignore":
         cited.append(GROUPS)
-    cited += [f"{markdown(name)}: {paper}" for name, paper in citations(methods).items()]
+    cited += [f"{markdown(name)}: {paper}" for name, paper in papers(summary, methods).items()]
     yield "\n".join(f"- {line}" for line in cited) or "None."

@@ -511,6 +511,15 @@ def test_citations_follow_the_method_and_the_data(whole, tmp_path):
     } <= set(cited)
 
 
+def test_papers_are_those_of_the_summary(little, tmp_path):
+    folder = shutil.copytree(little, tmp_path / "own")
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["papers"] = {"theirs": "doi:10.1000/1", "ours": "arXiv:2601.03584"}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    cited = Page(report_html(folder)).values("href")
+    assert {"https://doi.org/10.1000/1", "https://arxiv.org/abs/2601.03584"} <= set(cited)
+
+
 # ------------------------------------------------------------------------------------------------------- patches
 
 
