@@ -15,6 +15,7 @@ from medfl.config.fields import ConfigSection as ConfigSection
 from medfl.config.fields import Name as Name
 from medfl.config.fields import Transform as Transform
 from medfl.config.pipeline_config import Baseline as Baseline
+from medfl.config.pipeline_config import CalibrationFit as CalibrationFit
 from medfl.config.pipeline_config import Gates as Gates
 from medfl.config.pipeline_config import InputNormalisation as InputNormalisation
 from medfl.config.pipeline_config import ModelConfig as ModelConfig

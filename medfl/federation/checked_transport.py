@@ -9,7 +9,16 @@ from typing import Any
 from medfl.data.normalise import FIXED, LARGEST, statistics_of
 from medfl.data.stain_exchange import NUMBERS, DyeSpread
 from medfl.federation.transport import AsyncTransport, Transport
-from medfl.messages import Failure, HistogramRequest, MeasureRequest, Reply, Request, StainRequest, TemperatureRequest
+from medfl.messages import (
+    Failure,
+    HistogramRequest,
+    MeasureRequest,
+    Reply,
+    Request,
+    ScalingRequest,
+    StainRequest,
+    TemperatureRequest,
+)
 from medfl.metrics import figure_checks as checks
 from medfl.metrics.targets import targets
 
@@ -76,7 +85,7 @@ class CheckedTransport:
         if isinstance(request, MeasureRequest):
             curves = checks.curves_check(names)
         figures = None
-        if not isinstance(request, TemperatureRequest | HistogramRequest | StainRequest):
+        if not isinstance(request, TemperatureRequest | ScalingRequest | HistogramRequest | StainRequest):
             figures = checks.site_figures_check(self.classes, names, self.bins)
         _by_split(sums, request.splits)(reply.sums, "sums")
         _by_split(curves, request.splits)(reply.curves, "curves")
@@ -91,6 +100,9 @@ class CheckedTransport:
             return checks.record(wanted | ({"dyes": checks.maybe(_dyes)} if request.dyes else {}))
         if isinstance(request, TemperatureRequest):
             return checks.record({"temperatures": checks.temperature_sums_check(len(request.temperatures))})
+        if isinstance(request, ScalingRequest):
+            points = len(request.points) // (2 * len(self.classes))
+            return checks.record({"scaling": checks.scaling_sums_check(points, len(self.classes))})
         histograms = checks.histograms_check(n_targets)
         if isinstance(request, HistogramRequest):
             return checks.record({"histograms": histograms})

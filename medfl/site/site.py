@@ -23,6 +23,7 @@ from medfl.messages import (
     MeasureRequest,
     Reply,
     Request,
+    ScalingRequest,
     StainRequest,
     TemperatureRequest,
     TrainRequest,
@@ -34,6 +35,7 @@ from medfl.model.memory_limits import explained
 from medfl.seeds import seed_for
 from medfl.site.evaluator import Evaluator, Rows
 from medfl.site.feature_batches import FeatureBatches
+from medfl.site.fit_logits import FitLogits
 from medfl.site.local_training import take_steps
 from medfl.site.measurement import Measurement
 from medfl.site.membership_attack import attack_members, draw_members
@@ -80,6 +82,7 @@ class Site:
         self.jitter = jitter
         self.stain = SiteStain(store, work)
         self._memory = SiteMemory(name)
+        self._fit_logits = FitLogits()
 
     @cached_property
     def images(self) -> Batches:
@@ -216,13 +219,15 @@ class Site:
     def _evaluate(self, request: Request) -> Reply:
         """The part of the reply that describes the incoming model."""
         began = time.perf_counter()
+        if isinstance(request, TemperatureRequest | ScalingRequest):
+            return self._fit_sums(request, began)
         members = self._members(request)
         parts: list[Rows | str] = [*request.splits, *([] if members is None else [members])]
         logits = self.evaluator.logits_of_each(*self.own_model(request.weights, request.buffers), parts)
         by_split = self._finite(request, logits)
         measurement = Measurement(self.store, self.shared.model.spec.classes, self.training)
-        if isinstance(request, TemperatureRequest | HistogramRequest):
-            sums = {split: measurement.sums(request, split, own) for split, own in by_split.items()}
+        if isinstance(request, HistogramRequest):
+            sums = {split: measurement.histograms(request, split, own) for split, own in by_split.items()}
             return Reply(self.name, request.round, sums=sums, seconds={"evaluate": time.perf_counter() - began})
         measured = {split: measurement.figures(request, split, own) for split, own in by_split.items()}
         if members is not None and all(map(measurement.enough, (members, self.store.splits["test"]))):
@@ -238,6 +243,15 @@ class Site:
             curves={split: own.curves for split, own in measured.items() if own.curves},
             seconds={"evaluate": time.perf_counter() - began},
         )
+
+    def _fit_sums(self, request: TemperatureRequest | ScalingRequest, began: float) -> Reply:
+        """Sums by which a calibration is fitted; the model's logits serve all messages of a fit."""
+        own_model = self.own_model(request.weights, request.buffers)
+        logits = self._fit_logits.of(request, self.evaluator, self.batches, *own_model)
+        measurement = Measurement(self.store, self.shared.model.spec.classes, self.training)
+        by_split = self._finite(request, logits)
+        sums = {split: measurement.sums(request, split, own) for split, own in by_split.items()}
+        return Reply(self.name, request.round, sums=sums, seconds={"evaluate": time.perf_counter() - began})
 
     def _members(self, request: Request) -> Rows | None:
         """The training patches that are told from test patches, where the final measurement asks a site for that."""
