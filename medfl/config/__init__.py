@@ -8,9 +8,11 @@ this module absolute, so a resolved pipeline means the same from any working dir
 from __future__ import annotations
 
 from medfl.config.data_config import Data as Data
+from medfl.config.data_config import DrawnSlides as DrawnSlides
 from medfl.config.data_config import OwnData as OwnData
 from medfl.config.data_config import StainNormalisation as StainNormalisation
 from medfl.config.data_config import Task as Task
+from medfl.config.data_config import TileSettings as TileSettings
 from medfl.config.fields import ConfigSection as ConfigSection
 from medfl.config.fields import Name as Name
 from medfl.config.fields import Transform as Transform
