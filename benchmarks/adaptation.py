@@ -31,7 +31,7 @@ from medfl.metrics.remedies import Step, name_of
 from medfl.pipeline.adapt_sites import AdaptationPlan, _calibrated, _reference, choose
 from medfl.pipeline.adaptation_needs import training_mix
 from medfl.pipeline.conclude import select_model
-from medfl.pipeline.final_evaluation import Calibration, SelectedModel, tune
+from medfl.pipeline.final_evaluation import SelectedModel, Tuning, tune
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.prepare import LocalRunSetup, prepare
 from medfl.seeds import seed_for
@@ -121,7 +121,7 @@ def rows_of(
     yield row("batchnorm, 16 patches", few, ("batchnorm",))
 
 
-def _temperature(setup: LocalRunSetup, model: SelectedModel, tuned: Calibration, plan: AdaptationPlan) -> float:
+def _temperature(setup: LocalRunSetup, model: SelectedModel, tuned: Tuning, plan: AdaptationPlan) -> float:
     """That of the adapted model; the plain one's where it has none of its own."""
     return _calibrated(setup, model, tuned, plan).temperature or tuned.temperature or 1.0
 

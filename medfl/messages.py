@@ -29,8 +29,8 @@ class Request:
 
     Each kind of message says what is measured. A `StainRequest` may come before the first round. In a round, a site
     that takes part gets a `TrainRequest` and one that only measures an `EvaluateRequest`; after the last round come
-    `TemperatureRequest`, `HistogramRequest`, `MeasureRequest` and, where the pipeline adapts, `AdaptRequest`, of which
-    none trains.
+    `TemperatureRequest` or `ScalingRequest`, `HistogramRequest`, `MeasureRequest` and, where the pipeline adapts,
+    `AdaptRequest`, of which none trains.
 
     Attributes:
         round: index t of the round, 0-based; metrics made for this request describe the model entering round t.
@@ -100,9 +100,31 @@ class StainRequest(Request):
 
 @dataclass(frozen=True)
 class TemperatureRequest(Request):
-    """The sums of `medfl.metrics.temperature` at each of these temperatures, by which one of them is fitted."""
+    """The sums of `medfl.metrics.temperature` at each of these temperatures, by which one of them is fitted.
+
+    Attributes:
+        temperatures: each above 0.
+        laboratories: how many random laboratories each patch is seen through, instead of as it is; 0 for none.
+        stain_strength: how far they are from the reference, 0 to 1.
+    """
 
     temperatures: tuple[float, ...] = ()
+    laboratories: int = 0
+    stain_strength: float = 0.0
+
+
+@dataclass(frozen=True)
+class ScalingRequest(Request):
+    """The sums of `medfl.metrics.vector_scaling` at each of these points, by which scales and biases are fitted.
+
+    Attributes:
+        points: scale and then bias of every class, C numbers each, one point after the other.
+        laboratories, stain_strength: as for a `TemperatureRequest`.
+    """
+
+    points: tuple[float, ...] = ()
+    laboratories: int = 0
+    stain_strength: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -111,10 +133,13 @@ class HistogramRequest(Request):
 
     Attributes:
         temperature: T by which logits are divided first; None is T = 1.
+        scale, bias: of every class, by which they are then scaled and moved; empty for neither.
         malignant: names of the classes that together are the target "malignant", possibly none.
     """
 
     temperature: float | None = None
+    scale: tuple[float, ...] = ()
+    bias: tuple[float, ...] = ()
     malignant: tuple[str, ...] = ()
 
 
@@ -125,6 +150,7 @@ class MeasureRequest(Request):
     Attributes:
         resamples: bootstrap resamples for intervals; 0 means point figures only.
         temperature: T by which logits are divided before anything but the figures "before" is measured.
+        scale, bias: of every class, by which they are then scaled and moved; empty for neither.
         thresholds: target -> score from which a patch is called positive; None for no operating points.
         malignant: names of the classes that together are the target "malignant", possibly none.
         members: at most so many training patches to tell from test patches by their loss, at a training site
@@ -133,6 +159,8 @@ class MeasureRequest(Request):
 
     resamples: int = 0
     temperature: float = 1.0
+    scale: tuple[float, ...] = ()
+    bias: tuple[float, ...] = ()
     thresholds: Mapping[str, float] | None = None
     malignant: tuple[str, ...] = ()
     members: int = 0
@@ -153,7 +181,7 @@ class AdaptRequest(Request):
             that the site stands for one that never trained; 0 for none.
         temperatures: where there are any, the sums of `medfl.metrics.temperature` at each are asked for in place of
             figures: of the judged patches of a site where the one remedy could be done.
-        resamples, temperature, thresholds, malignant: as in a `MeasureRequest`.
+        resamples, temperature, scale, bias, thresholds, malignant: as in a `MeasureRequest`.
     """
 
     remedies: tuple[str, ...] = ()
@@ -164,6 +192,8 @@ class AdaptRequest(Request):
     temperatures: tuple[float, ...] = ()
     resamples: int = 0
     temperature: float = 1.0
+    scale: tuple[float, ...] = ()
+    bias: tuple[float, ...] = ()
     thresholds: Mapping[str, float] | None = None
     malignant: tuple[str, ...] = ()
 
@@ -184,8 +214,9 @@ class Reply:
         metrics: per measured split, the dictionary of `medfl.metrics.measure`, or the figures of
             `medfl.metrics.site_figures` in the final measurement; of an `AdaptRequest` they are by remedy, "none" with
             them, and say under "adaptation" what was done.
-        sums: per split, what merges with other sites' (`to_lists` of each): "temperatures", or "histograms", or in the
-            final measurement "after", "before" and "histograms"; before the first round "statistics" and "dyes".
+        sums: per split, what merges with other sites' (`to_lists` of each): "temperatures", "scaling" or "histograms",
+            or in the final measurement "after", "before" and "histograms"; before the first round "statistics" and
+            "dyes".
         curves: per split, the curves of `medfl.metrics.site_figures`; in the final measurement only.
         extra: further site vectors that a method of the chain sends, by name.
         seconds: wall time by phase ("train", "evaluate").

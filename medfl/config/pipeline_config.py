@@ -16,6 +16,8 @@ from medfl.config.site_config import SiteConfig, Sites
 from medfl.config.training_config import Selection, Training
 from medfl.errors import nearest
 
+MOST_CLASSES = 100
+"""Of a vector scaling: with more its sums are no small message."""
 Pooling = Literal["cls", "avg", "cls+avg"]
 Baseline = Literal["local_only", "centralised"]
 NOTHING_TO_ACT_ON = {
@@ -80,6 +82,16 @@ class ModelConfig(ConfigSection):
         return self
 
 
+class CalibrationFit(ConfigSection):
+    """How the final model is calibrated: what is fitted, how loud each site is, and through how many random
+    laboratories validation patches are seen (`stain_strength` from the reference), 0 for as they are."""
+
+    method: Literal["temperature", "vector"] = "temperature"
+    weights: Literal["patches", "sites"] = "patches"
+    laboratories: int = Field(0, ge=0, le=64)
+    stain_strength: float = Field(0.5, gt=0, le=1)
+
+
 class Evaluation(ConfigSection):
     """How figures are made: intervals, calibration and its bins, thresholds, the stability window and target."""
 
@@ -88,9 +100,16 @@ class Evaluation(ConfigSection):
     batch_size: Count = 256
     window: Annotated[int, Field(ge=2)] = 10
     target: float = Field(0.95, gt=0.5, le=1)
-    calibrate: Literal["temperature", "none"] = "temperature"
+    calibrate: Literal["temperature", "vector", "none"] | CalibrationFit = "temperature"
     sensitivity: float = Field(0.95, gt=0, le=1)
     members: int = Field(1000, ge=0)
+
+    @property
+    def fit(self) -> CalibrationFit | None:
+        """How the model is calibrated; None where it is not."""
+        if self.calibrate == "none":
+            return None
+        return CalibrationFit(method=self.calibrate) if isinstance(self.calibrate, str) else self.calibrate
 
 
 class Disclosure(ConfigSection):
@@ -203,6 +222,16 @@ class Pipeline(ConfigSection):
             raise ValueError(
                 "`training.augment.views` keeps the features of a frozen backbone, and this one trains; remove it, or "
                 "write `model.train: head`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _vector_fits_in_a_message(self) -> Pipeline:
+        fit, classes = self.evaluation.fit, len(self.task.classes)
+        if fit is not None and fit.method == "vector" and classes > MOST_CLASSES:
+            raise ValueError(
+                f"`evaluation.calibrate`: vector sends {(2 * classes) ** 2:,} sums a point for {classes} classes and "
+                f"takes at most {MOST_CLASSES}; use temperature"
             )
         return self
 

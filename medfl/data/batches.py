@@ -139,16 +139,19 @@ class Batches:
         for begin in range(0, len(order), batch_size):
             yield self._normalise(self._gather(order[begin : begin + batch_size], None), None)
 
-    def of_images(self, images: NDArray[np.uint8]) -> Tensor:
-        """Normalised images f32[n, 3, S, S] on the device of patches u8[n, S, S, 3] that are not in the store."""
-        given = torch.from_numpy(np.array(images)).to(self.device).permute(0, 3, 1, 2)
-        return self._normalise(given.contiguous(memory_format=self.format), None)
+    def normalised(self, patches: NDArray[np.uint8]) -> Tensor:
+        """Patches u8[B, S, S, 3] that are no rows of the store, as the network takes them, f32[B, 3, S, S]."""
+        return self._normalise(self._on_device(torch.from_numpy(patches)), None)
 
     def _gather(self, rows: Tensor, jitter_seed: int | None) -> Tensor:
         """uint8 [B, 3, S, S] on the device; `rows` are where the patches are."""
         images = self.images[rows]
         if jitter_seed is not None and self.jitter is not None:
             images = torch.from_numpy(self.jitter(images.numpy(), jitter_seed))
+        return self._on_device(images)
+
+    def _on_device(self, images: Tensor) -> Tensor:
+        """u8[B, S, S, 3] -> u8[B, 3, S, S] on the device."""
         return _to(images, self.device).permute(0, 3, 1, 2).contiguous(memory_format=self.format)
 
     def _normalise(self, images: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from medfl.errors import MedflError
+from medfl.metrics.logit_calibration import Calibration
 from medfl.pipeline.evaluate_model import TrainedModel
 from medfl.runs.records import finished_run
 from medfl.runs.versions import installed_version
@@ -74,9 +75,18 @@ class ExportedModel:
         return int(self.facts["size"])
 
     @property
-    def temperature(self) -> float:
-        """What logits are divided by; 1 where the run was not calibrated."""
-        return float(self.facts.get("temperature") or 1.0)
+    def calibration(self) -> Calibration:
+        """What logits go through before softmax; nothing where the run was not calibrated."""
+        return self.model.calibration
+
+    @property
+    def calibration_words(self) -> str:
+        """The same in words, after "at" or "by"."""
+        own = self.calibration
+        if not own.scale:
+            return f"temperature {own.temperature:g}"
+        pairs = zip(self.classes, own.scale, own.bias, strict=True)
+        return "vector scaling (" + ", ".join(f"{name} x {s:.4g} {b:+.4g}" for name, s, b in pairs) + ")"
 
     @property
     def shaped(self) -> bool:

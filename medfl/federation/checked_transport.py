@@ -16,6 +16,7 @@ from medfl.messages import (
     MeasureRequest,
     Reply,
     Request,
+    ScalingRequest,
     StainRequest,
     TemperatureRequest,
 )
@@ -86,7 +87,7 @@ class CheckedTransport:
         if isinstance(request, MeasureRequest):
             curves = checks.curves_check(names)
         figures, fitting = None, isinstance(request, AdaptRequest) and bool(request.temperatures)
-        if not (isinstance(request, TemperatureRequest | HistogramRequest | StainRequest) or fitting):
+        if not (isinstance(request, TemperatureRequest | ScalingRequest | HistogramRequest | StainRequest) or fitting):
             figures = checks.site_figures_check(self.classes, names, self.bins)
         _by_split(sums, request.splits)(reply.sums, "sums")
         _by_split(curves, request.splits)(reply.curves, "curves")
@@ -104,6 +105,9 @@ class CheckedTransport:
             return checks.record(wanted | ({"dyes": checks.maybe(_dyes)} if request.dyes else {}))
         if isinstance(request, TemperatureRequest) or (isinstance(request, AdaptRequest) and request.temperatures):
             return checks.record({"temperatures": checks.temperature_sums_check(len(request.temperatures))})
+        if isinstance(request, ScalingRequest):
+            points = len(request.points) // (2 * len(self.classes))
+            return checks.record({"scaling": checks.scaling_sums_check(points, len(self.classes))})
         histograms = checks.histograms_check(n_targets)
         if isinstance(request, HistogramRequest):
             return checks.record({"histograms": histograms})

@@ -246,6 +246,14 @@ def temperature_sums_check(temperatures: int) -> Check:
     return record({"n": count, "groups": count, "nll": positive, "slope": slope, "curvature": positive})
 
 
+def scaling_sums_check(points: int, classes: int) -> Check:
+    """What `ScalingSums.to_lists` gives of so many points and classes."""
+    any_number = number(-LARGEST_SUM, LARGEST_SUM)
+    row = listed(any_number, 2 * classes)
+    parts = {"nll": listed(number(0.0, LARGEST_SUM, TOLERANCE), points), "gradient": listed(row, points)}
+    return record({"n": count, "groups": count, **parts, "hessian": listed(listed(row, 2 * classes), points)})
+
+
 def _histogram(value: Any, where: str) -> None:
     plain = isinstance(value, list) and len(value) == BINS and set(map(type, value)) == {int}
     if not plain or min(value) < 0 or max(value) > LARGEST_COUNT:  # one by one only to say what is wrong

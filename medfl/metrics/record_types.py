@@ -144,8 +144,8 @@ class RunFailure(FailureRecord):
 class RunSummary(TypedDict):
     """`summary.json`: what a run came to. Figures of sites and groups are in the rows of the table of figures.
 
-    A run with baseline `local_only` has `cross_site_auroc` and `temperatures`, one with `dp` has `privacy`, one that
-    closed early `stopped`, one that adapts `adaptation`.
+    A run with baseline `local_only` has `cross_site_auroc` and `temperatures` (with vector scaling `calibrations` too),
+    one with `dp` has `privacy`, one that closed early `stopped`, one that adapts `adaptation`.
     """
 
     pipeline: str
@@ -178,6 +178,7 @@ class RunSummary(TypedDict):
     privacy: NotRequired[dict[str, Any]]
     cross_site_auroc: NotRequired[dict[str, dict[str, float | None]]]
     temperatures: NotRequired[dict[str, float | None]]
+    calibrations: NotRequired[dict[str, dict[str, Any]]]
     papers: NotRequired[dict[str, str]]
     stopped: NotRequired[dict[str, Any]]
     adaptation: NotRequired[dict[str, Any]]

@@ -11,6 +11,7 @@ from medfl import config
 from medfl.config.adapt_config import AUTO
 from medfl.errors import MedflError
 from medfl.messages import AdaptRequest
+from medfl.metrics.logit_calibration import Calibration
 from medfl.metrics.remedies import PLAIN, Step, looks_changed, steps_of
 from medfl.pipeline.adaptation_needs import check_adaptation
 from medfl.site.shared_model import SharedModel
@@ -54,6 +55,8 @@ def adapt_request(
             f"{OPTION} {remedy}: model.json holds no stain to normalise to; train with `adapt: {{remedy: normalise}}`, "
             f"or take another remedy"
         )
+    temperature = _temperature(facts, steps)
+    own = Calibration(temperature) if temperature else Calibration.of(facts)
     return AdaptRequest(
         0,
         *model,
@@ -63,7 +66,9 @@ def adapt_request(
         training_mix=tuple(mix or ()),
         reference=tuple(reference or ()),
         resamples=resamples,
-        temperature=_temperature(facts, steps) or facts.get("temperature") or 1.0,
+        temperature=own.temperature,
+        scale=own.scale,
+        bias=own.bias,
         thresholds=facts.get("thresholds"),
         malignant=tuple(facts.get("malignant") or ()),
     )

@@ -21,12 +21,13 @@ from medfl.errors import RunFailed
 from medfl.federation.stain_agreement import agree
 from medfl.messages import AdaptRequest
 from medfl.metrics.group_figures import group_figures
+from medfl.metrics.logit_calibration import Calibration
 from medfl.metrics.measure import mean_supported
 from medfl.metrics.record_types import AdaptedResult, FailureRecord, SiteResult
 from medfl.metrics.remedies import PLAIN, looks_changed, name_of, steps_of
 from medfl.metrics.temperature import TemperatureSums, fit_temperature, temperature_sums
 from medfl.pipeline.adaptation_needs import ADAPTED_STAIN, no_batchnorm
-from medfl.pipeline.final_evaluation import Calibration, Measured, SelectedModel, answers, malignant_classes, named
+from medfl.pipeline.final_evaluation import Measured, SelectedModel, Tuning, answers, malignant_classes, named
 from medfl.pipeline.prepare import RunSetup
 
 CANDIDATES = (
@@ -67,15 +68,18 @@ class AdaptationPlan:
     failures: Sequence[FailureRecord] = ()
     temperature: float | None = None
 
-    def request(self, tuned: Calibration, pipeline: config.Pipeline, **changes: Any) -> Callable[..., AdaptRequest]:
+    def request(self, tuned: Tuning, pipeline: config.Pipeline, **changes: Any) -> Callable[..., AdaptRequest]:
         """The question to a site, with all but the model."""
+        own = Calibration(self.temperature) if self.temperature else tuned.calibration or Calibration()
         asked: dict[str, Any] = {
             "splits": ("test",),
             "remedies": (self.remedy,),
             "patches": self.patches,
             "training_mix": self.training_mix,
             "reference": self.reference,
-            "temperature": self.temperature or tuned.temperature or 1.0,
+            "temperature": own.temperature,
+            "scale": own.scale,
+            "bias": own.bias,
             "malignant": malignant_classes(pipeline.task),
         }
         return partial(AdaptRequest, **(asked | changes))
@@ -87,7 +91,7 @@ class AdaptationPlan:
 
 
 def plan_adaptation(
-    setup: RunSetup, chosen: SelectedModel, tuned: Calibration, mix: tuple[float, ...], say: Callable[[str], None]
+    setup: RunSetup, chosen: SelectedModel, tuned: Tuning, mix: tuple[float, ...], say: Callable[[str], None]
 ) -> AdaptationPlan | None:
     """What is to be done at held-out sites, before any of their data is touched; None where nothing is."""
     adapt = setup.pipeline.adapt
@@ -98,20 +102,21 @@ def plan_adaptation(
     return _calibrated(setup, chosen, tuned, plan)
 
 
-def _calibrated(setup: RunSetup, chosen: SelectedModel, tuned: Calibration, plan: AdaptationPlan) -> AdaptationPlan:
+def _calibrated(setup: RunSetup, chosen: SelectedModel, tuned: Tuning, plan: AdaptationPlan) -> AdaptationPlan:
     """The plan with a temperature of its own, fitted to the judged half of training sites' validation data, each
     adapted like a held-out site; none where the remedy leaves network and patches alone, or nobody could be adapted.
 
     The plain model's does not fit: it answers for what the stains of many laboratories do to a network as it is.
     """
     steps = looks_changed(steps_of(plan.remedy))
-    if not steps or tuned.temperature is None:
+    if not steps or tuned.calibration is None:
         return plan
     lost: dict[str, str] = {}
 
     def ask(temperatures: tuple[float, ...]) -> TemperatureSums:
         total = temperature_sums(np.empty((0, 1)), np.empty(0, dtype=np.int64), temperatures)
-        asked = {"splits": ("val",), "remedies": (name_of(steps),), "temperature": 1.0, "temperatures": temperatures}
+        asked: dict[str, Any] = {"splits": ("val",), "remedies": (name_of(steps),), "temperatures": temperatures}
+        asked |= {"temperature": 1.0, "scale": (), "bias": ()}
         names = [name for name in setup.config.train_sites if name not in lost]
         for reply in answers(setup, chosen, names, lost, plan.request(tuned, setup.pipeline, **asked)):
             total += TemperatureSums.from_lists(reply.sums["val"]["temperatures"])
@@ -137,7 +142,7 @@ def _reference(setup: RunSetup, say: Callable[[str], None]) -> tuple[float, ...]
 
 
 def choose(
-    setup: RunSetup, chosen: SelectedModel, tuned: Calibration, plan: AdaptationPlan, say: Callable[[str], None]
+    setup: RunSetup, chosen: SelectedModel, tuned: Tuning, plan: AdaptationPlan, say: Callable[[str], None]
 ) -> AdaptationPlan:
     """The plan with the remedy that has the lowest mean NLL over the training sites that can try it, all alike."""
     names = [name for name in CANDIDATES if _possible(setup, plan, name)]
@@ -168,7 +173,7 @@ def _possible(setup: RunSetup, plan: AdaptationPlan, remedy: str) -> bool:
 
 
 def adapt_sites(
-    setup: RunSetup, chosen: SelectedModel, tuned: Calibration, plan: AdaptationPlan, measured: Measured
+    setup: RunSetup, chosen: SelectedModel, tuned: Tuning, plan: AdaptationPlan, measured: Measured
 ) -> dict[str, Any]:
     """Measure the adapted model at the held-out sites that have plain figures, which get theirs beside them; returns
     that part of summary.json."""

@@ -15,7 +15,7 @@ from medfl.metrics.group_figures import held_out_figures
 from medfl.metrics.record_types import FailureRecord, RunSummary, SiteResult
 from medfl.pipeline.adapt_sites import adapt_sites, plan_adaptation
 from medfl.pipeline.adaptation_needs import training_mix
-from medfl.pipeline.final_evaluation import Calibration, Measured, SelectedModel, calibrate, measure_sites, tune
+from medfl.pipeline.final_evaluation import Measured, SelectedModel, Tuning, calibrate, measure_sites, tune
 from medfl.pipeline.prepare import RunSetup
 from medfl.pipeline.summary import model_facts, summarise
 from medfl.runs.data_record import read_rows
@@ -87,6 +87,7 @@ def conclude_alone(setup: RunSetup, folder: RunFolder, state: ServerState) -> tu
     names = [name for name in sorted(setup.config.train_sites) if has_own_model(state, name)]
     rows: dict[str, dict[str, SiteResult]] = {}
     temperatures: dict[str, float | None] = {}
+    calibrations: dict[str, dict[str, Any]] = {}
     home = Measured()
     failures: list[FailureRecord] = [
         {"site": name, "reason": "it has trained in no round, so it has no model of its own"}
@@ -97,6 +98,8 @@ def conclude_alone(setup: RunSetup, folder: RunFolder, state: ServerState) -> tu
         own = SelectedModel(rounds, *own_model(state, name), state.accepted, state.stain_reference)
         tuned = calibrate(setup, own, [name])
         temperatures[name] = tuned.temperature
+        if tuned.fit is not None and "scale" in tuned.fit:
+            calibrations[name] = tuned.fit
         here = measure_sites(setup, own, tuned, [name])
         elsewhere = measure_sites(setup, own, tuned, [n for n in setup.roles if n != name], resamples=0)
         home.sites.update(here.sites)
@@ -105,8 +108,10 @@ def conclude_alone(setup: RunSetup, folder: RunFolder, state: ServerState) -> tu
         failures += [*tuned.failures, *here.failures, *elsewhere.failures]
     _check_measured(setup, replace(home, failures=failures))
     matrix = {a: {b: entry["auroc"] for b, entry in sorted(row.items())} for a, row in rows.items()}
-    summary = summarise(setup, folder, rounds, Calibration(), replace(home, failures=failures))
+    summary = summarise(setup, folder, rounds, Tuning(), replace(home, failures=failures))
     summary |= {"held_out": held_out_figures(rows), "cross_site_auroc": matrix, "temperatures": temperatures}
+    if calibrations:
+        summary["calibrations"] = calibrations
     return summary, home.curves
 
 

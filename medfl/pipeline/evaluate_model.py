@@ -26,6 +26,7 @@ from medfl.errors import MedflError
 from medfl.messages import MeasureRequest
 from medfl.methods.core.chain import MethodChain
 from medfl.metrics.group_figures import group_figures
+from medfl.metrics.logit_calibration import Calibration
 from medfl.model.backbone import ModelSpec
 from medfl.model.flat_model import FlatModel
 from medfl.model.lora import Lora
@@ -59,6 +60,11 @@ class TrainedModel:
     run_id: str | None = None
     card: Path | None = None
     network: Any = None
+
+    @property
+    def calibration(self) -> Calibration:
+        """What its logits go through before softmax."""
+        return Calibration.of(self.facts)
 
     @cached_property
     def render(self) -> list[Any]:
@@ -191,7 +197,9 @@ def measure_model(
             buffers=buffers,
             splits=("test",),
             resamples=wanted,
-            temperature=facts.get("temperature") or 1.0,
+            temperature=model.calibration.temperature,
+            scale=model.calibration.scale,
+            bias=model.calibration.bias,
             thresholds=facts.get("thresholds"),
             malignant=tuple(facts.get("malignant") or ()),
         )
@@ -203,7 +211,7 @@ def measure_model(
         except SiteDiverged as error:
             raise MedflError(f"{model.directory}: at site {site.name}, {error}") from None
         if predictions is not None:
-            scores = probabilities(here.evaluator.logits(weights, buffers, "test"), facts.get("temperature"))
+            scores = probabilities(here.evaluator.logits(weights, buffers, "test"), model.calibration)
             _write_predictions(predictions, store, scores, facts["classes"])
     return measured
 
@@ -278,6 +286,7 @@ def evaluate(
         "run": model.facts["run"],
         "fingerprint": model.facts["fingerprint"],
         "temperature": model.facts.get("temperature"),
+        "calibration": model.calibration.vector,
         "sites": sites,
         "held_out": group_figures(sites, "held_out"),
         "train_sites": group_figures(sites, "train"),
@@ -312,5 +321,5 @@ def scores(
         for begin in range(0, len(patches), batch_size):
             images = torch.from_numpy(patches[begin : begin + batch_size]).permute(0, 3, 1, 2).float() / 255
             logits = bench.net(((images - mean) / std).to(bench.model.device)).float()
-            rows.append(probabilities(logits.cpu().double(), model.facts.get("temperature")))
+            rows.append(probabilities(logits.cpu().double(), model.calibration))
     return np.concatenate(rows)

@@ -21,6 +21,7 @@ from medfl.data.patch_store import PatchStore
 from medfl.data.render import render
 from medfl.data.stained_store import in_stain
 from medfl.errors import MedflError
+from medfl.metrics.logit_calibration import Calibration
 from medfl.pipeline.build_site import build_shared_model, build_site
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.model_spec import as_saved
@@ -113,7 +114,7 @@ def _scores(
     for name, site in sites.items():
         site.restore(site.memory().promoted(accepted.get(name, -1)))
         logits = site.evaluator.logits(*site.own_model(weights, buffers), "test")
-        probs[name] = probabilities(logits, evidence.summary.get("temperature"))
+        probs[name] = probabilities(logits, Calibration.of(evidence.summary))
     return probs
 
 

@@ -173,7 +173,7 @@ def _citations(evidence: Evidence) -> Iterator[tuple[str, str]]:
     for name, paper in evidence.run.papers.items():
         yield paper_link(name, paper)
     if evidence.calibrated:
-        yield paper_link("Temperature scaling", TEMPERATURE)
+        yield paper_link("Temperature and vector scaling", TEMPERATURE)
     data = evidence.pipeline["data"]
     if data["source"] == "lc25000":
         yield LC25000.replace("*", ""), f"https://arxiv.org/abs/{LC25000.rpartition('arXiv:')[2]}"

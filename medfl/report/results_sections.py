@@ -93,8 +93,10 @@ def _group_tiles(evidence: Evidence) -> list[Tile]:
         group_tiles.append(_worst_tile(evidence, group, words))
         worst = f"worst {_calibration(group, 'worst_ece_before', 'worst_ece')}"
         stages = "" if group.get("mean_ece_before") is None else "before → after calibration; "
+        noise = group.get("mean_ece_noise")
+        floor = "" if noise is None else f"; noise alone {format_figure(noise)}"
         group_tiles.append(
-            Tile(f"{words}, mean ECE", _calibration(group, "mean_ece_before", "mean_ece"), note=stages + worst)
+            Tile(f"{words}, mean ECE", _calibration(group, "mean_ece_before", "mean_ece"), note=stages + worst + floor)
         )
     return group_tiles
 

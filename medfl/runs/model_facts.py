@@ -10,6 +10,7 @@ from medfl.config.pipeline_config import Pooling
 from medfl.data.normalise import FIXED, method_of, statistics_of
 from medfl.errors import MedflError
 from medfl.metrics.class_prior import proper_mix
+from medfl.metrics.logit_calibration import Calibration
 from medfl.metrics.remedies import steps_of
 from medfl.runs.records import read_json
 
@@ -25,6 +26,7 @@ def read_model_facts(path: Path) -> dict[str, Any]:
     wrong += ["args"] if not isinstance(facts.get("args"), dict) else []
     wrong += ["size"] if type(facts.get("size")) is not int or facts["size"] < 1 else []
     wrong += ["temperature"] if not _positive(facts.get("temperature")) else []
+    wrong += ["calibration"] if not _vector(facts) else []
     thresholds = facts.get("thresholds") or {}
     if not isinstance(thresholds, dict) or not all(isinstance(value, float | int) for value in thresholds.values()):
         wrong.append("thresholds")
@@ -126,6 +128,17 @@ def _part(value: Any) -> bool:
     if not isinstance(lora, dict):
         return isinstance(value, dict) and _count(value.get("blocks"))
     return _count(lora.get("rank")) and _positive(lora.get("alpha", "")) and _filled(lora.get("targets"), str)
+
+
+def _vector(facts: Mapping[str, Any]) -> bool:
+    """Whether what is said of scales and biases, if anything, is one of each for every class."""
+    if (vector := facts.get("calibration")) is None:
+        return True
+    classes = len(facts["classes"]) if isinstance(facts.get("classes"), list) else 0
+    try:
+        return isinstance(vector, dict) and len(Calibration.of(facts).scale) == classes
+    except ValueError:
+        return False
 
 
 def _count(value: Any) -> bool:

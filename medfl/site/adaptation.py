@@ -6,6 +6,7 @@ model as it is. No label of the first half is read. docs/adaptation.md tells wha
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,9 +21,10 @@ from medfl.data.batches import Batches
 from medfl.data.normalise import METHODS, NoStain, StainStatistics, normalise, stain_statistics, statistics_of
 from medfl.data.patch_store import U8
 from medfl.data.stain import Stain, apply, random_stain
-from medfl.messages import AdaptRequest, Metrics
+from medfl.messages import AdaptRequest, Metrics, Reply
 from medfl.metrics.auroc import FloatArray
 from medfl.metrics.class_prior import estimated_mix, mix_shift, predicted_mix, proper_mix
+from medfl.metrics.logit_calibration import Calibration
 from medfl.metrics.remedies import PLAIN, Step, looks_changed, steps_of
 from medfl.metrics.temperature import temperature_sums
 from medfl.model.batchnorm import batchnorm_statistics_of
@@ -157,7 +159,8 @@ class Adapter:
         with torch.inference_mode():
             parts = np.split(rows, range(self.batch_size, len(rows), self.batch_size))
             logits = [self.shared.model.net(look(part)).float().cpu().double() for part in parts]
-        return torch.cat(logits) / self.request.temperature
+        calibration = Calibration(self.request.temperature, self.request.scale, self.request.bias)
+        return torch.from_numpy(calibration.apply(torch.cat(logits).numpy()))
 
     def _stain(self, method: str) -> StainStatistics:
         """The stain of the patches adapted on. Raises NoStain."""
@@ -173,16 +176,18 @@ class Adapter:
         images = self._rendered(rows)
         if own is not None and target is not None:
             images = normalise(images, own, target)
-        return self.images.of_images(images)
+        return self.images.normalised(images)
 
 
-def answer(
-    request: AdaptRequest, images: Batches, shared: SharedModel, measurement: Measurement
-) -> tuple[dict[str, dict[str, Any]], dict[str, Metrics]]:
-    """The metrics of a reply, or its sums. Arguments as of `figures_by_remedy`."""
+def answer(request: AdaptRequest, images: Batches, shared: SharedModel, measurement: Measurement) -> Reply:
+    """A site's reply. Arguments as of `figures_by_remedy`."""
+    began, figures, sums = time.perf_counter(), {}, {}
     if request.temperatures:
-        return {}, {request.splits[0]: temperature_sums_of(request, images, shared, measurement)}
-    return figures_by_remedy(request, images, shared, measurement), {}
+        sums = {request.splits[0]: temperature_sums_of(request, images, shared, measurement)}
+    else:
+        figures = figures_by_remedy(request, images, shared, measurement)
+    seconds = {"evaluate": time.perf_counter() - began}
+    return Reply(images.store.site, request.round, metrics=figures, sums=sums, seconds=seconds)
 
 
 def figures_by_remedy(

@@ -87,6 +87,12 @@ class SharedModel:
         logits: Tensor = self.net(inputs)
         return logits
 
+    def copied(self, name: str, vector: Tensor) -> Tensor:
+        """A copy of a vector in the working buffer of that name."""
+        if name not in self.scratch:
+            self.scratch[name] = torch.empty_like(vector)
+        return self.scratch[name].copy_(vector)
+
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """The context of a forward pass."""
         if self.precision in AUTOCAST:

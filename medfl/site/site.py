@@ -20,9 +20,9 @@ from medfl.data.patch_store import PatchStore
 from medfl.messages import (
     AdaptRequest,
     HistogramRequest,
-    MeasureRequest,
     Reply,
     Request,
+    ScalingRequest,
     StainRequest,
     TemperatureRequest,
     TrainRequest,
@@ -35,9 +35,10 @@ from medfl.seeds import seed_for
 from medfl.site import adaptation
 from medfl.site.evaluator import Evaluator, Rows
 from medfl.site.feature_batches import FeatureBatches
+from medfl.site.fit_logits import FitLogits
 from medfl.site.local_training import take_steps
 from medfl.site.measurement import Measurement
-from medfl.site.membership_attack import attack_members, draw_members
+from medfl.site.membership_attack import attack_members, members_asked_for
 from medfl.site.shared_model import LocalTrainingConfig, SharedModel
 from medfl.site.site_stain import SiteStain
 from medfl.site.state import PendingState, SiteMemory
@@ -81,6 +82,7 @@ class Site:
         self.jitter = jitter
         self.stain = SiteStain(store, work)
         self._memory = SiteMemory(name)
+        self._fit_logits = FitLogits()
 
     @cached_property
     def images(self) -> Batches:
@@ -216,18 +218,18 @@ class Site:
     def _evaluate(self, request: Request) -> Reply:
         """The part of the reply that describes the incoming model."""
         began = time.perf_counter()
+        if isinstance(request, TemperatureRequest | ScalingRequest):
+            return self._fit_sums(request, began)
         measurement = Measurement(self.store, self.shared.model.spec.classes, self.training)
         if isinstance(request, AdaptRequest):
             self.shared.model.load(*self.own_model(request.weights, request.buffers))
-            figures, sums = adaptation.answer(request, self.images, self.shared, measurement)
-            seconds = {"evaluate": time.perf_counter() - began}
-            return Reply(self.name, request.round, metrics=figures, sums=sums, seconds=seconds)
-        members = self._members(request)
+            return adaptation.answer(request, self.images, self.shared, measurement)
+        members = members_asked_for(request, self.store, self.role, self.training.seed)
         parts: list[Rows | str] = [*request.splits, *([] if members is None else [members])]
         logits = self.evaluator.logits_of_each(*self.own_model(request.weights, request.buffers), parts)
         by_split = self._finite(request, logits)
-        if isinstance(request, TemperatureRequest | HistogramRequest):
-            sums = {split: measurement.sums(request, split, own) for split, own in by_split.items()}
+        if isinstance(request, HistogramRequest):
+            sums = {split: measurement.histograms(request, split, own) for split, own in by_split.items()}
             return Reply(self.name, request.round, sums=sums, seconds={"evaluate": time.perf_counter() - began})
         measured = {split: measurement.figures(request, split, own) for split, own in by_split.items()}
         if members is not None and all(map(measurement.enough, (members, self.store.splits["test"]))):
@@ -244,11 +246,14 @@ class Site:
             seconds={"evaluate": time.perf_counter() - began},
         )
 
-    def _members(self, request: Request) -> Rows | None:
-        """The training patches that are told from test patches, where the final measurement asks a site for that."""
-        if not isinstance(request, MeasureRequest) or "test" not in request.splits or self.role != "train":
-            return None
-        return draw_members(self.store, request.members, self.training.seed) if request.members else None
+    def _fit_sums(self, request: TemperatureRequest | ScalingRequest, began: float) -> Reply:
+        """Sums by which a calibration is fitted; the model's logits serve all messages of a fit."""
+        own_model = self.own_model(request.weights, request.buffers)
+        logits = self._fit_logits.of(request, self.evaluator, self.batches, *own_model)
+        measurement = Measurement(self.store, self.shared.model.spec.classes, self.training)
+        by_split = self._finite(request, logits)
+        sums = {split: measurement.sums(request, split, own) for split, own in by_split.items()}
+        return Reply(self.name, request.round, sums=sums, seconds={"evaluate": time.perf_counter() - began})
 
     def _measure_personal_models(self, request: Request, measurement: Measurement) -> dict[str, SiteMeasurement]:
         """Measure the further models that methods name."""
@@ -276,7 +281,7 @@ class Site:
         model.load(*self.own_model(request.weights, request.buffers))
         local = SiteContext(
             model=model,
-            received=_copy_into(bench.scratch, "received", model.vector),
+            received=bench.copied("received", model.vector),
             start=model.vector,
             steps=work.steps(len(self.store.splits["train"])),
             lr=work.lr * request.lr_scale,
@@ -293,7 +298,7 @@ class Site:
         )
         bench.chain.call("before_training", local)
         moved = bench.chain.acts("before_training")
-        local.start = _copy_into(bench.scratch, "start", model.vector) if moved else local.received
+        local.start = bench.copied("start", model.vector) if moved else local.received
         return local
 
     def _train(self, request: TrainRequest) -> tuple[SiteContext, float]:
@@ -321,10 +326,3 @@ class Site:
             wire = self.local_layers.wire
             update[wire] = request.weights[wire] - local.new_state["norms"].cpu()
         return update
-
-
-def _copy_into(scratch: dict[str, Tensor], name: str, vector: Tensor) -> Tensor:
-    """Copy a vector into a reusable buffer."""
-    if name not in scratch:
-        scratch[name] = torch.empty_like(vector)
-    return scratch[name].copy_(vector)

@@ -160,7 +160,7 @@ def _scored(model: TrainedModel, folder: RunFolder) -> dict[str, ScoredSite]:
         store = in_stain(render(pipeline, sites[share.site], share), model.stain_reference)
         here = build_site(pipeline, sites[share.site], store, bench)
         rows = store.splits["test"]
-        probs = probabilities(here.evaluator.logits(weights, buffers, "test"), model.facts.get("temperature"))
+        probs = probabilities(here.evaluator.logits(weights, buffers, "test"), model.calibration)
         groups = np.unique(store.groups[rows], return_inverse=True)[1].astype(np.int64)
         names = tuple(store.names[row] for row in rows)
         scored[share.site] = ScoredSite(names, store.labels[rows], groups, probs, pipeline.min_count(sites[share.site]))

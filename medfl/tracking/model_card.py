@@ -8,6 +8,7 @@ from typing import Any
 from medfl.data.citations import GROUPS, LC25000
 from medfl.metrics import RATES, format_figure, format_interval
 from medfl.metrics.figures import Place, Style, figures_at
+from medfl.metrics.fit_words import fit_cautions, fit_means, fit_name, fit_ways
 from medfl.metrics.formatting import format_count
 from medfl.metrics.stability_figures import stability_at
 from medfl.plain_text import markdown
@@ -96,7 +97,9 @@ def _result(summary: Mapping[str, Any], pipeline: Mapping[str, Any]) -> Iterator
     over = first.figures
     yield (
         f"- AUROC over the {ROLES[first.role]} sites: mean {format_figure(over.get('mean_auroc'))}, worst "
-        f"{format_figure(over.get('worst_auroc'))}; calibration: mean ECE {format_figure(over.get('mean_ece'))}"
+        f"{format_figure(over.get('worst_auroc'))}; calibration: mean ECE {format_figure(over.get('mean_ece'))} "
+        f"(debiased {format_figure(over.get('mean_debiased_ece'))}, by noise alone "
+        f"{format_figure(over.get('mean_ece_noise'))}), mean NLL {format_figure(over.get('mean_nll'))}"
     )
 
 
@@ -207,14 +210,11 @@ def _calibration(summary: Mapping[str, Any]) -> Iterator[str]:
         yield "None: probabilities are the network's own."
         return
     yield (
-        f"The model's logits are divided by the temperature {format_figure(fit['temperature'])}, fitted to "
-        f"{fit['patches']} validation patches of the training sites (NLL {format_figure(fit['nll_before'])} before, "
-        f"{format_figure(fit['nll_after'])} after). Every figure here is of these probabilities, but for ECE before."
+        f"{fit_name(fit)}: {fit_means(fit)}. Fitted to {fit['patches']} validation patches of the training sites"
+        f"{fit_ways(fit)} (NLL {format_figure(fit['nll_before'])} before, {format_figure(fit['nll_after'])} after). "
+        "Every figure here is of these probabilities, but for ECE before."
     )
-    if fit.get("pulled"):
-        yield f"It was pulled towards 1, since these are of few source groups ({fit['groups']})."
-    if fit.get("bound") is not None:
-        yield "The loss still falls at the end of the range of temperatures: the validation data did not determine it."
+    yield from (f"{caution[0].upper()}{caution[1:]}." for caution in fit_cautions(fit))
 
 
 def _operating(summary: Mapping[str, Any]) -> Iterator[str]:

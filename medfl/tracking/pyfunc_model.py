@@ -35,6 +35,9 @@ class PathologyClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         self.classes: list[str] = config["classes"]
         self.size: int = config["size"]
         self.temperature: float = config.get("temperature") or 1.0
+        vector = config.get("calibration") or {}  # with vector scaling a factor and a constant for every class
+        self.scale = torch.tensor(vector.get("scale") or [1.0] * len(self.classes), dtype=torch.float64)
+        self.bias = torch.tensor(vector.get("bias") or [0.0] * len(self.classes), dtype=torch.float64)
         self.mean = torch.tensor(config["mean"]).view(1, 3, 1, 1)
         self.std = torch.tensor(config["std"]).view(1, 3, 1, 1)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -107,8 +110,8 @@ class PathologyClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         """uint8 [B, S, S, 3] -> f64 [B, C]."""
         x = torch.from_numpy(np.ascontiguousarray(patches)).to(self.device).permute(0, 3, 1, 2).float()
         x = (x / 255 - self.mean.to(self.device)) / self.std.to(self.device)
-        probabilities = torch.softmax(self.net(x).double() / self.temperature, dim=1)
-        return np.asarray(probabilities.cpu().numpy())
+        logits = self.net(x).double().cpu() / self.temperature * self.scale + self.bias
+        return np.asarray(torch.softmax(logits, dim=1).numpy())
 
 
 mlflow.models.set_model(PathologyClassifier())

@@ -13,11 +13,12 @@ from medfl import config
 from medfl.cli.app import app
 from medfl.errors import GateFailed, MedflError, RunFailed
 from medfl.messages import Reply
+from medfl.metrics.logit_calibration import Calibration
 from medfl.metrics.temperature import temperature_sums
 from medfl.pipeline import adapt_sites
 from medfl.pipeline.adapt_sites import AdaptationPlan, choose
 from medfl.pipeline.evaluate_model import evaluate, find_model
-from medfl.pipeline.final_evaluation import Calibration, SelectedModel
+from medfl.pipeline.final_evaluation import SelectedModel, Tuning
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.predict_adapted import predict_adapted
 from medfl.pipeline.prepare import prepare
@@ -190,7 +191,7 @@ def chosen_by(setup, monkeypatch, *sites, sentences=None):
     plan = AdaptationPlan("auto", 64, (0.4, 0.3, 0.3), (0.5,) * 6)
     model = SelectedModel(0, *[setup.shared.model.weights()] * 2)
     heard = [] if sentences is None else sentences
-    return choose(setup, model, Calibration(), plan, heard.append), asked[0]
+    return choose(setup, model, Tuning(), plan, heard.append), asked[0]
 
 
 def test_auto_asks_training_sites_alone_for_their_validation_data_in_another_laboratory(setup, monkeypatch):
@@ -218,7 +219,7 @@ def test_an_adapted_model_has_a_temperature_of_its_own(setup, monkeypatch):
 
     monkeypatch.setattr(adapt_sites, "answers", reply)
     plan = AdaptationPlan("normalise+class_mix", 64, (0.4, 0.3, 0.3), (0.5,) * 6)
-    tuned = Calibration(temperature=2.5)
+    tuned = Tuning(Calibration(2.5))
     made = adapt_sites._calibrated(setup, None, tuned, plan)
     names, request = asked[0]
     assert names == ["north", "south"]

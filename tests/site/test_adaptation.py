@@ -58,7 +58,7 @@ def rows_of(site):
 
 def logits(site, rows, images=None):
     """Calibrated logits of the network as it is."""
-    given = site.images.of_images(site.store.images[rows] if images is None else images)
+    given = site.images.normalised(site.store.images[rows] if images is None else images)
     with torch.inference_mode():
         return site.shared.model.net(given).double().numpy() / 1.5
 
@@ -125,7 +125,7 @@ def test_statistics_are_re_estimated_on_the_adapting_half_alone(trained):
     bench.model.load(weights, buffers)
     bench.net.eval()
     before = {name: value.clone() for name, value in bench.model.net.state_dict().items()}
-    images = site.images.of_images(site.store.images[adapting[:20]])
+    images = site.images.normalised(site.store.images[adapting[:20]])
     with batchnorm_statistics_of(bench.model.moving_batchnorm(), [images], bench.model.net):
         scores, predicted = logits(site, judged), logits(site, adapting[:20]).argmax(1)
     mix = tuple(np.bincount(predicted, minlength=3) / 20)  # what a registry would have to say

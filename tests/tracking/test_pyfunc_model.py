@@ -71,3 +71,11 @@ def test_facts_that_state_no_transforms_are_refused(folder, tmp_path, render):
     (tmp_path / "model.json").write_text(json.dumps(facts))
     with pytest.raises(Exception, match="`render`"):
         read_model_facts(tmp_path / "model.json")
+
+
+@pytest.mark.parametrize("vector", [[1.0], {"scale": [1.0], "bias": [0.0]}, {"scale": [], "bias": []}, {"scale": 1}])
+def test_facts_that_state_no_scale_for_every_class_are_refused(folder, tmp_path, vector):
+    facts = json.loads((folder / "model.json").read_text()) | {"calibration": vector}
+    (tmp_path / "model.json").write_text(json.dumps(facts))
+    with pytest.raises(Exception, match="`calibration`"):
+        read_model_facts(tmp_path / "model.json")

@@ -14,6 +14,7 @@ from medfl.messages import (
     HistogramRequest,
     MeasureRequest,
     Request,
+    ScalingRequest,
     StainRequest,
     TemperatureRequest,
     TrainRequest,
@@ -72,18 +73,22 @@ _MODEL: Fields = {
     "last_accepted_round": _index,
     "stain_reference": _numbers,
 }
+_LABORATORIES: Fields = {"laboratories": _count, "stain_strength": _number}
+_VECTOR: Fields = {"scale": _numbers, "bias": _numbers}
 REQUESTS: Mapping[str, tuple[type[Request], Fields]] = {
     "train": (TrainRequest, {**_MODEL, "lr_scale": _number, "stain_others": _numbers}),
     "evaluate": (EvaluateRequest, _MODEL),
     "stain": (StainRequest, {**_MODEL, "method": _text, "dyes": _truth}),
-    "temperatures": (TemperatureRequest, {**_MODEL, "temperatures": _numbers}),
-    "histograms": (HistogramRequest, {**_MODEL, "temperature": _maybe_number, "malignant": _names}),
+    "temperatures": (TemperatureRequest, {**_MODEL, "temperatures": _numbers, **_LABORATORIES}),
+    "scaling": (ScalingRequest, {**_MODEL, "points": _numbers, **_LABORATORIES}),
+    "histograms": (HistogramRequest, {**_MODEL, "temperature": _maybe_number, **_VECTOR, "malignant": _names}),
     "measure": (
         MeasureRequest,
         {
             **_MODEL,
             "resamples": _count,
             "temperature": _number,
+            **_VECTOR,
             "thresholds": _maybe_numbers_by_name,
             "malignant": _names,
             "members": _count,
@@ -101,6 +106,8 @@ REQUESTS: Mapping[str, tuple[type[Request], Fields]] = {
             "temperatures": _numbers,
             "resamples": _count,
             "temperature": _number,
+            "scale": _numbers,
+            "bias": _numbers,
             "thresholds": _maybe_numbers_by_name,
             "malignant": _names,
         },
