@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from medfl import config
 from medfl.config.resolved import rename_old_keys
@@ -18,6 +18,7 @@ from medfl.config.yaml_file import read_mapping, validate
 from medfl.errors import MedflError
 from medfl.pipeline.load_pipeline import load_pipeline, plain_mapping
 from medfl.runs.versions import installed_version
+from medfl.study.endpoints import Comparisons, Endpoints
 
 BRACKETS: tuple[config.Baseline, ...] = ("local_only", "centralised")
 ALL = "all partitions"
@@ -61,6 +62,10 @@ class StudyFile(config.ConfigSection):
     figure: Literal["held_out_mean_auroc", "held_out_worst_auroc", "train_mean_auroc", "train_worst_auroc"] | None = (
         None
     )
+    unit: Literal["federation", "seed"] = "federation"
+    endpoints: Endpoints | None = None
+    comparisons: Comparisons | None = None
+    design: str | None = None
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -82,6 +87,19 @@ class StudyFile(config.ConfigSection):
         if ALL in partitions:
             raise ValueError(f"{ALL!r} is what the study calls all of them together; choose another name")
         return partitions
+
+    @model_validator(mode="after")
+    def _compared_methods(self) -> StudyFile:
+        if self.comparisons is None:
+            return self
+        if self.endpoints is None:
+            raise ValueError("`comparisons` say what `endpoints` are compared between; state those too")
+        for pair in (*self.comparisons.primary, *self.comparisons.secondary):
+            if missing := [name for name in pair if name not in self.arms()]:
+                raise ValueError(f"`comparisons` name {missing[0]!r}, which is none of the methods")
+            if pair[0] == pair[1]:
+                raise ValueError(f"`comparisons` compare {pair[0]!r} with itself")
+        return self
 
     def arms(self) -> dict[str, Arm]:
         """The methods by name, in the order of the file; then the brackets that the file does not name itself."""
@@ -125,11 +143,13 @@ class Planned:
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """A study file and its runs, in the order partition, seed, method, fold; `notices` are for its user."""
+    """A study file and its runs, in the order partition, seed, method, fold; `notices` are for its user, `design` is
+    the SHA-256 of the page that says beforehand what the study asks."""
 
     file: StudyFile
     runs: tuple[Planned, ...]
     notices: tuple[str, ...] = ()
+    design: str | None = None
 
     @property
     def methods(self) -> list[str]:
@@ -172,11 +192,22 @@ def load_study(path: Path | str | Mapping[str, Any], overrides: Sequence[str] = 
     notices = _rename_in_arms(raw)
     spec = validate(StudyFile, raw, file)
     if inline is not None:
-        return replace(_resolve(spec, inline, list(overrides), str(file)), notices=notices)
+        design = _digest_of_design(spec, file)
+        return replace(_resolve(spec, inline, list(overrides), str(file)), notices=notices, design=design)
     base = file.parent / os.path.expanduser(spec.pipeline)
     if not base.is_file():
         raise MedflError(f"{file}: `pipeline`: there is no pipeline file {base}")
-    return replace(_resolve(spec, base, list(overrides), str(file)), notices=notices)
+    design = _digest_of_design(spec, file)
+    return replace(_resolve(spec, base, list(overrides), str(file)), notices=notices, design=design)
+
+
+def _digest_of_design(spec: StudyFile, file: Path) -> str | None:
+    if spec.design is None:
+        return None
+    page = file.parent / os.path.expanduser(spec.design)
+    if not page.is_file():
+        raise MedflError(f"{file}: `design`: there is no file {page}; it is to be written before the first run")
+    return hashlib.sha256(page.read_bytes()).hexdigest()
 
 
 def _rename_in_arms(raw: dict[str, Any]) -> tuple[str, ...]:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from medfl.errors import MedflError
 from medfl.metrics import mean_supported, round_stability
-from medfl.metrics.figures import FIGURES, Place, SiteFigure, Style, figures_at
+from medfl.metrics.figures import Place, Style, figures_at
 from medfl.metrics.record_types import RoundRecord
-from medfl.metrics.stability_figures import stability_at
+from medfl.study.run_figures import STABILITY, group_columns, validation_columns
 from medfl.study.study_file import Planned
 
 if TYPE_CHECKING:
@@ -25,41 +25,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, str]
 IDENTITY = ("partition", "method", "seed", "fold")
-STABILITY = tuple(row.key for row in stability_at(Place.STUDY_RUNS))
 ROUND_FIGURES = ("mean_auroc", "worst_auroc", "site_spread", "drift", "coherence", "update_cosine")
-
-
-def group_columns() -> list[str]:
-    """The figures over the sites of one role that runs.csv has: a mean and the worst, or the mean before and after."""
-    columns = []
-    for row, style in figures_at(Place.STUDY_RUNS).items():
-        change = style is Style.CHANGE
-        columns += [f"mean_{row.key}_before", f"mean_{row.key}"] if change else [f"mean_{row.key}", f"worst_{row.key}"]
-    return columns
-
-
-def validation_columns() -> list[str]:
-    """The figures whose mean over the training sites' validation data runs.csv has."""
-    return [f"val_mean_{row.key}" for row in figures_at(Place.STUDY_VALIDATION)]
-
-
-def figure_of(column: str) -> SiteFigure | None:
-    """The row of the table of figures that a column of runs.csv is made of; None for stability, bytes and time."""
-    for row in FIGURES:
-        means = {f"{part}_mean_{row.key}" for part in ("held_out", "train", "val")}
-        if column.removesuffix("_before") in means | {f"{part}_worst_{row.key}" for part in ("held_out", "train")}:
-            return row
-    return None
-
-
-def over_folds(column: str, values: Sequence[float | None]) -> float | None:
-    """A column of one repeat from that of its folds: the worst is the worst of all; anything else is a mean, which
-    needs every fold."""
-    present = [value for value in values if value is not None]
-    row = figure_of(column)
-    if row is not None and "_worst_" in column:
-        return row.worst(present)
-    return sum(present) / len(values) if len(present) == len(values) else None
 
 
 @dataclass
@@ -110,10 +76,11 @@ class Tables:
             _write(folder / f"{name}.csv", [_named(run, row) for run, row in lines])
 
 
-def rows_of(folder: RunFolder, data: str) -> RunRows:
-    """The lines of one finished run."""
+def rows_of(folder: RunFolder, data: str, design: str | None = None) -> RunRows:
+    """The lines of one finished run; `design` is the SHA-256 of the page that the study was designed on."""
     summary, records = folder.read_summary(), folder.records()
-    return RunRows(run_row(summary, records, data), site_rows(summary), [curve_row(record) for record in records])
+    run = run_row(summary, records, data) | ({"design": design} if design else {})
+    return RunRows(run, site_rows(summary), [curve_row(record) for record in records])
 
 
 def run_row(summary: Mapping[str, Any], records: Sequence[RoundRecord], data: str) -> Row:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from medfl.metrics import format_figure, format_mean
-from medfl.metrics.figures import Place, Style, figures_at, grouped_figures
+from medfl.metrics.figures import Place, Style, figures_at
 from medfl.metrics.stability_figures import stability_at
 from medfl.plain_text import markdown as in_markdown
+from medfl.study.run_figures import figure_title
 from medfl.study.statistics import ENOUGH_REPEATS
 from medfl.study.study_file import ALL
 
@@ -30,16 +31,6 @@ class TextTable:
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
-
-
-def figure_title(key: str) -> str:
-    """A figure over the sites of one role in words: `held_out_mean_auroc` is "mean AUROC at held-out sites"."""
-    titles = {}
-    for role, word in (("held_out", "held-out"), ("train", "training")):
-        for row in grouped_figures():
-            titles[f"{role}_mean_{row.key}"] = f"mean {row.label} at {word} sites"
-            titles[f"{role}_worst_{row.key}"] = f"{row.label} at the worst {word} site"
-    return titles[key]
 
 
 def headline(study: Mapping[str, Any]) -> list[str]:

@@ -16,8 +16,9 @@ from medfl.study.report.leave_one_site_out import unseen_sites
 from medfl.study.report.method_curves import learning_curves, steadiness
 from medfl.study.report.study_charts import Dots, Level
 from medfl.study.report.study_results import StudyEvidence
+from medfl.study.run_figures import figure_title
 from medfl.study.study_file import ALL, PLAIN
-from medfl.study.text_tables import TextTable, figure_title, text_tables
+from medfl.study.text_tables import TextTable, text_tables
 
 
 def chapter(evidence: StudyEvidence, name: str, key: str) -> PageSection:

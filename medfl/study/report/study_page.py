@@ -20,9 +20,10 @@ from medfl.report.provenance import FEDAVG, TEMPERATURE
 from medfl.study.report.partition_chapter import chapter
 from medfl.study.report.study_limitations import disagreement, study_limits
 from medfl.study.report.study_results import StudyEvidence, read_study
+from medfl.study.run_figures import figure_title
 from medfl.study.statistics import ENOUGH_REPEATS
 from medfl.study.study_file import ALL, PLAIN
-from medfl.study.text_tables import figure_title, headline
+from medfl.study.text_tables import headline
 
 STATISTICS = (("Rank-biserial correlation: D. Kerby 2014", "https://doi.org/10.2466/11.IT.3.1"),)
 TINTED = 0.55

@@ -13,11 +13,11 @@ from medfl.errors import MedflError
 from medfl.metrics.t_intervals import logit_around
 from medfl.runs.records import read_json
 from medfl.runs.redact import scrub_text
-from medfl.study.analysis import bounds, run_figures
 from medfl.study.report.curve_table import Curves
+from medfl.study.run_figures import bounds, over_folds, run_figures
 from medfl.study.statistics import mean_over
 from medfl.study.study_file import ALL, BRACKETS
-from medfl.study.study_tables import Row, Tables, number, over_folds, read_table
+from medfl.study.study_tables import Row, Tables, number, read_table
 
 STUDY, RUNS = "study.json", "runs.csv"
 KEYS = ("name", "figure", "reference", "seeds", "methods", "partitions", "planned", "done", "one_seed")

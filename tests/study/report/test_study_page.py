@@ -22,7 +22,8 @@ from medfl.study.report.study_limitations import disagreement, study_limits
 from medfl.study.report.study_page import chain, sentences, study_html, write_study_report
 from medfl.study.report.study_results import read_study
 from medfl.study.study_file import ALL, Planned, StudyFile, StudyPlan
-from medfl.study.study_tables import STABILITY, RunRows, Tables
+from medfl.study.run_figures import STABILITY
+from medfl.study.study_tables import RunRows, Tables
 from medfl.study.text_tables import ONE_SEED, headline, text_tables
 from tests.pages import Page
 
@@ -75,7 +76,8 @@ class Made:
             leave_one_site_out=folds != ("",),
         )
         names = [(p, m, s, f) for p in partitions for s in seeds for m in spec.arms() for f in folds]
-        runs = [Planned(p, m, s, f, pipeline, f"{i:012x}") for i, (p, m, s, f) in enumerate(names)]
+        own = {seed: drawn(pipeline, seed) for seed in seeds}
+        runs = [Planned(p, m, s, f, own[s], f"{i:012x}") for i, (p, m, s, f) in enumerate(names)]
         self.study, self.pipeline, self.folds = StudyPlan(spec, tuple(runs)), pipeline, folds
 
     def write(self, folder, without=(), failed=None):
@@ -136,6 +138,12 @@ class Made:
         # The clock stands at the end of the round; the last measurement takes no time.
         seconds = 10.0 * pace * min(t + 1, self.rounds) if pace else None
         return text({"round": t, "mean_auroc": auroc, "virtual_seconds": seconds})
+
+
+def drawn(pipeline, seed):
+    """The pipeline with institutions of a seed's own."""
+    train = [site.model_copy(update={"patches": 100 + seed}) for site in pipeline.sites.train]
+    return pipeline.model_copy(update={"sites": pipeline.sites.model_copy(update={"train": train})})
 
 
 def text(values):
