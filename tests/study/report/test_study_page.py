@@ -277,10 +277,10 @@ def test_nothing_is_said_of_which_is_better_under_five_repeats(pipeline, tmp_pat
     entry["figures"]["held_out_mean_auroc"] = entry["difference"]
     page = page_of(folder, found)
     said = page.texts["result"]
-    assert "2 repeats say nothing of which is better: 5 are needed." in said
+    assert "2 federations say nothing of which is better: 5 distinct ones are needed." in said
     for word in ("highest mean", "above zero", "below zero", "includes zero"):
         assert word not in said
-    assert "Few seeds." in said
+    assert "Few federations." in said
     lines = headline(found)
     assert len(lines) == 1
     assert "highest" not in lines[0]
@@ -559,7 +559,7 @@ def test_limits_follow_from_the_tables(whole, pipeline, tmp_path):
     assert (
         always | {"The same patients every time.", "No brackets.", "No unseen site.", "Highest is not best."} <= second
     )
-    assert not {"Few seeds.", "Other patches every time.", "No real clock.", "Pairs on different data."} & second
+    assert not {"Few federations.", "Other patches every time.", "No real clock.", "Pairs on different data."} & second
 
     runs = (tmp_path / "own" / "runs.csv").read_text().splitlines()
     runs[2] = runs[2].replace("d" * 12, "e" * 12)
