@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from medfl.study.endpoints import Comparisons, Endpoint, word
+from medfl.study.endpoints import Endpoint, word
 from medfl.study.federations import ByRepeat, Pool
 from medfl.study.inference import Estimate, holm, interaction
 from medfl.study.study_file import BRACKETS, StudyFile
@@ -33,11 +33,15 @@ def questions(file: StudyFile) -> list[Question]:
     """All that a study asks, the primary ones first; nothing where it states no endpoints."""
     if file.endpoints is None:
         return []
-    compared = file.comparisons or Comparisons(primary=_against_the_first(file))
+    stated = file.comparisons
+    compared = {
+        PRIMARY: stated.primary if stated else _against_the_first(file),
+        SECONDARY: stated.secondary if stated else [],
+    }
     asked = [
         Question(endpoint, method, against, PRIMARY if ranks == (PRIMARY, PRIMARY) else SECONDARY)
         for ranks, pairs, endpoints in (
-            ((of_pair, of_endpoint), getattr(compared, of_pair), getattr(file.endpoints, of_endpoint))
+            ((of_pair, of_endpoint), compared[of_pair], getattr(file.endpoints, of_endpoint))
             for of_pair in (PRIMARY, SECONDARY)
             for of_endpoint in (PRIMARY, SECONDARY)
         )
@@ -49,8 +53,8 @@ def questions(file: StudyFile) -> list[Question]:
 
 def _against_the_first(file: StudyFile) -> list[tuple[str, str]]:
     """Every federated method with the first."""
-    first, *others = [name for name, arm in file.arms().items() if arm.baseline not in BRACKETS]
-    return [(name, first) for name in others]
+    federated = [name for name, arm in file.arms().items() if arm.baseline not in BRACKETS]
+    return [(name, federated[0]) for name in federated[1:]]
 
 
 def answers(

@@ -21,8 +21,8 @@ from medfl.study.report import study_charts
 from medfl.study.report.study_limitations import disagreement, study_limits
 from medfl.study.report.study_page import chain, sentences, study_html, write_study_report
 from medfl.study.report.study_results import read_study
-from medfl.study.study_file import ALL, Planned, StudyFile, StudyPlan
 from medfl.study.run_figures import STABILITY
+from medfl.study.study_file import ALL, Planned, StudyFile, StudyPlan
 from medfl.study.study_tables import RunRows, Tables
 from medfl.study.text_tables import ONE_SEED, headline, text_tables
 from tests.pages import Page
@@ -266,6 +266,36 @@ def test_the_headline_and_the_differences_at_a_glance(whole):
             assert cells[method][row] == f"{mark}{entry['difference']['mean']:+.3f}"
     assert cells["local_only"][0].startswith("▼")
     assert cells["centralised"][0].startswith("▲")
+
+
+def test_endpoints_stand_above_what_is_secondary(pipeline, tmp_path):
+    made = Made(pipeline, METHODS, SEEDS, ("even", "skew"), brackets=False)
+    endpoints = {"primary": [{"figure": "held_out_mean_auroc", "test": "equivalence", "margin": 0.1}]}
+    spec = StudyFile.model_validate(made.study.file.model_dump(exclude_none=True) | {"endpoints": endpoints})
+    made.study = StudyPlan(spec, made.study.runs)
+    page = page_of(made.write(tmp_path / "s"))
+    said = page.texts["result"]
+    assert said.index("Primary: ecgr against fedavg") < said.index("Everything else is secondary")
+    assert said.index("Everything else is secondary") < said.index("even: highest")
+    (primary, strata, *_) = page.tables["result"]
+    assert [row[:2] for row in primary[1:]] == [["ecgr", "fedavg"], ["prox", "fedavg"]]
+    assert primary[1][8] == "equivalent"
+    assert strata[0][3:] == ["even", "skew"]
+    assert "Only the primary endpoints are." in said
+
+
+def test_seeds_of_listed_sites_are_one_federation(pipeline, tmp_path):
+    made = Made(pipeline, METHODS, SEEDS, brackets=False)
+    same = tuple(Planned(r.partition, r.method, r.seed, r.fold, pipeline, r.key) for r in made.study.runs)
+    made.study = StudyPlan(made.study.file, same)
+    folder = made.write(tmp_path / "s")
+    said = page_of(folder).texts["result"]
+    assert "One federation says nothing of which is better: 5 distinct ones are needed." in said
+    assert "One federation." in said
+    made.study = StudyPlan(made.study.file.model_copy(update={"unit": "seed"}), same)
+    said = page_of(made.write(folder)).texts["result"]
+    assert "These sites alone." in said
+    assert "the interval of the difference" in said
 
 
 def test_nothing_is_said_of_which_is_better_under_five_repeats(pipeline, tmp_path):
