@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from medfl.metrics.figures import figure
 from medfl.study.endpoint_results import answers, questions
-from medfl.study.federations import ByRepeat, Pool, Repeat, federations
+from medfl.study.federations import federations
+from medfl.study.pool import ByRepeat, Pool, Repeat, Values
 from medfl.study.run_figures import bounds, over_folds, run_figures
 from medfl.study.statistics import ByRepeatAndSite, difference, mean_over, paired
 from medfl.study.study_file import ALL, BRACKETS, Planned, StudyPlan
 from medfl.study.study_tables import Tables, number
+from medfl.study.tuning import Choices, choice_table, choices
 
 SMALLEST_GAP = 0.005
 """Between local_only and centralised: below it a share of the gap means nothing."""
@@ -52,6 +55,7 @@ def result(study: StudyPlan, tables: Tables, failed: Mapping[str, str]) -> dict[
         "methods": {name: arm.chain for name, arm in study.file.arms().items()},
         "design": _design(study, [tables.rows[run.key].run.get("design", "") for run in done]),
         "endpoints": _endpoints(study, tables, whole, own, failed),
+        "tuned": _tuned(study, tables),
         "partitions": {name: _partition(study, tables, runs, pools[name]) for name, runs in partitions.items()},
     }
 
@@ -67,16 +71,33 @@ def _design(study: StudyPlan, noted: Sequence[str]) -> dict[str, Any] | None:
     }
 
 
+def _tuned(study: StudyPlan, tables: Tables) -> dict[str, Any] | None:
+    """The table of what was chosen, of a study with a grid."""
+    return asdict(choice_table(study.file.grid, chosen(study, tables))) if study.file.grid else None
+
+
 def _endpoints(
     study: StudyPlan, tables: Tables, whole: Sequence[Planned], own: Mapping[Repeat, str], failed: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """The answers to what the study asks; none where it states no endpoints."""
     open_runs = Counter(run.method for run in study.runs if run.key not in tables.rows and run.title not in failed)
+    return answers(questions(study.file), _values(tables, whole), Pool.of_all(own, study.partitions), open_runs)
 
-    def values(method: str, column: str) -> ByRepeat:
-        return _by_repeat(tables, [run for run in whole if run.method == method], column)
 
-    return answers(questions(study.file), values, Pool.of_all(own, study.partitions), open_runs)
+def chosen(study: StudyPlan, tables: Tables) -> Choices:
+    """What a study with a grid chose, where all its tuning federations are done."""
+    done = _without_started_folds(study, [run for run in study.runs if run.key in tables.rows])
+    grid, methods = study.file.grid, list(study.file.model_copy(update={"grid": None}).arms())
+    asked = list(dict.fromkeys(_repeat(run) for run in study.runs))
+    return choices(grid, methods, _values(tables, done), asked) if grid else {}
+
+
+def _values(tables: Tables, runs: Sequence[Planned]) -> Values:
+    """What these runs say."""
+    by_method: dict[str, list[Planned]] = {}
+    for run in runs:
+        by_method.setdefault(run.method, []).append(run)
+    return lambda method, column: _by_repeat(tables, by_method.get(method, []), column)
 
 
 def _without_started_folds(study: StudyPlan, done: Sequence[Planned]) -> list[Planned]:

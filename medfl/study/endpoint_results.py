@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from medfl.study.endpoints import Endpoint, word
-from medfl.study.federations import ByRepeat, Pool
 from medfl.study.inference import Estimate, holm, interaction
+from medfl.study.pool import ByRepeat, Pool, Values
 from medfl.study.study_file import BRACKETS, StudyFile
 
-Values = Callable[[str, str], ByRepeat]
-"""(method, column of runs.csv) -> its value in every repeat that is done."""
 PRIMARY, SECONDARY = "primary", "secondary"
 
 
@@ -33,19 +31,19 @@ def questions(file: StudyFile) -> list[Question]:
     """All that a study asks, the primary ones first; nothing where it states no endpoints."""
     if file.endpoints is None:
         return []
-    stated = file.comparisons
+    pairs = file.comparisons
     compared = {
-        PRIMARY: stated.primary if stated else _against_the_first(file),
-        SECONDARY: stated.secondary if stated else [],
+        PRIMARY: pairs.primary if pairs else _against_the_first(file),
+        SECONDARY: pairs.secondary if pairs else [],
     }
     asked = [
         Question(endpoint, method, against, PRIMARY if ranks == (PRIMARY, PRIMARY) else SECONDARY)
-        for ranks, pairs, endpoints in (
+        for ranks, both, endpoints in (
             ((of_pair, of_endpoint), compared[of_pair], getattr(file.endpoints, of_endpoint))
             for of_pair in (PRIMARY, SECONDARY)
             for of_endpoint in (PRIMARY, SECONDARY)
         )
-        for method, against in pairs
+        for method, against in both
         for endpoint in endpoints
     ]
     return sorted(asked, key=lambda question: question.rank)
@@ -103,7 +101,7 @@ def _answer(
 ) -> dict[str, Any]:
     endpoint = question.endpoint
     waiting = open_runs.get(question.method, 0) + open_runs.get(question.against, 0)
-    told, stated = word(endpoint, None if waiting else estimate, p if adjusted is None else adjusted)
+    verdict, by_stated_test = word(endpoint, None if waiting else estimate, p if adjusted is None else adjusted)
     rows = np.array(list(pool.rows(moved).values())).reshape(-1, len(pool.strata))
     between = interaction(rows)
     return {
@@ -111,8 +109,8 @@ def _answer(
         "method": question.method,
         "against": question.against,
         **endpoint.model_dump(),
-        "word": told,
-        "of_the_stated_test": stated,
+        "word": verdict,
+        "of_the_stated_test": by_stated_test,
         "open_runs": waiting,
         **_shown(endpoint, list(pool.means(moved).values())),
         "ci90": None if estimate is None else [endpoint.shown(end) for end in estimate.interval(0.9)],

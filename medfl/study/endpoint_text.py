@@ -35,8 +35,9 @@ def endpoint_sentences(study: Mapping[str, Any]) -> list[str]:
 
 
 def endpoint_tables(study: Mapping[str, Any]) -> list[TextTable]:
-    """The primary answers, the secondary ones, and the primary ones by stratum."""
+    """What a grid chose; the primary answers, the secondary ones, and the primary ones by stratum."""
     entries = study.get("endpoints") or []
+    tuned = [TextTable(**study["tuned"])] if study.get("tuned") else []
     by_rank = {rank: [entry for entry in entries if entry["rank"] == rank] for rank in (PRIMARY, SECONDARY)}
     title = {
         PRIMARY: f"primary endpoints, p adjusted for {len(by_rank[PRIMARY])} (Holm)",
@@ -47,7 +48,7 @@ def endpoint_tables(study: Mapping[str, Any]) -> list[TextTable]:
     if len(strata) > 1:
         rows = [[*_names(entry), *(_cell(entry, name) for name in strata)] for entry in by_rank[PRIMARY]]
         shown.append(TextTable("primary endpoints by stratum [95 %]", ["method", "against", "figure", *strata], rows))
-    return shown
+    return tuned + shown
 
 
 def _sentence(entry: Mapping[str, Any], study: Mapping[str, Any]) -> str:
@@ -120,8 +121,8 @@ def design_sentences(study: Mapping[str, Any]) -> Sequence[str]:
     said = [f"Designed beforehand in {design['file']}, sha256 {design['sha256']}."]
     others = {digest: count for digest, count in design["runs"].items() if digest != design["sha256"]}
     if others:
-        told = ", ".join(
+        counts = ", ".join(
             f"{count} under {digest[:12]}" if digest else f"{count} under none" for digest, count in others.items()
         )
-        said.append(f"CHANGED SINCE: {told}, of {sum(design['runs'].values())} runs; these are not of this design.")
+        said.append(f"CHANGED SINCE: {counts}, of {sum(design['runs'].values())} runs; these are not of this design.")
     return said

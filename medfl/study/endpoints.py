@@ -29,9 +29,9 @@ class Endpoint(ConfigSection):
     @field_validator("figure")
     @classmethod
     def _comparable(cls, figure: str) -> str:
-        known = [column for column in run_figures() if direction(column)]
-        if figure not in known:
-            raise ValueError(f"{figure!r} is no figure of which one way is better; there are {', '.join(known)}")
+        columns = [column for column in run_figures() if direction(column)]
+        if figure not in columns:
+            raise ValueError(f"{figure!r} is no figure of which one way is better; there are {', '.join(columns)}")
         return figure
 
     @model_validator(mode="after")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from medfl.metrics import mean_supported
 from medfl.metrics.t_intervals import Interval, logit_around
-from medfl.study.federations import ByRepeat, Pool, Repeat
+from medfl.study.pool import ByRepeat, Pool, Repeat
 
 TIE = 0.001
 """Two AUROCs nearer than this are a tie in the count of wins and losses."""

@@ -6,24 +6,21 @@ that stops anywhere is a folder that the same command goes on from, with or with
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medfl.errors import MedflError
 from medfl.metrics import mean_supported, round_stability
 from medfl.metrics.figures import Place, Style, figures_at
 from medfl.metrics.record_types import RoundRecord
+from medfl.study.csv_rows import Row, read_table, write_table
 from medfl.study.run_figures import STABILITY, group_columns, validation_columns
 from medfl.study.study_file import Planned
 
 if TYPE_CHECKING:
     from medfl.runs.folder import RunFolder
 
-Row = dict[str, str]
 IDENTITY = ("partition", "method", "seed", "fold")
 ROUND_FIGURES = ("mean_auroc", "worst_auroc", "site_spread", "drift", "coherence", "update_cosine")
 
@@ -73,7 +70,7 @@ class Tables:
             ("sites", [(run, row) for run in done for row in self.rows[run.key].sites]),
             ("runs", [(run, self.rows[run.key].run) for run in done]),
         ):
-            _write(folder / f"{name}.csv", [_named(run, row) for run, row in lines])
+            write_table(folder / f"{name}.csv", [_named(run, row) for run, row in lines], (*IDENTITY, "key"))
 
 
 def rows_of(folder: RunFolder, data: str, design: str | None = None) -> RunRows:
@@ -174,27 +171,3 @@ def _named(run: Planned, row: Row) -> Row:
 
 def _unnamed(row: Row) -> Row:
     return {key: value for key, value in row.items() if key not in (*IDENTITY, "key")}
-
-
-def read_table(path: Path) -> list[Row]:
-    """The rows of one table; none where there is no such file. Raises MedflError when it is damaged."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    if any("key" not in row or None in row or None in row.values() for row in rows):
-        raise MedflError(
-            f"{path} is no table of a study, or is cut short; restore it or delete the tables of this study"
-        )
-    return rows
-
-
-def _write(path: Path, rows: Sequence[Row]) -> None:
-    from medfl.data.atomic_file import write_text  # with it comes PyTorch, which reading tables should not cost
-
-    text = io.StringIO()
-    columns = list(dict.fromkeys(key for row in rows for key in row)) or [*IDENTITY, "key"]
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())

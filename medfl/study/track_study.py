@@ -14,7 +14,7 @@ from medfl.tracking.log_study import LoggedRun, log_study
 
 FILES = ("study.json", "tables.md", "runs.csv", "sites.csv", "curves.csv", "report.html")
 
-SINCE_0_1 = ("unit", "endpoints", "comparisons", "design")
+SINCE_0_1 = ("unit", "endpoints", "comparisons", "design", "grid", "tuned")
 """Keys that count in a study's id only where they are stated, so that an earlier study keeps its own."""
 
 
@@ -34,7 +34,9 @@ def track(study: StudyPlan, tables: Tables, findings: Mapping[str, Any], out: Pa
         for figure, mean in entry["figures"].items()
         if mean["mean"] is not None
     }
-    later = {key for key in SINCE_0_1 if getattr(study.file, key) == StudyFile.model_fields[key].default}
+    is_used = {key: getattr(study.file, key) != StudyFile.model_fields[key].default for key in SINCE_0_1}
+    later: dict[str, Any] = {key: True for key, used in is_used.items() if not used}
+    later |= {} if is_used["tuned"] else {"methods": {"__all__": {"tuned_as"}}}
     study_id = hashlib.sha256(study.file.model_dump_json(exclude=later).encode()).hexdigest()[:16]
     files = [out / name for name in FILES if (out / name).is_file()]
     return log_study(study_id, study.file.name, study.runs[0].pipeline.tracking, means, runs, files)

@@ -5,7 +5,7 @@ import pytest
 
 from medfl.study.endpoint_results import answers, questions
 from medfl.study.endpoint_text import endpoint_sentences, endpoint_tables
-from medfl.study.federations import Pool
+from medfl.study.pool import Pool
 from medfl.study.study_file import StudyFile
 
 ENDPOINTS = {

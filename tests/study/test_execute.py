@@ -15,8 +15,9 @@ from medfl.cli.app import app
 from medfl.errors import MedflError, RunFailed
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.study.analysis import result
+from medfl.study.content_key import content_key
 from medfl.study.execute import carry_out, missing
-from medfl.study.study_file import content_key, leave_one_site_out, load_study
+from medfl.study.study_file import leave_one_site_out, load_study
 from medfl.study.study_tables import RunRows, Tables
 from medfl.study.text_tables import headline, markdown
 from tests.runfolders import tracking

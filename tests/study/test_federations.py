@@ -1,9 +1,9 @@
 """Which repeats are of one federation, and what counts of it."""
 
-import pytest
 import yaml
 
-from medfl.study.federations import Pool, federations
+from medfl.study.federations import federations
+from medfl.study.pool import Pool
 from medfl.study.study_file import load_study
 from tests.tiny import write_tiny
 
@@ -33,13 +33,3 @@ def test_with_the_seed_as_unit_every_seed_counts(tmp_path):
     own = federations(plan(tmp_path, unit="seed"))
     assert own["listed", "4"] == "4"
     assert len(Pool.of_all(own, ["stained", "plain", "listed"]).strata) == 3
-
-
-def test_strata_count_alike_whatever_they_hold():
-    """Federation x: (1 + 3) / 2 in a, 10 in b; y lacks b and is left out."""
-    own = {("a", "1"): "x", ("a", "2"): "x", ("b", "1"): "x", ("a", "3"): "y", ("b", "3"): "y"}
-    values = {("a", "1"): 1.0, ("a", "2"): 3.0, ("b", "1"): 10.0, ("a", "3"): 5.0, ("b", "3"): None}
-    pool = Pool(own, ["a", "b"])
-    assert pool.rows(values) == {"x": [2.0, 10.0]}
-    assert pool.means(values) == {"x": pytest.approx(6.0)}
-    assert Pool(own, ["a"]).means(values) == {"x": 2.0, "y": 5.0}

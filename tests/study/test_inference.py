@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from medfl.study.federations import Pool
 from medfl.study.inference import Estimate, holm, interaction
+from medfl.study.pool import Pool
 
 VALUES = [0.001, 0.002, 0.003]  # mean .002, standard error .001 / sqrt(3)
 

@@ -13,12 +13,13 @@ from medfl.errors import MedflError
 from medfl.metrics.t_intervals import logit_around
 from medfl.runs.records import read_json
 from medfl.runs.redact import scrub_text
-from medfl.study.federations import Pool, Repeat
+from medfl.study.csv_rows import Row, read_table
+from medfl.study.pool import Pool, Repeat
 from medfl.study.report.curve_table import Curves
 from medfl.study.run_figures import bounds, over_folds, run_figures
 from medfl.study.statistics import mean_over
 from medfl.study.study_file import ALL, BRACKETS
-from medfl.study.study_tables import Row, Tables, number, read_table
+from medfl.study.study_tables import Tables, number
 
 STUDY, RUNS = "study.json", "runs.csv"
 KEYS = ("name", "figure", "reference", "seeds", "methods", "partitions", "planned", "done", "one_seed")
@@ -210,7 +211,13 @@ def read_study(folder: Path) -> StudyEvidence:
         for entry in (*part["methods"].values(), *part["comparisons"].values()):
             entry["figures"] = {key: mean_over(()).to_json() for key in run_figures()} | entry["figures"]
         _bound(part, study["figure"])
-    study = {"unit": "repeat", "pooled": [], "endpoints": [], "design": None} | study  # of an earlier version
+    study = {
+        "unit": "repeat",
+        "pooled": [],
+        "endpoints": [],
+        "design": None,
+        "tuned": None,
+    } | study  # of an earlier version
     study["description"] = scrub_text(str(study.get("description") or "").strip())
     study["failed"] = {title: scrub_text(why) for title, why in (study.get("failed") or {}).items()}
     pairs = {(partition, method) for partition in study["partitions"] for method in study["methods"]}
