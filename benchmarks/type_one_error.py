@@ -134,7 +134,9 @@ def _of_one(values: Array, bounds: tuple[float, float], truth: float) -> bool:
     return mean.low is not None and mean.high is not None and mean.low <= truth <= mean.high
 
 
-def errors(repeats: int, seed: int, federations: Sequence[int] = FEDERATIONS) -> Iterator[Row]:
+def errors(
+    repeats: int, seed: int, federations: Sequence[int] = FEDERATIONS, shapes: Sequence[str] = SHAPES
+) -> Iterator[Row]:
     """The rows of `tests` and `intervals`.
 
     The margin is four standard errors, so that a test of equivalence has its full size at it: with a narrower one, a
@@ -143,7 +145,7 @@ def errors(repeats: int, seed: int, federations: Sequence[int] = FEDERATIONS) ->
     correlation, strata = correlations(STRATA), len(STRATA)
     spread, steady = (deviations(endpoint, STRATA, *PAIRS[2]) for endpoint in (AUROC, STEADY))
     error = float(np.sqrt(spread @ correlation @ spread)) / strata
-    for index, shape in enumerate(SHAPES):
+    for index, shape in enumerate(shapes):
         for n in federations:
             rng = np.random.default_rng([seed, index, n])
             rows, other = (gains(rng, shape, (repeats, n), each, correlation) for each in (spread, steady))

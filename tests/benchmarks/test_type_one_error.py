@@ -15,16 +15,16 @@ def committed() -> list[Row]:
 
 
 def test_a_small_simulation_holds_the_level() -> None:
-    """400 studies of 10 federations: a standard error of 1.1 points at 5 %."""
-    rows = {(row.part, row.counted): row.rate for row in errors(400, 7, (10,)) if row.shape == "normal"}
+    """250 studies of 10 federations: a standard error of 1.4 points at 5 %."""
+    rows = {(row.part, row.counted): row.rate for row in errors(250, 7, (10,)) if row.shape == "normal"}
     for (part, counted), rate in rows.items():
         if POOLED in counted:
-            assert (rate > 0.15) == (part == "tests")
+            assert 0.15 < rate < 0.85
         elif part == "tests":
-            assert 0.01 <= rate <= 0.09, counted
+            assert 0.01 <= rate <= 0.1, counted
         else:
             promised = 0.9 if counted.startswith("90") else 0.95
-            assert abs(rate - promised) <= 0.045, counted
+            assert abs(rate - promised) <= 0.05, counted
 
 
 def test_estimates_at_once_are_those_one_by_one() -> None:
@@ -35,9 +35,8 @@ def test_estimates_at_once_are_those_one_by_one() -> None:
 
 @pytest.mark.parametrize("shape", type_one_error.SHAPES)
 def test_gains_have_the_spread_and_the_correlation_asked_for(shape: str) -> None:
-    rows = gains(np.random.default_rng(1), shape, (1, 40_000), np.array([1.0, 3.0]), np.array([[1, 0.93], [0.93, 1]]))[
-        0
-    ]
+    correlation = np.array([[1, 0.93], [0.93, 1]])
+    (rows,) = gains(np.random.default_rng(1), shape, (1, 40_000), np.array([1.0, 3.0]), correlation)
     assert rows.std(axis=0) == pytest.approx([1.0, 3.0], rel=0.05)
     assert np.corrcoef(rows.T)[0, 1] == pytest.approx(0.93, abs=0.02)
 
@@ -49,7 +48,7 @@ def test_power_grows_with_the_number_of_federations() -> None:
 
 
 def test_the_committed_simulation_holds_what_is_required(committed: list[Row]) -> None:
-    """At the observed correlations every test errs in 3 to 7 of 100 studies, and intervals hold the truth in 93 to 97."""
+    """At the observed correlations every test errs in 3 to 7 of 100 studies, and 93 to 97 intervals hold the truth."""
     assert min(row.repeats for row in committed) >= 2000
     ours = [row for row in committed if row.shape == "normal" and POOLED not in row.counted]
     assert {row.federations for row in ours} == set(FEDERATIONS)
