@@ -89,7 +89,7 @@ def arms() -> None:
                 held_out = [site for site in summary["sites"].values() if site["role"] == "held_out"]
                 row = {"strength": strength, "arm": arm, "seed": seed}
                 row |= {"auroc": over["mean_auroc"], "worst": over["worst_auroc"], "ece": over["mean_ece"]}
-                append(file, row | {"nll": mean(site["nll"] or 0.0 for site in held_out)}, COLUMNS)
+                append(file, row | {"nll": mean(site["nll"] for site in held_out if site["nll"] is not None)}, COLUMNS)
                 print(row, flush=True)
 
 
