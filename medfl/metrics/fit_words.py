@@ -43,7 +43,7 @@ def fit_cautions(fit: Mapping[str, Any]) -> list[str]:
     """What to keep in mind: a pull by few groups, an end of the range."""
     cautions = []
     if fit.get("pulled"):
-        where = "towards 1" if "temperature" in fit else "towards changing nothing"
+        where = "towards 1" if "temperature" in fit else f"towards the temperature {fit['towards']:.3f} for all"
         enough = str(ENOUGH_GROUPS) if "temperature" in fit else f"{ENOUGH_GROUPS} for every class"
         cautions.append(f"pulled {where}, since {fit['groups']} source groups are fewer than {enough}")
     if bound := fit.get("bound"):

@@ -8,10 +8,10 @@ is convex, since u is linear in (s, b). Loss, gradient and Hessian are sums over
 Newton's method on the sums is Newton's method on all patches. Each message asks for a few points along the step, so
 that the step's length is chosen without a further message.
 
-As for a temperature (`medfl.metrics.temperature`), few source groups speak for leaving logits alone: to L is added w
-times, as loud as a patch each,
+As for a temperature (`medfl.metrics.temperature`), few source groups speak for less: for one temperature T for all
+classes, itself fitted and pulled to 1. To L is added w times, as loud as a patch each,
 
-    sum_c (s_c - 1 - log s_c) + b_c^2 / 2
+    sum_c (T s_c - 1 - log T s_c) + b_c^2 / 2
 
 with w the groups that are missing to `ENOUGH_GROUPS` for every class, and at least `LEAST`: a class that no patch has,
 or that all patches show perfectly, has no best bias or factor of its own.
@@ -124,7 +124,7 @@ class ScalingFit:
         calibration: them; nothing is changed without patches, where no other does better, and at `bound`.
         nll_before, nll_after: mean log loss per patch without and with them, in nats; None without patches.
         patches, groups: how many patches, of how many source groups, decided it.
-        pulled: whether few groups pulled it towards changing nothing.
+        pulled: whether few groups pulled it towards one temperature for all classes.
         bound: "lower" where it separates the patches perfectly, which then say nothing about how sure a wrong answer
             would be; logits stay as they are.
         messages: how many it took.
@@ -140,20 +140,22 @@ class ScalingFit:
     messages: int = 1
 
 
-def fit_scaling(ask: Ask, classes: int) -> ScalingFit:
+def fit_scaling(ask: Ask, classes: int, temperature: float = 1.0) -> ScalingFit:
     """Find scales and biases of C classes in at most `MESSAGES` messages.
 
     Args:
         ask: sends points to all sites and returns the sum of their answers. All calls must reach the same sites.
+        temperature: T, towards which few groups pull.
     """
-    start = np.concatenate([np.ones(classes), np.zeros(classes)])
-    sums = _ask(ask, [start])
+    unchanged = np.concatenate([np.ones(classes), np.zeros(classes)])
+    point = np.concatenate([np.full(classes, 1 / temperature), np.zeros(classes)])
+    sums, sent = _ask(ask, [unchanged, point]), 1
     if not sums.n:
         return ScalingFit(Calibration(), None, None, 0, 0)
     missing = ENOUGH_GROUPS - sums.groups / classes
-    weight, before = max(LEAST, missing), float(sums.nll[0])
-    point, here, sent = start, _pulled(start, sums, 0, weight), 1
-    after = before
+    before, after = sums.nll.tolist()
+    pull = _Pull(max(LEAST, missing), temperature)
+    here = pull.added(point, sums, 1)
     while sent < MESSAGES - 1:
         value, gradient, hessian = here
         step = np.asarray(-np.linalg.solve(hessian, gradient), dtype=np.float64)
@@ -161,19 +163,18 @@ def fit_scaling(ask: Ask, classes: int) -> ScalingFit:
             break
         points = [point + length * step for length in _allowed(point[:classes], step[:classes])]
         sums, sent = _ask(ask, points), sent + 1
-        tried = [_pulled(p, sums, k, weight) for k, p in enumerate(points)]
-        k = min(range(len(points)), key=lambda k: tried[k][0])
-        if not tried[k][0] < value:
+        ends = [pull.added(end, sums, k) for k, end in enumerate(points)]
+        k = min(range(len(points)), key=lambda k: ends[k][0])
+        if not ends[k][0] < value:
             break
-        point, here, after = points[k], tried[k], float(sums.nll[k])
+        point, here, after = points[k], ends[k], float(sums.nll[k])
     # Times HOTTEST the loss falls still along the way there only if every patch is on the right side.
     far, sent = _ask(ask, [HOTTEST * point]), sent + 1
-    separated = float(point @ far.gradient[0]) <= 0
-    bound = "lower" if separated and before > FLAT * sums.n else None
+    bound = "lower" if point @ far.gradient[0] <= 0 and before > FLAT * sums.n else None
+    scale, bias = (tuple(part.tolist()) for part in np.split(point, 2))
+    calibration = Calibration(scale=scale, bias=bias)
     if bound or not before - after > FLAT * sums.n:
-        point, after = start, before
-    scale, bias = (tuple(part.tolist()) for part in (point[:classes], point[classes:]))
-    calibration = Calibration() if point is start else Calibration(scale=scale, bias=bias)
+        calibration, after = Calibration(), before
     at_one, at_best = before / sums.n, after / sums.n
     return ScalingFit(calibration, at_one, at_best, sums.n, sums.groups, missing > LEAST, bound, sent)
 
@@ -182,12 +183,21 @@ def _ask(ask: Ask, points: Sequence[FloatArray]) -> ScalingSums:
     return ask(tuple(tuple(point.tolist()) for point in points))
 
 
-def _pulled(point: FloatArray, sums: ScalingSums, k: int, weight: float) -> tuple[float, FloatArray, FloatArray]:
-    """Loss, gradient and Hessian at the k-th point with `weight` times the pull."""
-    scale, bias = np.split(point, 2)
-    value = float(sums.nll[k]) + weight * float((scale - 1 - np.log(scale)).sum() + (bias**2).sum() / 2)
-    gradient = sums.gradient[k] + weight * np.concatenate([1 - 1 / scale, bias])
-    return value, gradient, sums.hessian[k] + weight * np.diag(np.concatenate([1 / scale**2, np.ones_like(bias)]))
+@dataclass(frozen=True)
+class _Pull:
+    """The pull towards a temperature, so many times."""
+
+    weight: float
+    temperature: float
+
+    def added(self, point: FloatArray, sums: ScalingSums, k: int) -> tuple[float, FloatArray, FloatArray]:
+        """Loss, gradient and Hessian at the k-th point with the pull."""
+        scale, bias = np.split(point, 2)
+        times = self.temperature * scale
+        value = float(sums.nll[k]) + self.weight * float((times - 1 - np.log(times)).sum() + (bias**2).sum() / 2)
+        gradient = sums.gradient[k] + self.weight * np.concatenate([self.temperature - 1 / scale, bias])
+        curvature = np.concatenate([1 / scale**2, np.ones_like(bias)])
+        return value, gradient, sums.hessian[k] + self.weight * np.diag(curvature)
 
 
 def _allowed(scale: FloatArray, step: FloatArray) -> list[float]:

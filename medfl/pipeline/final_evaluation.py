@@ -138,14 +138,15 @@ def calibrate(prepared: RunSetup, chosen: SelectedModel, names: Collection[str],
     if wanted is None:
         return Tuning()
     fitting = _FitMessages(prepared, chosen, names, wanted)
-    classes = len(prepared.pipeline.task.classes)
-    vector = wanted.method == "vector"
-    fit = fit_scaling(fitting.at_points, classes) if vector else fit_temperature(fitting.at_temperatures)
+    one = fit_temperature(fitting.at_temperatures)
+    fit: TemperatureFit | ScalingFit = one
+    if wanted.method == "vector" and not fitting.lost:
+        fit = fit_scaling(fitting.at_points, len(prepared.pipeline.task.classes), one.temperature)
     if lost := fitting.lost:
         return calibrate(prepared, chosen, [n for n in names if n not in lost], (*failures, *named(lost)))
     if fit.patches == 0:
         return Tuning(failures=failures)
-    return Tuning(fit.calibration, _fit_record(fit, wanted, fitting.patches), failures=failures)
+    return Tuning(fit.calibration, _fit_record(fit, wanted, one.temperature, fitting.patches), failures=failures)
 
 
 @dataclass
@@ -183,7 +184,7 @@ class _FitMessages:
 
 
 def _fit_record(
-    fit: TemperatureFit | ScalingFit, wanted: config.CalibrationFit, patches: Mapping[str, int]
+    fit: TemperatureFit | ScalingFit, wanted: config.CalibrationFit, towards: float, patches: Mapping[str, int]
 ) -> dict[str, Any]:
     """`calibration` of summary.json."""
     entry: dict[str, Any] = (
@@ -199,7 +200,7 @@ def _fit_record(
         "bound": fit.bound,
     }
     if isinstance(fit, ScalingFit):
-        entry |= {**(fit.calibration.vector or {}), "messages": fit.messages}
+        entry |= {**(fit.calibration.vector or {}), "messages": fit.messages, "towards": towards}
     if wanted.weights == "sites":
         entry["weights"] = wanted.weights
     if wanted.laboratories:

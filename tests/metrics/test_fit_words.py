@@ -6,6 +6,7 @@ from medfl.metrics.fit_words import fit_cautions, fit_means, fit_name, fit_ways
 
 TEMPERATURE = {"temperature": 1.25, "groups": 30, "pulled": True, "bound": None}
 VECTOR = {"method": "vector", "scale": [0.5, 1.5], "bias": [-0.2, 0.2], "groups": 90, "pulled": True, "bound": None}
+VECTOR["towards"] = 1.5
 
 
 @pytest.mark.parametrize(
@@ -31,7 +32,7 @@ def test_how_patches_counted_and_were_seen():
 def test_what_to_keep_in_mind():
     assert fit_cautions(TEMPERATURE) == ["pulled towards 1, since 30 source groups are fewer than 50"]
     assert fit_cautions(VECTOR) == [
-        "pulled towards changing nothing, since 90 source groups are fewer than 50 for every class"
+        "pulled towards the temperature 1.500 for all, since 90 source groups are fewer than 50 for every class"
     ]
     assert fit_cautions(TEMPERATURE | {"pulled": False}) == []
     assert "separates" in fit_cautions(VECTOR | {"pulled": False, "bound": "lower"})[0]

@@ -36,7 +36,7 @@ def numbers(calibration):
     return np.array([*calibration.scale, *calibration.bias])
 
 
-def central(logits, labels, weight):
+def central(logits, labels, weight, t=1.0):
     """The minimum by scipy, without any of the code here."""
     classes = logits.shape[1]
 
@@ -45,10 +45,10 @@ def central(logits, labels, weight):
         u = logits * scale + bias
         total = np.logaddexp.reduce(u, axis=1)
         residual = np.exp(u - total[:, None]) - np.eye(classes)[labels]
-        pull = (scale - 1 - np.log(scale)).sum() + (bias**2).sum() / 2
+        pull = (t * scale - 1 - np.log(t * scale)).sum() + (bias**2).sum() / 2
         slope = np.concatenate([(residual * logits).sum(0), residual.sum(0)])
         value = (total - u[np.arange(len(labels)), labels]).sum()
-        return value + weight * pull, slope + weight * np.concatenate([1 - 1 / scale, bias])
+        return value + weight * pull, slope + weight * np.concatenate([t - 1 / scale, bias])
 
     bounds = [(1e-6, None)] * classes + [(None, None)] * classes
     start, options = np.repeat([1.0, 0.0], classes), {"ftol": 1e-15, "gtol": 1e-9, "maxiter": 2000}
@@ -90,6 +90,13 @@ def test_sites_together_fit_what_scipy_fits_to_all_patches(groups, cuts):
     assert fit.patches == 600
     # Better than a temperature, since class by class is what is amiss.
     assert fit.nll_after < fit_temperature(lambda at: temperature_sums(logits, labels, at)).nll_after or groups < 200
+
+
+def test_few_groups_pull_towards_a_temperature():
+    logits, labels = data()
+    group = np.arange(600) % 20
+    fit = fit_scaling(Sites((logits, labels, group)), 4, temperature=2.5)
+    assert numbers(fit.calibration) == pytest.approx(central(logits, labels, 45, t=2.5), abs=1e-6)
 
 
 def test_sites_of_one_class_each():

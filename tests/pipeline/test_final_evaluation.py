@@ -22,7 +22,7 @@ from medfl.messages import Failure, TemperatureRequest, TrainRequest
 from medfl.metrics import EDGES, temperature_sums
 from medfl.metrics.adaptive_bins import ADAPTIVE_BINS
 from medfl.metrics.group_figures import group_figures
-from medfl.metrics.temperature import ENOUGH_GROUPS
+from medfl.metrics.temperature import ENOUGH_GROUPS, fit_temperature
 from medfl.metrics.vector_scaling import fit_scaling, scaling_sums
 from medfl.pipeline import run as carrying_out
 from medfl.pipeline.classifier import load_model
@@ -446,7 +446,8 @@ def test_scales_and_biases_are_those_of_all_validation_patches_together(small, p
     north, south = prepared.sites["north"], prepared.sites["south"]
     logits, labels = scores(prepared, chosen, "val", [north, south])
     groups = np.concatenate([s.store.groups[s.store.splits["val"]] + 1000 * i for i, s in enumerate((north, south))])
-    central = fit_scaling(lambda points: scaling_sums(logits, labels, points, groups), len(CLASSES))
+    one = fit_temperature(lambda at: temperature_sums(logits, labels, at, groups)).temperature
+    central = fit_scaling(lambda points: scaling_sums(logits, labels, points, groups), len(CLASSES), one)
     assert tuned.fit["scale"] == pytest.approx(central.calibration.scale, abs=1e-6)
     assert tuned.fit["bias"] == pytest.approx(central.calibration.bias, abs=1e-6)
     assert tuned.temperature is None
