@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -80,8 +80,16 @@ class OwnData(ConfigSection):
     distinct_names: list[SpeltName] | None = None
 
 
+class StainNormalisation(ConfigSection):
+    """Every site's patches brought from its own stain to one that all share: a federated reference is the mean of the
+    training sites' own statistics, a fixed one travels with medfl."""
+
+    method: Literal["reinhard", "macenko"]
+    reference: Literal["federated", "fixed"] = "federated"
+
+
 class Data(ConfigSection):
-    """The catalog and how it becomes patches."""
+    """The catalog and how it becomes patches. `normalise` by its method alone takes a federated reference."""
 
     source: str
     root: str | None = None
@@ -93,11 +101,19 @@ class Data(ConfigSection):
     stain_strength: Fraction = 1.0
     splits: Splits = Splits()
     render: list[Transform] = []
+    normalise: StainNormalisation | None = None
     on_bad_image: Literal["refuse", "skip"] = "refuse"
     tissue: Tissue = Tissue()
     tile: TileSettings | None = None
     slides: DrawnSlides | None = None
     cache: str | None = None
+
+    @field_validator("normalise", mode="before")
+    @classmethod
+    def _method_alone(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return None if value == "none" else {"method": value}
+        return value
 
     @model_validator(mode="after")
     def _tiles_show_the_field(self) -> Data:
