@@ -206,7 +206,8 @@ def read(path: Path) -> list[Row]:
                 row["part"],
                 row["counted"],
                 row["shape"],
-                *(int(row[k]) for k in ("federations", "repeats")),
+                int(row["federations"]),
+                int(row["repeats"]),
                 float(row["rate"]),
             )
             for row in csv.DictReader(stream)

@@ -159,3 +159,4 @@ class RunSummary(TypedDict):
     cross_site_auroc: NotRequired[dict[str, dict[str, float | None]]]
     temperatures: NotRequired[dict[str, float | None]]
     stopped: NotRequired[dict[str, Any]]
+    site_signature: NotRequired[dict[str, Any]]

@@ -13,6 +13,7 @@ from medfl.federation.baselines import has_own_model, own_model
 from medfl.federation.server_state import ServerState
 from medfl.metrics.group_figures import held_out_figures
 from medfl.metrics.record_types import FailureRecord, RunSummary, SiteResult
+from medfl.pipeline.feature_signature import feature_signature
 from medfl.pipeline.final_evaluation import Calibration, Measured, SelectedModel, calibrate, measure_sites, tune
 from medfl.pipeline.prepare import RunSetup
 from medfl.pipeline.summary import model_facts, summarise
@@ -61,7 +62,10 @@ def conclude_global(setup: RunSetup, folder: RunFolder, selected: SelectedModel)
     folder.save_model(setup.shared.model, selected.weights, selected.buffers, facts)
     measured = measure_sites(setup, selected, tuned, setup.roles)
     _check_measured(setup, measured)
-    return summarise(setup, folder, selected.round, tuned, measured), measured.curves
+    summary = summarise(setup, folder, selected.round, tuned, measured)
+    if signature := feature_signature(setup):
+        summary["site_signature"] = signature
+    return summary, measured.curves
 
 
 def conclude_alone(setup: RunSetup, folder: RunFolder, state: ServerState) -> tuple[RunSummary, Curves]:
