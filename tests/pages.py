@@ -24,7 +24,7 @@ class Page(HTMLParser):
             self.tables[self.section][-1].append([])
         elif tag in ("td", "th") and self.section:
             self.tables[self.section][-1][-1].append("")
-        if "aria-label" in found:
+        if tag == "svg" or found.get("class") == "scroll matrix":
             self.labels.append(found["aria-label"])
         self.cell = self.cell or tag in ("td", "th")
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from medfl.metrics import mean_supported, round_stability
 from medfl.metrics.figures import Place, Style, figures_at
 from medfl.metrics.record_types import RoundRecord
+from medfl.metrics.remedies import name_of
 from medfl.study.csv_rows import Row, read_table, write_table
 from medfl.study.run_figures import STABILITY, group_columns, validation_columns
 from medfl.study.study_file import Planned
@@ -118,10 +119,12 @@ def _thirds(inertia: Mapping[str, float]) -> tuple[float | None, ...]:
 
 
 def site_rows(summary: Mapping[str, Any]) -> list[Row]:
-    """Lines of sites.csv: the global model, and the further models that a method keeps at a site."""
+    """Lines of sites.csv: the global model, the further models that a method keeps at a site, and the adapted model
+    with the plain one on the same patches."""
     rows = []
     for site, entry in sorted(summary["sites"].items()):
-        for model, figures in [("global", entry), *sorted(entry.get("models", {}).items())]:
+        further = entry.get("models", {}) | _adapted(entry.get("adapted"))
+        for model, figures in [("global", entry), *sorted(further.items())]:
             values = {
                 "site": site,
                 "role": entry["role"],
@@ -131,6 +134,13 @@ def site_rows(summary: Mapping[str, Any]) -> list[Row]:
             }
             rows.append(_texts(values | _site_figures(figures)))
     return rows
+
+
+def _adapted(entry: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
+    """The two models of a site that was adapted, and what was done."""
+    if not entry:
+        return {}
+    return {f"adapted {name_of(entry['steps'])}": entry["figures"], "plain, judged half": entry["plain"]}
 
 
 def _site_figures(figures: Mapping[str, Any]) -> dict[str, float | None]:

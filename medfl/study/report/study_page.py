@@ -16,7 +16,7 @@ from medfl.metrics.formatting import MISSING
 from medfl.report.html_blocks import Tint, heading, heat_map, join, legend, links, notes, table, text
 from medfl.report.html_page import PageSection, render_page
 from medfl.report.limitations import several
-from medfl.report.provenance import FEDAVG, TEMPERATURE
+from medfl.report.provenance import FEDAVG, TEMPERATURE, paper_link
 from medfl.study.endpoint_text import SECONDARY_SAID, design_sentences, endpoint_sentences, endpoint_tables
 from medfl.study.report.partition_chapter import chapter
 from medfl.study.report.study_limitations import disagreement, study_limits
@@ -226,11 +226,10 @@ def _citations(evidence: StudyEvidence) -> Iterator[tuple[str, str]]:
     names = [
         link if isinstance(link, str) else str(link["name"]) for links_ in evidence.methods.values() for link in links_
     ]
-    numbers = {"FedAvg": FEDAVG} if any(not evidence.is_bracket(name) for name in evidence.methods) else {}
-    numbers |= {name: paper.removeprefix("arXiv:") for name, paper in citations(names).items()}
+    papers = {"FedAvg": FEDAVG} if any(not evidence.is_bracket(name) for name in evidence.methods) else {}
+    papers |= citations(names)
     if any(row.get("temperature") for row in evidence.runs):
-        numbers["Temperature scaling"] = TEMPERATURE
-    for name, number in numbers.items():
-        yield f"{name}: arXiv:{number}", f"https://arxiv.org/abs/{number}"
+        papers["Temperature scaling"] = TEMPERATURE
+    yield from (paper_link(name, paper) for name, paper in papers.items())
     if any(partition["comparisons"] for partition in evidence.partitions.values()):
         yield from STATISTICS
