@@ -14,6 +14,7 @@ from medfl.metrics.fit_words import fit_cautions, fit_name, fit_ways
 from medfl.metrics.formatting import format_about, format_count
 from medfl.metrics.record_types import SiteResult
 from medfl.metrics.stability_figures import stability_at
+from medfl.runs.adapted_figures import TITLE, adaptation_sentences, adapted_table
 from medfl.runs.headline import headline
 from medfl.runs.registration import registration
 
@@ -58,6 +59,14 @@ def print_own_models(terminal: Terminal, sites: Mapping[str, SiteResult]) -> Non
         for name, own in models.items()
     ]
     terminal.table("AUROC of each site's own models on its test data", ["site", "global", *kinds], rows)
+
+
+def print_adapted(terminal: Terminal, summary: Mapping[str, Any]) -> None:
+    """Figures of the adapted model beside those of the plain one; nothing where no site was adapted."""
+    headings, rows = adapted_table(summary["sites"])
+    if rows:
+        terminal.table(TITLE, headings, rows, keys=2)
+    terminal.say(*adaptation_sentences(summary))
 
 
 def print_operating_points(terminal: Terminal, summary: Mapping[str, Any]) -> None:
@@ -135,6 +144,8 @@ def print_outcome(
     if summary.get("cross_site_auroc"):
         print_cross_sites(terminal, summary["cross_site_auroc"])
     print_operating_points(terminal, summary)
+    if summary.get("adaptation"):
+        print_adapted(terminal, summary)
     terminal.say(
         *_withheld_lines(summary["sites"]),
         _calibration_line(summary),

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, model_validator
 
+from medfl.config.adapt_config import Adapt
 from medfl.config.data_config import Data, Task
 from medfl.config.fields import ConfigSection, Count, Fraction, Name, NonNegative, Positive, Rgb
 from medfl.config.program_parts import ProgramParts
@@ -131,6 +132,8 @@ class Gates(ConfigSection):
     held_out_auroc_min: Fraction | None = None
     held_out_ece_max: Fraction | None = None
     worst_site_auroc_min: Fraction | None = None
+    held_out_adapted_auroc_min: Fraction | None = None
+    held_out_adapted_ece_max: Fraction | None = None
 
 
 class Registry(ConfigSection):
@@ -157,6 +160,7 @@ class Pipeline(ConfigSection):
     baseline: Baseline | None = None
     select: Literal["last"] | Selection = "last"
     evaluation: Evaluation = Evaluation()
+    adapt: Adapt | None = None
     disclosure: Disclosure = Disclosure()
     tracking: Tracking = Tracking()
     registry: Registry | None = None
@@ -169,6 +173,37 @@ class Pipeline(ConfigSection):
             first = self.method[0]
             name = first if isinstance(first, str) else first.get("name")
             raise ValueError(f"{NOTHING_TO_ACT_ON[self.baseline]}, so {name} has nothing to act on; keep one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _adapts_one_model(self) -> Pipeline:
+        if self.adapt and self.baseline == "local_only":
+            raise ValueError("`adapt` is done to one global model, which local_only does not have; remove one of them")
+        if self.adapt and self.data.normalise and "normalise" in self.adapt.name:
+            raise ValueError("`data.normalise` normalises all patches, so `adapt.remedy` has not to; remove it there")
+        gates = self.registry.gates if self.registry else Gates()
+        if not self.adapt and (
+            gates.held_out_adapted_auroc_min is not None or gates.held_out_adapted_ece_max is not None
+        ):
+            raise ValueError("`registry.gates` reads figures of the adapted model, and nothing is; state `adapt`")
+        return self
+
+    @model_validator(mode="after")
+    def _one_stain(self) -> Pipeline:
+        if self.training.augment.exchange and self.data.normalise:
+            raise ValueError(
+                "`data.normalise` brings all patches to one stain, and `training.augment.exchange` gives them the dyes "
+                "of many; remove one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _dyes_meet(self) -> Pipeline:
+        if self.training.augment.exchange and self.baseline:
+            raise ValueError(
+                f"`training.augment.exchange` gives sites the dyes of others, and {NOTHING_TO_ACT_ON[self.baseline]}; "
+                f"remove one of them"
+            )
         return self
 
     @model_validator(mode="after")

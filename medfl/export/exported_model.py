@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from medfl.errors import MedflError
 from medfl.metrics.logit_calibration import Calibration
 from medfl.pipeline.evaluate_model import TrainedModel
 from medfl.runs.records import finished_run
@@ -38,8 +39,15 @@ class ExportedModel:
         """Gather what goes along with a model.
 
         Raises:
-            MedflError: the backbone is a local folder, or a file of the run is damaged.
+            MedflError: the backbone is a local folder, patches are normalised by their laboratory's stain, or a file
+                of the run is damaged.
         """
+        if model.stain_reference:
+            raise MedflError(
+                f"{model.directory}: patches are normalised by the stain of their laboratory (`data.normalise`), which "
+                f"neither an ONNX graph nor a bundle measures, so it would see others than the model was trained on; "
+                f"serve it from MLflow, or use `medfl predict`"
+            )
         facts = portable({**model.facts, "render": model.render}, model.directory / "model.json")
         if model.run is None:
             return cls(model, facts, {}, model.card.read_text(encoding="utf-8") if model.card else "")

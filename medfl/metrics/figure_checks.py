@@ -6,7 +6,7 @@ that names the part; it neither changes nor completes what it looks at.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from medfl.metrics import figures
@@ -14,6 +14,7 @@ from medfl.metrics.adaptive_bins import ADAPTIVE_BINS
 from medfl.metrics.histograms import BINS
 from medfl.metrics.intervals import LARGEST_BRIER, LARGEST_NLL
 from medfl.metrics.operating import RATES
+from medfl.metrics.remedies import REASONS, STEPS
 from medfl.metrics.roc import GRID
 from medfl.plain_text import printable
 
@@ -157,6 +158,14 @@ def site_figures_check(classes: Sequence[str], targets: Sequence[str], bins: int
         "auroc_df": maybe(_DEGREES),
         "auroc_least": maybe(record({"error": _least_error, "se": FRACTION, "df": _DEGREES})),
         "withheld": record({"min_count": count, "all": truth, "classes": _some_of(classes)}),
+        "adaptation": record(
+            {
+                "steps": _some_of(STEPS),
+                "left_out": record({}, dict.fromkeys(STEPS, _one_of(REASONS))),
+                "patches": count,
+                "groups": count,
+            }
+        ),
     }
     for row in figures.FIGURES:
         required, further = _row_checks(row, classes)
@@ -255,7 +264,17 @@ def _histogram(value: Any, where: str) -> None:
 def _some_of(names: Sequence[str]) -> Check:
     def check(value: Any, where: str) -> None:
         if not isinstance(value, list) or any(not isinstance(name, str) or name not in names for name in value):
-            raise ValueError(f"`{where}` is no list of this run's classes")
+            raise ValueError(f"`{where}` is no list of {', '.join(names)}")
+
+    return check
+
+
+def _one_of(words: Iterable[str]) -> Check:
+    allowed = set(words)
+
+    def check(value: Any, where: str) -> None:
+        if not isinstance(value, str) or value not in allowed:
+            raise ValueError(f"`{where}` is {brief(value)}, no word for it")
 
     return check
 

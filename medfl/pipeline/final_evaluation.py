@@ -34,12 +34,14 @@ Lost = Sequence[FailureRecord]
 
 @dataclass(frozen=True)
 class SelectedModel:
-    """The model that counts: round, wire vectors, and the last round accepted from each site."""
+    """The model that counts: round, wire vectors, the last round accepted from each site, and the stain that patches
+    are brought to (`medfl.data.normalise`), none where they stay as they are."""
 
     round: int
     weights: Tensor
     buffers: Tensor
     accepted: Mapping[str, int] = field(default_factory=dict)
+    stain_reference: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,9 +115,9 @@ def tune(prepared: RunSetup, chosen: SelectedModel) -> Tuning:
     )
     histograms = [
         ScoreHistograms.from_lists(reply.sums["val"]["histograms"])
-        for reply in _answers(prepared, chosen, prepared.config.train_sites, lost, question)
+        for reply in answers(prepared, chosen, prepared.config.train_sites, lost, question)
     ]
-    failures = (*tuned.failures, *(failure for failure in _named(lost) if failure not in tuned.failures))
+    failures = (*tuned.failures, *(failure for failure in named(lost) if failure not in tuned.failures))
     if not histograms:
         return replace(tuned, failures=failures)
     pooled = reduce(add, histograms)
@@ -141,7 +143,7 @@ def calibrate(prepared: RunSetup, chosen: SelectedModel, names: Collection[str],
     if wanted.method == "vector" and not fitting.lost:
         fit = fit_scaling(fitting.at_points, len(prepared.pipeline.task.classes), one.temperature)
     if lost := fitting.lost:
-        return calibrate(prepared, chosen, [n for n in names if n not in lost], (*failures, *_named(lost)))
+        return calibrate(prepared, chosen, [n for n in names if n not in lost], (*failures, *named(lost)))
     if fit.patches == 0:
         return Tuning(failures=failures)
     return Tuning(fit.calibration, _fit_record(fit, wanted, one.temperature, fitting.patches), failures=failures)
@@ -175,7 +177,7 @@ class _FitMessages:
         wanted, parts = self.wanted, [none]
         strength = wanted.stain_strength if wanted.laboratories else 0.0
         question = partial(kind, splits=("val",), laboratories=wanted.laboratories, stain_strength=strength)
-        for reply in _answers(self.prepared, self.chosen, self.names, self.lost, question):
+        for reply in answers(self.prepared, self.chosen, self.names, self.lost, question):
             parts.append(type(none).from_lists(reply.sums["val"][key]))
             self.patches[reply.site] = parts[-1].n
         return pooled_sums(parts, same=wanted.weights == "sites")
@@ -225,12 +227,12 @@ def measure_sites(
         members=prepared.pipeline.evaluation.members if resamples is None else 0,
     )
     measured = Measured()
-    for reply in _answers(prepared, chosen, names, lost, question):
+    for reply in answers(prepared, chosen, names, lost, question):
         measured.add(reply, prepared.roles[reply.site])
-    return replace(measured, failures=_named(lost))
+    return replace(measured, failures=named(lost))
 
 
-def _answers(
+def answers(
     prepared: RunSetup,
     chosen: SelectedModel,
     names: Collection[str],
@@ -241,8 +243,13 @@ def _answers(
     who failed, and why, goes into `lost`."""
 
     def request(name: str) -> Request:
-        accepted = chosen.accepted.get(name, -1)
-        return question(chosen.round, chosen.weights, chosen.buffers, last_accepted_round=accepted)
+        return question(
+            chosen.round,
+            chosen.weights,
+            chosen.buffers,
+            last_accepted_round=chosen.accepted.get(name, -1),
+            stain_reference=chosen.stain_reference,
+        )
 
     for answer in prepared.transport.call(sorted(names), request):
         if isinstance(answer, Failure):
@@ -251,5 +258,6 @@ def _answers(
             yield answer
 
 
-def _named(lost: Mapping[str, str]) -> tuple[FailureRecord, ...]:
+def named(lost: Mapping[str, str]) -> tuple[FailureRecord, ...]:
+    """The failures of sites by reason."""
     return tuple({"site": site, "reason": reason} for site, reason in lost.items())

@@ -14,6 +14,7 @@ from medfl.report.html_blocks import Tile, Tint, finding, heading, heat_map, joi
 from medfl.report.html_page import PageSection
 from medfl.report.limitations import limits
 from medfl.report.run_results import Evidence, arrow, interval, role_word
+from medfl.runs.adapted_figures import TITLE, adaptation_sentences, adapted_table
 from medfl.runs.headline import RunHeadline
 
 Cell = Callable[[Mapping[str, Any]], str]
@@ -227,6 +228,19 @@ def heat_maps(evidence: Evidence) -> PageSection | None:
 
 def _per_class(evidence: Evidence, entry: Mapping[str, Any]) -> list[float | None]:
     return [(entry.get("auroc_per_class") or {}).get(name) for name in evidence.classes]
+
+
+def adapted(evidence: Evidence) -> PageSection | None:
+    """Figures of the adapted model beside the plain ones; absent where the run does not adapt."""
+    headings, rows = adapted_table(evidence.measured)
+    if not rows:
+        return None
+    sentences = adaptation_sentences(evidence.summary) if not evidence.site else []
+    lead = (
+        "The plain figures are those of the same patches: half of a site's source groups, none adapted on. "
+        "What the run reached, and what its gates read unless they say otherwise, stands in the sections above."
+    )
+    return PageSection("adapted", TITLE, join(table(headings, rows, text=3), *map(text, sentences)), lead)
 
 
 def pooled(evidence: Evidence) -> PageSection | None:

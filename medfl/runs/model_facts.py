@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 from medfl.config.pipeline_config import Pooling
+from medfl.data.normalise import FIXED, method_of, statistics_of
 from medfl.errors import MedflError
+from medfl.metrics.class_prior import proper_mix
 from medfl.metrics.logit_calibration import Calibration
+from medfl.metrics.remedies import steps_of
 from medfl.runs.records import read_json
 
 NAMES = ("run", "backbone", "fingerprint")
@@ -32,7 +35,9 @@ def read_model_facts(path: Path) -> dict[str, Any]:
         wrong.append("malignant` or `versions")
     wrong += [] if facts.get("train", "all") in ("all", "head") or _part(facts["train"]) else ["train"]
     wrong += [] if facts.get("pooling") in (None, *get_args(Pooling)) else ["pooling"]
+    wrong += _wrong_adaptation(facts)
     wrong += [] if facts.get("hidden") is None or _count(facts["hidden"]) else ["hidden"]
+    wrong += [] if _normalisation(facts.get("normalise")) else ["normalise"]
     if wrong:
         raise MedflError(f"{path} does not say what model this is (`{wrong[0]}`); take the file of the run")
     return facts
@@ -46,6 +51,29 @@ def model_rendering(facts: Mapping[str, Any], pipeline: Mapping[str, Any] | None
     return list(((pipeline or {}).get("data") or {}).get("render") or [])
 
 
+def model_stain(facts: Mapping[str, Any]) -> list[float]:
+    """Numbers of the stain that a model's patches are brought to (`medfl.data.normalise`); none where they stay."""
+    return list((facts.get("normalise") or {}).get("reference") or [])
+
+
+def stain_sentences(pipeline: Mapping[str, Any]) -> Iterator[str]:
+    """What a run does to stains, and what leaves sites for it, for people; of a resolved pipeline's plain values."""
+    normalise = pipeline["data"].get("normalise")
+    augment = pipeline["training"].get("augment") or {}
+    if normalise:
+        method, federated = normalise["method"], normalise["reference"] == "federated"
+        whose = "the mean of the training sites' own" if federated else "a fixed one"
+        leaving = f"; for it {len(FIXED[method].numbers)} numbers leave each training site" if federated else ""
+        yield f"Stain: each site's patches are normalised from its own stain ({method}) to {whose}{leaving}."
+    if augment.get("stain"):
+        yield f"Stain: a training patch is seen as a random laboratory of strength {augment['stain']:g} would show it."
+    if augment.get("exchange"):
+        yield (
+            f"Stain: {augment['exchange']:.0%} of a site's training patches get dyes of other sites; for it 27 numbers "
+            f"leave each training site and reach the others."
+        )
+
+
 def transform_names(render: Iterable[Any]) -> list[str]:
     """The names of transforms as a pipeline states them: by name, or `{Name: {argument: value}}`."""
     return [entry if isinstance(entry, str) else next(iter(entry), "") for entry in render]
@@ -57,6 +85,35 @@ def _transforms(value: Any) -> bool:
         isinstance(entry, str) or (isinstance(entry, dict) and all(isinstance(part, dict) for part in entry.values()))
         for entry in value
     )
+
+
+def _wrong_adaptation(facts: Mapping[str, Any]) -> list[str]:
+    """Which of the entries that adaptation reads cannot be, by name."""
+    mix, noted, wrong = facts.get("training_mix"), facts.get("adaptation"), []
+    try:
+        if mix is not None and len(proper_mix(mix)) != len(facts["classes"]):
+            wrong.append("training_mix")
+    except (TypeError, ValueError):
+        wrong.append("training_mix")
+    try:
+        if noted is not None:
+            steps_of(noted["remedy"])
+            if not _positive(noted.get("temperature")):
+                raise ValueError("no temperature")
+            _ = statistics_of(noted["reference"]) if noted.get("reference") else None
+    except (KeyError, TypeError, ValueError, AttributeError):
+        wrong.append("adaptation")
+    return wrong
+
+
+def _normalisation(value: Any) -> bool:
+    """Whether a value is a method of stain normalisation and its reference, or nothing."""
+    if value is None:
+        return True
+    try:
+        return bool(method_of(statistics_of(value["reference"])) == value["method"])
+    except (LookupError, TypeError, ValueError):
+        return False
 
 
 def _filled(value: Any, kind: type) -> bool:

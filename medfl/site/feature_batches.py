@@ -49,10 +49,13 @@ class FeatureBatches:
     def drawn(self) -> list[Tensor]:
         """views - 1 times f32[n_train, F]: the training patches, augmented; the same for every seed of a run."""
         augment = dataclasses.asdict(self.images.augment)
-        return [
-            self.of_rows({"view": view, "augment": augment}, self.rows, self._augmented(view))
-            for view in range(1, self.count)
-        ]
+        for name in ("stain", "exchange"):  # where they are off, features of before are found
+            if not augment[name]:
+                del augment[name]
+        drawn: dict[str, Any] = {"augment": augment}
+        if self.images.exchange is not None:
+            drawn["dyes"] = self.images.exchange.numbers
+        return [self.of_rows(drawn | {"view": view}, self.rows, self._augmented(view)) for view in range(1, self.count)]
 
     def training(self, order: Tensor, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(features f32[B, F], labels i64[B]) for each row of `order` i64[T, B], one view drawn for each patch."""

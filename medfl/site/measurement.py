@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medfl.data.patch_store import PatchStore
-from medfl.messages import HistogramRequest, MeasureRequest, Metrics, Request, ScalingRequest, TemperatureRequest
+from medfl.messages import (
+    AdaptRequest,
+    HistogramRequest,
+    MeasureRequest,
+    Metrics,
+    Request,
+    ScalingRequest,
+    TemperatureRequest,
+)
 from medfl.metrics.logit_calibration import Calibration
 from medfl.metrics.measure import measure, reliability
 from medfl.metrics.site_figures import SiteMeasurement, site_figures
@@ -23,6 +32,8 @@ from medfl.metrics.vector_scaling import scaling_sums
 from medfl.seeds import seed_for
 from medfl.site.shared_model import LocalTrainingConfig
 
+OF_CALIBRATION = re.compile(r"(_before|_before_ci|_after|^reliability)$")
+"""Figures that compare before and after calibration."""
 UNCHANGED = Calibration()
 BELOW = 1.0
 """Standard deviations by which a threshold lies below the mean of a cell of positives, most of which it is to hold."""
@@ -93,6 +104,26 @@ class Measurement:
             made.figures["withheld"] = {"min_count": self.training.min_count, "all": True, "classes": []}
         return made
 
+    def judged(self, request: AdaptRequest, rows: NDArray[np.int64], logits: Tensor) -> dict[str, Any]:
+        """Figures of calibrated logits f64[n, C] of some rows of a split, others of which are told of, too: where cells
+        of few source groups may not be told, no count is that a difference would give away."""
+        rows, probs = (rows, probabilities(logits)) if self.enough(rows) else (rows[:0], probabilities(logits[:0]))
+        measured = site_figures(
+            probs,
+            probs,
+            self.store.labels[rows],
+            self.store.groups[rows],
+            self.classes,
+            malignant=request.malignant,
+            thresholds=request.thresholds,
+            resamples=request.resamples,
+            seed=seed_for(self.training.seed, "bootstrap", self.store.site, *request.splits),
+            bins=self.training.bins,
+            min_count=self.training.min_count,
+        ).figures
+        figures = {key: value for key, value in measured.items() if not OF_CALIBRATION.search(key)}
+        return figures if self.training.min_count <= 1 else figures | _without_counts(figures)
+
     def enough(self, rows: NDArray[np.int64]) -> bool:
         """Whether anything may be told of these rows: they are of enough source groups, or none."""
         return not len(rows) or self._cells(rows).enough
@@ -105,6 +136,17 @@ class Measurement:
     def _cells(self, rows: NDArray[np.int64], malignant: Sequence[str] = ()) -> SmallCells:
         labels, groups = self.store.labels[rows], self.store.groups[rows]
         return SmallCells(self.training.min_count, labels, groups, self.classes, malignant)
+
+
+def _without_counts(figures: Metrics) -> dict[str, Any]:
+    """The entries of figures that count patches class by class, with nothing in them."""
+    return {
+        "support": {name: dict.fromkeys(entry) for name, entry in figures["support"].items()},
+        "confusion": [[None] * len(row) for row in figures["confusion"]],
+        "operating": {
+            target: point | dict.fromkeys(("positives", "negatives")) for target, point in figures["operating"].items()
+        },
+    }
 
 
 def probabilities(logits: Tensor, calibration: Calibration = UNCHANGED) -> NDArray[np.float64]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from medfl.data.partition import Partition, make_partition
 from medfl.data.render import render
+from medfl.data.stained_store import in_stain
 from medfl.errors import MedflError
 from medfl.metrics.figures import figure
 from medfl.metrics.group_support import FEW_GROUPS, group_support
@@ -156,7 +157,7 @@ def _scored(model: TrainedModel, folder: RunFolder) -> dict[str, ScoredSite]:
     bench, weights, buffers = model.load()
     scored = {}
     for share in shares:
-        store = render(pipeline, sites[share.site], share)
+        store = in_stain(render(pipeline, sites[share.site], share), model.stain_reference)
         here = build_site(pipeline, sites[share.site], store, bench)
         rows = store.splits["test"]
         probs = probabilities(here.evaluator.logits(weights, buffers, "test"), model.calibration)

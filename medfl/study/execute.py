@@ -90,7 +90,7 @@ def _carry_out(study: StudyPlan, out: Path, jobs: int, on_finished: Callable[[Fi
         else:
             contents[done.run.key] = deal.contents
             deals.write_contents(contents)
-            tables.rows[done.run.key] = rows_of(RunFolder.open(folder), deal.digest)
+            tables.rows[done.run.key] = rows_of(RunFolder.open(folder), deal.digest, study.design)
             tables.save(out, study.runs)
         on_finished(done)
     deals.write_contents(contents)

@@ -12,8 +12,9 @@ from medfl.metrics.fit_words import fit_cautions, fit_means, fit_name, fit_ways
 from medfl.metrics.formatting import format_count
 from medfl.metrics.stability_figures import stability_at
 from medfl.plain_text import markdown
+from medfl.runs.adapted_figures import TITLE, adaptation_sentences, adapted_table
 from medfl.runs.headline import headline
-from medfl.runs.model_facts import model_rendering, transform_names
+from medfl.runs.model_facts import model_rendering, model_stain, stain_sentences, transform_names
 from medfl.runs.records import RunRecords, SiteData, papers
 from medfl.runs.redact import scrub
 from medfl.runs.verdict import ROLES
@@ -43,6 +44,7 @@ def model_card(
         _method(summary, pipeline, methods),
         _table("Held-out sites (never trained on)", summary, "held_out"),
         _table("Training sites (their test splits)", summary, "train"),
+        *([_adapted(summary)] if summary.get("adaptation") else []),
         _calibration(summary),
         _operating(summary),
         _stability(summary),
@@ -126,6 +128,9 @@ def _data(
     )
     if names := transform_names(model_rendering(model, pipeline)):
         yield f"Patches go through {_list(names)} first (`data.render`), here and wherever the model is used."
+    yield from stain_sentences(pipeline)
+    if model_stain(model):
+        yield "Wherever the model is used, patches are given to it 16 or more of one laboratory at a time."
     yield "\n| site | role | patches | class mix | digest |\n|---|---|---|---|---|"
     for name, site in summary["sites"].items():
         role = site["role"].replace("_", "-")
@@ -185,6 +190,17 @@ def _columns() -> list[tuple[str, Callable[[Mapping[str, Any]], str]]]:
             columns.append((f"{row.label} before", row.format_before))
         columns.append((row.label, row.format if style is Style.VALUE else row.format_interval))
     return columns
+
+
+def _adapted(summary: Mapping[str, Any]) -> Iterator[str]:
+    yield f"## {TITLE}"
+    yield from (f"{markdown(sentence)}.\n" for sentence in adaptation_sentences(summary))
+    headings, rows = adapted_table(summary["sites"])
+    if rows:
+        yield f"| {' | '.join(headings)} |"
+        yield "|" + "---|" * len(headings)
+        yield from (f"| {' | '.join(map(markdown, row))} |" for row in rows)
+    yield "\nThe model that is served is the plain one; `medfl evaluate --adapt` and `medfl predict --adapt` adapt it."
 
 
 def _calibration(summary: Mapping[str, Any]) -> Iterator[str]:

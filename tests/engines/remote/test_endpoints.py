@@ -33,6 +33,7 @@ from medfl.messages import (
     Reply,
     Request,
     ScalingRequest,
+    StainRequest,
     TemperatureRequest,
     TrainRequest,
 )
@@ -43,11 +44,17 @@ from medfl.site.state import SiteMemory
 from tests.toys import toy_bench, toy_sites
 
 BOUNDS = Bounds(3, 2, frozenset({"n/a"}))
-MODEL = (4, torch.tensor([1.0, -0.0, 1e-42]), torch.tensor([0.5, 3.0]), ("val", "test"), 3)
-REQUEST = TrainRequest(*MODEL, lr_scale=0.1, extra={"mask": torch.tensor([True, False, True]), "c": torch.ones(3)})
+MODEL = (4, torch.tensor([1.0, -0.0, 1e-42]), torch.tensor([0.5, 3.0]), ("val", "test"), 3, (0.5, 1 / 3))
+REQUEST = TrainRequest(
+    *MODEL,
+    lr_scale=0.1,
+    stain_others=(0.1,) * 27,
+    extra={"mask": torch.tensor([True, False, True]), "c": torch.ones(3)},
+)
 REQUESTS = {
     "train": REQUEST,
     "evaluate": EvaluateRequest(*MODEL),
+    "stain": StainRequest(0, torch.empty(0), torch.empty(0), ("train",), method="macenko", dyes=True),
     "temperatures": TemperatureRequest(*MODEL, temperatures=(0.5, 1.0), laboratories=3, stain_strength=0.25),
     "scaling": ScalingRequest(*MODEL, points=(1.0, 0.5), laboratories=3, stain_strength=0.25),
     "histograms": HistogramRequest(*MODEL, temperature=None, scale=(0.5,), bias=(-0.5,), malignant=("a",)),
