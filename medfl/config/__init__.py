@@ -8,6 +8,8 @@ this module absolute, so a resolved pipeline means the same from any working dir
 from __future__ import annotations
 
 from medfl.config.data_config import Data as Data
+from medfl.config.data_config import FeatureTables as FeatureTables
+from medfl.config.data_config import GeneratedBags as GeneratedBags
 from medfl.config.data_config import OwnData as OwnData
 from medfl.config.data_config import Task as Task
 from medfl.config.fields import ConfigSection as ConfigSection

@@ -37,7 +37,8 @@ class LearningRateSchedule(ConfigSection):
 class Augment(ConfigSection):
     """Training augmentation: batched on the device (flips, quarter turns, colour), plus `jitter`, a list of
     albumentations transforms applied patch by patch on the CPU. With `views` a frozen backbone sees each training patch
-    so often, once and for all: as it is, and augmented."""
+    so often, once and for all: as it is, and augmented. `bag_dropout` is the share of a bag's tiles that a step leaves
+    out."""
 
     flips: bool = True
     rotate90: bool = True
@@ -47,6 +48,7 @@ class Augment(ConfigSection):
     hue: float = Field(0.0, ge=0, le=0.5)
     jitter: list[Transform] = []
     views: Count | None = None
+    bag_dropout: float | None = Field(None, ge=0, lt=1)
 
 
 class Training(ConfigSection):

@@ -26,7 +26,8 @@ COLOUR_CHUNKS = 4  # colour factors are drawn per quarter of a batch: torchvisio
 @dataclass(frozen=True)
 class AugmentSpec:
     """Training augmentation on the device. Colour values are half-widths of the factor's range around 1 (hue: 0);
-    `jitter` names what is done besides, patch by patch on the CPU."""
+    `jitter` names what is done besides, patch by patch on the CPU. `bag_dropout` is the share of a bag's instances that
+    a step leaves out."""
 
     flips: bool = True
     rotate90: bool = True
@@ -35,6 +36,7 @@ class AugmentSpec:
     saturation: float = 0.0
     hue: float = 0.0
     jitter: str = ""
+    bag_dropout: float = 0.0
 
     @property
     def colour(self) -> bool:

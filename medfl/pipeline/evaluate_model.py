@@ -16,9 +16,12 @@ from torch import Tensor
 from medfl import config
 from medfl.config.program_parts import PROGRAM
 from medfl.config.resolved import read_resolved
+from medfl.config.spelling import show
+from medfl.data.bag_store import BagStore, SiteStore
 from medfl.data.partition import SitePartition, make_partition, own_partition
-from medfl.data.patch_store import U8, PatchStore
-from medfl.data.render import read_patches, render, warn_of_resolution
+from medfl.data.patch_store import U8
+from medfl.data.render import read_patches, warn_of_resolution
+from medfl.data.render_bags import site_store
 from medfl.data.table_cells import NeutralWriter
 from medfl.errors import MedflError
 from medfl.messages import MeasureRequest
@@ -154,7 +157,9 @@ def measure_model(
             )
         as_trained = {"size": model.facts["size"], "render": model.render}
         pipeline = pipeline.model_copy(update={"data": pipeline.data.model_copy(update=as_trained)})
-        store = render(pipeline, site, share)
+        store = site_store(pipeline, site, share)
+        if isinstance(store, BagStore):
+            _check_origin(model, store)
         role = site.role or "held_out"
         here = build_site(pipeline, site.model_copy(update={"role": role}), store, bench)
         wanted = pipeline.evaluation.resamples if resamples is None else resamples
@@ -178,7 +183,18 @@ def measure_model(
     return measured
 
 
-def _write_predictions(directory: Path, store: PatchStore, probs: NDArray[np.float64], classes: Sequence[str]) -> None:
+def _check_origin(model: TrainedModel, store: BagStore) -> None:
+    """Raise MedflError where a site's features are not those of the model's encoder."""
+    trained = (model.facts.get("origin") or {}).get("encoder") or ""
+    if trained and store.origin.encoder and trained != store.origin.encoder:
+        raise MedflError(
+            f"site {store.site} has features of {show(store.origin.encoder)}, and the model was trained on those of "
+            f"{show(trained)}; extract them anew, or, where two names mean one, state `data.features.encoder` in the "
+            f"site file"
+        )
+
+
+def _write_predictions(directory: Path, store: SiteStore, probs: NDArray[np.float64], classes: Sequence[str]) -> None:
     """`<site>.csv`: id, source_group, label, p_<class>... for every test patch; probabilities with 9 digits."""
     path = directory / f"{store.site}.csv"
     try:

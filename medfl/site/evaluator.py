@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medfl.data.bag_batches import BagBatches
+from medfl.data.bag_store import SiteStore
 from medfl.data.batches import Batches
-from medfl.data.patch_store import PatchStore
 from medfl.site.feature_batches import FeatureBatches
 from medfl.site.shared_model import SharedModel
 
@@ -28,7 +29,11 @@ class Evaluator:
     """
 
     def __init__(
-        self, shared: SharedModel, store: PatchStore, batches: Batches | FeatureBatches, batch_size: int
+        self,
+        shared: SharedModel,
+        store: SiteStore,
+        batches: Batches | FeatureBatches | BagBatches,
+        batch_size: int,
     ) -> None:
         self.shared = shared
         self.store = store

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medfl.data.patch_store import PatchStore
+from medfl.data.bag_store import SiteStore
 from medfl.messages import HistogramRequest, MeasureRequest, Metrics, Request, TemperatureRequest
 from medfl.metrics.measure import measure, reliability
 from medfl.metrics.site_figures import SiteMeasurement, site_figures
@@ -32,7 +32,7 @@ class Measurement:
         training: states the run's seed, the bins of calibration figures, and the least source groups behind a cell.
     """
 
-    def __init__(self, store: PatchStore, classes: tuple[str, ...], training: LocalTrainingConfig) -> None:
+    def __init__(self, store: SiteStore, classes: tuple[str, ...], training: LocalTrainingConfig) -> None:
         self.store = store
         self.classes = classes
         self.training = training

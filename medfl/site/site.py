@@ -16,8 +16,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from medfl.data.bag_batches import BagBatches
+from medfl.data.bag_store import BagStore, SiteStore
 from medfl.data.batches import Batches, Jitter
-from medfl.data.patch_store import PatchStore
+from medfl.data.patch_store import U8, PatchStore
 from medfl.messages import HistogramRequest, MeasureRequest, Reply, Request, TemperatureRequest, TrainRequest
 from medfl.methods.core.context import SiteContext
 from medfl.methods.core.local_layers import LocalLayers
@@ -42,7 +44,7 @@ class Site:
 
     Args:
         name, role: who it is; role "train" or "held_out" (a held-out site refuses to train).
-        store: its patches.
+        store: its patches, or its bags of features.
         work: its local work.
         bench: the shared workbench.
         jitter: optional patch-wise training augmentation on the CPU.
@@ -53,7 +55,7 @@ class Site:
         self,
         name: str,
         role: str,
-        store: PatchStore,
+        store: SiteStore,
         work: LocalTrainingConfig,
         bench: SharedModel,
         jitter: Jitter | None = None,
@@ -76,13 +78,16 @@ class Site:
         """The patches on the device, placed there at first use."""
         model = self.shared.model
         channels_last = model.spec.channels_last
+        assert isinstance(self.store, PatchStore)
         return Batches(
             self.store, model.device, model.mean, model.std, self.training.augment, self.jitter, channels_last
         )
 
     @cached_property
-    def batches(self) -> Batches | FeatureBatches:
-        """What the network is given: the patches, or their features where these are computed once."""
+    def batches(self) -> Batches | FeatureBatches | BagBatches:
+        """What the network is given: the patches, their features where these are computed once, or bags of features."""
+        if isinstance(self.store, BagStore):
+            return BagBatches(self.store, self.shared.model.device, self.training.augment.bag_dropout)
         if not self.features_once:
             return self.images
         return FeatureBatches(self.images, self.shared, self.training.views, self.training.eval_batch_size)
@@ -163,7 +168,9 @@ class Site:
 
     def _explained(self, doing: str, batch: int, key: str) -> contextlib.AbstractContextManager[None]:
         """What is said where memory runs out."""
-        what = f"{doing} with batches of {batch} patches of {self.store.images.shape[1]} px"
+        store = self.store
+        each = "slides" if isinstance(store, BagStore) else f"patches of {store.images.shape[1]} px"
+        what = f"{doing} with batches of {batch} {each}"
         return explained(what, self.shared.model.device, f"lower `{key}`")
 
     def own_model(self, weights: Tensor, buffers: Tensor) -> tuple[Tensor, Tensor]:
@@ -262,13 +269,18 @@ class Site:
             scratch=bench.scratch,
             buffers=model.buffer_vector.clone() if bench.chain.needs_features else model.buffer_vector,
             labels=self.store.labels[self.store.splits["train"]],
-            patches=lambda: self.store.images[self.store.splits["train"]],
+            patches=self._training_patches,
             local_layers=self.local_layers,
         )
         bench.chain.call("before_training", local)
         moved = bench.chain.acts("before_training")
         local.start = _copy_into(bench.scratch, "start", model.vector) if moved else local.received
         return local
+
+    def _training_patches(self) -> U8:
+        """u8[n, S, S, 3]."""
+        assert isinstance(self.store, PatchStore)
+        return self.store.images[self.store.splits["train"]]
 
     def _train(self, request: TrainRequest) -> tuple[SiteContext, float]:
         """Local steps from the received model; the network ends at e. Returns the round and the mean loss."""

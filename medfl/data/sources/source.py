@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,6 +35,8 @@ class SourceSpec:
         data: the pipeline's `data` section, for the settings of one kind of source.
         cache: folder for what a source generates.
         patches: the site's patches where a program hands them over (`source: program`), else None.
+        site: the site's name; None for data that are dealt.
+        features: `data.features`, the site's own keys over the pipeline's.
     """
 
     where: str
@@ -46,6 +48,8 @@ class SourceSpec:
     cache: Path
     distinct_names: tuple[str, ...] = ()
     patches: Any = None
+    site: str | None = None
+    features: config.FeatureTables = field(default_factory=config.FeatureTables)
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,11 @@ class Source(ABC):
     """What messages call that which names a class."""
     patch_words: ClassVar[tuple[str, str]] = "patch", "patches"
     """What messages call a patch, and several."""
+
+    file_words: ClassVar[tuple[str, str]] = "image", "images"
+    """What messages call that which may be damaged."""
+    gives_bags: ClassVar[bool] = False
+    """What it lists are bags of feature vectors, which `medfl.data.render_bags` reads, and no patches."""
 
     def __init__(self, spec: SourceSpec) -> None:
         self.spec = spec

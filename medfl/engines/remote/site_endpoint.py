@@ -9,8 +9,10 @@ import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from medfl.data.bag_store import UNSTATED, BagStore
 from medfl.data.partition import Partition, SitePartition
-from medfl.data.render import render, warn_of_resolution
+from medfl.data.render import warn_of_resolution
+from medfl.data.render_bags import site_store
 from medfl.engines.remote.codec import BadMessage, Bounds, pack, unpack_request
 from medfl.engines.remote.greeting import BadGreeting, Installation, SiteGreeting, problem
 from medfl.engines.remote.party_files import read_site
@@ -146,7 +148,7 @@ def build(folder: Path, name: str) -> _Ready:
     pipeline, site_config, share = read_site(folder, name)
     bench = checked_shared_model(pipeline)
     warn_of_resolution(pipeline, [site_config])
-    store = render(pipeline, site_config, share)
+    store = site_store(pipeline, site_config, share)
     site = build_sites(pipeline, {name: store}, bench)[name]
     greeting = SiteGreeting(
         site=name,
@@ -157,6 +159,7 @@ def build(folder: Path, name: str) -> _Ready:
         leaky=share.catalog.groups_unknown,
         allocation=tuple(disclosed_summary(pipeline, Partition((share,)), data_key(folder, pipeline.cache_dir))),
         groups=keyed_groups(share, folder / KEY),
+        origin=store.origin if isinstance(store, BagStore) else UNSTATED,
     )
     return _Ready(site, Bounds.of(bench.model), greeting)
 
