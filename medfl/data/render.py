@@ -65,6 +65,11 @@ def render(
         MedflError: unreadable images under `on_bad_image: refuse` (listed), a split of nothing but such images, a
             transform that does not exist, fails or leaves nothing to be seen, no room on the disk.
     """
+    source = share.catalog.source
+    if source.gives_bags:
+        raise MedflError(
+            f"site {site.name}: `data.source: {source.kind}` gives the features of slides, and no pictures to be shown"
+        )
     settings = _settings(pipeline, site)
     key = store_key(share, asdict(settings))
     folder = pipeline.cache_dir / "stores" / key

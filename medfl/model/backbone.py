@@ -27,7 +27,7 @@ from medfl.model.weights_file import (
 )
 
 PROGRAM = "program"  # before the name of a network that a program hands over
-AS_IT_IS = ((0.0,), (1.0,))  # mean and deviation of a feature vector, which no network normalises
+AS_IT_IS = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # mean and deviation of a feature vector, which no network normalises
 FILES = {"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}  # timm would read a file of any kind
 
 

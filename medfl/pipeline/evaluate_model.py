@@ -16,7 +16,6 @@ from torch import Tensor
 from medfl import config
 from medfl.config.program_parts import PROGRAM
 from medfl.config.resolved import read_resolved
-from medfl.config.spelling import show
 from medfl.data.bag_store import BagStore, SiteStore
 from medfl.data.partition import SitePartition, make_partition, own_partition
 from medfl.data.patch_store import U8
@@ -28,6 +27,7 @@ from medfl.messages import MeasureRequest
 from medfl.methods.core.chain import MethodChain
 from medfl.metrics.group_figures import group_figures
 from medfl.model.backbone import ModelSpec
+from medfl.model.bag_network import is_bag_network
 from medfl.model.flat_model import FlatModel
 from medfl.model.lora import Lora
 from medfl.model.trained_part import trained_part
@@ -35,6 +35,7 @@ from medfl.model.weights_file import InputSpec
 from medfl.pipeline.build_site import build_site, resolve_device
 from medfl.pipeline.final_evaluation import Measured
 from medfl.pipeline.load_pipeline import load_pipeline, load_site
+from medfl.pipeline.slide_scores import check_encoder, score_folder
 from medfl.pipeline.summary import pooled_figures
 from medfl.runs.digests import check_files, check_weights
 from medfl.runs.folder import RunFolder
@@ -64,6 +65,11 @@ class TrainedModel:
         """The transforms that its patches go through before it sees them: `data.render` of its run."""
         plan = read_resolved(self.run.pipeline) if self.run and "render" not in self.facts else None
         return model_rendering(self.facts, plan)
+
+    @property
+    def reads_bags(self) -> bool:
+        """Whether it reads bags of features, and no images."""
+        return is_bag_network(self.facts["backbone"])
 
     def load(self, device: str = "auto") -> tuple[SharedModel, Tensor, Tensor]:
         """A workbench for this architecture, and the model's weights f32[P] and buffers f32[B] in wire order.
@@ -159,7 +165,7 @@ def measure_model(
         pipeline = pipeline.model_copy(update={"data": pipeline.data.model_copy(update=as_trained)})
         store = site_store(pipeline, site, share)
         if isinstance(store, BagStore):
-            _check_origin(model, store)
+            check_encoder(facts, store.origin.encoder, f"site {site.name}")
         role = site.role or "held_out"
         here = build_site(pipeline, site.model_copy(update={"role": role}), store, bench)
         wanted = pipeline.evaluation.resamples if resamples is None else resamples
@@ -181,17 +187,6 @@ def measure_model(
             scores = probabilities(here.evaluator.logits(weights, buffers, "test"), facts.get("temperature"))
             _write_predictions(predictions, store, scores, facts["classes"])
     return measured
-
-
-def _check_origin(model: TrainedModel, store: BagStore) -> None:
-    """Raise MedflError where a site's features are not those of the model's encoder."""
-    trained = (model.facts.get("origin") or {}).get("encoder") or ""
-    if trained and store.origin.encoder and trained != store.origin.encoder:
-        raise MedflError(
-            f"site {store.site} has features of {show(store.origin.encoder)}, and the model was trained on those of "
-            f"{show(trained)}; extract them anew, or, where two names mean one, state `data.features.encoder` in the "
-            f"site file"
-        )
 
 
 def _write_predictions(directory: Path, store: SiteStore, probs: NDArray[np.float64], classes: Sequence[str]) -> None:
@@ -269,12 +264,25 @@ def evaluate(
     }
 
 
-def predict(model: TrainedModel, directory: Path, batch_size: int = 64) -> list[tuple[str, list[float]]]:
-    """Calibrated class probabilities for every image under a folder, in sorted order: [(relative name, p per class)].
+def predict(
+    model: TrainedModel, directory: Path, batch_size: int = 64, attention: Path | None = None
+) -> list[tuple[str, list[float]]]:
+    """Calibrated class probabilities for every image under a folder, or for every slide of a folder of features where
+    the model reads these, in sorted order: [(relative name, or slide; p per class)].
+
+    Args:
+        model: what predicts.
+        directory: the folder.
+        batch_size: images at a time.
+        attention: where the weights of a slide's tiles are written, see `score_folder`.
 
     Raises:
-        MedflError: no folder, no images, an unreadable image.
+        MedflError: no folder, no images or features, an unreadable one, attention asked of a model that sees images.
     """
+    if model.reads_bags:
+        return score_folder(model.ready(), model.facts, directory, attention)
+    if attention is not None:
+        raise MedflError("--attention is for models over bags of features (`model.mil`), and this one sees images")
     names, patches = read_patches(directory, model.facts["size"])
     return list(zip(names, scores(model, patches, batch_size).tolist(), strict=True))
 

@@ -136,10 +136,16 @@ def evaluate(
 
 def predict(
     model: ModelRef,
-    directory: Annotated[str, typer.Argument(metavar="DIR", help="A folder of unlabelled images.")],
+    directory: Annotated[
+        str,
+        typer.Argument(metavar="DIR", help="A folder of unlabelled images, or of features where the model reads them."),
+    ],
     out: Annotated[str | None, typer.Option(help="CSV file; default: standard output.")] = None,
+    attention: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Also write here how much each tile of a slide counted.")
+    ] = None,
 ) -> None:
-    """Class probabilities for every image of a folder."""
+    """Class probabilities for every image of a folder, or for every slide of a folder of features."""
     import io
 
     from medfl.cli.standard_streams import write_data
@@ -149,9 +155,10 @@ def predict(
     from medfl.pipeline.evaluate_model import predict as score
 
     trained = find_model(model)
-    rows, table = score(trained, Path(directory)), io.StringIO()
+    rows = score(trained, Path(directory), attention=Path(attention) if attention else None)
+    table = io.StringIO()
     writer = NeutralWriter(table, lineterminator="\n")
-    writer.writerow(["file", *(f"p_{name}" for name in trained.facts["classes"])])
+    writer.writerow(["slide" if trained.reads_bags else "file", *(f"p_{name}" for name in trained.facts["classes"])])
     writer.writerows([name, *(f"{p:.6f}" for p in probabilities)] for name, probabilities in rows)
     text = visible(table.getvalue(), lines=True)
     if not out:
