@@ -16,8 +16,8 @@ import numpy as np
 from medfl import config
 from medfl.config.spelling import show
 from medfl.data.bag_files.bag_reader import BagHeader, read_bag, read_header
-from medfl.data.bag_store import BagStore, FeatureOrigin, Features, SiteStore
-from medfl.data.partition import SitePartition
+from medfl.data.bag_store import BagStore, FeatureOrigin, Features, SiteStore, check_origins
+from medfl.data.partition import Partition, SitePartition
 from medfl.data.render import PatchProgress, readable_rows, render
 from medfl.data.rgb import Unreadable
 from medfl.data.sources.feature_folders import FeatureFolders
@@ -176,3 +176,32 @@ def _origin(source: FeatureFolders, of_files: FeatureOrigin) -> FeatureOrigin:
     of_folder = source.layout.origin
     encoder = source.spec.features.encoder or of_files.encoder or of_folder.encoder
     return FeatureOrigin(encoder, of_files.tile or of_folder.tile)
+
+
+def bag_warnings(partition: Partition) -> list[str]:
+    """Sentences on slides whose files are damaged, or have the same content as another one's; headers alone are read.
+
+    Raises:
+        MedflError: features of two encoders or lengths.
+    """
+    warnings: list[str] = []
+    places: dict[str, str] = {}
+    origins = {}
+    for share in partition.sites:
+        source, problems = share.catalog.source, Problems()
+        assert isinstance(source, FeatureFolders)
+        origins[share.site] = _origin(
+            source, FeatureOrigin(*_facts(share, _headers(share, source, problems))["origin"])
+        )
+        if problems:
+            first, reason = next(iter(problems.items()))
+            warnings.append(
+                f"site {share.site}: {len(problems)} of {len(share.rows)} slides cannot be read, the first is "
+                f"{share.locations[first]} ({reason})"
+            )
+        for print_, location in zip(source.fingerprints(share.references), share.locations, strict=True):
+            if places.setdefault(print_, location) != location:
+                warnings.append(
+                    f"site {share.site}: {location} has the same content as {places[print_]}; keep one of them"
+                )
+    return warnings + check_origins(origins)
