@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from medfl.errors import MedflError
 from medfl.model.backbone import ModelSpec
-from medfl.model.bag_network import POOLS, Bags, BagNetwork
+from medfl.model.bag_network import POOLS, BagNetwork, Bags
 from medfl.model.flat_model import FlatModel
 from tests.bags import DIM, bag, bags_of
 
