@@ -77,9 +77,7 @@ def test_damaged_slides_are_listed_or_left_out(tmp_path):
     file = root / "uni-1f2e/s0.h5"
     file.write_bytes(file.read_bytes()[:500])
     h5(root / "uni-1f2e/s5.h5", np.full((2, DIM), np.nan, np.float16), name="feats")
-    with pytest.raises(
-        MedflError, match=r"^site north: 2 of 18 slides cannot be read: .*s0.h5 \(it is no whole HDF5"
-    ):
+    with pytest.raises(MedflError, match=r"^site north: 2 of 18 slides cannot be read: .*s0.h5 \(it is no whole HDF5"):
         store_of(plan(tmp_path, root))
     store = store_of(plan(tmp_path, root, {"on_bad_image": "skip"}))
     assert (store.skipped, len(store.labels)) == (2, 16)

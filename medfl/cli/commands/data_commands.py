@@ -58,7 +58,9 @@ def data_check(
         )
         for warning in bag_warnings(partition) if loaded.model.mil else file_warnings(partition):
             terminal.say(f"WARNING: {warning}")
-        if copies and not loaded.model.mil:
+        if loaded.model.mil:
+            terminal.say("Near-copies: not looked for, since features are no pictures; source groups are patients.")
+        elif copies:
             from medfl.data.duplicates.leakage import find_leaks
 
             with terminal.steps(lines=False) as progress:
