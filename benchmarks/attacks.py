@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.attacks_results import ATTACKS, METHODS, PAGE, RUNS, SETTINGS, Run, read, rewritten
-from medfl.data.patch_store import PatchStore
+from medfl.data.bag_store import SiteStore
 from medfl.errors import RunFailed
 from medfl.federation.callbacks import Callback
 from medfl.federation.rounds import Federation
@@ -77,7 +77,7 @@ class Corrupting:
             yield answer
 
 
-def flipped(store: PatchStore, classes: int) -> PatchStore:
+def flipped(store: SiteStore, classes: int) -> SiteStore:
     """The store with training labels c -> C - 1 - c; what the site is measured by stays."""
     labels = np.array(store.labels)
     rows = store.splits["train"]

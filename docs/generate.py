@@ -47,10 +47,13 @@ def _described(thing: Any, name: str) -> Iterable[str]:
         yield from _signature(thing, name)
         yield from _sections(thing)
         return
-    if "__init__" in thing.members:
-        yield from _signature(thing.members["__init__"], name, of_class=True)
+    names = thing.module.members
+    bases = [names[str(base)] for base in thing.bases if str(base) in names and not names[str(base)].is_alias]
+    members = {key: member for part in (*bases, thing) for key, member in part.members.items()}
+    if "__init__" in members:
+        yield from _signature(members["__init__"], name, of_class=True)
     yield from _sections(thing)
-    for member in thing.members.values():
+    for member in members.values():
         is_property = "property" in member.labels
         if member.name.startswith("_") or not member.docstring or not (member.is_function or is_property):
             continue

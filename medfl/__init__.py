@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from medfl.errors import MedflError as MedflError
     from medfl.errors import RunFailed as RunFailed
     from medfl.pipeline.classifier import PatchClassifier as PatchClassifier
+    from medfl.pipeline.classifier import SlideClassifier as SlideClassifier
     from medfl.pipeline.classifier import load_model as load_model
     from medfl.pipeline.library import evaluate as evaluate
     from medfl.pipeline.library import register as register
@@ -32,6 +33,7 @@ _HOMES = {
     "RunTables": "medfl.pipeline.run_result",
     "EvaluationResult": "medfl.pipeline.run_result",
     "PatchClassifier": "medfl.pipeline.classifier",
+    "SlideClassifier": "medfl.pipeline.classifier",
     "SitePatches": "medfl.data.sources.program_patches",
     "MedflError": "medfl.errors",
     "RunFailed": "medfl.errors",

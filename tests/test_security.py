@@ -34,9 +34,9 @@ from medfl.messages import TrainRequest
 from medfl.model.backbone import ModelSpec, create
 from medfl.model.flat_model import FlatModel
 from medfl.model.weights_file import find_weights
-from medfl.pipeline.evaluate_model import TrainedModel, find_model
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.run import run
+from medfl.pipeline.trained_model import TrainedModel, find_model
 from medfl.runs.folder import RunFolder
 from medfl.runs.tensor_files import load_weights
 from medfl.tracking import download

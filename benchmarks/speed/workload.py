@@ -81,7 +81,7 @@ class Rounds:
         state = ServerState(1, bench.model.weights(), bench.model.buffers())
         self._steps = 0.0
         for site in self.sites.values():
-            site.batches.training = self._timed(site.batches.training)  # type: ignore[method-assign, assignment]
+            site.batches.training = self._timed(site.batches.training)  # type: ignore[method-assign, assignment, arg-type]
         self.federation = Federation(
             FederationConfig(**settings | plan), InProcess(self.sites), state, chain=bench.chain
         )

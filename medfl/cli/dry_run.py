@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from medfl.cli.terminal import Terminal
+from medfl.data.bag_store import stored_bytes
 from medfl.pipeline.build_site import steps_by_site
 from medfl.pipeline.plan_checks import check_plan
 from medfl.pipeline.prepare import LocalRunSetup
@@ -39,7 +40,7 @@ def print_plan(prepared: LocalRunSetup, terminal: Terminal) -> None:
     scratch = sum(link.scratch_bytes(most, model.layout.padded) for link in prepared.shared.chain.methods)
     # weights, gradients, momentum; start, reply; sum, state, previous
     vectors = 8 * 4 * model.layout.padded
-    patches = sum(site.store.images.nbytes for site in prepared.sites.values())
+    patches = sum(stored_bytes(site.store) for site in prepared.sites.values())
     rest = sum(tensor.numel() for tensor in model.frozen().values())
     frozen = f" and {rest:,} frozen values that stay where they are" if rest else ""
     total = sum(steps.values()) * pipeline.training.rounds

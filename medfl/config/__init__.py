@@ -10,6 +10,8 @@ from __future__ import annotations
 from medfl.config.adapt_config import Adapt as Adapt
 from medfl.config.data_config import Data as Data
 from medfl.config.data_config import DrawnSlides as DrawnSlides
+from medfl.config.data_config import FeatureTables as FeatureTables
+from medfl.config.data_config import GeneratedBags as GeneratedBags
 from medfl.config.data_config import OwnData as OwnData
 from medfl.config.data_config import StainNormalisation as StainNormalisation
 from medfl.config.data_config import Task as Task

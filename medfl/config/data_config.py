@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from medfl.config.fields import ConfigSection, Count, Fraction, Positive, Transform
+from medfl.config.fields import ConfigSection, Count, Fraction, NonNegative, Positive, Transform
 from medfl.config.spelling import SpeltName, show, spelt_alike
 
 
@@ -64,6 +64,28 @@ class TileSettings(ConfigSection):
     skip_damaged: bool = False
 
 
+class GeneratedBags(ConfigSection):
+    """Generated feature folders: patients of a site, tiles of a slide, how many of them tell the class, numbers of a
+    feature vector, and how far two sites' vectors lie apart."""
+
+    patients: Count = 40
+    tiles: tuple[Count, Count] = (30, 90)
+    telling: Count = 2
+    dim: int = Field(32, ge=2, le=4096)
+    shift: NonNegative = 0.5
+    seed: int = Field(0, ge=0)
+
+
+class FeatureTables(ConfigSection):
+    """Tables beside a folder of features: `table` says each slide's or patient's label, `slide_table` which slides are
+    a patient's, `label` the column of the label; `encoder` is what made the features, where the files do not agree."""
+
+    table: str | None = None
+    slide_table: str | None = None
+    label: str | None = None
+    encoder: str | None = Field(None, min_length=1, max_length=60)
+
+
 class Splits(ConfigSection):
     """Shares of a training site's source groups; the rest trains."""
 
@@ -78,6 +100,7 @@ class OwnData(ConfigSection):
     root: str | None = None
     source_groups: str | None = None
     distinct_names: list[SpeltName] | None = None
+    features: FeatureTables | None = None
 
 
 class StainNormalisation(ConfigSection):
@@ -106,6 +129,8 @@ class Data(ConfigSection):
     tissue: Tissue = Tissue()
     tile: TileSettings | None = None
     slides: DrawnSlides | None = None
+    features: FeatureTables | None = None
+    bags: GeneratedBags | None = None
     cache: str | None = None
 
     @field_validator("normalise", mode="before")

@@ -20,6 +20,7 @@ MOST_CLASSES = 100
 """Of a vector scaling: with more its sums are no small message."""
 Pooling = Literal["cls", "avg", "cls+avg"]
 Baseline = Literal["local_only", "centralised"]
+IMAGE_AUGMENTATION = ("brightness", "contrast", "saturation", "hue", "stain", "exchange", "jitter", "views")
 NOTHING_TO_ACT_ON = {
     "local_only": "local_only trains each site alone",
     "centralised": "centralised trains on pooled data in one place",
@@ -57,9 +58,12 @@ class TrainedPart(ConfigSection):
 
 
 class ModelConfig(ConfigSection):
-    """A timm backbone by name, and the weights it starts from; `args` goes to `timm.create_model` untouched."""
+    """A timm backbone by name, and the weights it starts from; `args` goes to `timm.create_model` untouched. With `mil`
+    a network over bags of feature vectors of `dim` numbers in its place."""
 
     backbone: str | None = None
+    mil: Literal["abmil", "mean", "max"] | None = None
+    dim: Count | None = None
     weights: str = "random"
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     input: Literal["timm"] | InputNormalisation | None = None
@@ -72,6 +76,10 @@ class ModelConfig(ConfigSection):
 
     @model_validator(mode="after")
     def _says_which(self) -> ModelConfig:
+        if self.mil:
+            return self._of_bags()
+        if self.dim:
+            raise ValueError("`dim` is the length of a feature vector, which `mil` reads; state that, or remove `dim`")
         if self.backbone is None and self.weights in ("random", "pretrained"):
             raise ValueError(
                 "the key `backbone` is missing; only weights that are a run, package, local-dir: or hf-hub: say it "
@@ -79,6 +87,25 @@ class ModelConfig(ConfigSection):
             )
         if self.hidden and self.head == "linear":
             raise ValueError("`hidden` is the width of `head: mlp`; state that, or remove `hidden`")
+        return self
+
+    def _of_bags(self) -> ModelConfig:
+        """Raise ValueError for a key that says something of images."""
+        if self.dim is None:
+            raise ValueError("`dim` is missing: how many numbers the encoder gives for a tile, 1024 for example")
+        strange = {
+            "backbone": self.backbone,
+            "input": self.input,
+            "pooling": self.pooling,
+            "train": self.train if self.train != "all" else None,
+            "head": self.head if self.head != "linear" else None,
+            "weights": self.weights if self.weights in ("pretrained", "package") else None,
+        }
+        for key, value in strange.items():
+            if value is not None:
+                raise ValueError(f"`{key}` is for networks that see images, and `mil` reads feature vectors; remove it")
+        if beside := sorted({"dim", "hidden"} & set(self.args)):
+            raise ValueError(f"`args.{beside[0]}` is written `{beside[0]}`, beside `mil`")
         return self
 
 
@@ -233,6 +260,22 @@ class Pipeline(ConfigSection):
                 f"`evaluation.calibrate`: vector sends {(2 * classes) ** 2:,} sums a point for {classes} classes and "
                 f"takes at most {MOST_CLASSES}; use temperature"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _bags_are_no_images(self) -> Pipeline:
+        training, augment = self.training, self.training.augment
+        if not self.model.mil:
+            if augment.bag_dropout is not None:
+                raise ValueError("`training.augment.bag_dropout` leaves out tiles of a bag, which `model.mil` reads")
+            return self
+        keys = {f"training.augment.{key}": getattr(augment, key) for key in IMAGE_AUGMENTATION}
+        keys |= {"data.render": self.data.render, "training.channels_last": training.channels_last}
+        keys |= {"training.compile": training.compile, "data.normalise": self.data.normalise, "adapt": self.adapt}
+        keys |= {"evaluation.calibrate.laboratories": self.evaluation.fit and self.evaluation.fit.laboratories}
+        for key, value in keys.items():
+            if value:
+                raise ValueError(f"`{key}` is for images of one size, and `model.mil` reads bags; remove it")
         return self
 
     @property

@@ -38,7 +38,8 @@ class Augment(ConfigSection):
     """Training augmentation: batched on the device (flips, quarter turns, `stain`: the strength of a random laboratory
     for each patch, `exchange`: the share of patches that get dyes of other sites, colour), plus `jitter`, a list of
     albumentations transforms applied patch by patch on the CPU. With `views` a frozen backbone sees each training patch
-    so often, once and for all: as it is, and augmented."""
+    so often, once and for all: as it is, and augmented. `bag_dropout` is the share of a bag's tiles that a step leaves
+    out."""
 
     flips: bool = True
     rotate90: bool = True
@@ -50,6 +51,7 @@ class Augment(ConfigSection):
     exchange: Fraction | None = None
     jitter: list[Transform] = []
     views: Count | None = None
+    bag_dropout: float | None = Field(None, ge=0, lt=1)
 
 
 class Training(ConfigSection):

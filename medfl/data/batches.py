@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
-from medfl.data.patch_store import PatchStore
+from medfl.data.patch_store import U8, PatchStore
 from medfl.data.restain import draw_laboratories, restain
 from medfl.data.stain_exchange import DyeExchange
 from medfl.seeds import seed_for
@@ -29,7 +29,8 @@ COLOUR_CHUNKS = 4  # colour factors are drawn per quarter of a batch: torchvisio
 class AugmentSpec:
     """Training augmentation on the device. Colour values are half-widths of the factor's range around 1 (hue: 0);
     `stain` is the strength of a random laboratory for each patch, `exchange` the share of patches that get dyes of
-    other sites; `jitter` names what is done besides, patch by patch on the CPU."""
+    other sites; `jitter` names what is done besides, patch by patch on the CPU. `bag_dropout` is the share of a bag's
+    instances that a step leaves out."""
 
     flips: bool = True
     rotate90: bool = True
@@ -40,6 +41,7 @@ class AugmentSpec:
     jitter: str = ""
     stain: float = 0.0
     exchange: float = 0.0
+    bag_dropout: float = 0.0
 
     @property
     def colour(self) -> bool:
@@ -106,6 +108,11 @@ class Batches:
             else:
                 self.images = self.images.pin_memory()
         self.labels = self.labels.to(device)
+
+    @property
+    def training_patches(self) -> U8:
+        """u8[n, S, S, 3], as they are stored."""
+        return self.store.images[self.store.splits["train"]]
 
     def training(self, order: Tensor, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Augmented, normalised (images f32[B, 3, S, S], labels i64[B]) for each row of `order` i64[T, B].

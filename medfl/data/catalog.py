@@ -75,6 +75,7 @@ def pipeline_source(pipeline: config.Pipeline) -> Source:
             data=data,
             cache=pipeline.cache_dir,
             distinct_names=tuple(data.distinct_names or ()),
+            features=data.features or config.FeatureTables(),
         )
     )
 
@@ -117,9 +118,17 @@ def site_catalog(pipeline: config.Pipeline, site: config.SiteConfig) -> Catalog:
                 patches=pipeline.parts.patches.get(site.name),
                 site=site.name,
                 mpp=site.mpp,
+                features=_tables(own, shared_data),
             )
         )
     )
+
+
+def _tables(own: config.OwnData, shared: config.Data | None) -> config.FeatureTables:
+    """A site's `data.features` over the pipeline's, key by key."""
+    sections = [section for section in (shared.features if shared else None, own.features) if section]
+    keys = [section.model_dump(exclude_none=True) for section in sections]
+    return config.FeatureTables(**{key: value for section in keys for key, value in section.items()})
 
 
 def read_catalog(source: Source) -> Catalog:

@@ -22,7 +22,7 @@ from medfl.config.spelling import check_decodable
 from medfl.data.catalog import brings_own_data
 from medfl.data.images import images_below
 from medfl.data.partition import SitePartition
-from medfl.data.patch_store import U8, PatchStore
+from medfl.data.patch_store import I64, U8, PatchStore
 from medfl.data.sources.source_registry import source_class
 from medfl.data.stain import Stain, apply, profile
 from medfl.data.store_file import Problems, open_store, store_digest, store_key, write_store
@@ -65,7 +65,12 @@ def render(
         MedflError: unreadable images under `on_bad_image: refuse` (listed), a split of nothing but such images, a
             transform that does not exist, fails or leaves nothing to be seen, no room on the disk.
     """
-    settings = _settings(pipeline, site, share.catalog.source.reads_by_scale)
+    source = share.catalog.source
+    if source.gives_bags:
+        raise MedflError(
+            f"site {site.name}: `data.source: {source.kind}` gives the features of slides, and no pictures to be shown"
+        )
+    settings = _settings(pipeline, site, source.reads_by_scale)
     key = store_key(share, asdict(settings))
     folder = pipeline.cache_dir / "stores" / key
     store = open_store(folder, site.name)
@@ -76,33 +81,57 @@ def render(
     elif progress:
         progress(len(share.rows))
     images, problems = store
+    kept = readable_rows(pipeline, share, problems)
+    return PatchStore(
+        site=site.name,
+        images=images,
+        digest=store_digest(key, kept.labels, kept.groups, kept.splits),
+        mpp=pipeline.data.mpp if settings.field else None,
+        folder=folder,
+        **vars(kept),
+    )
+
+
+@dataclass(frozen=True)
+class ReadableRows:
+    """What of a site's share could be read: fields of its store."""
+
+    labels: I64
+    groups: I64
+    splits: dict[str, I64]
+    names: tuple[str, ...]
+    group_names: tuple[str, ...]
+    skipped: int
+
+
+def readable_rows(pipeline: config.Pipeline, share: SitePartition, problems: Problems) -> ReadableRows:
+    """A site's share without what cannot be read.
+
+    Raises:
+        MedflError: something cannot be read under `on_bad_image: refuse` (listed), or nothing of a split.
+    """
+    one, several = share.catalog.source.file_words
+    sentence = _list_problems(share.locations, problems, several) if problems else ""
     if problems and pipeline.data.on_bad_image == "refuse":
         raise MedflError(
-            f"site {site.name}: {_list_problems(share.locations, problems)}; replace or remove them, or set "
-            f"`data.on_bad_image: skip` to leave them out"
+            f"site {share.site}: {sentence}; replace or remove them, or set `data.on_bad_image: skip` to leave them out"
         )
     if problems:
-        log.warning("site %s: %s; they are left out", site.name, _list_problems(share.locations, problems))
+        log.warning("site %s: %s; they are left out", share.site, sentence)
     readable = np.ones(len(share.rows), dtype=bool)
     readable[list(problems)] = False
-    labels, groups = share.labels[readable], share.groups[readable]
     row_of = np.cumsum(readable) - 1
     splits = {name: row_of[positions[readable[positions]]] for name, positions in share.splits.items()}
     for name, rows in splits.items():
         if not len(rows):
-            raise MedflError(f"site {site.name}: no image of its {name} split can be read; replace the files")
-    return PatchStore(
-        site=site.name,
-        images=images,
-        labels=labels,
-        groups=groups,
+            raise MedflError(f"site {share.site}: no {one} of its {name} split can be read; replace the files")
+    return ReadableRows(
+        labels=share.labels[readable],
+        groups=share.groups[readable],
         splits=splits,
-        digest=store_digest(key, labels, groups, splits),
-        mpp=pipeline.data.mpp if settings.field else None,
         names=tuple(name for name, keep in zip(share.names, readable, strict=True) if keep),
         group_names=share.catalog.group_names,
         skipped=len(problems),
-        folder=folder,
     )
 
 
@@ -139,7 +168,8 @@ def warn_of_resolution(pipeline: config.Pipeline, sites: Iterable[config.SiteCon
     unknown ones."""
     data, parts, silent = pipeline.data, [], []
     for site in sites:
-        if source_class((site.data and site.data.source) or data.source).reads_by_scale:
+        kind = source_class((site.data and site.data.source) or data.source)
+        if kind.reads_by_scale or kind.gives_bags:
             continue
         if data.mpp is not None and site.mpp is not None:
             if site.mpp != data.mpp:
@@ -237,7 +267,7 @@ def _render(
         log.warning("%s: %d of %d images are not square and were stretched to a square", where, stretches, total)
 
 
-def _list_problems(locations: Sequence[str], problems: Problems) -> str:
+def _list_problems(locations: Sequence[str], problems: Problems, what: str = "images") -> str:
     first = [f"{locations[position]} ({reason})" for position, reason in list(problems.items())[:LISTING]]
     more = f" and {len(problems) - LISTING} more" if len(problems) > LISTING else ""
-    return f"{len(problems)} of {len(locations)} images cannot be read: {', '.join(first)}{more}"
+    return f"{len(problems)} of {len(locations)} {what} cannot be read: {', '.join(first)}{more}"

@@ -18,10 +18,12 @@ import shutil
 import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medfl.data.patch_store import I64, U8
 from medfl.data.scratch_folder import making
@@ -32,6 +34,23 @@ if TYPE_CHECKING:
 
 STORE_VERSION = 2
 BLOCK = 1 << 24  # bytes that have a checksum of their own
+
+
+@dataclass(frozen=True)
+class ArrayKind:
+    """How the rows of a store lie on the disk: NumPy's type of a number, the shape of a row, and facts of plain values
+    that its record holds besides."""
+
+    dtype: str
+    row: tuple[int, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row."""
+        return int(np.dtype(self.dtype).itemsize * np.prod(self.row))
+
+
 Problems = dict[int, str]
 """Patches that cannot be read: position among the site's patches, and why."""
 log = logging.getLogger(__name__)
@@ -107,11 +126,18 @@ def write_store(
     Raises:
         MedflError: the folder cannot be written, there is no room, or what `patches` raises.
     """
+    return write_rows_of(ArrayKind("|u1", (size, size, 3)), folder, site, patches, room, problems)
+
+
+def write_rows_of(
+    kind: ArrayKind, folder: Path, site: str, chunks: Iterator[NDArray[Any]], room: int, problems: Problems
+) -> tuple[NDArray[Any], Problems]:
+    """The same for rows of any kind; `chunks` are some of them at a time."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _check_room(folder.parent, room * size * size * 3, site)
+        _check_room(folder.parent, room * kind.row_bytes, site)
         with making(folder) as part:
-            _write_files(part, size, patches, problems)
+            _write_files(part, kind, chunks, problems)
     except OSError as error:
         raise MedflError(
             f"site {site}: the cache {folder.parent} cannot be written ({error.strerror or error}); make room, or name "
@@ -141,24 +167,31 @@ def _check_room(parent: Path, need: int, site: str) -> None:
         )
 
 
-def _write_files(part: Path, size: int, patches: Iterator[U8], problems: Problems) -> None:
+def store_facts(folder: Path) -> dict[str, Any]:
+    """What the record of a sound store holds besides (`ArrayKind.facts`). Raises Damaged."""
+    facts: dict[str, Any] = _read_record(folder).get("facts", {})
+    return facts
+
+
+def _write_files(part: Path, kind: ArrayKind, chunks: Iterator[NDArray[Any]], problems: Problems) -> None:
     file, rows = part / "images.npy", 0
     with file.open("wb") as stream:
-        _write_header(stream, (0, size, size, 3))
+        _write_header(stream, kind.dtype, (0, *kind.row))
         begin = stream.tell()
-        for chunk in patches:
+        for chunk in chunks:
             stream.write(np.ascontiguousarray(chunk).data)
             rows += len(chunk)
         stream.seek(0)
-        _write_header(stream, (rows, size, size, 3))  # numpy leaves room for the number of rows
+        _write_header(stream, kind.dtype, (rows, *kind.row))  # numpy leaves room for the number of rows
         assert stream.tell() == begin
     blocks = _block_sums(file, file.stat().st_size)
-    record = {"version": STORE_VERSION, "shape": [rows, size, size, 3], "bad": problems, "blocks": blocks}
+    record = {"version": STORE_VERSION, "shape": [rows, *kind.row], "bad": problems, "blocks": blocks}
+    record |= {"facts": dict(kind.facts)} if kind.facts else {}
     (part / "store.json").write_text(_record_text(json.dumps(record)), encoding="utf-8")
 
 
-def _write_header(stream: BinaryIO, shape: tuple[int, ...]) -> None:
-    facts = {"descr": "|u1", "fortran_order": False, "shape": shape}
+def _write_header(stream: BinaryIO, dtype: str, shape: tuple[int, ...]) -> None:
+    facts = {"descr": dtype, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(stream, facts)
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from medfl.errors import MedflError
 from medfl.metrics.logit_calibration import Calibration
-from medfl.pipeline.evaluate_model import TrainedModel
+from medfl.pipeline.trained_model import TrainedModel
 from medfl.runs.records import finished_run
 from medfl.runs.versions import installed_version
 from medfl.tracking.log_model import portable

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from medfl.errors import MedflError, nearest
 from medfl.export.exported_model import ExportedModel
-from medfl.pipeline.evaluate_model import find_model
+from medfl.pipeline.trained_model import find_model
 
 FORMATS = ("monai-bundle", "onnx")
 
@@ -43,7 +43,13 @@ def export(reference: str, form: str, out: Path) -> list[str]:
         require_packages()
     else:
         from medfl.export.monai_bundle import write_bundle
-    source = ExportedModel.of(find_model(reference))
+    model = find_model(reference)
+    if model.reads_bags:
+        raise MedflError(
+            f"--format: {reference} reads the features of a whole slide, and {form} is written for models that see "
+            f"images; use it with `medfl predict`, `medfl.load_model`, or as MLflow serves it"
+        )
+    source = ExportedModel.of(model)
     lines = []
     with _staged(out) as folder:
         if form == "onnx":

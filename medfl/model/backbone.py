@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from medfl.errors import MedflError, nearest
+from medfl.model.bag_network import BAG_ARGUMENTS, BagNetwork, build_bag_network, is_bag_network
 from medfl.model.trained_part import Train
 from medfl.model.weights_file import (
     HUB,
@@ -26,6 +27,7 @@ from medfl.model.weights_file import (
 )
 
 PROGRAM = "program"  # before the name of a network that a program hands over
+AS_IT_IS = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # mean and deviation of a feature vector, which no network normalises
 FILES = {"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}  # timm would read a file of any kind
 
 
@@ -152,7 +154,7 @@ def create(spec: ModelSpec, seed: int) -> Backbone:
     check_name(spec.backbone)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = _timm_network(spec)
+        net = _bag_network(spec) if is_bag_network(spec.backbone) else _timm_network(spec)
     pretrained_cfg = getattr(net, "pretrained_cfg", None) or {}
     start = Start()
     if weights is not None:
@@ -168,6 +170,8 @@ def create(spec: ModelSpec, seed: int) -> Backbone:
 def check_name(backbone: str, pretrained: bool = False) -> None:
     """Raise MedflError unless timm itself, without a network, knows this architecture and tag; with `pretrained`, also
     unless it has weights of it."""
+    if is_bag_network(backbone):
+        return
     import timm  # seconds, which a pipeline that is only read and checked should not cost
 
     place, colon, name = backbone.partition(":")
@@ -245,10 +249,22 @@ def _plain(name: str | None) -> str:
 
 
 def _of_timm(net: nn.Module) -> InputSpec:
+    if isinstance(net, BagNetwork):
+        return InputSpec(*AS_IT_IS)
     from timm.data import resolve_model_data_config
 
     config = resolve_model_data_config(net)
     return InputSpec(tuple(config["mean"]), tuple(config["std"]), config["interpolation"])
+
+
+def _bag_network(spec: ModelSpec) -> nn.Module:
+    try:
+        return build_bag_network(str(spec.backbone), len(spec.classes), spec.args)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise MedflError(
+            f"`model`: {spec.backbone} cannot be built with args {dict(spec.args)}: {error}; `model.args` takes "
+            f"{', '.join(BAG_ARGUMENTS)}"
+        ) from None
 
 
 def _timm_network(spec: ModelSpec) -> nn.Module:

@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from medfl.errors import MedflError
 from medfl.model.backbone import ModelSpec, create
+from medfl.model.bag_network import BagNetwork, Bags
 from medfl.model.layout import Layout, Slot
 from medfl.model.lora import Lora, is_factor, merged
 from medfl.model.trained_part import evaluating, freeze
@@ -136,15 +137,20 @@ class FlatModel:
         return self.buffer_vector.cpu().clone()
 
     @property
+    def bag_dim(self) -> int | None:
+        """F where the network takes bags of feature vectors f32[n, F]; None where it takes images."""
+        return self.net.dim if isinstance(self.net, BagNetwork) else None
+
+    @property
     def gives_features(self) -> bool:
         """Whether the network has one classifier at its end, so that `features` and `head` are its two parts."""
         apart = hasattr(self.net, "forward_features") and hasattr(self.net, "forward_head")
         return apart and isinstance(self.net.get_classifier(), nn.Module)  # type: ignore[operator]
 
-    def features(self, images: Tensor) -> Tensor:
-        """What the classifier receives, f32[N, F], of normalised images f32[N, 3, S, S], through timm's own
-        `forward_features` and `forward_head`; features f32[N, F] are what they are."""
-        return images if images.dim() == 2 else _features(self.net, images)
+    def features(self, images: Tensor | Bags) -> Tensor:
+        """What the classifier receives, f32[N, F], of normalised images f32[N, 3, S, S] or of N bags, through timm's
+        own `forward_features` and `forward_head`; features f32[N, F] are what they are."""
+        return images if isinstance(images, Tensor) and images.dim() == 2 else _features(self.net, images)
 
     def head(self, features: Tensor) -> Tensor:
         """Logits f32[N, C] of features f32[N, F]: `head(features(x))` is `net(x)`."""
@@ -152,7 +158,7 @@ class FlatModel:
         logits: Tensor = classifier(features)
         return logits
 
-    def features_at(self, vector: Tensor, buffers: Tensor, images: Tensor) -> Tensor:
+    def features_at(self, vector: Tensor, buffers: Tensor, images: Tensor | Bags) -> Tensor:
         """Features f32[N, F] under other weights, native vectors [padded], without gradient and in evaluation mode; the
         network stays as it is."""
         tensors = {f"net.{slot.name}": slot.view(vector) for slot in self.layout.slots}
@@ -276,12 +282,12 @@ class _FeatureExtractor(nn.Module):
         super().__init__()
         self.net = net
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor | Bags) -> Tensor:
         """Features f32[N, F]."""
         return _features(self.net, images)
 
 
-def _features(net: Any, images: Tensor) -> Tensor:
+def _features(net: Any, images: Tensor | Bags) -> Tensor:
     features: Tensor = net.forward_head(net.forward_features(images), pre_logits=True)
     return features
 

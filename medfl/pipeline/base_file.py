@@ -85,6 +85,7 @@ def anchor(raw: Mapping[str, Any], base: Path) -> None:
     """Make the relative paths of a pipeline absolute, in place; those of site files that it names too."""
     for key in ("root", "source_groups", "cache"):
         _anchor(raw.get("data"), key, base)
+    _anchor_tables(raw.get("data"), base)
     _anchor_weights(raw.get("model"), base)
     sites = raw.get("sites")
     for role in ("train", "held_out"):
@@ -102,6 +103,13 @@ def anchor_site(raw: Mapping[str, Any], base: Path) -> None:
     """Make the relative paths of a site absolute, in place."""
     for key in ("root", "source_groups"):
         _anchor(raw.get("data"), key, base)
+    _anchor_tables(raw.get("data"), base)
+
+
+def _anchor_tables(data: Any, base: Path) -> None:
+    """Make the paths in `data.features` absolute."""
+    for key in ("table", "slide_table"):
+        _anchor(data.get("features") if isinstance(data, dict) else None, key, base)
 
 
 def _anchor(section: Any, key: str, base: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 
 from medfl import config
 from medfl.config.program_parts import is_program
+from medfl.data.bag_store import BagStore, SiteStore
 from medfl.data.batches import AugmentSpec, Batches, Jitter
 from medfl.data.patch_store import PatchStore
 from medfl.errors import MedflError, nearest
@@ -149,12 +150,11 @@ def _augment_spec(augment: config.Augment) -> AugmentSpec:
         jitter=json.dumps(augment.jitter) if augment.jitter else "",
         stain=augment.stain or 0.0,
         exchange=augment.exchange or 0.0,
+        bag_dropout=augment.bag_dropout or 0.0,
     )
 
 
-def _class_mix(
-    pipeline: config.Pipeline, site: config.SiteConfig, store: PatchStore | None
-) -> tuple[float, ...] | None:
+def _class_mix(pipeline: config.Pipeline, site: config.SiteConfig, store: SiteStore | None) -> tuple[float, ...] | None:
     """The share of each class at a site: as its file states it, or that of its training patches; None for neither."""
     classes = pipeline.task.classes
     if site.class_mix is not None:
@@ -170,7 +170,7 @@ def _class_mix(
 
 
 def local_training_config(
-    pipeline: config.Pipeline, site: config.SiteConfig, store: PatchStore | None = None
+    pipeline: config.Pipeline, site: config.SiteConfig, store: SiteStore | None = None
 ) -> LocalTrainingConfig:
     """A site's local work: the pipeline's, with what the site states for itself and its patches show."""
     training = pipeline.training
@@ -204,17 +204,17 @@ def local_training_config(
 def build_site(
     pipeline: config.Pipeline,
     site: config.SiteConfig,
-    store: PatchStore,
+    store: SiteStore,
     shared: SharedModel,
     jitter: Jitter | None = None,
 ) -> Site:
-    """One site over its rendered patches; without a role it trains."""
+    """One site over its rendered patches or its bags; without a role it trains."""
     buffers = "average" if pipeline.baseline else pipeline.training.buffers
     work = local_training_config(pipeline, site, store)
     return Site(site.name, site.role or "train", store, work, shared, jitter=jitter, buffers=buffers)
 
 
-def build_sites(pipeline: config.Pipeline, stores: Mapping[str, PatchStore], shared: SharedModel) -> dict[str, Site]:
+def build_sites(pipeline: config.Pipeline, stores: Mapping[str, SiteStore], shared: SharedModel) -> dict[str, Site]:
     """The pipeline's sites over their rendered stores, ready to train; those without a store are elsewhere."""
     jitter: Jitter | None = None
     if pipeline.training.augment.jitter:
@@ -274,14 +274,24 @@ def pooled_site(sites: Mapping[str, Site]) -> PooledSite:
     return PooledSite([sites[name] for name in sorted(sites) if sites[name].role == "train"])
 
 
-def pool(stores: Sequence[PatchStore]) -> PatchStore:
-    """The training patches of several stores one after another, in memory; source groups stay apart."""
+def pool(stores: Sequence[SiteStore]) -> SiteStore:
+    """The training patches or bags of several stores one after another, in memory; source groups stay apart."""
     rows = [store.splits["train"] for store in stores]
-    images = np.concatenate([store.images[r] for store, r in zip(stores, rows, strict=True)])
     labels = np.concatenate([store.labels[r] for store, r in zip(stores, rows, strict=True)])
     groups, first = [], 0
     for store, r in zip(stores, rows, strict=True):
         groups.append(store.groups[r] + first)
         first += int(store.groups.max(initial=-1)) + 1
-    digest = "+".join(store.digest for store in stores)
-    return PatchStore(POOL, images, labels, np.concatenate(groups), {"train": np.arange(len(labels))}, digest)
+    rest = (
+        labels,
+        np.concatenate(groups),
+        {"train": np.arange(len(labels))},
+        "+".join(store.digest for store in stores),
+    )
+    bags = [(store, row) for store, own in zip(stores, rows, strict=True) if isinstance(store, BagStore) for row in own]
+    if bags:
+        features = np.concatenate([store.features[store.offsets[row] : store.offsets[row + 1]] for store, row in bags])
+        sizes = [store.sizes[row] for store, row in bags]
+        return BagStore(POOL, features, np.concatenate([[0], np.cumsum(sizes)]), *rest)
+    parts = zip(stores, rows, strict=True)
+    return PatchStore(POOL, np.concatenate([s.images[r] for s, r in parts if isinstance(s, PatchStore)]), *rest)

@@ -1,4 +1,4 @@
-"""A trained model as a function in memory: patches in, calibrated probabilities out."""
+"""A trained model as a function in memory: patches, or bags of features, in; calibrated probabilities out."""
 
 from __future__ import annotations
 
@@ -15,15 +15,13 @@ from medfl.data.patch_store import U8
 from medfl.data.pixels import patch_list, to_patch
 from medfl.data.rgb import Unreadable
 from medfl.errors import MedflError
-from medfl.pipeline.evaluate_model import TrainedModel, find_model, scores
+from medfl.pipeline.evaluate_model import scores
+from medfl.pipeline.slide_scores import score_bag
+from medfl.pipeline.trained_model import TrainedModel, find_model
 
 
-class PatchClassifier:
-    """A trained model, loaded once: what `medfl.load_model` returns.
-
-    Attributes:
-        facts: model.json: backbone, classes, size, normalisation, calibration, thresholds, where it came from.
-    """
+class LoadedModel:
+    """What all trained models in memory have; `facts` is model.json."""
 
     def __init__(self, model: TrainedModel, device: str = "auto") -> None:
         self.trained = model
@@ -36,19 +34,27 @@ class PatchClassifier:
         return list(self.facts["classes"])
 
     @property
-    def size(self) -> int:
-        """Pixels along each edge of the patches that it was trained on."""
-        return int(self.facts["size"])
-
-    @property
     def thresholds(self) -> dict[str, float]:
         """Target (a class, or `malignant`) -> the probability from which validation data called it positive."""
         return dict(self.facts.get("thresholds") or {})
 
     @property
     def network(self) -> Any:
-        """The `torch.nn.Module` in evaluation mode; images go in normalised, logits come out, not calibrated."""
+        """The `torch.nn.Module` in evaluation mode; what it is given is normalised, logits come out, not calibrated."""
         return self._bench.net.eval()
+
+
+class PatchClassifier(LoadedModel):
+    """A trained model of images, loaded once: what `medfl.load_model` returns.
+
+    Attributes:
+        facts: model.json: backbone, classes, size, normalisation, temperature, thresholds, where it came from.
+    """
+
+    @property
+    def size(self) -> int:
+        """Pixels along each edge of the patches that it was trained on."""
+        return int(self.facts["size"])
 
     def predict_proba(self, images: Any, batch_size: int = 64) -> NDArray[np.float32]:
         """Calibrated probabilities of patches.
@@ -94,6 +100,56 @@ class PatchClassifier:
         return np.stack(patches) if patches else np.empty((0, self.size, self.size, 3), dtype=np.uint8)
 
 
+class SlideClassifier(LoadedModel):
+    """A trained model over bags of features, loaded once: what `medfl.load_model` returns for `model.mil`.
+
+    Attributes:
+        facts: model.json: network, classes, temperature, thresholds, what made the features it was trained on.
+    """
+
+    @property
+    def dim(self) -> int:
+        """Numbers of a tile's feature vector."""
+        return int(self.facts["args"]["dim"])
+
+    def predict_proba(self, bags: Any) -> NDArray[np.float32]:
+        """Calibrated probabilities of slides.
+
+        Args:
+            bags: a list with an array or tensor [n, F] for each slide, the feature vectors of its tiles, from the
+                encoder that the model was trained with (`facts["origin"]`).
+
+        Returns:
+            f32[N, C], rows sum to 1; columns as `classes`.
+
+        Raises:
+            MedflError: something that is no bag of such features, by its number.
+        """
+        rows = [score_bag(self._bench, self.facts, features)[0] for features in self._bags(bags)]
+        return np.array(rows, dtype=np.float32).reshape(-1, len(self.classes))
+
+    def predict(self, bags: Any) -> list[str]:
+        """The likeliest class of each slide, by name. Takes and raises what `predict_proba` does."""
+        return [self.classes[row] for row in self.predict_proba(bags).argmax(axis=1)]
+
+    def attention(self, bags: Any) -> list[NDArray[np.float32]]:
+        """How much each tile counts, f32[n] of sum 1 for each slide. Takes and raises what `predict_proba` does."""
+        return [score_bag(self._bench, self.facts, features)[1] for features in self._bags(bags)]
+
+    def _bags(self, bags: Any) -> list[NDArray[np.float32]]:
+        if getattr(bags, "ndim", None) == 2:
+            raise MedflError("`bags`: this is one bag; give a list of them, one for each slide")
+        arrays = []
+        for row, bag in enumerate(bags):
+            features = np.asarray(bag.detach().cpu() if hasattr(bag, "detach") else bag, dtype=np.float32)
+            if features.ndim != 2 or features.shape[1] != self.dim or not len(features):
+                raise MedflError(f"`bags`: bag {row} has the shape {list(features.shape)}, not [tiles, {self.dim}]")
+            if not np.isfinite(features).all():
+                raise MedflError(f"`bags`: bag {row} holds numbers that are not finite")
+            arrays.append(features)
+        return arrays
+
+
 def _numbered(image: Any, row: int) -> U8:
     try:
         return to_patch(image)
@@ -115,7 +171,7 @@ def with_network(model: TrainedModel, network: Any) -> TrainedModel:
     return dataclasses.replace(model, network=network) if own else model
 
 
-def load_model(ref: Path | str, *, network: Any = None, device: str = "auto") -> PatchClassifier:
+def load_model(ref: Path | str, *, network: Any = None, device: str = "auto") -> PatchClassifier | SlideClassifier:
     """Load a trained model.
 
     Args:
@@ -130,4 +186,5 @@ def load_model(ref: Path | str, *, network: Any = None, device: str = "auto") ->
         MedflError: no such model; its files are not what the run wrote; it does not fit the installed timm or the
             network.
     """
-    return PatchClassifier(with_network(find_model(str(ref)), network), device)
+    model = with_network(find_model(str(ref)), network)
+    return SlideClassifier(model, device) if model.reads_bags else PatchClassifier(model, device)

@@ -19,14 +19,15 @@ from medfl.data.sources.program_patches import SitePatches
 from medfl.errors import GateFailed, MedflError, nearest
 from medfl.federation.selection import selection_value
 from medfl.metrics.record_types import RunSummary
-from medfl.pipeline.classifier import PatchClassifier, with_network
-from medfl.pipeline.evaluate_model import TrainedModel, find_model, sites_to_measure
+from medfl.pipeline.classifier import LoadedModel, with_network
 from medfl.pipeline.evaluate_model import evaluate as measure
+from medfl.pipeline.evaluate_model import sites_to_measure
 from medfl.pipeline.load_pipeline import load_pipeline, load_site, plain_mapping
 from medfl.pipeline.register_run import register_run
 from medfl.pipeline.run import resume as carry_on
 from medfl.pipeline.run import run as carry_out
 from medfl.pipeline.run_result import EvaluationResult, RunResult
+from medfl.pipeline.trained_model import TrainedModel, find_model
 from medfl.runs.folder import RunFolder
 from medfl.runs.progress import ProgressCallbacks
 
@@ -103,7 +104,7 @@ def resume(
 
 
 def evaluate(
-    model: RunResult | PatchClassifier | Path | str,
+    model: RunResult | LoadedModel | Path | str,
     sites: Iterable[Path | str | Mapping[str, Any]] | None = None,
     *,
     pipeline: PipelineLike | None = None,
@@ -129,7 +130,7 @@ def evaluate(
     if isinstance(model, RunResult):
         given, network = {**model.parts.patches, **given}, network or model.parts.network
         model = model.folder
-    trained = model.trained if isinstance(model, PatchClassifier) else with_network(find_model(str(model)), network)
+    trained = model.trained if isinstance(model, LoadedModel) else with_network(find_model(str(model)), network)
     plan = _pipeline_of(trained, pipeline)
     plan = _at_known_sites(plan.with_parts(ProgramParts(given, network)))
     planned = {site.name: site for site in plan.all_sites}

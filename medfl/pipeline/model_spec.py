@@ -7,6 +7,7 @@ from typing import Literal
 
 from medfl import config
 from medfl.model.backbone import ModelSpec, complete
+from medfl.model.bag_network import PREFIX
 from medfl.model.lora import Lora
 from medfl.model.trained_part import Train
 from medfl.model.weights_file import InputSpec
@@ -20,6 +21,16 @@ HIDDEN = 256
 def model_spec(pipeline: config.Pipeline) -> ModelSpec:
     """What the pipeline says of its model."""
     model = pipeline.model
+    if model.mil is not None:
+        hidden = {"hidden": model.hidden} if model.hidden else {}
+        return ModelSpec(
+            PREFIX + model.mil,
+            tuple(pipeline.task.classes),
+            {"dim": model.dim, **hidden, **model.args},
+            weights=_weights(pipeline),
+            sha256=model.sha256,
+            licence=model.licence or "",
+        )
     given: InputSpec | Literal["timm"] | None = None
     if isinstance(model.input, config.InputNormalisation):
         given = InputSpec(model.input.mean, model.input.std, model.input.interpolation or "")
@@ -97,6 +108,8 @@ def model_at_a_site(pipeline: config.Pipeline) -> config.ModelConfig:
     Raises:
         MedflError: what `medfl.model.backbone.complete` raises.
     """
+    if pipeline.model.mil is not None:
+        return pipeline.model.model_copy(update={"weights": "random", "sha256": None})
     spec, _ = complete(model_spec(pipeline))
     given: config.InputNormalisation | str | None = None
     if isinstance(spec.input, InputSpec):

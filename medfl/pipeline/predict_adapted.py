@@ -13,7 +13,7 @@ from medfl.data.render import read_patches
 from medfl.errors import MedflError
 from medfl.metrics.remedies import left_out, name_of, steps_of
 from medfl.pipeline.adapt_model import OPTION, adapt_request
-from medfl.pipeline.evaluate_model import TrainedModel
+from medfl.pipeline.trained_model import TrainedModel
 from medfl.site.adaptation import LEAST_PATCHES, Adapter
 from medfl.site.measurement import probabilities
 

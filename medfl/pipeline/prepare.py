@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from medfl import config
+from medfl.data.bag_store import UNSTATED, BagStore, FeatureOrigin, check_origins, common_origin
 from medfl.data.grey_levels import store_warnings
 from medfl.data.partition import Partition, make_partition
-from medfl.data.render import render, warn_of_resolution
+from medfl.data.patch_store import PatchStore
+from medfl.data.render import warn_of_resolution
+from medfl.data.render_bags import site_store
 from medfl.federation.callbacks import Callback
 from medfl.federation.checked_transport import CheckedTransport
 from medfl.federation.rounds import Federation
@@ -32,6 +35,7 @@ class RunSetup:
     Attributes:
         shared: the network and the method.
         groups_unknown: source groups of some site are unknown.
+        origin: what made the features, where sites hold bags of them.
         sites: the sites that live in this process; none where an engine reaches them in theirs.
         seconds: what the preparation took.
     """
@@ -40,6 +44,7 @@ class RunSetup:
     shared: SharedModel
     config: FederationConfig
     groups_unknown: bool
+    origin: FeatureOrigin = UNSTATED
     sites: dict[str, Site] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -104,6 +109,12 @@ def prepare(
     shared = checked_shared_model(pipeline)
     if pipeline.data.source == "tissue" and pipeline.data.root is None:
         watcher.say("Tissue: generated from a seed and kept in the cache for the next run")
+    if (
+        pipeline.data.source == "features"
+        and pipeline.data.root is None
+        and not any(s.data for s in pipeline.all_sites)
+    ):
+        watcher.say("Features: generated from a seed and kept in the cache for the next run")
     if views(pipeline):
         watcher.say("Features: each patch goes through the frozen backbone once; they are kept beside the patches")
     if partition is None:
@@ -112,8 +123,10 @@ def prepare(
         watcher.say(sentence)
     by_name = {site.name: site for site in pipeline.all_sites}
     warn_of_resolution(pipeline, pipeline.all_sites)
-    stores = {share.site: render(pipeline, by_name[share.site], share) for share in partition.sites}
-    warnings = tuple(store_warnings(stores))
+    stores = {share.site: site_store(pipeline, by_name[share.site], share) for share in partition.sites}
+    origins = {name: store.origin for name, store in stores.items() if isinstance(store, BagStore)}
+    pictures = {name: store for name, store in stores.items() if isinstance(store, PatchStore)}
+    warnings = (*store_warnings(pictures), *check_origins(origins))
     for warning in warnings:
         watcher.say(f"WARNING: {warning}")
     return LocalRunSetup(
@@ -121,6 +134,7 @@ def prepare(
         shared=shared,
         config=federation_config(pipeline, shared.model),
         groups_unknown=partition.groups_unknown,
+        origin=common_origin(origins.values()),
         sites=build_sites(pipeline, stores, shared),
         partition=partition,
         warnings=warnings,

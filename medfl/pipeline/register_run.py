@@ -13,9 +13,10 @@ from medfl.data.partition import make_partition
 from medfl.errors import MedflError
 from medfl.metrics.group_figures import group_figures
 from medfl.pipeline.adapt_sites import adaptation_facts
-from medfl.pipeline.evaluate_model import TrainedModel, measure_model, sites_to_measure
+from medfl.pipeline.evaluate_model import measure_model, sites_to_measure
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.summary import pooled_figures
+from medfl.pipeline.trained_model import TrainedModel
 from medfl.runs.data_record import check_data
 from medfl.runs.digests import check_files, reading
 from medfl.runs.folder import RunFolder

@@ -14,7 +14,7 @@ from medfl.runs.folder import RunFolder
 if TYPE_CHECKING:
     import pandas as pd
 
-    from medfl.pipeline.classifier import PatchClassifier
+    from medfl.pipeline.classifier import PatchClassifier, SlideClassifier
 
 
 class RunTables(NamedTuple):
@@ -74,7 +74,7 @@ class RunResult:
 
         return RunTables(pd.DataFrame(_round_rows(self.records)), pd.DataFrame(site_table(self.summary["sites"])))
 
-    def model(self, device: str = "auto") -> PatchClassifier:
+    def model(self, device: str = "auto") -> PatchClassifier | SlideClassifier:
         """The run's model, loaded. Raises MedflError as `medfl.load_model`."""
         from medfl.pipeline.classifier import load_model
 

@@ -38,6 +38,7 @@ def model_facts(prepared: RunSetup, run_name: str, tuned: Tuning | None = None) 
         "std": list(model.std),
         "interpolation": model.input.interpolation or None,
         "mpp": pipeline.data.mpp,
+        **({} if model.bag_dim is None else {"origin": dataclasses.asdict(prepared.origin)}),
         "render": pipeline.data.render,
         "temperature": tuned.temperature,
         "calibration": None if tuned.calibration is None else tuned.calibration.vector,

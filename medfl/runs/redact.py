@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 LOCAL = "<local>"
-PATH_KEYS = ("root", "source_groups", "checkpoint", "cache", "uri", "path", "file", "dir")
+PATH_KEYS = ("root", "source_groups", "table", "slide_table", "checkpoint", "cache", "uri", "path", "file", "dir")
 """Keys of pipeline and site files whose values are paths, or addresses that may carry a password."""
 NAME_KEYS = ("classes", "supported_classes")
 """Keys of names that the pipeline gives out itself."""

@@ -15,6 +15,7 @@ from medfl.runs.redact import LOCAL, scrub
 FREE = re.compile(
     r"(?:.+\.)?description|tracking(?:\..+)?|registry(?:\..+)?|training\.(?:threads|timeout|device)"
     r"|data\.(?:root|cache|source_groups)|sites\..+\.data\.(?:root|source_groups)|evaluation\.batch_size"
+    r"|(?:.+\.)?data\.features\.(?:slide_)?table"
 )
 """Keys that say where things are, how fast they go and what becomes of the result. Where data lie may change; that they
 are the same data is another check (`medfl.runs.data_record.check_data`)."""

@@ -9,13 +9,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medfl.data.bag_batches import BagBatches
+from medfl.data.bag_store import SiteStore
 from medfl.data.batches import Batches
-from medfl.data.patch_store import PatchStore
+from medfl.messages import Request
 from medfl.site.feature_batches import FeatureBatches
 from medfl.site.laboratory_batches import LaboratoryBatches
 from medfl.site.shared_model import SharedModel
 
 Rows = NDArray[np.int64]
+
+
+class SiteDiverged(Exception):
+    """A loss, an update or scores that are not finite."""
+
+
+def finite(request: Request, logits: Sequence[Tensor]) -> dict[str, Tensor]:
+    """The logits of each split asked for. Raises SiteDiverged where they are not finite."""
+    by_split = dict(zip(request.splits, logits, strict=False))
+    for split, own in by_split.items():
+        if not torch.isfinite(own).all():
+            raise SiteDiverged(f"the model's scores on {split} data are not finite in round {request.round}")
+    return by_split
 
 
 class Evaluator:
@@ -31,8 +46,8 @@ class Evaluator:
     def __init__(
         self,
         shared: SharedModel,
-        store: PatchStore,
-        batches: Batches | FeatureBatches | LaboratoryBatches,
+        store: SiteStore,
+        batches: Batches | FeatureBatches | LaboratoryBatches | BagBatches,
         batch_size: int,
     ) -> None:
         self.shared = shared

@@ -7,6 +7,7 @@ import hashlib
 import torch
 from torch import Tensor
 
+from medfl.data.bag_batches import BagBatches
 from medfl.data.batches import Batches
 from medfl.messages import ScalingRequest, TemperatureRequest
 from medfl.site.evaluator import Evaluator
@@ -25,7 +26,7 @@ class FitLogits:
         self,
         request: TemperatureRequest | ScalingRequest,
         evaluator: Evaluator,
-        batches: Batches | FeatureBatches,
+        batches: Batches | FeatureBatches | BagBatches,
         weights: Tensor,
         buffers: Tensor,
     ) -> list[Tensor]:
@@ -45,6 +46,8 @@ class FitLogits:
         if key != self._key:
             evaluators = [evaluator]
             if request.laboratories:
+                if isinstance(batches, BagBatches):
+                    raise ValueError("features of slides cannot be seen through laboratories")
                 views = laboratories(batches, request.laboratories, request.stain_strength)
                 evaluators = [Evaluator(evaluator.shared, evaluator.store, v, evaluator.batch_size) for v in views]
             seen = [own.logits_of_each(weights, buffers, request.splits) for own in evaluators]

@@ -9,8 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from medfl.data.bag_batches import BagBatches
 from medfl.data.batches import Batches, epoch_order
 from medfl.methods.core.context import SiteContext, TrainingBatch
+from medfl.model.bag_network import Bags
 from medfl.model.flat_model import FlatModel
 from medfl.site.feature_batches import FeatureBatches
 from medfl.site.shared_model import LocalTrainingConfig, SharedModel
@@ -20,7 +22,7 @@ def take_steps(
     local: SiteContext,
     shared: SharedModel,
     training: LocalTrainingConfig,
-    batches: Batches | FeatureBatches,
+    batches: Batches | FeatureBatches | BagBatches,
     rows: NDArray[np.int64],
 ) -> Tensor:
     """Take `local.steps` steps on the training patches `rows`; the network ends at e. Returns the mean loss, f32[].
@@ -83,7 +85,7 @@ class _Forward:
             chain.acting(phase) for phase in ("transform_batch", "modify_logits", "modify_loss")
         )
 
-    def backward(self, images: Tensor, labels: Tensor) -> Tensor:
+    def backward(self, images: Tensor | Bags, labels: Tensor) -> Tensor:
         """The loss f32[] of a batch; its gradient is in the parameters."""
         with self.shared.autocast():
             if self.transforms or self.logit_edits or self.loss_edits:
@@ -93,9 +95,10 @@ class _Forward:
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         return loss
 
-    def _edited(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _edited(self, images: Tensor | Bags, labels: Tensor) -> Tensor:
         local, model, features = self.local, self.shared.model, None
         for method in self.transforms:
+            assert isinstance(images, Tensor)  # `MethodChain.check` refuses such a method where there are bags
             images = method.transform_batch(local, images)
         if self.shared.chain.needs_features:
             features = model.features(images)
@@ -112,7 +115,7 @@ class _Forward:
 
 
 def _at_other_points(
-    local: SiteContext, shared: SharedModel, forward: _Forward, images: Tensor, labels: Tensor
+    local: SiteContext, shared: SharedModel, forward: _Forward, images: Tensor | Bags, labels: Tensor
 ) -> Tensor:
     """The loss at the point of this step, or where `perturb` moves it; the gradient is that of where `ascend` moves on
     to. The point and the statistics of the first pass are put back."""

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medfl.data.patch_store import PatchStore
+from medfl.data.bag_store import SiteStore
 from medfl.messages import (
     AdaptRequest,
     HistogramRequest,
@@ -48,7 +48,7 @@ class Measurement:
         training: states the run's seed, the bins of calibration figures, and the least source groups behind a cell.
     """
 
-    def __init__(self, store: PatchStore, classes: tuple[str, ...], training: LocalTrainingConfig) -> None:
+    def __init__(self, store: SiteStore, classes: tuple[str, ...], training: LocalTrainingConfig) -> None:
         self.store = store
         self.classes = classes
         self.training = training

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from medfl.data.batches import AugmentSpec
 from medfl.methods.core.chain import MethodChain
+from medfl.model.bag_network import Bags
 from medfl.model.flat_model import FlatModel
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -80,9 +81,9 @@ class SharedModel:
             self.net = torch.compile(self.model.net)  # type: ignore[assignment]
             self.model.check()
 
-    def logits(self, inputs: Tensor) -> Tensor:
-        """Logits [N, C] of normalised images [N, 3, S, S], or of their features [N, F]."""
-        if inputs.dim() == 2:
+    def logits(self, inputs: Tensor | Bags) -> Tensor:
+        """Logits [N, C] of normalised images [N, 3, S, S], of their features [N, F], or of N bags."""
+        if isinstance(inputs, Tensor) and inputs.dim() == 2:
             return self.model.head(inputs)
         logits: Tensor = self.net(inputs)
         return logits

@@ -9,12 +9,14 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from medfl.data.bag_batches import BagBatches
+from medfl.data.bag_store import BagStore, SiteStore
 from medfl.data.batches import Batches, Jitter
 from medfl.data.patch_store import PatchStore
 from medfl.messages import (
@@ -33,7 +35,7 @@ from medfl.metrics.site_figures import SiteMeasurement
 from medfl.model.memory_limits import explained
 from medfl.seeds import seed_for
 from medfl.site import adaptation
-from medfl.site.evaluator import Evaluator, Rows
+from medfl.site.evaluator import Evaluator, Rows, SiteDiverged, finite
 from medfl.site.feature_batches import FeatureBatches
 from medfl.site.fit_logits import FitLogits
 from medfl.site.local_training import take_steps
@@ -44,16 +46,12 @@ from medfl.site.site_stain import SiteStain
 from medfl.site.state import PendingState, SiteMemory
 
 
-class SiteDiverged(Exception):
-    """Training gave a loss or an update that is not finite."""
-
-
 class Site:
     """One institution.
 
     Args:
         name, role: who it is; role "train" or "held_out" (a held-out site refuses to train).
-        store: its patches, as they were rendered.
+        store: its patches, as they were rendered, or its bags of features.
         work: its local work.
         bench: the shared workbench.
         jitter: optional patch-wise training augmentation on the CPU.
@@ -64,7 +62,7 @@ class Site:
         self,
         name: str,
         role: str,
-        store: PatchStore,
+        store: SiteStore,
         work: LocalTrainingConfig,
         bench: SharedModel,
         jitter: Jitter | None = None,
@@ -80,7 +78,7 @@ class Site:
         self.norm_slots = bench.model.norm_slots() if self.local_norms else []
         self.local_layers = LocalLayers.of(self.norm_slots, bench.model.device)
         self.jitter = jitter
-        self.stain = SiteStain(store, work)
+        self.stain = SiteStain(store, work) if isinstance(store, PatchStore) else None
         self._memory = SiteMemory(name)
         self._fit_logits = FitLogits()
 
@@ -88,14 +86,16 @@ class Site:
     def images(self) -> Batches:
         """The patches on the device, placed there at first use."""
         model, augment = self.shared.model, self.training.augment
-        channels_last = model.spec.channels_last
-        return Batches(
-            self.store, model.device, model.mean, model.std, augment, self.jitter, channels_last, self.stain.exchange
-        )
+        assert isinstance(self.store, PatchStore)
+        assert self.stain is not None
+        channels_last, exchange = model.spec.channels_last, self.stain.exchange
+        return Batches(self.store, model.device, model.mean, model.std, augment, self.jitter, channels_last, exchange)
 
     @cached_property
-    def batches(self) -> Batches | FeatureBatches:
-        """What the network is given: the patches, or their features where these are computed once."""
+    def batches(self) -> Batches | FeatureBatches | BagBatches:
+        """What the network is given: the patches, their features where these are computed once, or bags of features."""
+        if isinstance(self.store, BagStore):
+            return BagBatches(self.store, self.shared.model.device, self.training.augment.bag_dropout)
         if not self.features_once:
             return self.images
         return FeatureBatches(self.images, self.shared, self.training.views, self.training.eval_batch_size)
@@ -114,7 +114,7 @@ class Site:
 
     def take_stains(self, request: Request) -> None:
         """Bring the patches to the stain that a message names, and take along the dyes of others that it holds."""
-        if self.stain.take(request):
+        if self.stain is not None and self.stain.take(request):
             self.store = self.stain.store
             for made in ("images", "batches"):
                 self.__dict__.pop(made, None)
@@ -156,6 +156,8 @@ class Site:
         if isinstance(request, TrainRequest) and self.role != "train":
             raise ValueError(f"{self.name} is held out and does not train")
         if isinstance(request, StainRequest):
+            if self.stain is None:
+                raise ValueError(f"{self.name} has features of slides, which have no stain")
             return Reply(self.name, request.round, sums=dict.fromkeys(request.splits, self.stain.answer(request)))
         self.take_stains(request)
         self._settle(request)
@@ -186,7 +188,9 @@ class Site:
 
     def _explained(self, doing: str, batch: int, key: str) -> contextlib.AbstractContextManager[None]:
         """What is said where memory runs out."""
-        what = f"{doing} with batches of {batch} patches of {self.store.images.shape[1]} px"
+        store = self.store
+        each = "slides" if isinstance(store, BagStore) else f"patches of {store.images.shape[1]} px"
+        what = f"{doing} with batches of {batch} {each}"
         return explained(what, self.shared.model.device, f"lower `{key}`")
 
     def own_model(self, weights: Tensor, buffers: Tensor) -> tuple[Tensor, Tensor]:
@@ -227,7 +231,7 @@ class Site:
         members = members_asked_for(request, self.store, self.role, self.training.seed)
         parts: list[Rows | str] = [*request.splits, *([] if members is None else [members])]
         logits = self.evaluator.logits_of_each(*self.own_model(request.weights, request.buffers), parts)
-        by_split = self._finite(request, logits)
+        by_split = finite(request, logits)
         if isinstance(request, HistogramRequest):
             sums = {split: measurement.histograms(request, split, own) for split, own in by_split.items()}
             return Reply(self.name, request.round, sums=sums, seconds={"evaluate": time.perf_counter() - began})
@@ -251,7 +255,7 @@ class Site:
         own_model = self.own_model(request.weights, request.buffers)
         logits = self._fit_logits.of(request, self.evaluator, self.batches, *own_model)
         measurement = Measurement(self.store, self.shared.model.spec.classes, self.training)
-        by_split = self._finite(request, logits)
+        by_split = finite(request, logits)
         sums = {split: measurement.sums(request, split, own) for split, own in by_split.items()}
         return Reply(self.name, request.round, sums=sums, seconds={"evaluate": time.perf_counter() - began})
 
@@ -262,17 +266,9 @@ class Site:
             for name, model in method.personal_models(self.state, request.weights).items():
                 weights, buffers = (model, request.buffers) if isinstance(model, Tensor) else model
                 logits = self.evaluator.logits_of_each(*self.own_model(weights, buffers), request.splits)
-                for split, own in self._finite(request, logits).items():
+                for split, own in finite(request, logits).items():
                     measured[f"{split}_{name}"] = measurement.figures(request, split, own, personal=True)
         return measured
-
-    def _finite(self, request: Request, logits: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The logits of each split asked for. Raises SiteDiverged where they are not finite."""
-        by_split = dict(zip(request.splits, logits, strict=False))
-        for split, own in by_split.items():
-            if not torch.isfinite(own).all():
-                raise SiteDiverged(f"the model's scores on {split} data are not finite in round {request.round}")
-        return by_split
 
     def begin(self, request: TrainRequest) -> SiteContext:
         """Start a round: the received model loaded, with this site's own layers where the method keeps them local, and
@@ -293,7 +289,7 @@ class Site:
             scratch=bench.scratch,
             buffers=model.buffer_vector.clone() if bench.chain.needs_features else model.buffer_vector,
             labels=self.store.labels[self.store.splits["train"]],
-            patches=lambda: self.store.images[self.store.splits["train"]],
+            patches=lambda: self.images.training_patches,
             local_layers=self.local_layers,
         )
         bench.chain.call("before_training", local)

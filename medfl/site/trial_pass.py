@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from medfl.errors import MedflError
+from medfl.model.bag_network import Bags
 from medfl.model.flat_model import FlatModel
 from medfl.model.lora import is_factor
 from medfl.model.memory_limits import OutOfMemory, explained
@@ -35,8 +36,13 @@ def try_network(shared: SharedModel, size: int, batch_size: int, loss: Loss | No
     """
     model, count = shared.model, batch_size if shared.compiled else min(2, batch_size)
     format_ = torch.channels_last if model.spec.channels_last else torch.contiguous_format
-    images = torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
-    images = images.to(model.device).contiguous(memory_format=format_)
+    generator = torch.Generator().manual_seed(0)
+    images: Tensor | Bags
+    if model.bag_dim is None:
+        images = torch.randn(count, 3, size, size, generator=generator)
+        images = images.to(model.device).contiguous(memory_format=format_)
+    else:
+        images = Bags(torch.randn(3 * count, model.bag_dim, generator=generator).to(model.device), (3,) * count)
     labels = (torch.arange(count) % len(model.spec.classes)).to(model.device)
     what = f"`model.backbone`: {model.spec.backbone}"
     with _left_alone(model):

@@ -22,8 +22,8 @@ from medfl.metrics.figures import figure
 from medfl.metrics.group_support import FEW_GROUPS, group_support
 from medfl.metrics.paired_figures import PairedFigure, mean_of_sites, paired_figures
 from medfl.pipeline.build_site import build_site
-from medfl.pipeline.evaluate_model import TrainedModel, find_model
 from medfl.pipeline.load_pipeline import load_pipeline
+from medfl.pipeline.trained_model import TrainedModel, find_model
 from medfl.runs.data_record import changed_sites, check_data, read_rows
 from medfl.runs.folder import RunFolder
 from medfl.site.measurement import probabilities

@@ -92,21 +92,24 @@ def save_model(run: RunRecords, settings: dict[str, Any], temporary: Path, model
     """Write the MLflow model folder under `temporary` and return it."""
     import mlflow
 
-    from medfl.model import timm_network
+    from medfl.model import bag_network, timm_network
 
+    bags = bag_network.is_bag_network(settings["backbone"])
     config = temporary / MODEL
     config.write_text(json.dumps(settings, indent=1), encoding="utf-8")
     folder, code = temporary / "model", _preprocessing_code(temporary, settings)
     mlflow.pyfunc.save_model(
         str(folder),
-        python_model=str(Path(__file__).with_name("pyfunc_model.py")),
+        python_model=str(Path(__file__).with_name("bag_pyfunc_model.py" if bags else "pyfunc_model.py")),
         artifacts={
             "weights": str(run.folder.resolve() / WEIGHTS),
             "config": str(config),
-            "network": str(Path(timm_network.__file__)),
+            "network": str(Path(str((bag_network if bags else timm_network).__file__))),
         },
-        signature=_signature(settings["classes"]),
-        input_example=input_example(settings["classes"]),
+        signature=_signature(settings["classes"], settings["args"]["dim"] if bags else None),
+        input_example=np.zeros((2, settings["args"]["dim"]), np.float32)
+        if bags
+        else input_example(settings["classes"]),
         code_paths=code,
         pip_requirements=requirements(settings.get("render") or ()),
         metadata={"medfl.run": run.name, "fingerprint": settings.get("fingerprint"), "mpp": settings.get("mpp")},
@@ -151,12 +154,14 @@ def input_example(classes: Sequence[str]) -> np.ndarray[Any, Any]:
     return np.asarray(draw_copies(label, 0, 0, EXAMPLE_SIZE, 1))
 
 
-def _signature(classes: Sequence[str]) -> Any:
+def _signature(classes: Sequence[str], dim: int | None) -> Any:
+    """Patches, or one slide's feature vectors of `dim` numbers, in; a column for each class out."""
     from mlflow.models.signature import ModelSignature
     from mlflow.types import ColSpec, Schema, TensorSpec
 
     patches = TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))
-    return ModelSignature(inputs=Schema([patches]), outputs=Schema([ColSpec("double", name) for name in classes]))
+    given = patches if dim is None else TensorSpec(np.dtype(np.float32), (-1, dim))
+    return ModelSignature(inputs=Schema([given]), outputs=Schema([ColSpec("double", name) for name in classes]))
 
 
 def _forget_paths(mlmodel: Path) -> None:

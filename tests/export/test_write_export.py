@@ -29,8 +29,9 @@ from medfl.export.write_export import export
 from medfl.methods.core.chain import build_chain
 from medfl.model.backbone import ModelSpec
 from medfl.model.flat_model import FlatModel
-from medfl.pipeline.evaluate_model import find_model, predict, scores
+from medfl.pipeline.evaluate_model import predict, scores
 from medfl.pipeline.summary import kept_at_sites
+from medfl.pipeline.trained_model import find_model
 from tests.runfolders import BACKBONE, CLASSES, SIZE, FakeRun
 from tests.wall import walled
 

@@ -18,10 +18,10 @@ from medfl.methods.core.chain import build_chain
 from medfl.methods.core.method_table import method_table
 from medfl.metrics.group_figures import held_out_figures
 from medfl.pipeline.build_site import pool, pooled_site
-from medfl.pipeline.evaluate_model import find_model
 from medfl.pipeline.load_pipeline import dump_pipeline, load_pipeline
 from medfl.pipeline.register_run import register_run
 from medfl.pipeline.run import resume, run
+from medfl.pipeline.trained_model import find_model
 from medfl.runs.progress import ProgressCallbacks
 from medfl.runs.records import read_run
 from medfl.site.site import Site

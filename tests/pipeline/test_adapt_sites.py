@@ -17,12 +17,13 @@ from medfl.metrics.logit_calibration import Calibration
 from medfl.metrics.temperature import temperature_sums
 from medfl.pipeline import adapt_sites
 from medfl.pipeline.adapt_sites import AdaptationPlan, choose
-from medfl.pipeline.evaluate_model import evaluate, find_model
+from medfl.pipeline.evaluate_model import evaluate
 from medfl.pipeline.final_evaluation import SelectedModel, Tuning
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.predict_adapted import predict_adapted
 from medfl.pipeline.prepare import prepare
 from medfl.pipeline.run import run
+from medfl.pipeline.trained_model import find_model
 from medfl.report.run_report import report_html
 from medfl.runs.adapted_figures import adaptation_sentences, adapted_table
 from medfl.runs.gates import gate_results

@@ -11,10 +11,11 @@ from medfl.errors import MedflError
 from medfl.export.exported_model import ExportedModel
 from medfl.messages import EvaluateRequest, TrainRequest
 from medfl.pipeline.agree_stain import agree_stain
-from medfl.pipeline.evaluate_model import evaluate, find_model, scores
+from medfl.pipeline.evaluate_model import evaluate, scores
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.prepare import prepare
 from medfl.pipeline.run import resume, run
+from medfl.pipeline.trained_model import find_model
 from medfl.runs.model_facts import read_model_facts
 from medfl.runs.progress import ProgressCallbacks
 from tests.engines.remote.test_endpoints import same_result, spoken

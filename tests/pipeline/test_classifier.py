@@ -9,7 +9,8 @@ from PIL import Image
 
 import medfl
 from medfl.errors import MedflError
-from medfl.pipeline.evaluate_model import find_model, scores
+from medfl.pipeline.evaluate_model import scores
+from medfl.pipeline.trained_model import find_model
 from tests.paths import ROOT
 
 RUN = ROOT / "tests" / "fixtures" / "version_0_1" / "run"

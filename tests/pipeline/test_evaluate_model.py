@@ -4,7 +4,8 @@ import pytest
 
 from medfl import config
 from medfl.pipeline import evaluate_model
-from medfl.pipeline.evaluate_model import TrainedModel, measure_model
+from medfl.pipeline.evaluate_model import measure_model
+from medfl.pipeline.trained_model import TrainedModel
 from tests.datafiles import OWN
 
 

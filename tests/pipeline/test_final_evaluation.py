@@ -26,7 +26,7 @@ from medfl.metrics.temperature import ENOUGH_GROUPS, fit_temperature
 from medfl.metrics.vector_scaling import fit_scaling, scaling_sums
 from medfl.pipeline import run as carrying_out
 from medfl.pipeline.classifier import load_model
-from medfl.pipeline.evaluate_model import evaluate, find_model, predict
+from medfl.pipeline.evaluate_model import evaluate, predict
 from medfl.pipeline.final_evaluation import (
     SelectedModel,
     Tuning,
@@ -39,10 +39,11 @@ from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.prepare import prepare
 from medfl.pipeline.run import resume, run
 from medfl.pipeline.summary import summarise
+from medfl.pipeline.trained_model import find_model
 from medfl.report.run_report import report_html
 from medfl.runs.gates import check
+from medfl.site.evaluator import SiteDiverged
 from medfl.site.measurement import probabilities
-from medfl.site.site import SiteDiverged
 from medfl.tracking import metric_names
 from medfl.tracking.model_card import model_card
 from tests.tiny import CLASSES, write_tiny

@@ -11,10 +11,11 @@ from safetensors.torch import load_file
 from medfl.engines.nvflare.run_layout import lay_out
 from medfl.errors import MedflError
 from medfl.model import timm_network
-from medfl.pipeline.evaluate_model import evaluate, find_model, scores
+from medfl.pipeline.evaluate_model import evaluate, scores
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.patch_gallery import gallery
 from medfl.pipeline.run import resume, run
+from medfl.pipeline.trained_model import find_model
 from medfl.report.run_results import read_evidence
 from medfl.runs.model_facts import read_model_facts
 from medfl.runs.progress import ProgressCallbacks

@@ -14,9 +14,10 @@ from medfl.engines.nvflare.run_layout import lay_out
 from medfl.engines.remote.site_endpoint import build
 from medfl.errors import MedflError
 from medfl.metrics.site_signature import signature_sentence
-from medfl.pipeline.evaluate_model import evaluate, find_model
+from medfl.pipeline.evaluate_model import evaluate
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.run import resume, run
+from medfl.pipeline.trained_model import find_model
 from medfl.report.run_report import report_html
 from medfl.runs.progress import ProgressCallbacks
 from tests.engines.remote.test_endpoints import same_result, spoken

@@ -29,7 +29,8 @@ from medfl.pipeline.run import resume, run
 from medfl.report.run_report import report_html
 from medfl.runs.folder import RunFolder
 from medfl.runs.progress import ProgressCallbacks
-from medfl.site.site import Site, SiteDiverged
+from medfl.site.evaluator import SiteDiverged
+from medfl.site.site import Site
 from tests.datafiles import OWN, own_folder
 from tests.tiny import write_tiny
 

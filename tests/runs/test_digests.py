@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from medfl.errors import MedflError
-from medfl.pipeline.evaluate_model import find_model
+from medfl.pipeline.trained_model import find_model
 from medfl.report.run_report import report_html
 from medfl.runs.digests import check_files, check_weights, file_digest, sealed
 from medfl.runs.folder import RunFolder

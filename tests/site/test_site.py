@@ -8,8 +8,9 @@ import torch
 from medfl.data.batches import AugmentSpec, Batches, epoch_order
 from medfl.messages import EvaluateRequest, TrainRequest
 from medfl.seeds import seed_for
+from medfl.site.evaluator import SiteDiverged
 from medfl.site.local_training import class_weights
-from medfl.site.site import Site, SiteDiverged
+from medfl.site.site import Site
 from tests.toys import CLASSES, toy_bench, toy_store, toy_work
 
 

@@ -10,7 +10,7 @@ import torch
 from medfl.errors import MedflError
 from medfl.methods.core.method import WEIGHTS, Method, number
 from medfl.methods.core.registry import built_in_methods
-from medfl.site.site import SiteDiverged
+from medfl.site.evaluator import SiteDiverged
 from medfl.testing import check_method
 from medfl.testing import method_checks as checks
 from tests.paths import ROOT

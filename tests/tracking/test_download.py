@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 
 from medfl import config
 from medfl.export.write_export import export
-from medfl.pipeline.evaluate_model import evaluate, find_model
+from medfl.pipeline.evaluate_model import evaluate
+from medfl.pipeline.trained_model import find_model
 from medfl.tracking.connect import client_for
 from medfl.tracking.log_evaluation import log_evaluation
 from medfl.tracking.model_registry import register

@@ -42,6 +42,7 @@ def data_check(
     from medfl.cli.console_tables import print_partition
     from medfl.data.grey_levels import file_warnings
     from medfl.data.partition import make_partition
+    from medfl.data.render_bags import bag_warnings
     from medfl.pipeline.load_pipeline import load_pipeline
 
     with open_terminal() as terminal, about(pipeline):
@@ -55,9 +56,11 @@ def data_check(
             if not partition.groups_unknown
             else "LEAKY: source groups are ignored, so near-copies of test patches may be in training."
         )
-        for warning in file_warnings(partition):
+        for warning in bag_warnings(partition) if loaded.model.mil else file_warnings(partition):
             terminal.say(f"WARNING: {warning}")
-        if copies:
+        if loaded.model.mil:
+            terminal.say("Near-copies: not looked for, since features are no pictures; source groups are patients.")
+        elif copies:
             from medfl.data.duplicates.leakage import find_leaks
 
             with terminal.steps(lines=False) as progress:

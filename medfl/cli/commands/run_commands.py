@@ -118,7 +118,7 @@ def evaluate(
     from medfl.cli.console_tables import print_adapted, print_confusion, print_operating_points, print_sites
     from medfl.data.atomic_file import write_text
     from medfl.pipeline.evaluate_model import evaluate as measure
-    from medfl.pipeline.evaluate_model import find_model
+    from medfl.pipeline.trained_model import find_model
 
     with open_terminal() as terminal:
         from medfl.runs.headline import headline
@@ -159,34 +159,42 @@ def _remedy(text: str | None) -> AdaptSection | None:
 
 def predict(
     model: ModelRef,
-    directory: Annotated[str, typer.Argument(metavar="DIR", help="A folder of unlabelled images.")],
+    directory: Annotated[
+        str,
+        typer.Argument(metavar="DIR", help="A folder of unlabelled images, or of features where the model reads them."),
+    ],
     out: Annotated[str | None, typer.Option(help="CSV file; default: standard output.")] = None,
+    attention: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Also write here how much each tile of a slide counted.")
+    ] = None,
     adapt: Adapt = None,
     site: Annotated[
         str | None, typer.Option(metavar="SITE", help="With --adapt: a site file whose `class_mix` counts.")
     ] = None,
 ) -> None:
-    """Class probabilities for every image of a folder."""
+    """Class probabilities for every image of a folder, or for every slide of a folder of features."""
     import io
 
     from medfl.cli.standard_streams import complain, write_data
     from medfl.data.atomic_file import write_text
     from medfl.data.table_cells import NeutralWriter
-    from medfl.pipeline.evaluate_model import find_model
     from medfl.pipeline.evaluate_model import predict as score
     from medfl.pipeline.load_pipeline import load_site
     from medfl.pipeline.predict_adapted import predict_adapted
+    from medfl.pipeline.trained_model import find_model
 
     remedy, trained, table = _remedy(adapt), find_model(model), io.StringIO()
     if site and not remedy:
         raise MedflError("--site states a class mix, which only --adapt uses; add --adapt class_mix, or leave it out")
+    if remedy and trained.reads_bags:
+        raise MedflError("--adapt is for models that see images, and this one reads features; leave it out")
     if remedy:
         rows, said = predict_adapted(trained, Path(directory), remedy, load_site(site) if site else None)
         complain("; ".join(said))
     else:
-        rows = score(trained, Path(directory))
+        rows = score(trained, Path(directory), attention=Path(attention) if attention else None)
     writer = NeutralWriter(table, lineterminator="\n")
-    writer.writerow(["file", *(f"p_{name}" for name in trained.facts["classes"])])
+    writer.writerow(["slide" if trained.reads_bags else "file", *(f"p_{name}" for name in trained.facts["classes"])])
     writer.writerows([name, *(f"{p:.6f}" for p in probabilities)] for name, probabilities in rows)
     text = visible(table.getvalue(), lines=True)
     if not out:

@@ -171,8 +171,14 @@ def find_leaks(
         two_labels: compare patches of different classes in one split too.
 
     Raises:
-        MedflError: images that cannot be read, unless they are to be skipped.
+        MedflError: images that cannot be read, unless they are to be skipped; data that are no images.
     """
+    for share in partition.sites:
+        if share.catalog.source.gives_bags:
+            raise MedflError(
+                f"site {share.site}: `data.source: {share.catalog.source.kind}` gives features of slides, in which no "
+                f"near-copies are looked for; source groups are their patients"
+            )
     places: list[PatchPlace] = []
     readers: list[PatchReader] = []
     locations: list[str] = []

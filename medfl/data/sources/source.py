@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -37,6 +37,7 @@ class SourceSpec:
         patches: the site's patches where a program hands them over (`source: program`), else None.
         site: the site's name; None for data that are dealt.
         mpp: microns per pixel that the site's file states, None where there is none.
+        features: `data.features`, the site's own keys over the pipeline's.
     """
 
     where: str
@@ -50,6 +51,7 @@ class SourceSpec:
     patches: Any = None
     site: str | None = None
     mpp: float | None = None
+    features: config.FeatureTables = field(default_factory=config.FeatureTables)
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,11 @@ class Source(ABC):
     """What messages call a patch, and several."""
     reads_by_scale: ClassVar[bool] = False
     """Patches are read at the microns per pixel that the model sees, whatever those of the site's files are."""
+
+    file_words: ClassVar[tuple[str, str]] = "image", "images"
+    """What messages call that which may be damaged."""
+    gives_bags: ClassVar[bool] = False
+    """What it lists are bags of feature vectors, which `medfl.data.render_bags` reads, and no patches."""
 
     def __init__(self, spec: SourceSpec) -> None:
         self.spec = spec

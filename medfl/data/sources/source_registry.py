@@ -40,14 +40,28 @@ def source_class(kind: str) -> type[Source]:
 
 
 def check_sources(pipeline: config.Pipeline, where: str) -> None:
-    """Raise MedflError, begun by `where`, if a pipeline or one of its sites names a source there is not."""
+    """Raise MedflError, begun by `where`, if a pipeline or one of its sites names a source there is not, or one of
+    images where the model reads bags of features, or the other way round."""
     sites = {f"{where}: site {site.name}": site.data.source for site in pipeline.all_sites if site.data}
     for place, kind in {where: pipeline.data.source, **sites}.items():
         try:
             if kind is not None:
-                source_class(kind)
+                _check_model(kind, pipeline.model.mil)
         except MedflError as error:
             raise MedflError(f"{place}: {error}") from None
+
+
+def _check_model(kind: str, mil: str | None) -> None:
+    if source_class(kind).gives_bags and mil is None:
+        raise MedflError(
+            f"`data.source: {kind}` gives bags of feature vectors, and the model sees images; write `model: {{mil: "
+            f"abmil, dim: ...}}` in place of `backbone`"
+        )
+    if mil is not None and not source_class(kind).gives_bags:
+        raise MedflError(
+            f"`model.mil: {mil}` reads bags of feature vectors, and `data.source: {kind}` gives images; write "
+            f"`data.source: features`, or name a `model.backbone`"
+        )
 
 
 @functools.cache

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any
 
+from medfl.data.bag_store import UNSTATED, FeatureOrigin
 from medfl.engines.remote.codec import PROTOCOL
 from medfl.errors import MedflError
 from medfl.metrics.figure_checks import brief, count, number, truth
@@ -95,6 +96,7 @@ class SiteGreeting:
         leaky: whether its source groups are unknown.
         allocation: what it holds, by split and class.
         groups: keyed hashes of its source groups, by scope.
+        origin: what made its features, where it holds bags of them.
     """
 
     site: str
@@ -105,6 +107,7 @@ class SiteGreeting:
     leaky: bool
     allocation: tuple[AllocationRow, ...]
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    origin: FeatureOrigin = UNSTATED
 
     def encode(self) -> bytes:
         """As JSON; `decode` reads it."""
@@ -137,6 +140,7 @@ class SiteGreeting:
             leaky=_checked(truth, facts.get("leaky"), "leaky"),
             allocation=_allocation(facts.get("allocation"), site, classes),
             groups=_groups(facts.get("groups")),
+            origin=_origin(facts.get("origin")),
         )
 
 
@@ -206,6 +210,12 @@ def _allocation(rows: Any, site: str, classes: Collection[str]) -> tuple[Allocat
         if taken.setdefault((row["split"], row["class"]), row) != row:
             raise BadGreeting("`allocation` has two rows of one split and class")
     return tuple(taken.values())
+
+
+def _origin(parts: Any) -> FeatureOrigin:
+    if not isinstance(parts, dict):
+        raise BadGreeting("`origin` is no mapping")
+    return FeatureOrigin(*(_word(parts.get(name, ""), f"origin.{name}") for name in ("encoder", "tile")))
 
 
 def _groups(keyed: Any) -> dict[str, tuple[str, ...]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medfl.data.atomic_file import append_text, write_text
+from medfl.data.bag_store import UNSTATED, FeatureOrigin, check_origins, common_origin
 from medfl.engines.remote.codec import Bounds
 from medfl.engines.remote.greeting import AllocationRow, BadGreeting, Installation, SiteGreeting
 from medfl.engines.remote.party_files import read_server
@@ -53,6 +54,7 @@ class Handshake:
     present: frozenset[str]
     groups_unknown: bool
     rows: list[AllocationRow]
+    origin: FeatureOrigin = UNSTATED
 
 
 def serve(folder: Path, present: Collection[str], hello: Ask, ask: Ask) -> None:
@@ -85,6 +87,7 @@ def serve(folder: Path, present: Collection[str], hello: Ask, ask: Ask) -> None:
             shared=bench,
             config=federation_config(pipeline, bench.model),
             groups_unknown=greeting.groups_unknown,
+            origin=greeting.origin,
             remote=Remote(greeting.present, ask, bounds),
             seconds=time.perf_counter() - began,
         )
@@ -153,8 +156,12 @@ def handshake_sites(
     if not any(roles[name] == "train" for name in ready):
         raise MedflError("no training site is ready; see what each said above, and each site's own medfl.log")
     compare_groups({name: greeting.groups for name, greeting in ready.items()}, say)
+    origins = {name: ready[name].origin for name in roles if name in ready}
+    for warning in check_origins(origins):
+        say(f"WARNING: {warning}")
     rows = [row for name in roles if name in ready for row in ready[name].allocation]
-    return Handshake(frozenset(ready), any(greeting.leaky for greeting in ready.values()), rows)
+    leaky = any(greeting.leaky for greeting in ready.values())
+    return Handshake(frozenset(ready), leaky, rows, common_origin(origins.values()))
 
 
 def compare_groups(keyed: Mapping[str, Mapping[str, Sequence[str]]], say: Callable[[str], None]) -> None:

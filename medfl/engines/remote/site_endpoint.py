@@ -9,8 +9,10 @@ import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from medfl.data.bag_store import UNSTATED, BagStore
 from medfl.data.partition import Partition, SitePartition
-from medfl.data.render import render, warn_of_resolution
+from medfl.data.render import warn_of_resolution
+from medfl.data.render_bags import site_store
 from medfl.engines.remote.codec import BadMessage, Bounds, pack, unpack_request
 from medfl.engines.remote.greeting import BadGreeting, Installation, SiteGreeting, problem
 from medfl.engines.remote.party_files import read_site
@@ -20,7 +22,8 @@ from medfl.messages import Failure
 from medfl.pipeline.build_site import build_sites, checked_shared_model
 from medfl.plain_text import visible
 from medfl.runs.data_record import data_key, disclosed_summary
-from medfl.site.site import Site, SiteDiverged
+from medfl.site.evaluator import SiteDiverged
+from medfl.site.site import Site
 
 KEY = "consortium.key"
 LOG = "medfl.log"
@@ -146,7 +149,7 @@ def build(folder: Path, name: str) -> _Ready:
     pipeline, site_config, share = read_site(folder, name)
     bench = checked_shared_model(pipeline)
     warn_of_resolution(pipeline, [site_config])
-    store = render(pipeline, site_config, share)
+    store = site_store(pipeline, site_config, share)
     site = build_sites(pipeline, {name: store}, bench)[name]
     greeting = SiteGreeting(
         site=name,
@@ -157,6 +160,7 @@ def build(folder: Path, name: str) -> _Ready:
         leaky=share.catalog.groups_unknown,
         allocation=tuple(disclosed_summary(pipeline, Partition((share,)), data_key(folder, pipeline.cache_dir))),
         groups=keyed_groups(share, folder / KEY),
+        origin=store.origin if isinstance(store, BagStore) else UNSTATED,
     )
     return _Ready(site, Bounds.of(bench.model), greeting)
 

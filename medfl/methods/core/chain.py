@@ -110,6 +110,10 @@ class MethodChain:
                     f"`method.{method.name}`: {model.spec.backbone} does not give its features apart from one "
                     f"classifier; take another backbone of timm"
                 )
+            if model.bag_dim is not None and method.acts_in("transform_batch"):
+                raise MedflError(
+                    f"`method.{method.name}` changes images, and `model.mil` reads bags of features; leave it out"
+                )
             try:
                 method.check(model, optimizer, momentum, weight_decay)
             except ValueError as error:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from medfl.methods.core.local_layers import LocalLayers
 from medfl.methods.core.update_matrix import UpdateMatrix
+from medfl.model.bag_network import Bags
 from medfl.model.flat_model import FlatModel
 
 
@@ -23,13 +24,13 @@ class TrainingBatch:
     """One step's batch as `Method.modify_loss` sees it, on the training device.
 
     Attributes:
-        images: f32[N, 3, S, S], as they went through the network.
+        images: f32[N, 3, S, S], as they went through the network; or N bags of features.
         labels: i64[N].
         logits: f32[N, C], as the loss saw them.
         features: f32[N, F], what the classifier received; None unless a method declares `needs_features`.
     """
 
-    images: Tensor
+    images: Tensor | Bags
     labels: Tensor
     logits: Tensor
     features: Tensor | None = None
