@@ -13,6 +13,7 @@ from medfl.metrics.figures import Place, SiteFigure, Style, figure, figures_at
 from medfl.metrics.fit_words import fit_cautions, fit_name, fit_ways
 from medfl.metrics.formatting import format_about, format_count
 from medfl.metrics.record_types import SiteResult
+from medfl.metrics.site_signature import signature_sentence
 from medfl.metrics.stability_figures import stability_at
 from medfl.runs.adapted_figures import TITLE, adaptation_sentences, adapted_table
 from medfl.runs.headline import headline
@@ -151,6 +152,7 @@ def print_outcome(
         _calibration_line(summary),
         *_privacy_lines(summary),
         _stability_line(summary),
+        *([signature_sentence(summary["site_signature"])] if summary.get("site_signature") else []),
         *_caution_lines(summary),
         *_held_out_lines(summary),
     )

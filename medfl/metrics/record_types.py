@@ -181,4 +181,5 @@ class RunSummary(TypedDict):
     calibrations: NotRequired[dict[str, dict[str, Any]]]
     papers: NotRequired[dict[str, str]]
     stopped: NotRequired[dict[str, Any]]
+    site_signature: NotRequired[dict[str, Any]]
     adaptation: NotRequired[dict[str, Any]]

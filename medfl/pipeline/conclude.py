@@ -15,6 +15,7 @@ from medfl.metrics.group_figures import held_out_figures
 from medfl.metrics.record_types import FailureRecord, RunSummary, SiteResult
 from medfl.pipeline.adapt_sites import adapt_sites, plan_adaptation
 from medfl.pipeline.adaptation_needs import training_mix
+from medfl.pipeline.feature_signature import feature_signature
 from medfl.pipeline.final_evaluation import Measured, SelectedModel, Tuning, calibrate, measure_sites, tune
 from medfl.pipeline.prepare import RunSetup
 from medfl.pipeline.summary import model_facts, summarise
@@ -75,6 +76,8 @@ def conclude_global(
     measured = measure_sites(setup, selected, tuned, setup.roles)
     _check_measured(setup, measured)
     summary = summarise(setup, folder, selected.round, tuned, measured)
+    if signature := feature_signature(setup):
+        summary["site_signature"] = signature
     if plan is not None:
         summary["adaptation"] = adapt_sites(setup, selected, tuned, plan, measured)
     return summary, measured.curves

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from medfl.metrics import format_figure, format_interval
 from medfl.metrics.figures import WORST_ECE, Place, Style, figure, figures_at
 from medfl.metrics.formatting import MISSING, format_about
+from medfl.metrics.site_signature import signature_sentence
 from medfl.report.html_blocks import Tile, Tint, finding, heading, heat_map, join, notes, table, text, tiles
 from medfl.report.html_page import PageSection
 from medfl.report.limitations import limits
@@ -131,6 +132,8 @@ def site_table(evidence: Evidence) -> PageSection:
         body = join(body, text(f"Measured through the sites' models only: {', '.join(lost)}."))
     elif lost:
         body = join(body, text(f"Without figures, because the measurement failed there: {', '.join(lost)}."))
+    if (signature := evidence.summary.get("site_signature")) and not evidence.site:
+        body = join(body, text(f"{signature_sentence(signature)}."))
     return PageSection(
         "sites",
         "This site" if evidence.site else "Every site",

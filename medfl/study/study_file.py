@@ -173,6 +173,13 @@ class StudyPlan:
         return list(self.file.partitions) or [PLAIN]
 
     @property
+    def in_turn(self) -> list[Planned]:
+        """The runs in the order in which they are carried out: where endpoints are stated, federation by federation, so
+        that a study that is ended early has whole ones."""
+        order = {seed: index for index, seed in enumerate(self.file.seeds)}
+        return sorted(self.runs, key=lambda run: order[run.seed]) if self.file.endpoints else list(self.runs)
+
+    @property
     def figure(self) -> str:
         """The figure of the headline: what the file says, else the mean over held-out sites where there are any."""
         held_out = any(run.pipeline.held_out_sites for run in self.runs)

@@ -23,11 +23,9 @@ def test_generated_slides_are_proposed_as_slides(tmp_path: Path) -> None:
     ]
     assert notes[2].startswith("Source groups: 14 patients, from")
     file = tmp_path / "ward.yaml"
-    file.write_text(
-        "name: ward\nlabels: {colon_aca: colon_aca, colon_n: colon_n}\n"
-        f"data: {{source: slides, root: {generated()}}}\n"
-    )
-    text, said = propose(Wishes(name="p", train=[str(file)], rounds=3), tmp_path / "p.yaml")
+    labels = "labels: {colon_aca: colon_aca, colon_n: colon_n}"
+    file.write_text(f"name: ward\n{labels}\ndata: {{source: slides, root: {generated()}}}\n")
+    text, said = propose(Wishes("p", [file], []), tmp_path / "p.yaml")
     assert "source: slides\n  mode: own\n  size: 224\n  mpp: 0.5\n" in text
     assert not any("whole images are resized" in note for note in said)
 
