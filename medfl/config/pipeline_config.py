@@ -253,8 +253,13 @@ class Pipeline(ConfigSection):
         return self
 
     @model_validator(mode="after")
-    def _vector_fits_in_a_message(self) -> Pipeline:
+    def _calibration_fits(self) -> Pipeline:
         fit, classes = self.evaluation.fit, len(self.task.classes)
+        if fit is not None and fit.laboratories and self.data.normalise:
+            raise ValueError(
+                "`evaluation.calibrate.laboratories` restains patches that `data.normalise` has brought to one "
+                "laboratory, and no site normalises them again; keep one of them"
+            )
         if fit is not None and fit.method == "vector" and classes > MOST_CLASSES:
             raise ValueError(
                 f"`evaluation.calibrate`: vector sends {(2 * classes) ** 2:,} sums a point for {classes} classes and "

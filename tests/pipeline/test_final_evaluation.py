@@ -542,6 +542,11 @@ def test_a_calibration_that_there_is_not_is_named(small, wish, says):
         load_pipeline(small, [f"evaluation.calibrate={wish}"])
 
 
+def test_laboratories_of_normalised_patches_are_refused(small):
+    with pytest.raises(MedflError, match="no site normalises them again"):
+        load_pipeline(small, ["evaluation.calibrate={laboratories: 2}", "data.normalise=reinhard"])
+
+
 def test_vector_scaling_of_too_many_classes_is_refused(tmp_path):
     many = {"task": {"classes": [f"c{n}" for n in range(101)]}, "evaluation": {"calibrate": "vector"}}
     with pytest.raises(MedflError, match="at most 100; use temperature"):
