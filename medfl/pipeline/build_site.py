@@ -13,6 +13,7 @@ import torch
 
 from medfl import config
 from medfl.config.program_parts import is_program
+from medfl.data.bag_batches import BagBatches
 from medfl.data.bag_store import BagStore, SiteStore
 from medfl.data.batches import AugmentSpec, Batches, Jitter
 from medfl.data.patch_store import PatchStore
@@ -248,8 +249,10 @@ class PooledSite(Site):
         self.parts = parts
 
     @cached_property
-    def batches(self) -> Batches | FeatureBatches:
-        """The patches, or the features that the sites have computed of them."""
+    def batches(self) -> Batches | FeatureBatches | BagBatches:
+        """The patches, the features that the sites have computed of them, or bags."""
+        if isinstance(self.store, BagStore):
+            return super().batches
         parts = [site.batches for site in self.parts if isinstance(site.batches, FeatureBatches)]
         return PooledFeatures(self.images, parts) if parts else self.images
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from medfl.config.pipeline_config import Pooling
+from medfl.config.model_config import Pooling
 from medfl.data.normalise import FIXED, method_of, statistics_of
 from medfl.errors import MedflError
 from medfl.metrics.class_prior import proper_mix

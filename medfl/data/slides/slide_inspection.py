@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from medfl.data.images import files_below
+from medfl.data.images import files_below, images_below
 from medfl.data.left_out import first_few
 from medfl.data.rgb import Unreadable
 from medfl.data.slides.annotation_file import read_annotations
@@ -18,11 +18,13 @@ ALSO_PATCHES = (".tif", ".tiff", ".dcm")
 
 
 def holds_slides(root: Path) -> bool:
-    """Whether a folder is one of slides: it has their table, or files that are nothing else. Raises OSError."""
+    """Whether a folder is one of slides: it has their table, or more files that are nothing else than images. Raises
+    OSError."""
     if (root / SLIDES_CSV).is_file():
         return True
     endings = tuple(suffix for suffix in SUFFIXES if suffix not in ALSO_PATCHES)
-    return any(entry.name.lower().endswith(endings) for entry in files_below(root))
+    slides = sum(entry.name.lower().endswith(endings) for entry in files_below(root))
+    return slides > 0 and slides >= sum(1 for _ in images_below(root))
 
 
 def inspect_slides(root: Path, name: str) -> tuple[dict[str, Any], list[str]]:
