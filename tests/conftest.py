@@ -42,6 +42,7 @@ def _own_world(tmp_path_factory):
     os.environ["MEDFL_CACHE"] = str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache")
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     os.environ.pop("MEDFL_LC25000", None)
+    os.environ.pop("MEDFL_MITOSES", None)
 
 
 @pytest.fixture(autouse=True)

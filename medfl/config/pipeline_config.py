@@ -54,7 +54,8 @@ class TrainedPart(ConfigSection):
 
 
 class ModelConfig(ConfigSection):
-    """A timm backbone by name, and the weights it starts from; `args` goes to `timm.create_model` untouched."""
+    """A timm backbone by name, and the weights it starts from; `args` goes to `timm.create_model` untouched. With
+    `classifier: zero` the layer that gives the logits starts at zero, unless the weights bring one that fits."""
 
     backbone: str | None = None
     weights: str = "random"
@@ -65,6 +66,7 @@ class ModelConfig(ConfigSection):
     pooling: Pooling | None = None
     head: Literal["linear", "mlp"] = "linear"
     hidden: Count | None = None
+    classifier: Literal["zero"] | None = None
     args: dict[str, Any] = {}
 
     @model_validator(mode="after")

@@ -115,6 +115,7 @@ def site_catalog(pipeline: config.Pipeline, site: config.SiteConfig) -> Catalog:
                 cache=pipeline.cache_dir,
                 distinct_names=tuple(own.distinct_names or (shared_data.distinct_names if shared_data else None) or ()),
                 patches=pipeline.parts.patches.get(site.name),
+                site=site.name,
             )
         )
     )

@@ -35,6 +35,7 @@ class SourceSpec:
         data: the pipeline's `data` section, for the settings of one kind of source.
         cache: folder for what a source generates.
         patches: the site's patches where a program hands them over (`source: program`), else None.
+        site: name of the site; empty for data that are dealt.
     """
 
     where: str
@@ -46,6 +47,7 @@ class SourceSpec:
     cache: Path
     distinct_names: tuple[str, ...] = ()
     patches: Any = None
+    site: str = ""
 
 
 @dataclass(frozen=True)
