@@ -15,7 +15,7 @@ from medfl.config.site_config import SiteConfig, Sites
 from medfl.config.training_config import Selection, Training
 from medfl.errors import nearest
 
-Pooling = Literal["cls", "avg", "cls+avg"]
+Pooling = Literal["cls", "avg", "cls+avg", "stages"]
 Baseline = Literal["local_only", "centralised"]
 NOTHING_TO_ACT_ON = {
     "local_only": "local_only trains each site alone",

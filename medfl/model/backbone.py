@@ -172,11 +172,10 @@ def create(spec: ModelSpec, seed: int) -> Backbone:
 def _zero_classifier(net: nn.Module, backbone: str) -> None:
     """Set the layer that gives the logits to zero, in place. Raises MedflError where there is no single one."""
     classifier = net.get_classifier() if hasattr(net, "get_classifier") else None  # type: ignore[operator]
-    layers = (
-        [module for module in classifier.modules() if isinstance(module, nn.Linear | nn.Conv2d)] if classifier else []
-    )
+    inside = classifier.modules() if isinstance(classifier, nn.Module) else ()
+    layers = [module for module in inside if isinstance(module, nn.Linear | nn.Conv2d)]
     if not layers:
-        raise MedflError(f"`model.classifier: zero`: {backbone} has no single classifier at its end; leave the key out")
+        raise MedflError(f"`model.classifier: zero`: {backbone} has no single classifier at its end; remove the key")
     for values in layers[-1].parameters():
         nn.init.zeros_(values)
 
