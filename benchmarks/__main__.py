@@ -30,6 +30,7 @@ CPU: dict[str, Callable[[int], Iterator[Figure]]] = {
     "plain": steps.fedavg_over_plain,
     "ecgr": steps.ecgr_over_fedavg,
     "methods": steps.methods_over_fedavg,
+    "stain": steps.stain_over_fedavg,
     "aggregation": rounds.aggregation,
     "else": rounds.everything_else,
     "memory": rounds.memory,

@@ -9,7 +9,7 @@ layout, without padding, float32, on the CPU.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
@@ -27,9 +27,10 @@ POOL = "all_sites"
 class Request:
     """What every message to a site holds: a model, and the splits on which the site measures it.
 
-    Each kind of message says what is measured. In a round, a site that takes part gets a `TrainRequest` and one that
-    only measures an `EvaluateRequest`; after the last round come `TemperatureRequest`, `HistogramRequest` and
-    `MeasureRequest`, of which none trains.
+    Each kind of message says what is measured. A `StainRequest` may come before the first round. In a round, a site
+    that takes part gets a `TrainRequest` and one that only measures an `EvaluateRequest`; after the last round come
+    `TemperatureRequest` or `ScalingRequest`, `HistogramRequest`, `MeasureRequest` and, where the pipeline adapts,
+    `AdaptRequest`, of which none trains.
 
     Attributes:
         round: index t of the round, 0-based; metrics made for this request describe the model entering round t.
@@ -38,6 +39,8 @@ class Request:
         splits: names of the splits to measure ("val", "test"), possibly none.
         last_accepted_round: latest round whose reply from this site was aggregated; -1 for none. The site promotes
             or discards its pending state by it.
+        stain_reference: numbers of the stain that the site brings its patches to (`medfl.data.normalise`), possibly
+            none.
     """
 
     round: int
@@ -45,6 +48,7 @@ class Request:
     buffers: Tensor
     splits: tuple[str, ...] = ()
     last_accepted_round: int = -1
+    stain_reference: tuple[float, ...] = ()
 
     def vectors(self) -> dict[str, Tensor]:
         """The vectors that travel, by name."""
@@ -57,10 +61,12 @@ class TrainRequest(Request):
 
     Attributes:
         lr_scale: factor on the site's learning rate in this round (schedule over rounds).
+        stain_others: 27 numbers of each other site's dyes (`medfl.data.stain_exchange`), one site after another.
         extra: further server vectors that a method of the chain sends, by name.
     """
 
     lr_scale: float = 1.0
+    stain_others: tuple[float, ...] = ()
     extra: Mapping[str, Tensor] = field(default_factory=dict)
 
     def vectors(self) -> dict[str, Tensor]:
@@ -75,16 +81,50 @@ class EvaluateRequest(Request):
     @staticmethod
     def of(request: Request) -> EvaluateRequest:
         """The part of a round's message that asks for figures."""
-        return EvaluateRequest(
-            request.round, request.weights, request.buffers, request.splits, request.last_accepted_round
-        )
+        return EvaluateRequest(**{part.name: getattr(request, part.name) for part in fields(EvaluateRequest)})
+
+
+@dataclass(frozen=True)
+class StainRequest(Request):
+    """Before the first round: the statistics of a training site's stain, as sums of its training patches. Carries no
+    model: weights and buffers are empty.
+
+    Attributes:
+        method: of `medfl.data.normalise`; "" where none are wanted.
+        dyes: whether mean and covariance of its dyes are wanted.
+    """
+
+    method: str = ""
+    dyes: bool = False
 
 
 @dataclass(frozen=True)
 class TemperatureRequest(Request):
-    """The sums of `medfl.metrics.temperature` at each of these temperatures, by which one of them is fitted."""
+    """The sums of `medfl.metrics.temperature` at each of these temperatures, by which one of them is fitted.
+
+    Attributes:
+        temperatures: each above 0.
+        laboratories: how many random laboratories each patch is seen through, instead of as it is; 0 for none.
+        stain_strength: how far they are from the reference, 0 to 1.
+    """
 
     temperatures: tuple[float, ...] = ()
+    laboratories: int = 0
+    stain_strength: float = 0.0
+
+
+@dataclass(frozen=True)
+class ScalingRequest(Request):
+    """The sums of `medfl.metrics.vector_scaling` at each of these points, by which scales and biases are fitted.
+
+    Attributes:
+        points: scale and then bias of every class, C numbers each, one point after the other.
+        laboratories, stain_strength: as for a `TemperatureRequest`.
+    """
+
+    points: tuple[float, ...] = ()
+    laboratories: int = 0
+    stain_strength: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -93,10 +133,13 @@ class HistogramRequest(Request):
 
     Attributes:
         temperature: T by which logits are divided first; None is T = 1.
+        scale, bias: of every class, by which they are then scaled and moved; empty for neither.
         malignant: names of the classes that together are the target "malignant", possibly none.
     """
 
     temperature: float | None = None
+    scale: tuple[float, ...] = ()
+    bias: tuple[float, ...] = ()
     malignant: tuple[str, ...] = ()
 
 
@@ -107,6 +150,7 @@ class MeasureRequest(Request):
     Attributes:
         resamples: bootstrap resamples for intervals; 0 means point figures only.
         temperature: T by which logits are divided before anything but the figures "before" is measured.
+        scale, bias: of every class, by which they are then scaled and moved; empty for neither.
         thresholds: target -> score from which a patch is called positive; None for no operating points.
         malignant: names of the classes that together are the target "malignant", possibly none.
         members: at most so many training patches to tell from test patches by their loss, at a training site
@@ -115,9 +159,43 @@ class MeasureRequest(Request):
 
     resamples: int = 0
     temperature: float = 1.0
+    scale: tuple[float, ...] = ()
+    bias: tuple[float, ...] = ()
     thresholds: Mapping[str, float] | None = None
     malignant: tuple[str, ...] = ()
     members: int = 0
+
+
+@dataclass(frozen=True)
+class AdaptRequest(Request):
+    """Measure a split as a site would that had only unlabelled patches of it to adapt the calibrated model by.
+
+    Half of its source groups are adapted on, without their labels, and the others judged on (`medfl.site.adaptation`).
+
+    Attributes:
+        remedies: names (`medfl.metrics.remedies`); each is measured, and so is the model as it is, on the same patches.
+        patches: at most so many are adapted on.
+        training_mix: share of each class in training, in class order.
+        reference: numbers of the stain that patches are normalised to (`medfl.data.normalise`); none for no such step.
+        laboratory: strength of a random laboratory through which the site's patches are seen before anything else, so
+            that the site stands for one that never trained; 0 for none.
+        temperatures: where there are any, the sums of `medfl.metrics.temperature` at each are asked for in place of
+            figures: of the judged patches of a site where the one remedy could be done.
+        resamples, temperature, scale, bias, thresholds, malignant: as in a `MeasureRequest`.
+    """
+
+    remedies: tuple[str, ...] = ()
+    patches: int = 256
+    training_mix: tuple[float, ...] = ()
+    reference: tuple[float, ...] = ()
+    laboratory: float = 0.0
+    temperatures: tuple[float, ...] = ()
+    resamples: int = 0
+    temperature: float = 1.0
+    scale: tuple[float, ...] = ()
+    bias: tuple[float, ...] = ()
+    thresholds: Mapping[str, float] | None = None
+    malignant: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -134,9 +212,11 @@ class Reply:
         train_loss: mean training loss over the local steps; None when it did not train.
         fingerprint: hash of the architecture that was trained (`FlatModel.fingerprint`); "" when it did not train.
         metrics: per measured split, the dictionary of `medfl.metrics.measure`, or the figures of
-            `medfl.metrics.site_figures` in the final measurement.
-        sums: per split, what merges with other sites' (`to_lists` of each): "temperatures", or "histograms", or in the
-            final measurement "after", "before" and "histograms".
+            `medfl.metrics.site_figures` in the final measurement; of an `AdaptRequest` they are by remedy, "none" with
+            them, and say under "adaptation" what was done.
+        sums: per split, what merges with other sites' (`to_lists` of each): "temperatures", "scaling" or "histograms",
+            or in the final measurement "after", "before" and "histograms"; before the first round "statistics" and
+            "dyes".
         curves: per split, the curves of `medfl.metrics.site_figures`; in the final measurement only.
         extra: further site vectors that a method of the chain sends, by name.
         seconds: wall time by phase ("train", "evaluate").

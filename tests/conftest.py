@@ -40,6 +40,7 @@ def _own_world(tmp_path_factory):
     os.fsync = lambda file: None
     base = tmp_path_factory.getbasetemp()
     os.environ["MEDFL_CACHE"] = str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache")
+    os.environ["MEDFL_SESSION_CACHE"] = os.environ["MEDFL_CACHE"]  # where a room gives each test a cache of its own
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     os.environ.pop("MEDFL_LC25000", None)
     os.environ.pop("MEDFL_MITOSES", None)

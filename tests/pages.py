@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 
 
 class Page(HTMLParser):
-    """A parsed page: sections by anchor with their tables and texts, all tags with attributes, all labels of charts."""
+    """A parsed page: sections by anchor with their tables and texts, tags, and the labels of charts and matrices."""
 
     def __init__(self, html):
         super().__init__(convert_charrefs=True)
@@ -24,7 +24,7 @@ class Page(HTMLParser):
             self.tables[self.section][-1].append([])
         elif tag in ("td", "th") and self.section:
             self.tables[self.section][-1][-1].append("")
-        elif tag == "svg":
+        if tag == "svg" or found.get("class") == "scroll matrix":
             self.labels.append(found["aria-label"])
         self.cell = self.cell or tag in ("td", "th")
 

@@ -21,7 +21,7 @@ from medfl.study.study_file import StudyFile
 from tests.paths import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-STUDIES = sorted(path for path in (ROOT / "pipelines" / "studies").glob("*.yaml") if path.stem != "base")
+STUDIES = sorted(p for p in (ROOT / "pipelines" / "studies").rglob("*.yaml") if not p.stem.endswith("base"))
 PIPELINES = sorted(set((ROOT / "pipelines").rglob("*.yaml")) - set(STUDIES))
 SITE_FILES = sorted((ROOT / "site_configs").glob("*.yaml"))
 name_of = {"ids": lambda path: path.name}

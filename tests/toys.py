@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from medfl.data.batches import AugmentSpec
@@ -16,6 +15,7 @@ from medfl.model.backbone import ModelSpec
 from medfl.model.flat_model import FlatModel
 from medfl.site.shared_model import LocalTrainingConfig, SharedModel
 from medfl.site.site import Site
+from medfl.testing.toy_federation import toy_store as patches_of_three_classes
 
 CLASSES = ("a", "b", "c")
 SIZE = 32
@@ -23,20 +23,7 @@ SIZE = 32
 
 def toy_store(name: str, seed: int, train: int = 24, val: int = 12, test: int = 12, size: int = SIZE) -> PatchStore:
     """Patches whose class shows as a bright band, two patches a source group."""
-    rng = np.random.default_rng(seed)
-    total = train + val + test
-    labels = rng.integers(0, len(CLASSES), total)
-    labels[:3] = labels[train : train + 3] = labels[train + val : train + val + 3] = (0, 1, 2)
-    images = rng.integers(0, 120, (total, size, size, 3), dtype=np.uint8)
-    for image, label in zip(images, labels, strict=True):
-        image[:, :, label] += 90
-    rows = np.arange(total)
-    splits = {"train": rows[:train], "val": rows[train : train + val], "test": rows[train + val :]}
-    if train == 0:
-        splits = {"test": rows}
-    return PatchStore(
-        site=name, images=images, labels=labels.astype(np.int64), groups=rows // 2, splits=splits, digest=f"toy-{seed}"
-    )
+    return patches_of_three_classes(name, seed, train, val, test, size)
 
 
 def toy_bench(method=(), seed: int = 0, backbone: str = "test_byobnet", **kwargs) -> SharedModel:

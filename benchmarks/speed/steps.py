@@ -93,3 +93,18 @@ def methods_over_fedavg(repeats: int) -> Iterator[Figure]:
             target=target,
             detail={f"{name}_s": seconds, "fedavg_s": fedavg},
         )
+
+
+def stain_over_fedavg(repeats: int) -> Iterator[Figure]:
+    """A round of 2 steps of 32 patches at 128 px with a random laboratory for each patch over one without."""
+    for backbone in ("resnet18", "tf_efficientnet_lite0"):
+        augment = AugmentSpec(flips=False, rotate90=False, stain=0.5)
+        rounds = [one_site(backbone, 128, 2, []), one_site(backbone, 128, 2, [], augment=augment)]
+        fedavg, stained = interleaved([round_.play for round_ in rounds], repeats=repeats)
+        yield Figure(
+            f"FedAvg round with `augment.stain`, 2 steps, {backbone} 128 px",
+            "FedAvg round",
+            stained / fedavg,
+            target=1.10,
+            detail={"stained_s": stained, "fedavg_s": fedavg},
+        )

@@ -19,6 +19,7 @@ from medfl.cli.commands.methods_command import methods
 from medfl.cli.commands.report_command import report
 from medfl.cli.commands.run_commands import evaluate, export, predict, register, resume, run, track
 from medfl.cli.commands.site_commands import sites_app
+from medfl.cli.commands.slide_commands import slides_app
 from medfl.cli.commands.study_command import study
 from medfl.cli.standard_streams import STATUS, complain, guard_standard_streams, write_data
 from medfl.errors import MedflError
@@ -46,6 +47,7 @@ for command in (run, resume, evaluate, predict, export, register, track, study, 
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
 app.add_typer(sites_app, name="sites")
+app.add_typer(slides_app, name="slides")
 app.add_typer(init_app, name="init")
 app.add_typer(deploy_app, name="deploy")
 

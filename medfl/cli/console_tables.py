@@ -10,10 +10,12 @@ from medfl.cli.terminal import Terminal
 from medfl.config import Pipeline
 from medfl.metrics import RATES, format_figure, format_interval
 from medfl.metrics.figures import Place, SiteFigure, Style, figure, figures_at
+from medfl.metrics.fit_words import fit_cautions, fit_name, fit_ways
 from medfl.metrics.formatting import format_about, format_count
 from medfl.metrics.record_types import SiteResult
+from medfl.metrics.site_signature import signature_sentence
 from medfl.metrics.stability_figures import stability_at
-from medfl.metrics.temperature import ENOUGH_GROUPS
+from medfl.runs.adapted_figures import TITLE, adaptation_sentences, adapted_table
 from medfl.runs.headline import headline
 from medfl.runs.registration import registration
 
@@ -58,6 +60,14 @@ def print_own_models(terminal: Terminal, sites: Mapping[str, SiteResult]) -> Non
         for name, own in models.items()
     ]
     terminal.table("AUROC of each site's own models on its test data", ["site", "global", *kinds], rows)
+
+
+def print_adapted(terminal: Terminal, summary: Mapping[str, Any]) -> None:
+    """Figures of the adapted model beside those of the plain one; nothing where no site was adapted."""
+    headings, rows = adapted_table(summary["sites"])
+    if rows:
+        terminal.table(TITLE, headings, rows, keys=2)
+    terminal.say(*adaptation_sentences(summary))
 
 
 def print_operating_points(terminal: Terminal, summary: Mapping[str, Any]) -> None:
@@ -135,11 +145,14 @@ def print_outcome(
     if summary.get("cross_site_auroc"):
         print_cross_sites(terminal, summary["cross_site_auroc"])
     print_operating_points(terminal, summary)
+    if summary.get("adaptation"):
+        print_adapted(terminal, summary)
     terminal.say(
         *_withheld_lines(summary["sites"]),
         _calibration_line(summary),
         *_privacy_lines(summary),
         _stability_line(summary),
+        *([signature_sentence(summary["site_signature"])] if summary.get("site_signature") else []),
         *_caution_lines(summary),
         *_held_out_lines(summary),
     )
@@ -155,6 +168,7 @@ def _held_out_lines(summary: Mapping[str, Any]) -> list[str]:
             f"Held-out sites: mean AUROC {format_interval(held_out['mean_auroc'], held_out.get('mean_auroc_ci'))}, "
             f"worst {held_out['worst_site']} {format_figure(held_out['worst_auroc'])}, mean ECE "
             f"{format_figure(held_out.get('mean_ece_before'))} -> {format_figure(held_out['mean_ece'])}"
+            + _noise_words(held_out)
         )
     pooled = (summary.get("pooled") or {}).get("held_out")
     if pooled:
@@ -172,24 +186,28 @@ def _held_out_lines(summary: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _noise_words(held_out: Mapping[str, Any]) -> str:
+    """What of a mean ECE is noise, and the NLL beside it; nothing of a run that does not say."""
+    if held_out.get("mean_ece_noise") is None:
+        return ""
+    debiased, noise, nll = (format_figure(held_out.get(f"mean_{key}")) for key in ("debiased_ece", "ece_noise", "nll"))
+    return f" (debiased {debiased}, noise alone {noise}), mean NLL {nll}"
+
+
 def _calibration_line(summary: Mapping[str, Any]) -> str:
     own = summary.get("temperatures")
+    if fits := summary.get("calibrations"):
+        return "; ".join(f"{name}: {fit_name(fit)}" for name, fit in sorted(fits.items()))
     if own:
         return "Temperatures: " + ", ".join(f"{name} {format_figure(value)}" for name, value in sorted(own.items()))
     fit = summary.get("calibration")
     if not fit:
         return "Not calibrated: probabilities are the network's own"
     line = (
-        f"Temperature {fit['temperature']:.3f} from {fit['patches']} validation patches: their NLL "
+        f"{fit_name(fit)} from {fit['patches']} validation patches{fit_ways(fit)}: their NLL "
         f"{format_figure(fit['nll_before'])} -> {format_figure(fit['nll_after'])}"
     )
-    why = {
-        "lower": "; left alone, since the model separates them perfectly",
-        "upper": "; the model is no better than chance on them",
-    }
-    if fit.get("pulled"):
-        line += f"; pulled towards 1, since {fit['groups']} source groups are fewer than {ENOUGH_GROUPS}"
-    return line + why.get(fit.get("bound"), "")
+    return "; ".join([line, *fit_cautions(fit)])
 
 
 def _privacy_lines(summary: Mapping[str, Any]) -> list[str]:

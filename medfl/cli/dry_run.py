@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from medfl.cli.terminal import Terminal
+from medfl.pipeline.build_site import steps_by_site
 from medfl.pipeline.plan_checks import check_plan
 from medfl.pipeline.prepare import LocalRunSetup
-from medfl.site.site import steps_by_site
+from medfl.runs.model_facts import stain_sentences
 
 
 def print_plan(prepared: LocalRunSetup, terminal: Terminal) -> None:
@@ -47,4 +48,5 @@ def print_plan(prepared: LocalRunSetup, terminal: Terminal) -> None:
         f"Memory besides activations: vectors {vectors / 1e6:.0f} MB, method {scratch / 1e6:.0f} MB, "
         f"patches {patches / 1e6:.0f} MB (memory-mapped on a CPU).",
         f"Work: {total:,} local steps of {pipeline.training.batch_size} patches.",
+        *stain_sentences(pipeline.model_dump()),
     )

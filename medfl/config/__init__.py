@@ -7,13 +7,18 @@ this module absolute, so a resolved pipeline means the same from any working dir
 
 from __future__ import annotations
 
+from medfl.config.adapt_config import Adapt as Adapt
 from medfl.config.data_config import Data as Data
+from medfl.config.data_config import DrawnSlides as DrawnSlides
 from medfl.config.data_config import OwnData as OwnData
+from medfl.config.data_config import StainNormalisation as StainNormalisation
 from medfl.config.data_config import Task as Task
+from medfl.config.data_config import TileSettings as TileSettings
 from medfl.config.fields import ConfigSection as ConfigSection
 from medfl.config.fields import Name as Name
 from medfl.config.fields import Transform as Transform
 from medfl.config.pipeline_config import Baseline as Baseline
+from medfl.config.pipeline_config import CalibrationFit as CalibrationFit
 from medfl.config.pipeline_config import Gates as Gates
 from medfl.config.pipeline_config import InputNormalisation as InputNormalisation
 from medfl.config.pipeline_config import ModelConfig as ModelConfig
@@ -26,4 +31,5 @@ from medfl.config.site_config import SiteConfig as SiteConfig
 from medfl.config.site_config import SiteLink as SiteLink
 from medfl.config.site_config import Sites as Sites
 from medfl.config.site_config import StainProfile as StainProfile
+from medfl.config.training_config import Augment as Augment
 from medfl.config.training_config import LearningRateSchedule as LearningRateSchedule

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -42,6 +42,28 @@ class Tissue(ConfigSection):
     seed: int = Field(0, ge=0)
 
 
+class DrawnSlides(ConfigSection):
+    """Generated slides: how many patients, one slide each, microns of a slide's longer side, microns per pixel of the
+    first of two scanners."""
+
+    patients: Count = 24
+    width: float = Field(1400.0, ge=200, le=10_000)
+    mpp: float = Field(0.5, ge=0.2, le=4)
+    seed: int = Field(0, ge=0)
+
+
+class TileSettings(ConfigSection):
+    """How slides become tiles: pixels a side, microns per pixel, pixels that neighbours share, the least share of
+    tissue, the most tiles of one slide."""
+
+    size: int | None = Field(None, ge=16, le=2048)
+    mpp: Positive | None = None
+    overlap: int = Field(0, ge=0)
+    min_tissue: Fraction = 0.5
+    per_slide_max: Count | None = None
+    skip_damaged: bool = False
+
+
 class Splits(ConfigSection):
     """Shares of a training site's source groups; the rest trains."""
 
@@ -58,8 +80,16 @@ class OwnData(ConfigSection):
     distinct_names: list[SpeltName] | None = None
 
 
+class StainNormalisation(ConfigSection):
+    """Every site's patches brought from its own stain to one that all share: a federated reference is the mean of the
+    training sites' own statistics, a fixed one travels with medfl."""
+
+    method: Literal["reinhard", "macenko"]
+    reference: Literal["federated", "fixed"] = "federated"
+
+
 class Data(ConfigSection):
-    """The catalog and how it becomes patches."""
+    """The catalog and how it becomes patches. `normalise` by its method alone takes a federated reference."""
 
     source: str
     root: str | None = None
@@ -71,6 +101,35 @@ class Data(ConfigSection):
     stain_strength: Fraction = 1.0
     splits: Splits = Splits()
     render: list[Transform] = []
+    normalise: StainNormalisation | None = None
     on_bad_image: Literal["refuse", "skip"] = "refuse"
     tissue: Tissue = Tissue()
+    tile: TileSettings | None = None
+    slides: DrawnSlides | None = None
     cache: str | None = None
+
+    @field_validator("normalise", mode="before")
+    @classmethod
+    def _method_alone(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return None if value == "none" else {"method": value}
+        return value
+
+    @model_validator(mode="after")
+    def _tiles_show_the_field(self) -> Data:
+        tile = self.tile or TileSettings()
+        if tile.overlap >= (tile.size or self.size):
+            raise ValueError(f"`tile.overlap` is {tile.overlap} pixels and a tile has {tile.size or self.size}")
+        if tile.mpp and not self.mpp:
+            raise ValueError(
+                f"`mpp` is missing beside `tile.mpp`; a tile of {tile.size or self.size} pixels at {tile.mpp:g} is "
+                f"`mpp: {(tile.size or self.size) * tile.mpp / self.size:g}` at `size: {self.size}`"
+            )
+        if self.mpp and (tile.mpp or tile.size):
+            field, shown = (tile.size or self.size) * (tile.mpp or self.mpp), self.size * self.mpp
+            if abs(field - shown) > 0.01 * shown:
+                raise ValueError(
+                    f"a tile is {field:g} microns wide (`tile.size` x `tile.mpp`) and the model sees {shown:g} (`size` "
+                    f"x `mpp`); make them agree, or remove `tile.size` and `tile.mpp`, which follow `size` and `mpp`"
+                )
+        return self

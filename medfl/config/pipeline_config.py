@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, model_validator
 
+from medfl.config.adapt_config import Adapt
 from medfl.config.data_config import Data, Task
 from medfl.config.fields import ConfigSection, Count, Fraction, Name, NonNegative, Positive, Rgb
 from medfl.config.program_parts import ProgramParts
@@ -15,6 +16,8 @@ from medfl.config.site_config import SiteConfig, Sites
 from medfl.config.training_config import Selection, Training
 from medfl.errors import nearest
 
+MOST_CLASSES = 100
+"""Of a vector scaling: with more its sums are no small message."""
 Pooling = Literal["cls", "avg", "cls+avg", "stages"]
 Baseline = Literal["local_only", "centralised"]
 NOTHING_TO_ACT_ON = {
@@ -81,6 +84,16 @@ class ModelConfig(ConfigSection):
         return self
 
 
+class CalibrationFit(ConfigSection):
+    """How the final model is calibrated: what is fitted, how loud each site is, and through how many random
+    laboratories validation patches are seen (`stain_strength` from the reference), 0 for as they are."""
+
+    method: Literal["temperature", "vector"] = "temperature"
+    weights: Literal["patches", "sites"] = "patches"
+    laboratories: int = Field(0, ge=0, le=64)
+    stain_strength: float = Field(0.5, gt=0, le=1)
+
+
 class Evaluation(ConfigSection):
     """How figures are made: intervals, calibration and its bins, thresholds, the stability window and target."""
 
@@ -89,9 +102,16 @@ class Evaluation(ConfigSection):
     batch_size: Count = 256
     window: Annotated[int, Field(ge=2)] = 10
     target: float = Field(0.95, gt=0.5, le=1)
-    calibrate: Literal["temperature", "none"] = "temperature"
+    calibrate: Literal["temperature", "vector", "none"] | CalibrationFit = "temperature"
     sensitivity: float = Field(0.95, gt=0, le=1)
     members: int = Field(1000, ge=0)
+
+    @property
+    def fit(self) -> CalibrationFit | None:
+        """How the model is calibrated; None where it is not."""
+        if self.calibrate == "none":
+            return None
+        return CalibrationFit(method=self.calibrate) if isinstance(self.calibrate, str) else self.calibrate
 
 
 class Disclosure(ConfigSection):
@@ -114,6 +134,8 @@ class Gates(ConfigSection):
     held_out_auroc_min: Fraction | None = None
     held_out_ece_max: Fraction | None = None
     worst_site_auroc_min: Fraction | None = None
+    held_out_adapted_auroc_min: Fraction | None = None
+    held_out_adapted_ece_max: Fraction | None = None
 
 
 class Registry(ConfigSection):
@@ -140,6 +162,7 @@ class Pipeline(ConfigSection):
     baseline: Baseline | None = None
     select: Literal["last"] | Selection = "last"
     evaluation: Evaluation = Evaluation()
+    adapt: Adapt | None = None
     disclosure: Disclosure = Disclosure()
     tracking: Tracking = Tracking()
     registry: Registry | None = None
@@ -152,6 +175,37 @@ class Pipeline(ConfigSection):
             first = self.method[0]
             name = first if isinstance(first, str) else first.get("name")
             raise ValueError(f"{NOTHING_TO_ACT_ON[self.baseline]}, so {name} has nothing to act on; keep one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _adapts_one_model(self) -> Pipeline:
+        if self.adapt and self.baseline == "local_only":
+            raise ValueError("`adapt` is done to one global model, which local_only does not have; remove one of them")
+        if self.adapt and self.data.normalise and "normalise" in self.adapt.name:
+            raise ValueError("`data.normalise` normalises all patches, so `adapt.remedy` has not to; remove it there")
+        gates = self.registry.gates if self.registry else Gates()
+        if not self.adapt and (
+            gates.held_out_adapted_auroc_min is not None or gates.held_out_adapted_ece_max is not None
+        ):
+            raise ValueError("`registry.gates` reads figures of the adapted model, and nothing is; state `adapt`")
+        return self
+
+    @model_validator(mode="after")
+    def _one_stain(self) -> Pipeline:
+        if self.training.augment.exchange and self.data.normalise:
+            raise ValueError(
+                "`data.normalise` brings all patches to one stain, and `training.augment.exchange` gives them the dyes "
+                "of many; remove one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _dyes_meet(self) -> Pipeline:
+        if self.training.augment.exchange and self.baseline:
+            raise ValueError(
+                f"`training.augment.exchange` gives sites the dyes of others, and {NOTHING_TO_ACT_ON[self.baseline]}; "
+                f"remove one of them"
+            )
         return self
 
     @model_validator(mode="after")
@@ -170,6 +224,16 @@ class Pipeline(ConfigSection):
             raise ValueError(
                 "`training.augment.views` keeps the features of a frozen backbone, and this one trains; remove it, or "
                 "write `model.train: head`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _vector_fits_in_a_message(self) -> Pipeline:
+        fit, classes = self.evaluation.fit, len(self.task.classes)
+        if fit is not None and fit.method == "vector" and classes > MOST_CLASSES:
+            raise ValueError(
+                f"`evaluation.calibrate`: vector sends {(2 * classes) ** 2:,} sums a point for {classes} classes and "
+                f"takes at most {MOST_CLASSES}; use temperature"
             )
         return self
 

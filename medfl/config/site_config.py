@@ -76,6 +76,13 @@ class Generate(ConfigSection):
     held_out_alpha: Positive | None = None
     stain_strength: Fraction = 0.5
     capacities: list[Annotated[float, Field(gt=0, le=1)]] = Field(default=[])
+    sizes: list[Positive] = Field(default=[])
+
+    @model_validator(mode="after")
+    def _sizes_of_patches(self) -> Generate:
+        if self.sizes and self.patches is None:
+            raise ValueError("`sizes` are multiples of `patches`; state that too")
+        return self
 
 
 class Sites(ConfigSection):

@@ -35,7 +35,8 @@ class LearningRateSchedule(ConfigSection):
 
 
 class Augment(ConfigSection):
-    """Training augmentation: batched on the device (flips, quarter turns, colour), plus `jitter`, a list of
+    """Training augmentation: batched on the device (flips, quarter turns, `stain`: the strength of a random laboratory
+    for each patch, `exchange`: the share of patches that get dyes of other sites, colour), plus `jitter`, a list of
     albumentations transforms applied patch by patch on the CPU. With `views` a frozen backbone sees each training patch
     so often, once and for all: as it is, and augmented."""
 
@@ -45,6 +46,8 @@ class Augment(ConfigSection):
     contrast: Fraction = 0.0
     saturation: Fraction = 0.0
     hue: float = Field(0.0, ge=0, le=0.5)
+    stain: Fraction | None = None
+    exchange: Fraction | None = None
     jitter: list[Transform] = []
     views: Count | None = None
 

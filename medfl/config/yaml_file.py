@@ -25,6 +25,15 @@ from medfl.errors import MedflError, nearest
 
 MAX_BYTES = 2_000_000
 BROKEN = (yaml.YAMLError, ValueError, TypeError, RecursionError)  # dates, keys and depths that are none
+BRANCHES = (
+    "str",
+    "SiteConfig",
+    "StainProfile",
+    "Selection",
+    "InputNormalisation",
+    "TrainedPart",
+    "CalibrationFit",
+)
 LONGEST = 100  # characters of a value that a message shows
 M = TypeVar("M", bound=BaseModel)
 
@@ -166,9 +175,7 @@ def _dotted(loc: Iterable[Any]) -> str:
 
 def _is_branch(part: Any) -> bool:
     """Whether a location part is pydantic's name of a union branch and not a key of the file."""
-    return isinstance(part, str) and (
-        part in ("str", "SiteConfig", "StainProfile", "Selection", "InputNormalisation", "TrainedPart") or "[" in part
-    )
+    return isinstance(part, str) and (part in BRANCHES or "[" in part)
 
 
 def _fields(model: type[BaseModel], loc: Iterable[Any]) -> list[str]:

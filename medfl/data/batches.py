@@ -17,6 +17,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
 from medfl.data.patch_store import PatchStore
+from medfl.data.restain import draw_laboratories, restain
+from medfl.data.stain_exchange import DyeExchange
 from medfl.seeds import seed_for
 
 Jitter = Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]
@@ -26,7 +28,8 @@ COLOUR_CHUNKS = 4  # colour factors are drawn per quarter of a batch: torchvisio
 @dataclass(frozen=True)
 class AugmentSpec:
     """Training augmentation on the device. Colour values are half-widths of the factor's range around 1 (hue: 0);
-    `jitter` names what is done besides, patch by patch on the CPU."""
+    `stain` is the strength of a random laboratory for each patch, `exchange` the share of patches that get dyes of
+    other sites; `jitter` names what is done besides, patch by patch on the CPU."""
 
     flips: bool = True
     rotate90: bool = True
@@ -35,6 +38,8 @@ class AugmentSpec:
     saturation: float = 0.0
     hue: float = 0.0
     jitter: str = ""
+    stain: float = 0.0
+    exchange: float = 0.0
 
     @property
     def colour(self) -> bool:
@@ -44,7 +49,7 @@ class AugmentSpec:
     @property
     def acts(self) -> bool:
         """Whether a patch may look otherwise than it is."""
-        return self.flips or self.rotate90 or self.colour or bool(self.jitter)
+        return self.flips or self.rotate90 or self.colour or bool(self.jitter or self.stain or self.exchange)
 
 
 def epoch_order(rows: NDArray[np.int64], batch_size: int, steps: int, seed: int) -> Tensor:
@@ -69,6 +74,7 @@ class Batches:
         augment: what training batches undergo.
         jitter: optional patch-wise augmentation on the CPU, (u8[B, S, S, 3], seed) -> same shape.
         channels_last: give batches in that memory format, the one they are stored in.
+        exchange: the dyes of other sites, where there are any.
     """
 
     def __init__(
@@ -80,12 +86,14 @@ class Batches:
         augment: AugmentSpec,
         jitter: Jitter | None = None,
         channels_last: bool = False,
+        exchange: DyeExchange | None = None,
     ) -> None:
         self.store = store
         self.device = device
         self.mean, self.std = list(mean), list(std)
         self.augment = augment
         self.jitter = jitter
+        self.exchange = exchange
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the array is read-only and never written through
@@ -108,6 +116,8 @@ class Batches:
         generator = torch.Generator().manual_seed(seed)
         colours = torch.Generator().manual_seed(seed_for(seed, "colour"))
         coins = _to(torch.rand(len(order), 3, order.shape[1], generator=generator) < 0.5, self.device)
+        laboratories = draw_laboratories(order.numpy(), seed, self.augment.stain, self.augment.exchange, self.exchange)
+        laboratories = laboratories and laboratories.to(self.device)
         rows = _to(order, self.device)
         source = rows if self.images.device == self.device else order
         ahead = self._gather(source[0], seed if self.jitter else None)
@@ -116,6 +126,8 @@ class Batches:
             if step + 1 < len(order):
                 ahead = self._gather(source[step + 1], seed + step + 1 if self.jitter else None)
             images = flip_and_turn(images, self.augment, coins[step])
+            if laboratories is not None:
+                images = restain(images, laboratories.transforms[step], laboratories.white[step])
             yield self._normalise(images, colours), self.labels[rows[step]]
 
     def evaluation(self, rows: NDArray[np.int64], batch_size: int, full: bool = False) -> Iterator[Tensor]:
@@ -127,15 +139,23 @@ class Batches:
         for begin in range(0, len(order), batch_size):
             yield self._normalise(self._gather(order[begin : begin + batch_size], None), None)
 
+    def normalised(self, patches: NDArray[np.uint8]) -> Tensor:
+        """Patches u8[B, S, S, 3] that are no rows of the store, as the network takes them, f32[B, 3, S, S]."""
+        return self._normalise(self._on_device(torch.from_numpy(patches)), None)
+
     def _gather(self, rows: Tensor, jitter_seed: int | None) -> Tensor:
         """uint8 [B, 3, S, S] on the device; `rows` are where the patches are."""
         images = self.images[rows]
         if jitter_seed is not None and self.jitter is not None:
             images = torch.from_numpy(self.jitter(images.numpy(), jitter_seed))
+        return self._on_device(images)
+
+    def _on_device(self, images: Tensor) -> Tensor:
+        """u8[B, S, S, 3] -> u8[B, 3, S, S] on the device."""
         return _to(images, self.device).permute(0, 3, 1, 2).contiguous(memory_format=self.format)
 
     def _normalise(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
-        images = tvf.to_dtype(images, torch.float32, scale=True)
+        images = tvf.to_dtype(images, torch.float32, scale=True)  # nothing to do for what has been restained
         if generator is not None and self.augment.colour:
             images = jitter_colour(images, self.augment, generator)
         result: Tensor = tvf.normalize(images, self.mean, self.std, inplace=True)

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
+import medfl.data.normalise
+import medfl.data.optics
 import medfl.data.transform_names
 import medfl.data.transforms
 import medfl.errors
@@ -14,6 +16,9 @@ import medfl.plain_text
 
 RENDERING = (medfl.data.transforms, medfl.data.transform_names, medfl.errors, medfl.plain_text)
 """What draws patches as `data.render` asks; needs PyTorch, and MONAI or albumentations as the transforms do."""
+
+STAIN = (medfl.data.normalise, medfl.data.optics)
+"""What brings patches to the stain that a model was trained in; needs NumPy."""
 
 
 def carried(modules: Iterable[ModuleType], package: str) -> dict[str, str]:

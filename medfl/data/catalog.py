@@ -116,6 +116,7 @@ def site_catalog(pipeline: config.Pipeline, site: config.SiteConfig) -> Catalog:
                 distinct_names=tuple(own.distinct_names or (shared_data.distinct_names if shared_data else None) or ()),
                 patches=pipeline.parts.patches.get(site.name),
                 site=site.name,
+                mpp=site.mpp,
             )
         )
     )

@@ -15,8 +15,9 @@ import os
 import stat
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
 
 from medfl.data.atomic_file import write_text
@@ -25,6 +26,7 @@ SETTLE = 2_000_000_000  # nanoseconds
 BLOCK = 1 << 20  # bytes read at a time
 SPARE = 10_000  # outdated lines a file of notes may have before it is written anew
 Identity = tuple[int, int, int, int]
+Digest = Callable[[FileIO], str]
 
 
 class Fingerprints:
@@ -34,10 +36,12 @@ class Fingerprints:
         folder: what references are relative to.
         cache: where notes are kept, in a file named by a digest of `folder`; without one that can be written every
             file is read again.
+        digest: what makes a digest of an open file's bytes; the whole of them where none is given.
     """
 
-    def __init__(self, folder: str, cache: Path) -> None:
+    def __init__(self, folder: str, cache: Path, digest: Digest | None = None) -> None:
         self.folder = folder
+        self.digest = digest or whole_content
         self.file = cache / f"{hashlib.sha256(folder.encode(errors='surrogateescape')).hexdigest()[:16]}.notes"
         self._notes: dict[str, tuple[Identity, str]] | None = None
 
@@ -58,7 +62,7 @@ class Fingerprints:
             else:
                 unread.append(index)
         with ThreadPoolExecutor(4) as pool:
-            results = pool.map(_read, [paths[index] for index in unread])
+            results = pool.map(lambda path: _read(path, self.digest), [paths[index] for index in unread])
             for index, (text, settled) in zip(unread, results, strict=True):
                 prints[index] = text
                 if settled:
@@ -91,19 +95,25 @@ class Fingerprints:
                     stream.write("".join(_line(*note) for note in notes.items()))
 
 
-def _read(path: str) -> tuple[str, Identity | None]:
+def _read(path: str, digest: Digest) -> tuple[str, Identity | None]:
     """A file's fingerprint, and what it is known by where that may be noted."""
     began = time.time_ns()
     if not stat.S_ISREG(os.stat(path).st_mode):  # a named pipe would be waited for
         raise OSError(errno.EINVAL, "not a regular file", path)
-    digest = hashlib.sha256()
     with open(path, "rb", buffering=0) as file:
         before = os.fstat(file.fileno())
-        while block := file.read(BLOCK):
-            digest.update(block)
+        text = digest(file)
         after = os.fstat(file.fileno())
     settled = before.st_size == after.st_size and began - max(after.st_mtime_ns, after.st_ctime_ns) > SETTLE
-    return digest.hexdigest()[:32], _identity(after) if settled else None
+    return text, _identity(after) if settled else None
+
+
+def whole_content(file: FileIO) -> str:
+    """A digest (128 bits, hexadecimal) of all bytes of an open file."""
+    digest = hashlib.sha256()
+    while block := file.read(BLOCK):
+        digest.update(block)
+    return digest.hexdigest()[:32]
 
 
 def _identity(status: os.stat_result) -> Identity:

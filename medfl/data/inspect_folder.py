@@ -19,6 +19,7 @@ from medfl.config.spelling import check_decodable, show
 from medfl.data.image_file import FORMATS
 from medfl.data.images import images_below
 from medfl.data.left_out import first_few, left_out
+from medfl.data.slides.slide_inspection import holds_slides, inspect_slides
 from medfl.data.sources.class_folders import visible_folders
 from medfl.data.sources.csv_table import OtherTable, read_rows
 from medfl.data.sources.group_table import GROUPS_CSV
@@ -50,7 +51,8 @@ def inspect_folder(root: Path, name: str | None = None) -> tuple[dict[str, Any],
     """A site mapping that validates as `config.Site`, and notes on what was found and what is missing.
 
     Args:
-        root: a folder in LC25000's layout, a folder per class, a folder with one CSV `path,label`, or such a CSV.
+        root: a folder in LC25000's layout, a folder per class, a folder with one CSV `path,label`, or such a CSV; or a
+            folder of whole slides.
         name: name of the site; the folder's own by default.
 
     Raises:
@@ -60,6 +62,9 @@ def inspect_folder(root: Path, name: str | None = None) -> tuple[dict[str, Any],
     if not os.path.exists(root):
         raise MedflError(f"there is no folder {root}; name the folder or CSV file that holds the site's patches")
     try:
+        if root.is_dir() and holds_slides(root):
+            site, notes = inspect_slides(root, name or _as_name(root.name))
+            return _checked(site), [show(note) for note in notes]
         content = _folder(root) if root.is_dir() else _csv(root)
     except OSError as error:
         raise MedflError(f"{error.filename or root} cannot be read: {error.strerror}") from None
@@ -72,12 +77,7 @@ def inspect_folder(root: Path, name: str | None = None) -> tuple[dict[str, Any],
         **({} if content.kind == "lc25000" else {"labels": {word: word for word in content.counts}}),
         "data": data,
     }
-    try:
-        SiteConfig.model_validate(site)
-    except ValueError:
-        raise MedflError(
-            f'"{site["name"]}" cannot name a site: use small letters, digits and hyphens, with --name'
-        ) from None
+    _checked(site)
     counts = ", ".join(f"{word} {count:,}" for word, count in content.counts.items())
     notes = [f"Found {sum(content.counts.values()):,} images ({content.kind}): {counts}."]
     if content.kind != "csv":
@@ -88,6 +88,17 @@ def inspect_folder(root: Path, name: str | None = None) -> tuple[dict[str, Any],
     notes.append(f"Source groups: {content.groups}." if content.groups else _no_groups(content.kind))
     notes.append("Microns per pixel are not known from the files: state mpp if the scanner's is known.")
     return site, [show(note) for note in notes]  # names of folders stand in them, and may hold line breaks
+
+
+def _checked(site: dict[str, Any]) -> dict[str, Any]:
+    """The mapping, if it is one of a site. Raises MedflError for a name that a site cannot have."""
+    try:
+        SiteConfig.model_validate(site)
+    except ValueError:
+        raise MedflError(
+            f'"{site["name"]}" cannot name a site: use small letters, digits and hyphens, with --name'
+        ) from None
+    return site
 
 
 def site_yaml(site: Mapping[str, Any], notes: Sequence[str]) -> str:

@@ -26,6 +26,7 @@ RGB = tuple[float, float, float]
 HAEMATOXYLIN: RGB = (0.650, 0.704, 0.286)
 EOSIN: RGB = (0.110, 0.925, 0.363)
 LEVELS = 256
+TISSUE_DENSITY = 0.15  # mean optical density over the channels above which a pixel is tissue, not empty slide
 
 
 @cache
@@ -55,12 +56,13 @@ def to_grey(density: F32, white: Sequence[float] = (255.0, 255.0, 255.0)) -> U8:
 
 
 def stain_matrix(haematoxylin: ArrayLike, eosin: ArrayLike) -> NDArray[np.float64]:
-    """Unit rows for haematoxylin, eosin and a residual, f64[3, 3].
+    """Unit rows for haematoxylin, eosin and a residual, f64[..., 3, 3] of dyes [..., 3].
 
     The residual is the normalised cross product of the two stains: whatever no mixture of them explains (pigment,
     noise) is kept in it, which makes the matrix invertible and the separation lossless.
     """
-    stains = np.array([haematoxylin, eosin], dtype=np.float64)
-    stains /= np.linalg.norm(stains, axis=1, keepdims=True)
-    residual = np.cross(stains[0], stains[1])
-    return np.vstack([stains, residual / np.linalg.norm(residual)])
+    stains = np.stack([np.asarray(haematoxylin, np.float64), np.asarray(eosin, np.float64)], axis=-2)
+    stains /= np.linalg.norm(stains, axis=-1, keepdims=True)
+    residual = np.cross(stains[..., 0, :], stains[..., 1, :])[..., None, :]
+    residual /= np.linalg.norm(residual, axis=-1, keepdims=True)
+    return np.concatenate([stains, residual], axis=-2)

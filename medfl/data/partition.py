@@ -229,7 +229,8 @@ def make_partition(pipeline: config.Pipeline) -> Partition:
 
 def own_partition(pipeline: config.Pipeline, site: config.SiteConfig, role: str) -> SitePartition:
     """All of a site's own data, split if the site trains. Raises MedflError as `site_catalog` and for a small site."""
-    keys = [key for key in ("patches", "class_mix") if getattr(site, key) is not None]
+    dealt = ("patches", "class_mix") if role == "train" else ("patches",)  # else its mix is what its registry says
+    keys = [key for key in dealt if getattr(site, key) is not None]
     if keys:
         raise MedflError(
             f"site {site.name}: `{keys[0]}` is for dealt data, but the site brings its own (`data`), all of which is "

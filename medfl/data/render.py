@@ -23,6 +23,7 @@ from medfl.data.catalog import brings_own_data
 from medfl.data.images import images_below
 from medfl.data.partition import SitePartition
 from medfl.data.patch_store import U8, PatchStore
+from medfl.data.sources.source_registry import source_class
 from medfl.data.stain import Stain, apply, profile
 from medfl.data.store_file import Problems, open_store, store_digest, store_key, write_store
 from medfl.errors import MedflError
@@ -64,7 +65,7 @@ def render(
         MedflError: unreadable images under `on_bad_image: refuse` (listed), a split of nothing but such images, a
             transform that does not exist, fails or leaves nothing to be seen, no room on the disk.
     """
-    settings = _settings(pipeline, site)
+    settings = _settings(pipeline, site, share.catalog.source.reads_by_scale)
     key = store_key(share, asdict(settings))
     folder = pipeline.cache_dir / "stores" / key
     store = open_store(folder, site.name)
@@ -138,6 +139,8 @@ def warn_of_resolution(pipeline: config.Pipeline, sites: Iterable[config.SiteCon
     unknown ones."""
     data, parts, silent = pipeline.data, [], []
     for site in sites:
+        if source_class((site.data and site.data.source) or data.source).reads_by_scale:
+            continue
         if data.mpp is not None and site.mpp is not None:
             if site.mpp != data.mpp:
                 field = _field(data, site)
@@ -156,7 +159,7 @@ def warn_of_resolution(pipeline: config.Pipeline, sites: Iterable[config.SiteCon
         log.warning("%s", "; ".join(parts))
 
 
-def _settings(pipeline: config.Pipeline, site: config.SiteConfig) -> RenderSettings:
+def _settings(pipeline: config.Pipeline, site: config.SiteConfig, by_scale: bool) -> RenderSettings:
     data, own = pipeline.data, brings_own_data(pipeline, site)
     strength = data.stain_strength if site.stain_strength is None else site.stain_strength
     stain = None
@@ -170,7 +173,7 @@ def _settings(pipeline: config.Pipeline, site: config.SiteConfig) -> RenderSetti
     transforms = [*data.render, *site.render]
     return RenderSettings(
         size=data.size,
-        field=_field(data, site),
+        field=data.size if by_scale else _field(data, site),
         transforms=transforms,
         stain=stain if simulate else None,
         strength=strength if simulate else 0.0,

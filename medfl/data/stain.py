@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medfl.data.optics import EOSIN, F32, HAEMATOXYLIN, RGB, U8, stain_matrix, to_density, to_grey
+from medfl.data.optics import EOSIN, F32, HAEMATOXYLIN, RGB, TISSUE_DENSITY, U8, stain_matrix, to_density, to_grey
 from medfl.errors import MedflError, nearest
 
-TISSUE_DENSITY = 0.15  # mean optical density over the channels above which a pixel is tissue, not empty slide
+F64 = NDArray[np.float64]
 CHUNK = 1 << 15  # pixels per pass: 384 KiB of float32 densities stay in the second-level cache
 
 
@@ -74,9 +74,15 @@ class Stain:
         Separation, gains and recomposition are linear, and a power on transmitted light is a factor on density, so
         gamma * inv(M_reference) @ diag(gain_h, gain_e, 1) @ M_site is all there is before the white point.
         """
-        separate = np.linalg.inv(stain_matrix(HAEMATOXYLIN, EOSIN))
-        recompose = stain_matrix(self.haematoxylin, self.eosin)
-        return (self.gamma * separate @ np.diag([*self.gain, 1.0]) @ recompose).astype(np.float32)
+        return _transform(stain_matrix(self.haematoxylin, self.eosin), np.asarray(self.gain), np.asarray(self.gamma))
+
+
+def _transform(dyes: F64, gain: F64, gamma: F64) -> F32:
+    """`Stain.transform` f32[..., 3, 3] of stain matrices [..., 3, 3], gains [..., 2] and gammas [...]."""
+    separate = np.linalg.inv(stain_matrix(HAEMATOXYLIN, EOSIN))
+    gains = np.concatenate([gain, np.ones_like(gain[..., :1])], axis=-1)
+    transform = gamma[..., None, None] * separate @ (np.eye(3) * gains[..., None, :]) @ dyes
+    return np.asarray(transform, dtype=np.float32)
 
 
 def apply(images: U8, stain: Stain, strength: float = 1.0) -> U8:
@@ -124,20 +130,34 @@ def random_stain(rng: np.random.Generator) -> Stain:
     The two colours turn by about 6 degrees, the amounts of dye vary by a factor of about 1.3 either way, as between
     the shipped profiles.
     """
-    rows = [
-        np.clip(np.asarray(row) + rng.normal(0, spread, 3), 0.03, None)
+    haematoxylin, eosin, gain, gamma, white = (part[0] for part in _draw(rng, 1))
+    return Stain(tuple(haematoxylin), tuple(eosin), tuple(gain), float(gamma), tuple(white))
+
+
+def random_laboratories(rng: np.random.Generator, count: int, strength: float) -> tuple[F32, F32]:
+    """What `random_stain(rng).at(strength)` does to density and white point, of many laboratories at once.
+
+    Returns:
+        (transforms f32[count, 3, 3], white points f32[count, 3] in grey levels).
+    """
+    haematoxylin, eosin, gain, gamma, white = _draw(rng, count)
+    here, there = stain_matrix(HAEMATOXYLIN, EOSIN), stain_matrix(haematoxylin, eosin)
+    rows = here + strength * (there - here)
+    dyes = stain_matrix(rows[:, 0], rows[:, 1])
+    transforms = _transform(dyes, 1 + strength * (gain - 1), 1 + strength * (gamma - 1))
+    return transforms, (255 + strength * (white - 255)).astype(np.float32)
+
+
+def _draw(rng: np.random.Generator, count: int) -> tuple[F64, F64, F64, F64, F64]:
+    """The five figures of `count` random laboratories: [count, 3], [count, 3], [count, 2], [count], [count, 3]."""
+    haematoxylin, eosin = (
+        np.clip(np.asarray(row) + rng.normal(0, spread, (count, 3)), 0.03, None)
         for row, spread in ((HAEMATOXYLIN, 0.07), (EOSIN, 0.09))
-    ]
-    gain = np.exp(rng.normal(0, 0.28, 2)).clip(0.5, 1.8)
-    warmth, dimness = rng.uniform(-1, 1), rng.uniform(0, 6)
-    white = np.array([255 - 10 * max(-warmth, 0), 252 - 5 * abs(warmth), 255 - 22 * max(warmth, 0)]) - dimness
-    return Stain(
-        haematoxylin=tuple(rows[0]),
-        eosin=tuple(rows[1]),
-        gain=tuple(gain),
-        gamma=float(np.exp(rng.normal(0, 0.08))),
-        white=tuple(white),
     )
+    gain = np.exp(rng.normal(0, 0.28, (count, 2))).clip(0.5, 1.8)
+    warmth, dimness = rng.uniform(-1, 1, count), rng.uniform(0, 6, count)
+    white = [255 - 10 * np.maximum(-warmth, 0), 252 - 5 * np.abs(warmth), 255 - 22 * np.maximum(warmth, 0)]
+    return haematoxylin, eosin, gain, np.exp(rng.normal(0, 0.08, count)), np.stack(white, axis=-1) - dimness[:, None]
 
 
 def mean_tissue_rgb(images: U8) -> NDArray[np.float64]:

@@ -19,14 +19,16 @@ import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from medfl.data.partition import SitePartition
 from medfl.data.patch_store import I64, U8
 from medfl.data.scratch_folder import making
 from medfl.errors import MedflError
+
+if TYPE_CHECKING:
+    from medfl.data.partition import SitePartition
 
 STORE_VERSION = 2
 BLOCK = 1 << 24  # bytes that have a checksum of their own

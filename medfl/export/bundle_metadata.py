@@ -22,6 +22,7 @@ MODEL_FACTS = (
     "mean",
     "std",
     "temperature",
+    "calibration",
     "thresholds",
     "malignant",
     "fingerprint",
@@ -61,7 +62,7 @@ def metadata(source: ExportedModel) -> dict[str, Any]:
         "authors": "Those who carried out the run; the workflow is medfl's",
         "copyright": "Weights: those who trained them. Scripts: the medfl authors, Apache-2.0",
         "image_classes": f"RGB patches, resized to {size} x {size} and normalised by channel",
-        "pred_classes": f"Probabilities of {', '.join(source.classes)}, at temperature {source.temperature:g}",
+        "pred_classes": f"Probabilities of {', '.join(source.classes)}, calibrated by {source.calibration_words}",
         "eval_metrics": _figures(source),
         "intended_use": CAUTION,
         "network_data_format": {
@@ -114,7 +115,7 @@ run(config_file="BUNDLE/configs/inference.json", bundle_root="BUNDLE", dataset_d
 `IMAGES` is a folder of patches; the CSV has one row an image, `file` and `p_<class>` for every class.
 `monai.bundle.load(name="BUNDLE", bundle_dir="FOLDER OF BUNDLE", source="github", workflow_type="inference")` returns
 the network alone{path}.
-Its outputs are logits; the workflow divides them by the temperature {temperature:g} before softmax.
+Its outputs are logits; the workflow calibrates them by {calibration} before softmax.
 
 A bundle's configuration and its `scripts/` are code: use only bundles of people you trust. `models/model.pt` holds
 tensors and nothing else, and is read as weights only.
@@ -155,7 +156,7 @@ def readme(source: ExportedModel) -> str:
         packages=" and ".join((", ".join(needed[:-1]), needed[-1])),
         rendered=f", then transformed as in the run: {names}" if names else "",
         caution=CAUTION,
-        temperature=source.temperature,
+        calibration=markdown(source.calibration_words),
         path=", where the bundle's folder is on `sys.path`" if source.shaped else "",
         size=source.size,
         resolution=_resolution(source),

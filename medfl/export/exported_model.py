@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from medfl.errors import MedflError
+from medfl.metrics.logit_calibration import Calibration
 from medfl.pipeline.evaluate_model import TrainedModel
 from medfl.runs.records import finished_run
 from medfl.runs.versions import installed_version
@@ -37,8 +39,15 @@ class ExportedModel:
         """Gather what goes along with a model.
 
         Raises:
-            MedflError: the backbone is a local folder, or a file of the run is damaged.
+            MedflError: the backbone is a local folder, patches are normalised by their laboratory's stain, or a file
+                of the run is damaged.
         """
+        if model.stain_reference:
+            raise MedflError(
+                f"{model.directory}: patches are normalised by the stain of their laboratory (`data.normalise`), which "
+                f"neither an ONNX graph nor a bundle measures, so it would see others than the model was trained on; "
+                f"serve it from MLflow, or use `medfl predict`"
+            )
         facts = portable({**model.facts, "render": model.render}, model.directory / "model.json")
         if model.run is None:
             return cls(model, facts, {}, model.card.read_text(encoding="utf-8") if model.card else "")
@@ -66,9 +75,18 @@ class ExportedModel:
         return int(self.facts["size"])
 
     @property
-    def temperature(self) -> float:
-        """What logits are divided by; 1 where the run was not calibrated."""
-        return float(self.facts.get("temperature") or 1.0)
+    def calibration(self) -> Calibration:
+        """What logits go through before softmax; nothing where the run was not calibrated."""
+        return self.model.calibration
+
+    @property
+    def calibration_words(self) -> str:
+        """The same in words, after "at" or "by"."""
+        own = self.calibration
+        if not own.scale:
+            return f"temperature {own.temperature:g}"
+        pairs = zip(self.classes, own.scale, own.bias, strict=True)
+        return "vector scaling (" + ", ".join(f"{name} x {s:.4g} {b:+.4g}" for name, s, b in pairs) + ")"
 
     @property
     def shaped(self) -> bool:

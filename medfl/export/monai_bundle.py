@@ -24,15 +24,9 @@ from medfl.export.exported_model import ExportedModel
 
 SCRIPTS = (medfl.export.classify, medfl.data.images, medfl.data.rgb, medfl.data.table_cells)
 BATCH = 64
-POSTPROCESSING: list[dict[str, Any]] = [
-    {
-        "_target_": "monai.transforms.Lambdad",
-        "keys": "pred",
-        "func": "$lambda logits: logits / @temperature",
-        "track_meta": False,
-    },
-    {"_target_": "monai.transforms.Activationsd", "keys": "pred", "softmax": True},
-]
+SOFTMAX: dict[str, Any] = {"_target_": "monai.transforms.Activationsd", "keys": "pred", "softmax": True}
+DIVIDED = "$lambda logits: logits / @temperature"
+SCALED = f"{DIVIDED} * torch.as_tensor(@scale).to(logits) + torch.as_tensor(@bias).to(logits)"
 DATASET: dict[str, Any] = {
     "_target_": "monai.data.Dataset",
     "data": {"_target_": "scripts.classify.datalist", "directory": "@dataset_dir"},
@@ -95,13 +89,14 @@ def inference_config(source: ExportedModel) -> dict[str, Any]:
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
         "batch_size": BATCH,
         "classes": source.classes,
-        "temperature": source.temperature,
+        "temperature": source.calibration.temperature,
+        **(source.calibration.vector or {}),
         "network_def": _network(source),
         "preprocessing": {"_target_": "monai.transforms.Compose", "transforms": _preprocessing(source)},
         "dataset": DATASET,
         "dataloader": DATALOADER,
         "inferer": {"_target_": "monai.inferers.SimpleInferer"},
-        "postprocessing": {"_target_": "monai.transforms.Compose", "transforms": POSTPROCESSING},
+        "postprocessing": {"_target_": "monai.transforms.Compose", "transforms": _postprocessing(source)},
         "evaluator": EVALUATOR,
         "run": ["$@evaluator.run()"],
     }
@@ -144,6 +139,13 @@ def _preprocessing(source: ExportedModel) -> list[dict[str, Any]]:
         },
         {"_target_": "monai.transforms.EnsureTyped", "keys": "image", "dtype": "$torch.float32", "track_meta": False},
     ]
+
+
+def _postprocessing(source: ExportedModel) -> list[dict[str, Any]]:
+    """From logits [C] of a patch to calibrated probabilities."""
+    function = SCALED if source.calibration.scale else DIVIDED
+    calibrated = {"_target_": "monai.transforms.Lambdad", "keys": "pred", "func": function, "track_meta": False}
+    return [calibrated, SOFTMAX]
 
 
 def _network(source: ExportedModel) -> dict[str, Any]:

@@ -31,22 +31,27 @@ REMEDY = f"install medfl's extra with {install_extra('onnx')}"
 
 
 class Graph(nn.Module):
-    """A network between uint8 patches and probabilities: normalisation before it, temperature and softmax after it."""
+    """A network between uint8 patches and probabilities: normalisation before it, calibration and softmax after it."""
 
     mean: Tensor
     std: Tensor
+    scale: Tensor
+    bias: Tensor
 
     def __init__(self, source: ExportedModel) -> None:
         super().__init__()
         self.net = source.net
-        self.temperature = source.temperature
+        self.calibration = source.calibration
+        self.register_buffer("scale", torch.tensor(self.calibration.scale))
+        self.register_buffer("bias", torch.tensor(self.calibration.bias))
         self.register_buffer("mean", torch.tensor(source.facts["mean"]).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(source.facts["std"]).view(1, 3, 1, 1))
 
     def forward(self, patches: Tensor) -> Tensor:
         """u8[N, S, S, 3] -> f32[N, C]."""
         x = (patches.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
-        return torch.softmax(self.net(x) / self.temperature, dim=1)
+        logits = self.net(x) / self.calibration.temperature
+        return torch.softmax(logits * self.scale + self.bias if self.calibration.scale else logits, dim=1)
 
 
 def write_onnx(source: ExportedModel, path: Path) -> str:
@@ -111,7 +116,12 @@ def facts(source: ExportedModel) -> dict[str, Any]:
             "shape": ["batch", len(source.classes)],
             "meaning": "class probabilities in the order of `classes`",
         },
-        "inside": {"mean": own["mean"], "std": own["std"], "temperature": source.temperature},
+        "inside": {
+            "mean": own["mean"],
+            "std": own["std"],
+            "temperature": source.calibration.temperature,
+            "calibration": source.calibration.vector,
+        },
         "mpp": own.get("mpp"),
         "thresholds": own.get("thresholds"),
         "malignant": own.get("malignant"),

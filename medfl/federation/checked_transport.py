@@ -6,9 +6,22 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from medfl.data.normalise import FIXED, LARGEST, statistics_of
+from medfl.data.stain_exchange import NUMBERS, DyeSpread
 from medfl.federation.transport import AsyncTransport, Transport
-from medfl.messages import Failure, HistogramRequest, MeasureRequest, Reply, Request, TemperatureRequest
+from medfl.messages import (
+    AdaptRequest,
+    Failure,
+    HistogramRequest,
+    MeasureRequest,
+    Reply,
+    Request,
+    ScalingRequest,
+    StainRequest,
+    TemperatureRequest,
+)
 from medfl.metrics import figure_checks as checks
+from medfl.metrics.remedies import PLAIN
 from medfl.metrics.targets import targets
 
 PHASES = ("train", "evaluate")
@@ -73,19 +86,28 @@ class CheckedTransport:
         sums, curves = self._closing(request, len(names)), None
         if isinstance(request, MeasureRequest):
             curves = checks.curves_check(names)
-        figures = None
-        if not isinstance(request, TemperatureRequest | HistogramRequest):
+        figures, fitting = None, isinstance(request, AdaptRequest) and bool(request.temperatures)
+        if not (isinstance(request, TemperatureRequest | ScalingRequest | HistogramRequest | StainRequest) or fitting):
             figures = checks.site_figures_check(self.classes, names, self.bins)
         _by_split(sums, request.splits)(reply.sums, "sums")
         _by_split(curves, request.splits)(reply.curves, "curves")
-        own = [name for name in reply.metrics if self.personal and _of_own_model(name, request.splits)]
-        _by_split(figures, request.splits, own)(reply.metrics, "metrics")
+        if isinstance(request, AdaptRequest) and not fitting:
+            _by_split(figures, (PLAIN, *request.remedies))(reply.metrics, "metrics")
+        else:
+            own = [name for name in reply.metrics if self.personal and _of_own_model(name, request.splits)]
+            _by_split(figures, request.splits, own)(reply.metrics, "metrics")
         checks.record({}, dict.fromkeys(PHASES, checks.number(0.0, LARGEST_SECONDS)))(reply.seconds, "seconds")
 
     def _closing(self, request: Request, n_targets: int) -> checks.Check | None:
         """What a request asks for as sums of a split."""
-        if isinstance(request, TemperatureRequest):
+        if isinstance(request, StainRequest):
+            wanted = {"statistics": _statistics(request.method)} if request.method else {}
+            return checks.record(wanted | ({"dyes": checks.maybe(_dyes)} if request.dyes else {}))
+        if isinstance(request, TemperatureRequest) or (isinstance(request, AdaptRequest) and request.temperatures):
             return checks.record({"temperatures": checks.temperature_sums_check(len(request.temperatures))})
+        if isinstance(request, ScalingRequest):
+            points = len(request.points) // (2 * len(self.classes))
+            return checks.record({"scaling": checks.scaling_sums_check(points, len(self.classes))})
         histograms = checks.histograms_check(n_targets)
         if isinstance(request, HistogramRequest):
             return checks.record({"histograms": histograms})
@@ -100,6 +122,24 @@ def _by_split(inner: checks.Check | None, splits: Sequence[str], further: Sequen
     if inner is None:
         return checks.record({})
     return checks.record(dict.fromkeys(splits, inner), dict.fromkeys(further, inner))
+
+
+def _statistics(method: str) -> checks.Check:
+    """The numbers of a stain by that method, or None."""
+    kind = type(FIXED[method])
+
+    def check(value: Any, where: str) -> None:
+        checks.listed(checks.number(0.0, LARGEST), len(FIXED[method].numbers))(value, where)
+        if not isinstance(statistics_of(value), kind):
+            raise ValueError(f"`{where}` is of another method")
+
+    return checks.maybe(check)
+
+
+def _dyes(value: Any, where: str) -> None:
+    """The numbers of a site's dyes."""
+    checks.listed(checks.number(-1.0, 1.0), NUMBERS)(value, where)
+    DyeSpread.of(value)
 
 
 def _of_own_model(name: Any, splits: Sequence[str]) -> bool:

@@ -135,13 +135,14 @@ class Federation:
 
         def request(name: str) -> Request:
             model = self.schedule.model(self, name)
-            common = (t, *model, self.schedule.splits(self, name, evaluated), state.accepted.get(name, -1))
+            splits, accepted = self.schedule.splits(self, name, evaluated), state.accepted.get(name, -1)
+            message: Request = EvaluateRequest(t, *model, splits, accepted, state.stain_reference)
             trains = name in training
-            message: Request = (
-                TrainRequest(*common, lr_scale=lr_scale, extra=self._extra(server, name))
-                if trains
-                else EvaluateRequest(*common)
-            )
+            if trains:
+                others = state.stains.others(name) if state.stains else ()
+                message = TrainRequest(
+                    **vars(message), lr_scale=lr_scale, stain_others=others, extra=self._extra(server, name)
+                )
             sent = CountedMessage(server, name, "down", message_bytes(message), trains)
             progress.bytes_down[name] = self.schedule.counted_bytes(self, sent)
             return message

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from medfl.federation.stain_agreement import StainAgreement
 from medfl.federation.virtual_time import SiteSpeed
 from medfl.messages import Reply
 from medfl.methods.core.context import ServerContext
@@ -94,6 +95,7 @@ class ServerState:
             to.
         clock: virtual seconds since the start; stays 0 where sites state no pace.
         in_flight: site -> its reply on the way, in the asynchronous schedule.
+        stains: what sites are sent of stains; None where nothing was agreed on.
     """
 
     round: int
@@ -108,6 +110,12 @@ class ServerState:
     json_state: dict[str, Any] = field(default_factory=dict)
     clock: float = 0.0
     in_flight: dict[str, InFlightReply] = field(default_factory=dict)
+    stains: StainAgreement | None = None
+
+    @property
+    def stain_reference(self) -> tuple[float, ...]:
+        """Numbers of the stain that all patches are brought to; none where they stay."""
+        return self.stains.reference if self.stains else ()
 
     def snapshot(self) -> ServerState:
         """This state as a value that later rounds leave alone. Tensors are shared: a round replaces them and never

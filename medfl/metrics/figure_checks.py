@@ -6,7 +6,7 @@ that names the part; it neither changes nor completes what it looks at.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from medfl.metrics import figures
@@ -14,6 +14,7 @@ from medfl.metrics.adaptive_bins import ADAPTIVE_BINS
 from medfl.metrics.histograms import BINS
 from medfl.metrics.intervals import LARGEST_BRIER, LARGEST_NLL
 from medfl.metrics.operating import RATES
+from medfl.metrics.remedies import REASONS, STEPS
 from medfl.metrics.roc import GRID
 from medfl.plain_text import printable
 
@@ -157,6 +158,14 @@ def site_figures_check(classes: Sequence[str], targets: Sequence[str], bins: int
         "auroc_df": maybe(_DEGREES),
         "auroc_least": maybe(record({"error": _least_error, "se": FRACTION, "df": _DEGREES})),
         "withheld": record({"min_count": count, "all": truth, "classes": _some_of(classes)}),
+        "adaptation": record(
+            {
+                "steps": _some_of(STEPS),
+                "left_out": record({}, dict.fromkeys(STEPS, _one_of(REASONS))),
+                "patches": count,
+                "groups": count,
+            }
+        ),
     }
     for row in figures.FIGURES:
         required, further = _row_checks(row, classes)
@@ -237,15 +246,35 @@ def temperature_sums_check(temperatures: int) -> Check:
     return record({"n": count, "groups": count, "nll": positive, "slope": slope, "curvature": positive})
 
 
+def scaling_sums_check(points: int, classes: int) -> Check:
+    """What `ScalingSums.to_lists` gives of so many points and classes."""
+    any_number = number(-LARGEST_SUM, LARGEST_SUM)
+    row = listed(any_number, 2 * classes)
+    parts = {"nll": listed(number(0.0, LARGEST_SUM, TOLERANCE), points), "gradient": listed(row, points)}
+    return record({"n": count, "groups": count, **parts, "hessian": listed(listed(row, 2 * classes), points)})
+
+
 def _histogram(value: Any, where: str) -> None:
-    listed(count, BINS)(value, where)
+    plain = isinstance(value, list) and len(value) == BINS and set(map(type, value)) == {int}
+    if not plain or min(value) < 0 or max(value) > LARGEST_COUNT:  # one by one only to say what is wrong
+        listed(count, BINS)(value, where)
     count(sum(value), where)
 
 
 def _some_of(names: Sequence[str]) -> Check:
     def check(value: Any, where: str) -> None:
         if not isinstance(value, list) or any(not isinstance(name, str) or name not in names for name in value):
-            raise ValueError(f"`{where}` is no list of this run's classes")
+            raise ValueError(f"`{where}` is no list of {', '.join(names)}")
+
+    return check
+
+
+def _one_of(words: Iterable[str]) -> Check:
+    allowed = set(words)
+
+    def check(value: Any, where: str) -> None:
+        if not isinstance(value, str) or value not in allowed:
+            raise ValueError(f"`{where}` is {brief(value)}, no word for it")
 
     return check
 

@@ -14,7 +14,8 @@ from enum import Enum, auto
 from typing import Any, Literal
 
 from medfl.metrics.auroc import FloatArray, IntArray, mean_auroc
-from medfl.metrics.calibration import ScoreSums
+from medfl.metrics.calibration import CalibrationBins, ScoreSums
+from medfl.metrics.clustered_calibration import clustered_debiased_ece, noise_of_ece
 from medfl.metrics.formatting import format_figure, format_interval
 from medfl.metrics.intervals import LARGEST_BRIER, LARGEST_NLL, Intervals
 from medfl.metrics.t_intervals import Interval
@@ -36,6 +37,9 @@ class Place(Enum):
     STUDY_VALIDATION = auto()
 
 
+SITE_TABLES = (Place.CONSOLE, Place.REPORT, Place.CARD, Place.STUDY_SITES)
+
+
 class Style(Enum):
     """How a table shows a figure."""
 
@@ -53,7 +57,8 @@ class ScoredPatches:
         sums: of all patches, without leading axes.
         auroc_per_class: f64[C], nan where a class is not supported.
         loss: the training loss on these patches, where it differs from the NLL.
-        probs, labels: f64[N, C], int[N]; None where patches of several sites were merged, whose scores stay there.
+        probs, labels, by_group: f64[N, C], int[N], and bins of the top probability of every source group [G, B]; None
+            where patches of several sites were merged, whose scores stay there.
     """
 
     sums: ScoreSums
@@ -61,6 +66,11 @@ class ScoredPatches:
     loss: float | None = None
     probs: FloatArray | None = None
     labels: IntArray | None = None
+    by_group: CalibrationBins | None = None
+
+    def debiased_ece(self) -> float:
+        """ECE without its noise: that of source groups where they are known, else of single patches."""
+        return float(self.sums.debiased_ece()) if self.by_group is None else clustered_debiased_ece(self.by_group)
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,17 +227,23 @@ FIGURES: tuple[SiteFigure, ...] = (
     SiteFigure(
         "debiased_ece",
         "debiased ECE",
-        lambda patches: patches.sums.debiased_ece(),
+        lambda patches: patches.debiased_ece(),
         "lower",
         (0.0, 1.0),
         guess=lambda classes: WORST_ECE,
         before=Style.VALUE,
-        shown={
-            Place.REPORT: Style.VALUE,
-            Place.POOLED: Style.VALUE,
-            Place.CARD: Style.VALUE,
-            Place.STUDY_SITES: Style.VALUE,
-        },
+        grouped=True,
+        shown=dict.fromkeys((*SITE_TABLES, Place.POOLED), Style.VALUE),
+    ),
+    SiteFigure(
+        "ece_noise",
+        "ECE by noise alone",
+        lambda patches: math.nan if patches.by_group is None else noise_of_ece(patches.by_group),
+        "lower",
+        (0.0, 1.0),
+        short="noise alone",
+        grouped=True,
+        shown=dict.fromkeys(SITE_TABLES, Style.VALUE),
     ),
     SiteFigure(
         "classwise_ece",
@@ -267,14 +283,8 @@ FIGURES: tuple[SiteFigure, ...] = (
         interval=lambda intervals: intervals.nll,
         guess=math.log,
         before=Style.VALUE,
-        shown={
-            Place.REPORT: Style.VALUE,
-            Place.HEAT_MAP: Style.VALUE,
-            Place.POOLED: Style.VALUE,
-            Place.CARD: Style.INTERVAL,
-            Place.STUDY_SITES: Style.VALUE,
-            Place.STUDY_VALIDATION: Style.VALUE,
-        },
+        grouped=True,
+        shown=dict.fromkeys((*SITE_TABLES, Place.HEAT_MAP, Place.POOLED, Place.STUDY_VALIDATION), Style.VALUE),
     ),
 )
 

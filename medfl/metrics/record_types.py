@@ -54,13 +54,33 @@ class SiteFigures(TypedDict, total=False):
     operating: Mapping[str, Mapping[str, Any]]
     membership: Mapping[str, Any]
     withheld: Mapping[str, Any]
+    adaptation: AdaptationRecord
+
+
+class AdaptationRecord(TypedDict):
+    """What was done at a site: the steps of the remedy, those left out and why (`medfl.metrics.remedies.REASONS`), the
+    unlabelled patches adapted on and their source groups."""
+
+    steps: list[str]
+    left_out: dict[str, str]
+    patches: int
+    groups: int
+
+
+class AdaptedResult(AdaptationRecord):
+    """A site's figures on the source groups that were not adapted on: of the adapted model, and of the plain one."""
+
+    figures: SiteFigures
+    plain: SiteFigures
 
 
 class SiteResult(SiteFigures):
-    """A site's entry of `summary.json`: its test figures, its role, and those of models that a method keeps there."""
+    """A site's entry of `summary.json`: its test figures, its role, those of models that a method keeps there, and
+    those of the adapted model."""
 
     role: Role
     models: NotRequired[Mapping[str, SiteFigures]]
+    adapted: NotRequired[AdaptedResult]
 
 
 class SiteRecord(TypedDict, total=False):
@@ -124,8 +144,8 @@ class RunFailure(FailureRecord):
 class RunSummary(TypedDict):
     """`summary.json`: what a run came to. Figures of sites and groups are in the rows of the table of figures.
 
-    A run with baseline `local_only` has `cross_site_auroc` and `temperatures`, one with `dp` has `privacy`, one that
-    closed early `stopped`.
+    A run with baseline `local_only` has `cross_site_auroc` and `temperatures` (with vector scaling `calibrations` too),
+    one with `dp` has `privacy`, one that closed early `stopped`, one that adapts `adaptation`.
     """
 
     pipeline: str
@@ -158,4 +178,8 @@ class RunSummary(TypedDict):
     privacy: NotRequired[dict[str, Any]]
     cross_site_auroc: NotRequired[dict[str, dict[str, float | None]]]
     temperatures: NotRequired[dict[str, float | None]]
+    calibrations: NotRequired[dict[str, dict[str, Any]]]
+    papers: NotRequired[dict[str, str]]
     stopped: NotRequired[dict[str, Any]]
+    site_signature: NotRequired[dict[str, Any]]
+    adaptation: NotRequired[dict[str, Any]]

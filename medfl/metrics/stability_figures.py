@@ -6,18 +6,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from medfl.metrics.figures import Place
 
 
 @dataclass(frozen=True)
 class StabilityFigure:
-    """One row: its key in `Stability.summary`, its label, its meaning in a sentence, and the tables that show it."""
+    """One row: its key in `Stability.summary`, its label, its meaning in a sentence, the tables that show it,
+    and which way is better; None where no way is."""
 
     key: str
     label: str
     meaning: str
     shown: frozenset[Place]
+    direction: Literal["higher", "lower"] | None = "lower"
 
 
 _REPORT = frozenset({Place.REPORT})
@@ -50,15 +53,18 @@ STABILITY_FIGURES = (
         "standard deviation over training sites at the selected round",
         _CONSOLE,
     ),
-    StabilityFigure("worst_site_auroc", "worst site", "lowest validation AUROC at the selected round", _REPORT),
+    StabilityFigure(
+        "worst_site_auroc", "worst site", "lowest validation AUROC at the selected round", _REPORT, "higher"
+    ),
     StabilityFigure("drift", "drift", "how far the sites' updates scatter, in units of the common step", _CONSOLE),
     StabilityFigure(
         "coherence",
         "coherence",
         "share of the updates' squared length that does not cancel; 1 when all agree",
         _CONSOLE,
+        "higher",
     ),
-    StabilityFigure("update_cosine", "update cosine", "cosine between successive common steps", _CARD),
+    StabilityFigure("update_cosine", "update cosine", "cosine between successive common steps", _CARD, None),
     StabilityFigure(
         "accumulated_variance",
         "accumulated variance",

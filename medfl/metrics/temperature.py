@@ -22,12 +22,13 @@ groups it has, and is L alone from `ENOUGH_GROUPS` on.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from medfl.metrics.auroc import FloatArray, IntArray
+from medfl.metrics.logit_calibration import Calibration
 
 ENOUGH_GROUPS = 50
 """Source groups from which on a temperature is the data's alone; with fewer it is pulled towards 1."""
@@ -65,6 +66,10 @@ class TemperatureSums:
             self.n + other.n,
             self.groups + other.groups,
         )
+
+    def weighted(self, factor: float) -> TemperatureSums:
+        """The sums with every patch counted `factor` times; `n` and `groups` stay."""
+        return replace(self, nll=self.nll * factor, slope=self.slope * factor, curvature=self.curvature * factor)
 
     def to_lists(self) -> dict[str, Any]:
         """The sums by name, ready for JSON; no digit is lost."""
@@ -130,6 +135,11 @@ class TemperatureFit:
     groups: int
     pulled: bool = False
     bound: str | None = None
+
+    @property
+    def calibration(self) -> Calibration:
+        """What logits go through."""
+        return Calibration(self.temperature)
 
 
 def fit_temperature(ask: Callable[[tuple[float, ...]], TemperatureSums]) -> TemperatureFit:

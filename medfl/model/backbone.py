@@ -201,13 +201,14 @@ def check_name(backbone: str, pretrained: bool = False) -> None:
             f"`model.backbone`: {backbone} asks for a network described at {place!r}, and only timm's own names are "
             f"built here; {own}, or {which}"
         )
-    names, architecture = timm.list_models(), _plain(backbone)
-    if architecture not in names:
-        raise MedflError(f"`model.backbone`: timm {timm.__version__} has no {backbone!r}.{nearest(backbone, names)}")
-    tags = timm.list_models(f"{architecture}.*", pretrained=True)
+    architecture = _plain(backbone)
+    if not timm.is_model(architecture):
+        close = nearest(backbone, timm.list_models())
+        raise MedflError(f"`model.backbone`: timm {timm.__version__} has no {backbone!r}.{close}")
     try:
         timm.models.get_pretrained_cfg(backbone)
     except RuntimeError:
+        tags = timm.list_models(f"{architecture}.*", pretrained=True)
         close = nearest(backbone, tags) or f" It has: {', '.join(tags) or 'none'}."
         raise MedflError(
             f"`model.backbone`: timm {timm.__version__} has {architecture}, but no weights named {backbone!r}.{close}"

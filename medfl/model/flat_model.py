@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from medfl.errors import MedflError
 from medfl.model.backbone import ModelSpec, create
@@ -222,6 +223,16 @@ class FlatModel:
                 f"the weights do not fit {self.spec.backbone}: {name} is {actual}, expected {tuple(shape)}"
             )
         return tensor
+
+    def moving_batchnorm(self) -> list[_BatchNorm]:
+        """BatchNorm layers whose statistics are those of training, none of what is frozen."""
+        moving = {slot.name for slot in self.buffer_layout.slots}
+        return [layer for name, layer in self.all_batchnorm().items() if f"{name}.running_mean" in moving]
+
+    def all_batchnorm(self) -> dict[str, _BatchNorm]:
+        """BatchNorm layers that keep statistics, by name."""
+        layers = {name: layer for name, layer in self.net.named_modules() if isinstance(layer, _BatchNorm)}
+        return {name: layer for name, layer in layers.items() if layer.running_mean is not None}
 
     def norm_slots(self) -> list[Slot]:
         """Slots of the affine parameters of normalisation layers (batch, group, layer, instance norm)."""

@@ -5,24 +5,26 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
 
 from medfl import config
 from medfl.config.program_parts import is_program
-from medfl.data.batches import AugmentSpec, Jitter
+from medfl.data.batches import AugmentSpec, Batches, Jitter
 from medfl.data.patch_store import PatchStore
-from medfl.errors import MedflError
-from medfl.messages import POOL
+from medfl.errors import MedflError, nearest
+from medfl.messages import POOL, Request
 from medfl.methods.core.chain import build_chain
 from medfl.model.flat_model import FlatModel
+from medfl.pipeline.adaptation_needs import check_adaptation, stain_statistics_of
 from medfl.pipeline.model_spec import model_at_a_site, model_spec
 from medfl.seeds import seed_for
 from medfl.site.feature_batches import FeatureBatches, PooledFeatures
 from medfl.site.shared_model import LocalTrainingConfig, Loss, SharedModel
-from medfl.site.site import Site, steps_by_site
+from medfl.site.site import Site
 from medfl.site.trial_pass import try_network
 
 ON_GRADIENTS = ("on_gradient", "on_last_gradient", "modify_gradient", "optimizer_step", "ascend")
@@ -41,6 +43,7 @@ def checked_shared_model(pipeline: config.Pipeline) -> SharedModel:
     optimizer = pipeline.training.optimizer
     shared.chain.check(shared.model, optimizer.name, optimizer.momentum, optimizer.weight_decay)
     check_precision(shared)
+    check_adaptation(pipeline.adapt, shared.model)
     try_network(shared, pipeline.data.size, pipeline.training.batch_size, program_loss(pipeline))
     return shared
 
@@ -78,7 +81,8 @@ def build_shared_model(pipeline: config.Pipeline) -> SharedModel:
     """The one network and what goes with it. Raises MedflError for a wrong chain or a device that is not there."""
     training, chain, device = pipeline.training, build_chain(pipeline.method), resolve_device(pipeline.training.device)
     on_cuda = device.type == "cuda"
-    channels_last = on_cuda if training.channels_last is None else training.channels_last
+    resting = pipeline.model.train == "head"  # forward passes only, which that layout makes faster on a CPU too
+    channels_last = on_cuda or resting if training.channels_last is None else training.channels_last
     spec = dataclasses.replace(model_spec(pipeline), channels_last=channels_last)
     model = FlatModel(spec, device, seed=seed_for(pipeline.seed, "init"))
     return SharedModel(model, chain, precision=resolve_precision(training.precision, device), compiled=training.compile)
@@ -131,14 +135,45 @@ def views(pipeline: config.Pipeline) -> int:
     augment = pipeline.training.augment
     if pipeline.model.train != "head":
         return 0
-    still = not (augment.flips or augment.rotate90 or augment.jitter)
-    still &= not (augment.brightness or augment.contrast or augment.saturation or augment.hue)
-    return augment.views or int(still)
+    return augment.views or int(not _augment_spec(augment).acts)
 
 
-def local_training_config(pipeline: config.Pipeline, site: config.SiteConfig) -> LocalTrainingConfig:
-    """A site's local work: the pipeline's, with what the site states for itself."""
-    training, augment = pipeline.training, pipeline.training.augment
+def _augment_spec(augment: config.Augment) -> AugmentSpec:
+    return AugmentSpec(
+        flips=augment.flips,
+        rotate90=augment.rotate90,
+        brightness=augment.brightness,
+        contrast=augment.contrast,
+        saturation=augment.saturation,
+        hue=augment.hue,
+        jitter=json.dumps(augment.jitter) if augment.jitter else "",
+        stain=augment.stain or 0.0,
+        exchange=augment.exchange or 0.0,
+    )
+
+
+def _class_mix(
+    pipeline: config.Pipeline, site: config.SiteConfig, store: PatchStore | None
+) -> tuple[float, ...] | None:
+    """The share of each class at a site: as its file states it, or that of its training patches; None for neither."""
+    classes = pipeline.task.classes
+    if site.class_mix is not None:
+        if strange := sorted(site.class_mix.keys() - set(classes)):
+            raise MedflError(
+                f"site {site.name}, `class_mix` names the class {strange[0]}, which is not in `task.classes` "
+                f"({', '.join(classes)}).{nearest(strange[0], classes)}"
+            )
+        return tuple(site.class_mix.get(name, 0.0) for name in classes)
+    if store is None or not len(rows := store.splits.get("train", ())):
+        return None
+    return tuple((np.bincount(store.labels[rows], minlength=len(classes)) / len(rows)).tolist())
+
+
+def local_training_config(
+    pipeline: config.Pipeline, site: config.SiteConfig, store: PatchStore | None = None
+) -> LocalTrainingConfig:
+    """A site's local work: the pipeline's, with what the site states for itself and its patches show."""
+    training = pipeline.training
     steps = site.local_steps or (None if site.local_epochs else training.local_steps)
     return LocalTrainingConfig(
         batch_size=training.batch_size,
@@ -154,21 +189,15 @@ def local_training_config(pipeline: config.Pipeline, site: config.SiteConfig) ->
         class_weights=_stated_weights(pipeline),
         loss=pipeline.parts.loss,
         label_smoothing=training.label_smoothing,
-        augment=AugmentSpec(
-            flips=augment.flips,
-            rotate90=augment.rotate90,
-            brightness=augment.brightness,
-            contrast=augment.contrast,
-            saturation=augment.saturation,
-            hue=augment.hue,
-            jitter=json.dumps(augment.jitter) if augment.jitter else "",
-        ),
+        augment=_augment_spec(training.augment),
         rounds=training.rounds,
         seed=pipeline.seed,
         eval_batch_size=pipeline.evaluation.batch_size,
         bins=pipeline.evaluation.bins,
         min_count=pipeline.min_count(site),
         views=views(pipeline),
+        class_mix=_class_mix(pipeline, site, store),
+        stain_statistics=stain_statistics_of(pipeline),
     )
 
 
@@ -181,7 +210,7 @@ def build_site(
 ) -> Site:
     """One site over its rendered patches; without a role it trains."""
     buffers = "average" if pipeline.baseline else pipeline.training.buffers
-    work = local_training_config(pipeline, site)
+    work = local_training_config(pipeline, site, store)
     return Site(site.name, site.role or "train", store, work, shared, jitter=jitter, buffers=buffers)
 
 
@@ -199,21 +228,50 @@ def build_sites(pipeline: config.Pipeline, stores: Mapping[str, PatchStore], sha
         for site in pipeline.all_sites
         if site.name in stores
     }
-    for site in sites.values():
-        site.compute_features()
+    if not (pipeline.data.normalise or pipeline.training.augment.exchange):  # else once the stains are known
+        for site in sites.values():
+            site.compute_features()
     return sites
 
 
-def pooled_site(sites: Mapping[str, Site]) -> Site:
+class PooledSite(Site):
+    """All sites' training patches in one place, each site's in the stain that a message names.
+
+    Args:
+        parts: the training sites.
+    """
+
+    def __init__(self, parts: Sequence[Site]) -> None:
+        first = parts[0]
+        work = dataclasses.replace(first.training, local_steps=sum(steps_by_site(parts).values()))
+        super().__init__(POOL, "train", pool([site.store for site in parts]), work, first.shared, first.jitter)
+        self.parts = parts
+
+    @cached_property
+    def batches(self) -> Batches | FeatureBatches:
+        """The patches, or the features that the sites have computed of them."""
+        parts = [site.batches for site in self.parts if isinstance(site.batches, FeatureBatches)]
+        return PooledFeatures(self.images, parts) if parts else self.images
+
+    def take_stains(self, request: Request) -> None:
+        """See Site.take_stains."""
+        before = [site.store for site in self.parts]
+        for site in self.parts:
+            site.take_stains(request)
+        if any(site.store is not store for site, store in zip(self.parts, before, strict=True)):
+            self.store = pool([site.store for site in self.parts])
+            for made in ("images", "batches"):
+                self.__dict__.pop(made, None)
+
+
+def steps_by_site(sites: Iterable[Site]) -> dict[str, int]:
+    """Local steps of every training site."""
+    return {s.name: s.training.steps(len(s.store.splits["train"])) for s in sites if s.role == "train"}
+
+
+def pooled_site(sites: Mapping[str, Site]) -> PooledSite:
     """A site that holds a copy of all sites' training patches and takes as many local steps as they do together."""
-    training = [sites[name] for name in sorted(sites) if sites[name].role == "train"]
-    first = training[0]
-    work = dataclasses.replace(first.training, local_steps=sum(steps_by_site(training).values()))
-    pooled = Site(POOL, "train", pool([site.store for site in training]), work, first.shared, first.jitter)
-    parts = [site.batches for site in training if isinstance(site.batches, FeatureBatches)]
-    if parts:
-        pooled.batches = PooledFeatures(pooled.images, parts)
-    return pooled
+    return PooledSite([sites[name] for name in sorted(sites) if sites[name].role == "train"])
 
 
 def pool(stores: Sequence[PatchStore]) -> PatchStore:

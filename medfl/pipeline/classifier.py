@@ -22,7 +22,7 @@ class PatchClassifier:
     """A trained model, loaded once: what `medfl.load_model` returns.
 
     Attributes:
-        facts: model.json: backbone, classes, size, normalisation, temperature, thresholds, where it came from.
+        facts: model.json: backbone, classes, size, normalisation, calibration, thresholds, where it came from.
     """
 
     def __init__(self, model: TrainedModel, device: str = "auto") -> None:

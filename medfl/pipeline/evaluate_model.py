@@ -16,26 +16,31 @@ from torch import Tensor
 from medfl import config
 from medfl.config.program_parts import PROGRAM
 from medfl.config.resolved import read_resolved
+from medfl.data.normalise import NoStain, serving_stain
 from medfl.data.partition import SitePartition, make_partition, own_partition
 from medfl.data.patch_store import U8, PatchStore
 from medfl.data.render import read_patches, render, warn_of_resolution
+from medfl.data.stained_store import in_stain
 from medfl.data.table_cells import NeutralWriter
 from medfl.errors import MedflError
 from medfl.messages import MeasureRequest
 from medfl.methods.core.chain import MethodChain
 from medfl.metrics.group_figures import group_figures
+from medfl.metrics.logit_calibration import Calibration
 from medfl.model.backbone import ModelSpec
 from medfl.model.flat_model import FlatModel
 from medfl.model.lora import Lora
 from medfl.model.trained_part import trained_part
 from medfl.model.weights_file import InputSpec
+from medfl.pipeline.adapt_model import adapt_request
+from medfl.pipeline.adapt_sites import adaptation_facts, adapted_result
 from medfl.pipeline.build_site import build_site, resolve_device
 from medfl.pipeline.final_evaluation import Measured
 from medfl.pipeline.load_pipeline import load_pipeline, load_site
 from medfl.pipeline.summary import pooled_figures
 from medfl.runs.digests import check_files, check_weights
 from medfl.runs.folder import RunFolder
-from medfl.runs.model_facts import model_rendering, read_model_facts
+from medfl.runs.model_facts import model_rendering, model_stain, read_model_facts
 from medfl.runs.records import MODEL, WEIGHTS, read_json
 from medfl.runs.tensor_files import load_weights
 from medfl.site.measurement import probabilities
@@ -56,11 +61,37 @@ class TrainedModel:
     card: Path | None = None
     network: Any = None
 
+    @property
+    def calibration(self) -> Calibration:
+        """What its logits go through before softmax."""
+        return Calibration.of(self.facts)
+
     @cached_property
     def render(self) -> list[Any]:
         """The transforms that its patches go through before it sees them: `data.render` of its run."""
         plan = read_resolved(self.run.pipeline) if self.run and "render" not in self.facts else None
         return model_rendering(self.facts, plan)
+
+    def seen(self, patches: U8) -> U8:
+        """Patches u8[N, S, S, 3] of its size, of one laboratory, as the run's `data.render` leaves them, and normalised
+        where the run's were. Raises MedflError where they have no stain."""
+        if self.render:
+            from medfl.data.transforms import serving
+
+            patches = serving(self.render)(patches)
+        if self.stain_reference:
+            try:
+                patches = serving_stain(self.stain_reference)(patches)
+            except NoStain as reason:
+                raise MedflError(
+                    f"{self.directory}: the stain of these patches cannot be normalised: {reason}"
+                ) from None
+        return patches
+
+    @property
+    def stain_reference(self) -> list[float]:
+        """Numbers of the stain that its patches are brought to (`medfl.data.normalise`); none where they stay."""
+        return model_stain(self.facts)
 
     def load(self, device: str = "auto") -> tuple[SharedModel, Tensor, Tensor]:
         """A workbench for this architecture, and the model's weights f32[P] and buffers f32[B] in wire order.
@@ -133,6 +164,7 @@ def measure_model(
     shares: Sequence[tuple[config.Pipeline, config.SiteConfig, SitePartition]],
     resamples: int | None = None,
     predictions: Path | None = None,
+    adapt: config.Adapt | None = None,
 ) -> Measured:
     """Test figures with intervals at each site: those of the calibrated model, as at the end of its run.
 
@@ -141,6 +173,7 @@ def measure_model(
         shares: per site the pipeline that says how its data is rendered, the site, and its data.
         resamples: bootstrap resamples; None takes the pipeline's.
         predictions: where each site writes `<site>.csv` with one row a patch; the file stays at the site.
+        adapt: a remedy, whose figures stand beside the others at sites that never trained.
     """
     bench, weights, buffers = model.load()
     measured, facts = Measured(), model.facts
@@ -154,7 +187,7 @@ def measure_model(
             )
         as_trained = {"size": model.facts["size"], "render": model.render}
         pipeline = pipeline.model_copy(update={"data": pipeline.data.model_copy(update=as_trained)})
-        store = render(pipeline, site, share)
+        store = in_stain(render(pipeline, site, share), model.stain_reference)
         role = site.role or "held_out"
         here = build_site(pipeline, site.model_copy(update={"role": role}), store, bench)
         wanted = pipeline.evaluation.resamples if resamples is None else resamples
@@ -164,16 +197,21 @@ def measure_model(
             buffers=buffers,
             splits=("test",),
             resamples=wanted,
-            temperature=facts.get("temperature") or 1.0,
+            temperature=model.calibration.temperature,
+            scale=model.calibration.scale,
+            bias=model.calibration.bias,
             thresholds=facts.get("thresholds"),
             malignant=tuple(facts.get("malignant") or ()),
         )
         try:
             measured.add(here.handle(request), role)
+            if adapt and role == "held_out":
+                asked = adapt_request(facts, adapt, bench, (weights, buffers), wanted)
+                measured.sites[site.name]["adapted"] = adapted_result(here.handle(asked).metrics, asked.remedies[0])
         except SiteDiverged as error:
             raise MedflError(f"{model.directory}: at site {site.name}, {error}") from None
         if predictions is not None:
-            scores = probabilities(here.evaluator.logits(weights, buffers, "test"), facts.get("temperature"))
+            scores = probabilities(here.evaluator.logits(weights, buffers, "test"), model.calibration)
             _write_predictions(predictions, store, scores, facts["classes"])
     return measured
 
@@ -228,7 +266,7 @@ def sites_to_measure(
             raise MedflError(
                 f"site {site.name} was not part of the run and has no `data.root`; add its own data to its site file"
             )
-        alone = site.model_copy(update={"role": "held_out", "class_mix": None, "patches": None})
+        alone = site.model_copy(update={"role": "held_out", "patches": None})
         triples.append((pipeline, alone, own_partition(pipeline, alone, "held_out")))
     return triples
 
@@ -238,18 +276,22 @@ def evaluate(
     site_files: Sequence[str | config.SiteConfig] = (),
     pipeline_file: str | config.Pipeline | None = None,
     predictions: Path | None = None,
+    adapt: config.Adapt | None = None,
 ) -> dict[str, Any]:
     """`medfl evaluate`: its keys mean what they mean in summary.json."""
-    measured = measure_model(model, sites_to_measure(model, site_files, pipeline_file), predictions=predictions)
+    triples = sites_to_measure(model, site_files, pipeline_file)
+    measured = measure_model(model, triples, predictions=predictions, adapt=adapt)
     sites = measured.sites
     return {
         "run": model.facts["run"],
         "fingerprint": model.facts["fingerprint"],
         "temperature": model.facts.get("temperature"),
+        "calibration": model.calibration.vector,
         "sites": sites,
         "held_out": group_figures(sites, "held_out"),
         "train_sites": group_figures(sites, "train"),
         "pooled": pooled_figures(sites, measured.sums, model.facts["classes"]),
+        **({"adaptation": adaptation_facts(model.facts, adapt, sites)} if adapt else {}),
     }
 
 
@@ -267,11 +309,9 @@ def scores(
     model: TrainedModel, patches: U8, batch_size: int = 64, device: str = "auto", loaded: SharedModel | None = None
 ) -> NDArray[np.float64]:
     """Calibrated class probabilities f64[N, C] of patches u8[N, S, S, 3] of the model's size, which go through the
-    run's `data.render` first; `loaded` is its workbench with the weights in it, where that is there already."""
-    if model.render:
-        from medfl.data.transforms import serving
-
-        patches = serving(model.render)(patches)
+    run's `data.render` first, and are then normalised as those of one laboratory where the run's were; `loaded` is its
+    workbench with the weights in it, where that is there already. Raises MedflError where they have no stain."""
+    patches = model.seen(patches)
     bench = loaded or model.ready(device)
     bench.net.eval()
     mean = torch.tensor(model.facts["mean"]).view(3, 1, 1)
@@ -281,5 +321,5 @@ def scores(
         for begin in range(0, len(patches), batch_size):
             images = torch.from_numpy(patches[begin : begin + batch_size]).permute(0, 3, 1, 2).float() / 255
             logits = bench.net(((images - mean) / std).to(bench.model.device)).float()
-            rows.append(probabilities(logits.cpu().double(), model.facts.get("temperature")))
+            rows.append(probabilities(logits.cpu().double(), model.calibration))
     return np.concatenate(rows)

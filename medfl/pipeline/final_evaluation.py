@@ -17,11 +17,14 @@ import numpy as np
 from torch import Tensor
 
 from medfl import config
-from medfl.messages import Failure, HistogramRequest, MeasureRequest, Reply, Request, TemperatureRequest
+from medfl.messages import Failure, HistogramRequest, MeasureRequest, Reply, Request, ScalingRequest, TemperatureRequest
 from medfl.metrics.histograms import ScoreHistograms
+from medfl.metrics.logit_calibration import Calibration
 from medfl.metrics.record_types import FailureRecord, Role, SiteResult
+from medfl.metrics.site_weights import Sums, pooled_sums
 from medfl.metrics.targets import targets
-from medfl.metrics.temperature import TemperatureSums, fit_temperature, temperature_sums
+from medfl.metrics.temperature import TemperatureFit, TemperatureSums, fit_temperature, temperature_sums
+from medfl.metrics.vector_scaling import ScalingFit, ScalingSums, fit_scaling, scaling_sums
 from medfl.pipeline.prepare import RunSetup
 
 MALIGNANT = ("lung_aca", "lung_scc", "colon_aca")
@@ -31,32 +34,39 @@ Lost = Sequence[FailureRecord]
 
 @dataclass(frozen=True)
 class SelectedModel:
-    """The model that counts: round, wire vectors, and the last round accepted from each site."""
+    """The model that counts: round, wire vectors, the last round accepted from each site, and the stain that patches
+    are brought to (`medfl.data.normalise`), none where they stay as they are."""
 
     round: int
     weights: Tensor
     buffers: Tensor
     accepted: Mapping[str, int] = field(default_factory=dict)
+    stain_reference: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Tuning:
     """What validation data decided.
 
     Attributes:
-        temperature: T; None where nothing was calibrated.
-        calibration: that part of summary.json, or None.
+        calibration: what logits go through; None where nothing was calibrated.
+        fit: how it was fitted, `calibration` of summary.json; None where nothing was.
         thresholds: target -> score from which a patch is called positive; a target that no validation patch belongs to
             is left out. None where none were chosen.
         operating: that part of summary.json, or None.
         failures: sites that did not answer.
     """
 
-    temperature: float | None = None
-    calibration: dict[str, Any] | None = None
+    calibration: Calibration | None = None
+    fit: dict[str, Any] | None = None
     thresholds: dict[str, float] | None = None
     operating: dict[str, Any] | None = None
     failures: Lost = ()
+
+    @property
+    def temperature(self) -> float | None:
+        """T; None without one, also with scales and biases in its place."""
+        return None if self.calibration is None or self.calibration.scale else self.calibration.temperature
 
 
 @dataclass(frozen=True)
@@ -89,17 +99,25 @@ def malignant_classes(task: config.Task) -> tuple[str, ...]:
     return tuple(name for name in task.classes if familiar and name in MALIGNANT)
 
 
-def tune(prepared: RunSetup, chosen: SelectedModel) -> Calibration:
-    """Temperature and thresholds from the validation data of all training sites."""
+def tune(prepared: RunSetup, chosen: SelectedModel) -> Tuning:
+    """Calibration and thresholds from the validation data of all training sites."""
     tuned = calibrate(prepared, chosen, prepared.config.train_sites)
     classes, malignant = prepared.pipeline.task.classes, malignant_classes(prepared.pipeline.task)
     lost: dict[str, str] = {}
-    question = partial(HistogramRequest, splits=("val",), malignant=malignant, temperature=tuned.temperature)
+    own = tuned.calibration or Calibration()
+    question = partial(
+        HistogramRequest,
+        splits=("val",),
+        temperature=tuned.temperature,
+        scale=own.scale,
+        bias=own.bias,
+        malignant=malignant,
+    )
     histograms = [
         ScoreHistograms.from_lists(reply.sums["val"]["histograms"])
-        for reply in _answers(prepared, chosen, prepared.config.train_sites, lost, question)
+        for reply in answers(prepared, chosen, prepared.config.train_sites, lost, question)
     ]
-    failures = (*tuned.failures, *(failure for failure in _named(lost) if failure not in tuned.failures))
+    failures = (*tuned.failures, *(failure for failure in named(lost) if failure not in tuned.failures))
     if not histograms:
         return replace(tuned, failures=failures)
     pooled = reduce(add, histograms)
@@ -111,32 +129,68 @@ def tune(prepared: RunSetup, chosen: SelectedModel) -> Calibration:
     return replace(tuned, thresholds=thresholds, operating=operating, failures=failures)
 
 
-def calibrate(prepared: RunSetup, chosen: SelectedModel, names: Collection[str], failures: Lost = ()) -> Calibration:
-    """The temperature fitted to the validation data of these sites, without thresholds.
+def calibrate(prepared: RunSetup, chosen: SelectedModel, names: Collection[str], failures: Lost = ()) -> Tuning:
+    """The calibration fitted to the validation data of these sites, without thresholds.
 
     All messages of a fit must reach the same sites, so where one fails the fit starts over without it.
     """
-    if prepared.pipeline.evaluation.calibrate == "none":
-        return Calibration()
-    lost: dict[str, str] = {}
-    patches: dict[str, int] = {}
-
-    def ask(temperatures: tuple[float, ...]) -> TemperatureSums:
-        total = temperature_sums(np.empty((0, 1)), np.empty(0, dtype=np.int64), temperatures)
-        question = partial(TemperatureRequest, splits=("val",), temperatures=temperatures)
-        for reply in _answers(prepared, chosen, names, lost, question):
-            own = TemperatureSums.from_lists(reply.sums["val"]["temperatures"])
-            patches[reply.site] = own.n
-            total += own
-        return total
-
-    fit = fit_temperature(ask)
-    if lost:
-        return calibrate(prepared, chosen, [n for n in names if n not in lost], (*failures, *_named(lost)))
+    wanted = prepared.pipeline.evaluation.fit
+    if wanted is None:
+        return Tuning()
+    fitting = _FitMessages(prepared, chosen, names, wanted)
+    one = fit_temperature(fitting.at_temperatures)
+    fit: TemperatureFit | ScalingFit = one
+    if wanted.method == "vector" and not fitting.lost:
+        fit = fit_scaling(fitting.at_points, len(prepared.pipeline.task.classes), one.temperature)
+    if lost := fitting.lost:
+        return calibrate(prepared, chosen, [n for n in names if n not in lost], (*failures, *named(lost)))
     if fit.patches == 0:
-        return Calibration(failures=failures)
-    calibration = {
-        "temperature": fit.temperature,
+        return Tuning(failures=failures)
+    return Tuning(fit.calibration, _fit_record(fit, wanted, one.temperature, fitting.patches), failures=failures)
+
+
+@dataclass
+class _FitMessages:
+    """What a fit asks of the sites: their sums together, each as loud as the pipeline says; who failed in `lost`, and
+    how many patches each has in `patches`."""
+
+    prepared: RunSetup
+    chosen: SelectedModel
+    names: Collection[str]
+    wanted: config.CalibrationFit
+    lost: dict[str, str] = field(default_factory=dict)
+    patches: dict[str, int] = field(default_factory=dict)
+
+    def at_temperatures(self, values: tuple[float, ...]) -> TemperatureSums:
+        """The sums at each of these temperatures."""
+        none = temperature_sums(np.empty((0, 1)), np.empty(0, dtype=np.int64), values)
+        return self._pooled(partial(TemperatureRequest, temperatures=values), "temperatures", none)
+
+    def at_points(self, points: tuple[tuple[float, ...], ...]) -> ScalingSums:
+        """The sums at each of these scales and biases."""
+        classes = len(self.prepared.pipeline.task.classes)
+        none = scaling_sums(np.empty((0, classes)), np.empty(0, dtype=np.int64), points)
+        flat = tuple(value for point in points for value in point)
+        return self._pooled(partial(ScalingRequest, points=flat), "scaling", none)
+
+    def _pooled(self, kind: Callable[..., Request], key: str, none: Sums) -> Sums:
+        wanted, parts = self.wanted, [none]
+        strength = wanted.stain_strength if wanted.laboratories else 0.0
+        question = partial(kind, splits=("val",), laboratories=wanted.laboratories, stain_strength=strength)
+        for reply in answers(self.prepared, self.chosen, self.names, self.lost, question):
+            parts.append(type(none).from_lists(reply.sums["val"][key]))
+            self.patches[reply.site] = parts[-1].n
+        return pooled_sums(parts, same=wanted.weights == "sites")
+
+
+def _fit_record(
+    fit: TemperatureFit | ScalingFit, wanted: config.CalibrationFit, towards: float, patches: Mapping[str, int]
+) -> dict[str, Any]:
+    """`calibration` of summary.json."""
+    entry: dict[str, Any] = (
+        {"temperature": fit.temperature} if isinstance(fit, TemperatureFit) else {"method": "vector"}
+    )
+    entry |= {
         "patches": fit.patches,
         "groups": fit.groups,
         "pulled": fit.pulled,
@@ -145,31 +199,40 @@ def calibrate(prepared: RunSetup, chosen: SelectedModel, names: Collection[str],
         "nll_after": fit.nll_after,
         "bound": fit.bound,
     }
-    return Calibration(fit.temperature, calibration, failures=failures)
+    if isinstance(fit, ScalingFit):
+        entry |= {**(fit.calibration.vector or {}), "messages": fit.messages, "towards": towards}
+    if wanted.weights == "sites":
+        entry["weights"] = wanted.weights
+    if wanted.laboratories:
+        entry |= {"laboratories": wanted.laboratories, "stain_strength": wanted.stain_strength}
+    return entry
 
 
 def measure_sites(
-    prepared: RunSetup, chosen: SelectedModel, tuned: Calibration, names: Collection[str], resamples: int | None = None
+    prepared: RunSetup, chosen: SelectedModel, tuned: Tuning, names: Collection[str], resamples: int | None = None
 ) -> Measured:
     """Test data at each named site; intervals from the pipeline's resamples, and training patches told from test
     patches at training sites. With `resamples` stated, as many and no such attack: the model is another site's."""
     lost: dict[str, str] = {}
+    own = tuned.calibration or Calibration()
     question = partial(
         MeasureRequest,
         splits=("test",),
         resamples=prepared.pipeline.evaluation.resamples if resamples is None else resamples,
-        temperature=tuned.temperature or 1.0,
+        temperature=own.temperature,
+        scale=own.scale,
+        bias=own.bias,
         thresholds=tuned.thresholds,
         malignant=malignant_classes(prepared.pipeline.task),
         members=prepared.pipeline.evaluation.members if resamples is None else 0,
     )
     measured = Measured()
-    for reply in _answers(prepared, chosen, names, lost, question):
+    for reply in answers(prepared, chosen, names, lost, question):
         measured.add(reply, prepared.roles[reply.site])
-    return replace(measured, failures=_named(lost))
+    return replace(measured, failures=named(lost))
 
 
-def _answers(
+def answers(
     prepared: RunSetup,
     chosen: SelectedModel,
     names: Collection[str],
@@ -180,8 +243,13 @@ def _answers(
     who failed, and why, goes into `lost`."""
 
     def request(name: str) -> Request:
-        accepted = chosen.accepted.get(name, -1)
-        return question(chosen.round, chosen.weights, chosen.buffers, last_accepted_round=accepted)
+        return question(
+            chosen.round,
+            chosen.weights,
+            chosen.buffers,
+            last_accepted_round=chosen.accepted.get(name, -1),
+            stain_reference=chosen.stain_reference,
+        )
 
     for answer in prepared.transport.call(sorted(names), request):
         if isinstance(answer, Failure):
@@ -190,5 +258,6 @@ def _answers(
             yield answer
 
 
-def _named(lost: Mapping[str, str]) -> tuple[FailureRecord, ...]:
+def named(lost: Mapping[str, str]) -> tuple[FailureRecord, ...]:
+    """The failures of sites by reason."""
     return tuple({"site": site, "reason": reason} for site, reason in lost.items())

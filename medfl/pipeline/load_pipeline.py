@@ -178,8 +178,9 @@ def _check_sites(pipeline: Pipeline, file: Path) -> None:
                         f"{file}: site {site.name}, `{key}` names the class {name}, which is not in `task.classes` "
                         f"({', '.join(classes)}).{nearest(name, classes)}"
                     )
-        if pipeline.data.mode == "own" and (site.class_mix or site.patches):
-            key = "class_mix" if site.class_mix else "patches"
+        dealt_mix = site.class_mix if site.role == "train" else None  # elsewhere it is what the registry says
+        if pipeline.data.mode == "own" and (dealt_mix or site.patches):
+            key = "class_mix" if dealt_mix else "patches"
             raise MedflError(
                 f"{file}: site {site.name} states `{key}`, which only `data.mode: dealt` uses; with `data.mode: own` "
                 f"a site brings all of its data. Remove the key or change the mode"

@@ -19,7 +19,9 @@ from medfl import config
 from medfl.data.partition import Partition, make_partition
 from medfl.data.patch_store import PatchStore
 from medfl.data.render import render
+from medfl.data.stained_store import in_stain
 from medfl.errors import MedflError
+from medfl.metrics.logit_calibration import Calibration
 from medfl.pipeline.build_site import build_shared_model, build_site
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.model_spec import as_saved
@@ -29,6 +31,7 @@ from medfl.report.run_report import Extras
 from medfl.report.run_results import IN_PROCESS, Evidence
 from medfl.runs.data_record import check_data
 from medfl.runs.folder import RunFolder
+from medfl.runs.model_facts import model_stain, read_model_facts
 from medfl.runs.tensor_files import load_weights
 from medfl.seeds import seed_for
 from medfl.site.measurement import probabilities
@@ -69,7 +72,8 @@ def gallery(evidence: Evidence) -> PageSection:
     except MedflError as error:
         raise MedflError(f"{error}, or leave --with-patches out") from None
     sites = {site.name: site for site in pipeline.all_sites}
-    stores = {name: render(pipeline, sites[name], shares[name]) for name in evidence.roles}
+    reference = model_stain(read_model_facts(folder.model_json)) if folder.model_json.is_file() else ()
+    stores = {name: in_stain(render(pipeline, sites[name], shares[name]), reference) for name in evidence.roles}
     scores = _scores(evidence, folder, pipeline, stores)
     count = max(1, min(PER_SITE, ALL_SITES // len(stores)))
     blocks: list[Markup] = []
@@ -110,7 +114,7 @@ def _scores(
     for name, site in sites.items():
         site.restore(site.memory().promoted(accepted.get(name, -1)))
         logits = site.evaluator.logits(*site.own_model(weights, buffers), "test")
-        probs[name] = probabilities(logits, evidence.summary.get("temperature"))
+        probs[name] = probabilities(logits, Calibration.of(evidence.summary))
     return probs
 
 

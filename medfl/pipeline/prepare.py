@@ -80,7 +80,7 @@ class LocalRunSetup(RunSetup):
     @property
     def line(self) -> Transport:
         """The in-process engine over these sites, and over their pooled data where the baseline asks for it."""
-        pooled = {POOL: pooled_site(self.sites)} if self.pipeline.baseline == "centralised" else {}
+        pooled: dict[str, Site] = {POOL: pooled_site(self.sites)} if self.pipeline.baseline == "centralised" else {}
         return InProcess(self.sites | pooled)
 
 

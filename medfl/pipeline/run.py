@@ -15,6 +15,7 @@ from medfl.errors import MedflError, RunFailed
 from medfl.federation.callbacks import Callback, PhaseTimer
 from medfl.federation.server_state import ServerState
 from medfl.metrics.record_types import RunSummary
+from medfl.pipeline.agree_stain import agree_stain
 from medfl.pipeline.conclude import conclude
 from medfl.pipeline.extend_run import carry_over, check_chain, extended, reopen
 from medfl.pipeline.load_pipeline import dump_pipeline, load_pipeline
@@ -166,6 +167,7 @@ def play(
         CheckpointWriter(folder, setup.sites.values(), timer, watcher),
         RoundTeller(watcher, setup.config.rounds),
     ]
+    agree_stain(setup, state, watcher.say)
     state = setup.federation(state, callbacks).run()
     if reason := why_untrained(folder.records(), setup.config.rounds):
         raise RunFailed(f"{reason}; the run has failed, its records are in {folder.path}")

@@ -15,7 +15,7 @@ from medfl.metrics.record_types import RoundRecord, RunFailure, RunSummary
 from medfl.metrics.site_figures import pooled
 from medfl.metrics.stability import Stability
 from medfl.model.trained_part import train_facts
-from medfl.pipeline.final_evaluation import Calibration, Measured, malignant_classes
+from medfl.pipeline.final_evaluation import Measured, Tuning, malignant_classes
 from medfl.pipeline.prepare import RunSetup
 from medfl.runs.folder import RunFolder
 from medfl.runs.versions import versions
@@ -24,9 +24,9 @@ MODEL_FACTS = ("backbone", "parameters", "fingerprint", "size", "buffers", "star
 """What of model.json stands in summary.json too."""
 
 
-def model_facts(prepared: RunSetup, run_name: str, tuned: Calibration | None = None) -> dict[str, Any]:
+def model_facts(prepared: RunSetup, run_name: str, tuned: Tuning | None = None) -> dict[str, Any]:
     """model.json: how to rebuild and feed the model, and how to read its scores."""
-    tuned = tuned or Calibration()
+    tuned = tuned or Tuning()
     pipeline, model = prepared.pipeline, prepared.shared.model
     return {
         "run": run_name,
@@ -40,6 +40,7 @@ def model_facts(prepared: RunSetup, run_name: str, tuned: Calibration | None = N
         "mpp": pipeline.data.mpp,
         "render": pipeline.data.render,
         "temperature": tuned.temperature,
+        "calibration": None if tuned.calibration is None else tuned.calibration.vector,
         "thresholds": tuned.thresholds,
         "malignant": list(malignant_classes(pipeline.task)),
         "buffers": pipeline.training.buffers,
@@ -68,7 +69,7 @@ def summarise(
     prepared: RunSetup,
     folder: RunFolder,
     selected_round: int,
-    tuned: Calibration,
+    tuned: Tuning,
     measured: Measured,
 ) -> RunSummary:
     """summary.json without its timings."""
@@ -89,6 +90,7 @@ def summarise(
         "run": folder.path.name,
         "method": pipeline.baseline or str(chain),
         "chain": [{"name": pipeline.baseline}] if pipeline.baseline else chain.describe(),
+        "papers": {m.name: m.paper for m in chain.methods if m.paper},
         "seed": pipeline.seed,
         "leaky": prepared.groups_unknown,
         "source": pipeline.data.source,
@@ -98,7 +100,7 @@ def summarise(
         "select": select if isinstance(select, str) else select.model_dump(exclude_none=True),
         "classes": list(pipeline.task.classes),
         "temperature": tuned.temperature,
-        "calibration": tuned.calibration,
+        "calibration": tuned.fit,
         "operating": tuned.operating,
         "sites": sites,
         "held_out": group_figures(sites, "held_out"),

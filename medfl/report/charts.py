@@ -17,7 +17,6 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from medfl.metrics.adaptive_bins import Bins, noise_bands
-from medfl.metrics.formatting import format_count
 from medfl.plain_text import shortened, visible
 from medfl.report.chart_style import axes, canvas, chart, class_look, colour
 
@@ -27,8 +26,6 @@ SMALL = 172.0
 FEW_POINTS = 14
 """Up to so many points a line shows each of them."""
 DOTTED = (0, (2, 2))
-FULL = 0.85
-"""Opacity of a full cell: ink must stay legible on it."""
 
 
 @dataclass(frozen=True)
@@ -167,47 +164,6 @@ def roc(curve: Mapping[str, Sequence[float]], token: str = "after", *, name: str
     ax.set(xlim=(0, 1), ylim=(0, 1))
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_ticks([0, 0.5, 1], ["0", ".5", "1"])
-    return figure
-
-
-@chart
-def confusion(matrix: Sequence[Sequence[int | None]], classes: Sequence[str], *, name: str, finding: str) -> Figure:
-    """Counts by truth (row) and prediction (column); a cell is as full as its share of the row."""
-    n = len(classes)
-    left, right, top = 92.0, 20.0, 74.0
-    cell = max(16.0, (WIDTH - left - right) / n)
-    figure = canvas(left + right + cell * n, top + 6 + min(cell, 34.0) * n)
-    ax = axes(figure, left, top, right, 6)
-    for row, counts in enumerate(matrix):
-        total = sum(count or 0 for count in counts)
-        hidden = None in counts
-        for column, count in enumerate(counts):
-            share = (count or 0) / total if total else 0.0
-            box = Rectangle((column, row), 1, 1, facecolor=colour("heat"), alpha=FULL * share, linewidth=0)
-            ax.add_patch(box)
-            weight = "bold" if row == column else "normal"
-            token = "quiet" if count == 0 else "ink"
-            fontsize = 11.0 if n <= 8 else 8.0
-            ax.text(
-                column + 0.5,
-                row + 0.5,
-                format_count(count) if total or hidden else "–",
-                color=colour(token),
-                weight=weight,
-                ha="center",
-                va="center",
-                fontsize=fontsize,
-            )
-    ax.set(xlim=(0, n), ylim=(n, 0))
-    short = [shortened(label, 14) for label in classes]
-    ax.set_yticks([i + 0.5 for i in range(n)], short)
-    ax.set_xticks([i + 0.5 for i in range(n)], short, rotation=45, ha="left", rotation_mode="anchor")
-    ax.xaxis.tick_top()
-    ax.tick_params(length=0)
-    ax.grid(visible=False)
-    for rules in (ax.hlines, ax.vlines):
-        rules(range(n + 1), 0, n, color=colour("rule"), linewidth=0.8)
-    ax.spines[:].set_visible(False)
     return figure
 
 

@@ -10,22 +10,22 @@ from markupsafe import Markup
 
 from medfl.metrics import format_figure, format_interval
 from medfl.metrics.adaptive_bins import joined_bins, noise_floor
+from medfl.metrics.fit_words import fit_cautions, fit_means, fit_name, fit_ways
 from medfl.metrics.formatting import WITHHELD, format_about, format_count
 from medfl.metrics.group_support import FEW_GROUPS
 from medfl.report import charts
 from medfl.report.chart_style import class_token
-from medfl.report.html_blocks import Picture, figures, folded, heading, join, legend, table, text
+from medfl.report.html_blocks import Picture, figures, folded, heading, join, legend, matrix, table, text
 from medfl.report.html_page import PageSection
 from medfl.report.run_results import Evidence, arrow, interval, role_word
 
 TILTED = 0.02
 """Mean confidence and accuracy this far apart are called over- or under-confidence."""
 LOW_FPR = 0.1
-BOUNDS = {"lower": "every one of them is classified right", "upper": "the model is no better than chance on them"}
 
 
 def calibration(evidence: Evidence) -> PageSection | None:
-    """Reliability diagrams, before and after calibration, and the temperature."""
+    """Reliability diagrams, before and after calibration, and what was fitted."""
     shown = {name: entry for name, entry in evidence.measured.items() if entry.get("reliability") and entry["n"]}
     if not shown:
         return None
@@ -40,36 +40,36 @@ def calibration(evidence: Evidence) -> PageSection | None:
             if part and part.get("reliability") and len(part["sites"]) > 1:
                 extra.append(_reliability(evidence, words, part, f"pooled-{role}"))
     key += [("dots", "quiet", "perfectly calibrated"), ("band", "quiet", "where chance alone would put a point")]
-    body = [text(_temperature(evidence)), legend(key), figures(diagrams)]
+    body = [text(_fit(evidence)), legend(key), figures(diagrams)]
     if extra:
         body += [heading("Pooled over sites"), figures(extra)]
     lead = (
         "How often the model is right when it says it is so sure. Above the diagonal it is right more often than it "
         "says, below it less often. Each point stands for about as many patches as the others, of five source groups "
         "or more; a grey bar is where 95\u00a0% of the points of a calibrated model would be, a group counting as one. "
-        "Noise alone: the ECE that a calibrated model would show in these bins."
+        "Noise alone: the ECE that a calibrated model would show on as many source groups."
     )
     return PageSection("reliability", "Calibration", join(*body), lead)
 
 
-def _temperature(evidence: Evidence) -> str:
+def _fit(evidence: Evidence) -> str:
     fit = evidence.summary.get("calibration")
     own = evidence.summary.get("temperatures")
+    if evidence.summary.get("calibrations"):
+        return "Each site's own model has factors and constants of its own, fitted on the site's validation data."
     if fit and not own:
-        words = f"Temperature {fit['temperature']:.3f}: logits are divided by it."
+        words = f"{fit_name(fit)}: {fit_means(fit)}."
         if evidence.site:
             return words  # the rest is about the training sites together
         better = arrow(format_figure(fit["nll_before"]), format_figure(fit["nll_after"]))
         words += (
-            f" It was fitted on {fit['patches']:,} validation patches of the training sites, from sums, so no score "
-            f"left a site; their NLL went {better}."
+            f" Fitted on {fit['patches']:,} validation patches of the training sites{fit_ways(fit)}, from sums, so no "
+            f"score left a site; their NLL went {better}"
         )
-        if fit.get("pulled"):
-            words += f" Their {fit['groups']} source groups are few, so it was pulled towards 1."
-        return words + (f" No temperature is best of all, since {BOUNDS[fit['bound']]}." if fit.get("bound") else "")
+        return "; ".join([words, *fit_cautions(fit)]) + "."
     if own:
         return "Each site's own model has its own temperature, fitted on the site's validation data."
-    return "No temperature was fitted in this run: one curve a site, uncalibrated."
+    return "Nothing was fitted in this run: one curve a site, uncalibrated."
 
 
 def _reliability(evidence: Evidence, name: str, entry: Mapping[str, Any], key: str = "") -> Picture:
@@ -91,11 +91,12 @@ def _reliability(evidence: Evidence, name: str, entry: Mapping[str, Any], key: s
     if before is not None:
         shift = f"ECE {arrow(format_figure(entry['ece_before']), format_figure(entry['ece']))}"
     own = (evidence.summary.get("temperatures") or {}).get(name)
-    note = shift + (f", temperature {own:.3f}" if own else "") + f", noise alone {format_figure(noise_floor(after))}"
+    noise = format_figure(noise_floor(after) if entry.get("ece_noise") is None else entry["ece_noise"])
+    note = shift + (f", temperature {own:.3f}" if own else "") + f", noise alone {noise}"
     finding = (
         f"Reliability at {name}: {shift.replace('→', 'before calibration,')}"
         f"{' after' if before is not None else ''}; mean confidence {confidence:.2f}, accuracy {accuracy:.2f} over "
-        f"{entry['n']} patches, {tilt}; noise alone would give {format_figure(noise_floor(after))}."
+        f"{entry['n']} patches, {tilt}; noise alone would give {noise}."
     )
     picture = charts.reliability(after, before, name=f"reliability {key or name}", finding=finding)
     return Picture(name, picture, note)
@@ -214,7 +215,7 @@ def confusions(evidence: Evidence) -> PageSection | None:
     else:
         pool = (evidence.summary.get("pooled") or {}).get("held_out")
         if pool and len(pool["sites"]) > 1:
-            by_role["held_out"].append(_confusion(evidence, "All held-out sites", pool, "pooled"))
+            by_role["held_out"].append(_confusion(evidence, "All held-out sites", pool))
         blocks.append(figures(by_role["held_out"]))
         if by_role["train"]:
             blocks.append(folded(f"Training sites ({len(by_role['train'])})", figures(by_role["train"])))
@@ -226,15 +227,14 @@ def confusions(evidence: Evidence) -> PageSection | None:
     return PageSection("confusion", "Confusion matrices", join(*blocks), lead)
 
 
-def _confusion(evidence: Evidence, name: str, entry: Mapping[str, Any], key: str = "") -> Picture:
+def _confusion(evidence: Evidence, name: str, entry: Mapping[str, Any]) -> Picture:
     """The matrix of a site, or of the pooled patches of several."""
-    classes, matrix = evidence.classes, entry["confusion"]
+    classes, counts = evidence.classes, entry["confusion"]
     total, right = entry["n"], round((entry["accuracy"] or 0.0) * entry["n"])
     fields = [(i, j) for i in range(len(classes)) for j in range(len(classes)) if i != j]
-    wrong = [(matrix[i][j] or 0, classes[i], classes[j]) for i, j in fields]
+    wrong = [(counts[i][j] or 0, classes[i], classes[j]) for i, j in fields]
     most = max(wrong, key=lambda item: item[0], default=(0, "", ""))
     role = f"{role_word(evidence.roles[name])}, " if name in evidence.roles else ""
     slip = f"; most often {most[1]} taken for {most[2]} ({most[0]})" if most[0] else ""
     finding = f"Confusion matrix of {name}: {right} of {total} patches right{slip}."
-    picture = charts.confusion(matrix, classes, name=f"confusion {key or name}", finding=finding)
-    return Picture(name, picture, f"{role}{right} of {total} right")
+    return Picture(name, matrix(classes, counts, finding), f"{role}{right} of {total} right")

@@ -8,6 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from medfl.metrics.formatting import format_count
+from medfl.plain_text import visible
 from medfl.report.html_page import templates
 
 Cell = str | Markup
@@ -20,7 +22,7 @@ class Picture:
     Attributes:
         title: what it is about (a site, a class).
         note: what it says, in numbers.
-        picture: inline SVG.
+        picture: inline SVG, or a table.
     """
 
     title: str
@@ -83,6 +85,22 @@ def table(
 def heat_map(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Tint]]], *, caption: str = "") -> Markup:
     """A table whose cells are coloured."""
     return _block("heat_map", columns, rows, caption)
+
+
+def matrix(labels: Sequence[str], counts: Sequence[Sequence[int | None]], summary: str) -> Markup:
+    """Counts by truth (row) and prediction (column); a cell is as deep as its share of the row (None: withheld).
+
+    `summary` stands in for the table where it is not seen.
+    """
+    rows = []
+    for label, row in zip(labels, counts, strict=True):
+        total, withheld = sum(count or 0 for count in row), None in row
+        cells = [
+            Tint(format_count(count) if total or withheld else "–", (count or 0) / total if total else 0.0)
+            for count in row
+        ]
+        rows.append((visible(label), cells))
+    return _block("matrix", [visible(label) for label in labels], rows, visible(summary))
 
 
 def figures(pictures: Sequence[Picture], small: bool = False) -> Markup:

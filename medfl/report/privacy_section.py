@@ -20,7 +20,7 @@ COVERED = (
 )
 NOT_COVERED = (
     "Not covered: everything else that leaves a site. That is every figure on this page, the training losses, the "
-    "counts of patches and steps, the temperature and the thresholds, and whether a site answered."
+    "counts of patches and steps, the calibration and the thresholds, and whether a site answered."
 )
 
 

@@ -13,8 +13,8 @@ from medfl.report.html_blocks import folded, heading, join, links, listing, tabl
 from medfl.report.html_page import PageSection
 from medfl.report.run_results import Evidence, role_word
 
-FEDAVG = "1602.05629"
-TEMPERATURE = "1706.04599"
+FEDAVG = "arXiv:1602.05629"
+TEMPERATURE = "arXiv:1706.04599"
 SHOWN_FAILURES = 60
 PHASES = ("prepare", "train", "evaluate", "aggregate", "track", "total")
 
@@ -168,16 +168,12 @@ def _own(evidence: Evidence) -> dict[str, Any]:
 
 def _citations(evidence: Evidence) -> Iterator[tuple[str, str]]:
     """(text, address): method papers, calibration, data."""
-    methods = evidence.run.methods
     if not evidence.arm:
-        yield _arxiv("FedAvg", FEDAVG)
-    if methods:
-        from medfl.methods.core.registry import citations  # brings torch in
-
-        for name, paper in citations(methods).items():
-            yield _arxiv(name, paper.removeprefix("arXiv:"))
+        yield paper_link("FedAvg", FEDAVG)
+    for name, paper in evidence.run.papers.items():
+        yield paper_link(name, paper)
     if evidence.calibrated:
-        yield _arxiv("Temperature scaling", TEMPERATURE)
+        yield paper_link("Temperature and vector scaling", TEMPERATURE)
     data = evidence.pipeline["data"]
     if data["source"] == "lc25000":
         yield LC25000.replace("*", ""), f"https://arxiv.org/abs/{LC25000.rpartition('arXiv:')[2]}"
@@ -185,5 +181,8 @@ def _citations(evidence: Evidence) -> Iterator[tuple[str, str]]:
             yield GROUPS, f"https://doi.org/{GROUPS.rpartition('doi:')[2]}"
 
 
-def _arxiv(name: str, number: str) -> tuple[str, str]:
-    return f"{name}: arXiv:{number}", f"https://arxiv.org/abs/{number}"
+def paper_link(name: str, paper: str) -> tuple[str, str]:
+    """Text and address of "arXiv:..." or "doi:..."."""
+    kind, _, number = paper.partition(":")
+    places = {"arXiv": "https://arxiv.org/abs/", "doi": "https://doi.org/"}
+    return f"{name}: {paper}", places[kind] + number if kind in places else ""

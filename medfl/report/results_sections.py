@@ -10,10 +10,12 @@ from markupsafe import Markup
 from medfl.metrics import format_figure, format_interval
 from medfl.metrics.figures import WORST_ECE, Place, Style, figure, figures_at
 from medfl.metrics.formatting import MISSING, format_about
+from medfl.metrics.site_signature import signature_sentence
 from medfl.report.html_blocks import Tile, Tint, finding, heading, heat_map, join, notes, table, text, tiles
 from medfl.report.html_page import PageSection
 from medfl.report.limitations import limits
 from medfl.report.run_results import Evidence, arrow, interval, role_word
+from medfl.runs.adapted_figures import TITLE, adaptation_sentences, adapted_table
 from medfl.runs.headline import RunHeadline
 
 Cell = Callable[[Mapping[str, Any]], str]
@@ -92,8 +94,10 @@ def _group_tiles(evidence: Evidence) -> list[Tile]:
         group_tiles.append(_worst_tile(evidence, group, words))
         worst = f"worst {_calibration(group, 'worst_ece_before', 'worst_ece')}"
         stages = "" if group.get("mean_ece_before") is None else "before → after calibration; "
+        noise = group.get("mean_ece_noise")
+        floor = "" if noise is None else f"; noise alone {format_figure(noise)}"
         group_tiles.append(
-            Tile(f"{words}, mean ECE", _calibration(group, "mean_ece_before", "mean_ece"), note=stages + worst)
+            Tile(f"{words}, mean ECE", _calibration(group, "mean_ece_before", "mean_ece"), note=stages + worst + floor)
         )
     return group_tiles
 
@@ -128,6 +132,8 @@ def site_table(evidence: Evidence) -> PageSection:
         body = join(body, text(f"Measured through the sites' models only: {', '.join(lost)}."))
     elif lost:
         body = join(body, text(f"Without figures, because the measurement failed there: {', '.join(lost)}."))
+    if (signature := evidence.summary.get("site_signature")) and not evidence.site:
+        body = join(body, text(f"{signature_sentence(signature)}."))
     return PageSection(
         "sites",
         "This site" if evidence.site else "Every site",
@@ -225,6 +231,19 @@ def heat_maps(evidence: Evidence) -> PageSection | None:
 
 def _per_class(evidence: Evidence, entry: Mapping[str, Any]) -> list[float | None]:
     return [(entry.get("auroc_per_class") or {}).get(name) for name in evidence.classes]
+
+
+def adapted(evidence: Evidence) -> PageSection | None:
+    """Figures of the adapted model beside the plain ones; absent where the run does not adapt."""
+    headings, rows = adapted_table(evidence.measured)
+    if not rows:
+        return None
+    sentences = adaptation_sentences(evidence.summary) if not evidence.site else []
+    lead = (
+        "The plain figures are those of the same patches: half of a site's source groups, none adapted on. "
+        "What the run reached, and what its gates read unless they say otherwise, stands in the sections above."
+    )
+    return PageSection("adapted", TITLE, join(table(headings, rows, text=3), *map(text, sentences)), lead)
 
 
 def pooled(evidence: Evidence) -> PageSection | None:

@@ -69,6 +69,7 @@ def _page(evidence: Evidence, extras: Extras) -> str:
     sections = (
         results_sections.result(evidence),
         results_sections.site_table(evidence),
+        results_sections.adapted(evidence),
         learning_curves.class_mix(evidence),
         learning_curves.learning_curves(evidence),
         results_sections.heat_maps(evidence),

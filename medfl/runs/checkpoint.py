@@ -22,6 +22,7 @@ from torch import Tensor
 from medfl.data.atomic_file import flush, write_text
 from medfl.errors import MedflError
 from medfl.federation.server_state import InFlightReply, ServerState
+from medfl.federation.stain_agreement import StainAgreement
 from medfl.messages import Reply
 from medfl.runs.digests import DIGESTS, OWN_DIGEST, file_digest, json_digest
 from medfl.runs.tensor_files import read_tensors, save_tensors
@@ -162,6 +163,8 @@ def _encode(state: ServerState, seconds: Mapping[str, float]) -> tuple[dict[str,
         tensors[f"{RECEIVED}{flight.reply.round}"] = flight.received.clone()
     if state.closing is not None:
         facts["closing"] = state.closing
+    if state.stains is not None:
+        facts["stains"] = state.stains.to_facts()
     if state.best is not None:
         facts["best"] = state.best[:2]
         tensors |= {"best_weights": state.best[2], "best_buffers": state.best[3]}
@@ -186,6 +189,7 @@ def _decode(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ServerSt
         json_state=facts["facts"],
         clock=facts["clock"],
         in_flight={site: _in_flight(site, numbers, tensors) for site, numbers in facts["flights"].items()},
+        stains=StainAgreement.of_facts(facts["stains"]) if "stains" in facts else None,
     )
 
 

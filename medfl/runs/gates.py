@@ -30,17 +30,21 @@ class Gate:
         key: in the pipeline file.
         role: of the sites.
         figure: key of the figure.
+        adapted: whether it is read of the adapted model, at each site on the patches that it was judged on.
     """
 
     key: str
     role: str
     figure: str
+    adapted: bool = False
 
 
 GATES = (
     Gate("held_out_auroc_min", "held_out", "auroc"),
     Gate("worst_site_auroc_min", "train", "auroc"),
     Gate("held_out_ece_max", "held_out", "ece"),
+    Gate("held_out_adapted_auroc_min", "held_out", "auroc", adapted=True),
+    Gate("held_out_adapted_ece_max", "held_out", "ece", adapted=True),
 )
 
 
@@ -137,8 +141,8 @@ def gate_results(
 
     AUROC gates read the smallest lower 95 % bound over the sites they speak of: held-out sites on all their data
     (`held_out_auroc_min`), training sites on their test splits (`worst_site_auroc_min`). `held_out_ece_max` reads
-    the mean ECE over the held-out sites of what is registered, the calibrated model. A figure that is not available
-    misses its gate.
+    the mean ECE over the held-out sites of what is registered, the calibrated model. `held_out_adapted_auroc_min` and
+    `held_out_adapted_ece_max` read the same of the adapted model. A figure that is not available misses its gate.
 
     Args:
         summary: `summary.json`.
@@ -169,18 +173,30 @@ def _smallest_lower_bound(summary: Mapping[str, Any], gate: Gate, names: list[st
     label, kind = figure(gate.figure).label, ROLES[gate.role]
     bounds: dict[str, float] = {}
     for name in names:
-        interval = summary["sites"].get(name, {}).get(f"{gate.figure}_ci")
+        interval = _entry(summary, gate, name).get(f"{gate.figure}_ci")
         if interval is None:
-            return None, f"the lower 95 % bound of {label} at the {kind} site {name}"
+            return None, f"the {_whose(gate)}lower 95 % bound of {label} at the {kind} site {name}"
         bounds[name] = float(interval[0])
     if not bounds:
-        return None, f"the {label} of a {kind} site"
+        return None, f"the {_whose(gate)}{label} of a {kind} site"
     worst = min(names, key=lambda name: bounds[name])
-    return bounds[worst], f"the lower 95 % bound of {label} at the {kind} site {worst}"
+    return bounds[worst], f"the {_whose(gate)}lower 95 % bound of {label} at the {kind} site {worst}"
 
 
 def _mean(summary: Mapping[str, Any], gate: Gate, names: list[str]) -> tuple[float | None, str]:
     over = summary["held_out" if gate.role == "held_out" else "train_sites"]
-    complete = names and all(summary["sites"].get(name, {}).get(gate.figure) is not None for name in names)
-    what = f"the mean {figure(gate.figure).label} of the {ROLES[gate.role]} sites"
+    if gate.adapted:
+        over = (summary.get("adaptation") or {}).get("held_out") or {}
+    complete = names and all(_entry(summary, gate, name).get(gate.figure) is not None for name in names)
+    what = f"the {_whose(gate)}mean {figure(gate.figure).label} of the {ROLES[gate.role]} sites"
     return (over[f"mean_{gate.figure}"] if complete else None), what
+
+
+def _entry(summary: Mapping[str, Any], gate: Gate, site: str) -> Mapping[str, Any]:
+    """The figures of a site that a gate reads; none where there are none."""
+    entry: Mapping[str, Any] = summary["sites"].get(site, {})
+    return (entry.get("adapted") or {}).get("figures") or {} if gate.adapted else entry
+
+
+def _whose(gate: Gate) -> str:
+    return "adapted model's " if gate.adapted else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -96,9 +96,23 @@ class RunRecords:
         return "+".join(self.methods) or "fedavg"
 
     @property
+    def papers(self) -> dict[str, str]:
+        """Method -> "arXiv:..." or "doi:...", of those that state one."""
+        return papers(self.summary or {}, self.methods)
+
+    @property
     def leaky(self) -> bool | None:
         """Whether copies of one source may be on both sides of a split; None before the run has said so."""
         return None if self.summary is None else bool(self.summary["leaky"])
+
+
+def papers(summary: Mapping[str, Any], methods: Iterable[str]) -> dict[str, str]:
+    """Method -> "arXiv:..." or "doi:...", as a run's summary says; before it did, of methods that medfl has."""
+    if "papers" in summary:
+        return dict(summary["papers"])
+    from medfl.methods.core.registry import citations  # PyTorch, which reading a run must not wait for
+
+    return citations(methods)
 
 
 def read_run(folder: Path) -> RunRecords:

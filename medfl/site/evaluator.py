@@ -12,6 +12,7 @@ from torch import Tensor
 from medfl.data.batches import Batches
 from medfl.data.patch_store import PatchStore
 from medfl.site.feature_batches import FeatureBatches
+from medfl.site.laboratory_batches import LaboratoryBatches
 from medfl.site.shared_model import SharedModel
 
 Rows = NDArray[np.int64]
@@ -23,12 +24,16 @@ class Evaluator:
     Args:
         shared: the network that the model is loaded into; what it holds afterwards is nobody's business.
         store: the site's patches.
-        batches: the same on the device.
+        batches: the same on the device, as they are or through a laboratory.
         batch_size: patches in a forward pass.
     """
 
     def __init__(
-        self, shared: SharedModel, store: PatchStore, batches: Batches | FeatureBatches, batch_size: int
+        self,
+        shared: SharedModel,
+        store: PatchStore,
+        batches: Batches | FeatureBatches | LaboratoryBatches,
+        batch_size: int,
     ) -> None:
         self.shared = shared
         self.store = store

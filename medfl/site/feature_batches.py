@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +19,7 @@ from medfl.seeds import seed_for
 from medfl.site.shared_model import SharedModel
 
 VIEW_BATCH = 16  # patches that are augmented together; a colour factor is that of a quarter of them
-CPU_BATCH = 16  # patches in a forward pass: the maps of more are memory that the system has to clear each time
+CPU_BATCH = 32  # patches in a forward pass: the maps of more are memory that the system has to clear each time
 
 
 class FeatureBatches:
@@ -43,12 +43,19 @@ class FeatureBatches:
     def plain(self) -> Tensor:
         """f32[n, F]: every patch of the store as it is."""
         rows = np.arange(len(self.images.store.labels))
-        return self._kept(0, rows, self._batches_of(rows))
+        return self.of_rows({}, rows, self._batches_of(rows))
 
     @cached_property
     def drawn(self) -> list[Tensor]:
         """views - 1 times f32[n_train, F]: the training patches, augmented; the same for every seed of a run."""
-        return [self._kept(view, self.rows, self._augmented(view)) for view in range(1, self.count)]
+        augment = dataclasses.asdict(self.images.augment)
+        for name in ("stain", "exchange"):  # where they are off, features of before are found
+            if not augment[name]:
+                del augment[name]
+        drawn: dict[str, Any] = {"augment": augment}
+        if self.images.exchange is not None:
+            drawn["dyes"] = self.images.exchange.numbers
+        return [self.of_rows(drawn | {"view": view}, self.rows, self._augmented(view)) for view in range(1, self.count)]
 
     def training(self, order: Tensor, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(features f32[B, F], labels i64[B]) for each row of `order` i64[T, B], one view drawn for each patch."""
@@ -71,10 +78,16 @@ class FeatureBatches:
         for begin in range(0, len(order), batch_size):
             yield self.plain[order[begin : begin + batch_size]].to(self.labels.device)
 
-    def _kept(self, view: int, rows: NDArray[np.int64], batches: Iterator[Tensor]) -> Tensor:
-        """Features f32[rows, F] of one view, from beside the patches or computed now."""
+    def of_rows(self, drawn: Mapping[str, Any], rows: NDArray[np.int64], batches: Iterator[Tensor]) -> Tensor:
+        """Features f32[rows, F] of images, from beside the patches or computed now.
+
+        Args:
+            drawn: whatever makes them other than the patches as they are.
+            rows: of the store, which they are images of.
+            batches: the images f32[B, 3, S, S], in that order.
+        """
         folder = self.images.store.folder
-        file = None if folder is None else feature_file(folder, self._settings(view, rows))
+        file = None if folder is None else feature_file(folder, self._settings(drawn, rows))
         features = None if file is None else load_features(file, len(rows))
         if features is None:
             with torch.inference_mode(), self.shared.autocast():
@@ -85,7 +98,7 @@ class FeatureBatches:
                 save_features(file, features)
         return features
 
-    def _settings(self, view: int, rows: NDArray[np.int64]) -> dict[str, Any]:
+    def _settings(self, drawn: Mapping[str, Any], rows: NDArray[np.int64]) -> dict[str, Any]:
         """Whatever shapes a view's features, besides the patches."""
         model = self.shared.model
         settings: dict[str, Any] = {
@@ -97,8 +110,8 @@ class FeatureBatches:
         }
         if model.spec.pooling:
             settings["pooling"] = model.spec.pooling
-        if view:
-            settings |= {"view": view, "augment": dataclasses.asdict(self.images.augment)}
+        if drawn:
+            settings |= drawn
             settings["rows"] = hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()
         return settings
 

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from medfl.data.patch_store import PatchStore
-from medfl.messages import HistogramRequest, MeasureRequest, Metrics, Request, TemperatureRequest
+from medfl.messages import (
+    AdaptRequest,
+    HistogramRequest,
+    MeasureRequest,
+    Metrics,
+    Request,
+    ScalingRequest,
+    TemperatureRequest,
+)
+from medfl.metrics.logit_calibration import Calibration
 from medfl.metrics.measure import measure, reliability
 from medfl.metrics.site_figures import SiteMeasurement, site_figures
 from medfl.metrics.small_cells import SmallCells
 from medfl.metrics.targets import target_scores
 from medfl.metrics.temperature import temperature_sums
+from medfl.metrics.vector_scaling import scaling_sums
 from medfl.seeds import seed_for
 from medfl.site.shared_model import LocalTrainingConfig
 
+OF_CALIBRATION = re.compile(r"(_before|_before_ci|_after|^reliability)$")
+"""Figures that compare before and after calibration."""
+UNCHANGED = Calibration()
 BELOW = 1.0
 """Standard deviations by which a threshold lies below the mean of a cell of positives, most of which it is to hold."""
 
@@ -37,14 +53,30 @@ class Measurement:
         self.classes = classes
         self.training = training
 
-    def sums(self, request: TemperatureRequest | HistogramRequest, split: str, logits: Tensor) -> Metrics:
-        """What temperature and thresholds are chosen by, of logits f64[n, C] of a split."""
-        rows, logits = self._disclosable(split, logits)
-        labels = self.store.labels[rows]
+    def sums(self, request: TemperatureRequest | ScalingRequest, split: str, logits: Tensor) -> Metrics:
+        """What a calibration is fitted by, of logits f64[k n, C] of a split's n patches seen through k laboratories, or
+        f64[n, C] as they are; a patch counts once. Scales and biases are of single classes, so a class of which the
+        site tells no figure has no part in them.
+        """
+        rows, views = self.store.splits[split], max(1, request.laboratories)
+        shown = np.full(len(rows), self.enough(rows))
+        if isinstance(request, ScalingRequest):
+            shown &= ~np.isin(self.store.labels[rows], self._cells(rows).withheld_classes())
+        rows, z = np.tile(rows[shown], views), logits.numpy()[np.tile(shown, views)]
+        labels, groups = self.store.labels[rows], self.store.groups[rows]
+        patches = len(rows) // views
         if isinstance(request, TemperatureRequest):
-            sums = temperature_sums(logits.numpy(), labels, request.temperatures, self.store.groups[rows])
-            return {"temperatures": sums.to_lists()}
-        scores = target_scores(probabilities(logits, request.temperature), self.classes, request.malignant)
+            temperatures = temperature_sums(z, labels, request.temperatures, groups)
+            return {"temperatures": replace(temperatures.weighted(1 / views), n=patches).to_lists()}
+        points = np.reshape(request.points, (-1, 2 * len(self.classes)))
+        scaling = scaling_sums(z, labels, points, groups)
+        return {"scaling": replace(scaling.weighted(1 / views), n=patches).to_lists()}
+
+    def histograms(self, request: HistogramRequest, split: str, logits: Tensor) -> Metrics:
+        """What thresholds are chosen by, of logits f64[n, C] of a split."""
+        rows, logits = self._disclosable(split, logits)
+        calibration = Calibration(request.temperature or 1.0, request.scale, request.bias)
+        scores = target_scores(probabilities(logits, calibration), self.classes, request.malignant)
         return {"histograms": self._cells(rows, request.malignant).histograms(scores, BELOW).to_lists()}
 
     def figures(self, request: Request, split: str, logits: Tensor, personal: bool = False) -> SiteMeasurement:
@@ -66,11 +98,31 @@ class Measurement:
             made = SiteMeasurement(cells.figures(measured, plain), {}, {})
         else:
             data |= {"malignant": request.malignant, "thresholds": request.thresholds}
-            calibrated = probabilities(logits, request.temperature)
+            calibrated = probabilities(logits, Calibration(request.temperature, request.scale, request.bias))
             made = site_figures(calibrated, plain, **data, min_count=self.training.min_count)
         if not self.enough(self.store.splits[split]):
             made.figures["withheld"] = {"min_count": self.training.min_count, "all": True, "classes": []}
         return made
+
+    def judged(self, request: AdaptRequest, rows: NDArray[np.int64], logits: Tensor) -> dict[str, Any]:
+        """Figures of calibrated logits f64[n, C] of some rows of a split, others of which are told of, too: where cells
+        of few source groups may not be told, no count is that a difference would give away."""
+        rows, probs = (rows, probabilities(logits)) if self.enough(rows) else (rows[:0], probabilities(logits[:0]))
+        measured = site_figures(
+            probs,
+            probs,
+            self.store.labels[rows],
+            self.store.groups[rows],
+            self.classes,
+            malignant=request.malignant,
+            thresholds=request.thresholds,
+            resamples=request.resamples,
+            seed=seed_for(self.training.seed, "bootstrap", self.store.site, *request.splits),
+            bins=self.training.bins,
+            min_count=self.training.min_count,
+        ).figures
+        figures = {key: value for key, value in measured.items() if not OF_CALIBRATION.search(key)}
+        return figures if self.training.min_count <= 1 else figures | _without_counts(figures)
 
     def enough(self, rows: NDArray[np.int64]) -> bool:
         """Whether anything may be told of these rows: they are of enough source groups, or none."""
@@ -86,6 +138,17 @@ class Measurement:
         return SmallCells(self.training.min_count, labels, groups, self.classes, malignant)
 
 
-def probabilities(logits: Tensor, temperature: float | None = None) -> NDArray[np.float64]:
-    """softmax(logits / T) f64[n, C]; no temperature is T = 1."""
-    return (logits / (temperature or 1.0)).softmax(1).numpy()
+def _without_counts(figures: Metrics) -> dict[str, Any]:
+    """The entries of figures that count patches class by class, with nothing in them."""
+    return {
+        "support": {name: dict.fromkeys(entry) for name, entry in figures["support"].items()},
+        "confusion": [[None] * len(row) for row in figures["confusion"]],
+        "operating": {
+            target: point | dict.fromkeys(("positives", "negatives")) for target, point in figures["operating"].items()
+        },
+    }
+
+
+def probabilities(logits: Tensor, calibration: Calibration = UNCHANGED) -> NDArray[np.float64]:
+    """Softmax f64[n, C] of calibrated logits f64[n, C]."""
+    return torch.from_numpy(calibration.apply(logits.numpy())).softmax(1).numpy()

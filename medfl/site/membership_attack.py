@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medfl.data.patch_store import PatchStore
+from medfl.messages import MeasureRequest, Request
 from medfl.metrics.membership import losses, membership
 from medfl.seeds import seed_for
 
@@ -37,3 +38,10 @@ def attack_members(store: PatchStore, members: NDArray[np.int64], own: Tensor, o
         losses(logits.softmax(1).numpy(), store.labels[rows]) for logits, rows in ((own, members), (others, test))
     )
     return membership(training_losses, test_losses, store.groups[members], store.groups[test])
+
+
+def members_asked_for(request: Request, store: PatchStore, role: str, seed: int) -> NDArray[np.int64] | None:
+    """The training patches that are told from test patches, where the final measurement asks a site for that."""
+    if not isinstance(request, MeasureRequest) or "test" not in request.splits or role != "train":
+        return None
+    return draw_members(store, request.members, seed) if request.members else None

@@ -24,7 +24,8 @@ class LocalTrainingConfig:
     """What a site does in a round. `local_steps`, where given, replaces `local_epochs`. With `views` a frozen network
     sees each training patch that often, once and for all; with 0 it sees the batches of every step. `weighted_loss`
     weighs classes by the site's own counts, `class_weights` (one for each class) as stated; `loss` replaces the cross
-    entropy altogether."""
+    entropy altogether. `stain_statistics` is the method by which the site tells its stain; "" where it does not.
+    `class_mix` is the share of each class at the site, from its registry, where that is stated."""
 
     batch_size: int = 32
     local_epochs: int = 1
@@ -46,6 +47,8 @@ class LocalTrainingConfig:
     bins: int = 15
     min_count: int = 1
     views: int = 0
+    class_mix: tuple[float, ...] | None = None
+    stain_statistics: str = ""
 
     def steps(self, patches: int) -> int:
         """Local steps T for a site with this many training patches: every patch at least once an epoch."""
@@ -83,6 +86,12 @@ class SharedModel:
             return self.model.head(inputs)
         logits: Tensor = self.net(inputs)
         return logits
+
+    def copied(self, name: str, vector: Tensor) -> Tensor:
+        """A copy of a vector in the working buffer of that name."""
+        if name not in self.scratch:
+            self.scratch[name] = torch.empty_like(vector)
+        return self.scratch[name].copy_(vector)
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """The context of a forward pass."""

@@ -1,7 +1,6 @@
 """One institution: it evaluates a model on its patches, trains it for a round, and replies with numbers.
 
-A site knows no engine, no tracking and no configuration file. All sites of a process share one `Workbench`: one
-network, one device, one set of working buffers.
+A site knows no engine, no tracking and no configuration file. All sites of a process share one `SharedModel`.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -18,18 +17,30 @@ from torch import Tensor
 
 from medfl.data.batches import Batches, Jitter
 from medfl.data.patch_store import PatchStore
-from medfl.messages import HistogramRequest, MeasureRequest, Reply, Request, TemperatureRequest, TrainRequest
+from medfl.messages import (
+    AdaptRequest,
+    HistogramRequest,
+    Reply,
+    Request,
+    ScalingRequest,
+    StainRequest,
+    TemperatureRequest,
+    TrainRequest,
+)
 from medfl.methods.core.context import SiteContext
 from medfl.methods.core.local_layers import LocalLayers
 from medfl.metrics.site_figures import SiteMeasurement
 from medfl.model.memory_limits import explained
 from medfl.seeds import seed_for
+from medfl.site import adaptation
 from medfl.site.evaluator import Evaluator, Rows
 from medfl.site.feature_batches import FeatureBatches
+from medfl.site.fit_logits import FitLogits
 from medfl.site.local_training import take_steps
 from medfl.site.measurement import Measurement
-from medfl.site.membership_attack import attack_members, draw_members
+from medfl.site.membership_attack import attack_members, members_asked_for
 from medfl.site.shared_model import LocalTrainingConfig, SharedModel
+from medfl.site.site_stain import SiteStain
 from medfl.site.state import PendingState, SiteMemory
 
 
@@ -42,7 +53,7 @@ class Site:
 
     Args:
         name, role: who it is; role "train" or "held_out" (a held-out site refuses to train).
-        store: its patches.
+        store: its patches, as they were rendered.
         work: its local work.
         bench: the shared workbench.
         jitter: optional patch-wise training augmentation on the CPU.
@@ -69,15 +80,17 @@ class Site:
         self.norm_slots = bench.model.norm_slots() if self.local_norms else []
         self.local_layers = LocalLayers.of(self.norm_slots, bench.model.device)
         self.jitter = jitter
+        self.stain = SiteStain(store, work)
         self._memory = SiteMemory(name)
+        self._fit_logits = FitLogits()
 
     @cached_property
     def images(self) -> Batches:
         """The patches on the device, placed there at first use."""
-        model = self.shared.model
+        model, augment = self.shared.model, self.training.augment
         channels_last = model.spec.channels_last
         return Batches(
-            self.store, model.device, model.mean, model.std, self.training.augment, self.jitter, channels_last
+            self.store, model.device, model.mean, model.std, augment, self.jitter, channels_last, self.stain.exchange
         )
 
     @cached_property
@@ -98,6 +111,14 @@ class Site:
         if isinstance(self.batches, FeatureBatches):
             with self._explained("computing features", self.training.eval_batch_size, "evaluation.batch_size"):
                 _ = self.batches.plain, self.batches.drawn if self.role == "train" else None
+
+    def take_stains(self, request: Request) -> None:
+        """Bring the patches to the stain that a message names, and take along the dyes of others that it holds."""
+        if self.stain.take(request):
+            self.store = self.stain.store
+            for made in ("images", "batches"):
+                self.__dict__.pop(made, None)
+            self.compute_features()
 
     @property
     def evaluator(self) -> Evaluator:
@@ -134,6 +155,9 @@ class Site:
         """
         if isinstance(request, TrainRequest) and self.role != "train":
             raise ValueError(f"{self.name} is held out and does not train")
+        if isinstance(request, StainRequest):
+            return Reply(self.name, request.round, sums=dict.fromkeys(request.splits, self.stain.answer(request)))
+        self.take_stains(request)
         self._settle(request)
         answer = Reply(self.name, request.round)
         if request.splits:
@@ -144,12 +168,11 @@ class Site:
         began = time.perf_counter()
         with self._explained("training", self.training.batch_size, "training.batch_size"):
             local, loss = self._train(request)
-        update = self._update(local, request)
         reply = dataclasses.replace(
             answer,
             samples=len(self.store.splits["train"]),
             steps=local.steps,
-            update=update,
+            update=self._update(local, request),
             buffers=self.shared.model.buffers(),
             train_loss=loss,
             fingerprint=self.shared.model.fingerprint(),
@@ -195,13 +218,18 @@ class Site:
     def _evaluate(self, request: Request) -> Reply:
         """The part of the reply that describes the incoming model."""
         began = time.perf_counter()
-        members = self._members(request)
+        if isinstance(request, TemperatureRequest | ScalingRequest):
+            return self._fit_sums(request, began)
+        measurement = Measurement(self.store, self.shared.model.spec.classes, self.training)
+        if isinstance(request, AdaptRequest):
+            self.shared.model.load(*self.own_model(request.weights, request.buffers))
+            return adaptation.answer(request, self.images, self.shared, measurement)
+        members = members_asked_for(request, self.store, self.role, self.training.seed)
         parts: list[Rows | str] = [*request.splits, *([] if members is None else [members])]
         logits = self.evaluator.logits_of_each(*self.own_model(request.weights, request.buffers), parts)
         by_split = self._finite(request, logits)
-        measurement = Measurement(self.store, self.shared.model.spec.classes, self.training)
-        if isinstance(request, TemperatureRequest | HistogramRequest):
-            sums = {split: measurement.sums(request, split, own) for split, own in by_split.items()}
+        if isinstance(request, HistogramRequest):
+            sums = {split: measurement.histograms(request, split, own) for split, own in by_split.items()}
             return Reply(self.name, request.round, sums=sums, seconds={"evaluate": time.perf_counter() - began})
         measured = {split: measurement.figures(request, split, own) for split, own in by_split.items()}
         if members is not None and all(map(measurement.enough, (members, self.store.splits["test"]))):
@@ -218,11 +246,14 @@ class Site:
             seconds={"evaluate": time.perf_counter() - began},
         )
 
-    def _members(self, request: Request) -> Rows | None:
-        """The training patches that are told from test patches, where the final measurement asks a site for that."""
-        if not isinstance(request, MeasureRequest) or "test" not in request.splits or self.role != "train":
-            return None
-        return draw_members(self.store, request.members, self.training.seed) if request.members else None
+    def _fit_sums(self, request: TemperatureRequest | ScalingRequest, began: float) -> Reply:
+        """Sums by which a calibration is fitted; the model's logits serve all messages of a fit."""
+        own_model = self.own_model(request.weights, request.buffers)
+        logits = self._fit_logits.of(request, self.evaluator, self.batches, *own_model)
+        measurement = Measurement(self.store, self.shared.model.spec.classes, self.training)
+        by_split = self._finite(request, logits)
+        sums = {split: measurement.sums(request, split, own) for split, own in by_split.items()}
+        return Reply(self.name, request.round, sums=sums, seconds={"evaluate": time.perf_counter() - began})
 
     def _measure_personal_models(self, request: Request, measurement: Measurement) -> dict[str, SiteMeasurement]:
         """Measure the further models that methods name."""
@@ -250,7 +281,7 @@ class Site:
         model.load(*self.own_model(request.weights, request.buffers))
         local = SiteContext(
             model=model,
-            received=_copy_into(bench.scratch, "received", model.vector),
+            received=bench.copied("received", model.vector),
             start=model.vector,
             steps=work.steps(len(self.store.splits["train"])),
             lr=work.lr * request.lr_scale,
@@ -267,7 +298,7 @@ class Site:
         )
         bench.chain.call("before_training", local)
         moved = bench.chain.acts("before_training")
-        local.start = _copy_into(bench.scratch, "start", model.vector) if moved else local.received
+        local.start = bench.copied("start", model.vector) if moved else local.received
         return local
 
     def _train(self, request: TrainRequest) -> tuple[SiteContext, float]:
@@ -295,15 +326,3 @@ class Site:
             wire = self.local_layers.wire
             update[wire] = request.weights[wire] - local.new_state["norms"].cpu()
         return update
-
-
-def _copy_into(scratch: dict[str, Tensor], name: str, vector: Tensor) -> Tensor:
-    """Copy a vector into a reusable buffer."""
-    if name not in scratch:
-        scratch[name] = torch.empty_like(vector)
-    return scratch[name].copy_(vector)
-
-
-def steps_by_site(sites: Iterable[Site]) -> dict[str, int]:
-    """Local steps of every training site."""
-    return {s.name: s.training.steps(len(s.store.splits["train"])) for s in sites if s.role == "train"}

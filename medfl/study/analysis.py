@@ -3,38 +3,24 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from medfl.metrics.figures import figure
-from medfl.metrics.t_intervals import Interval
-from medfl.study.statistics import ByRepeat, ByRepeatAndSite, Repeat, difference, mean_over, paired
+from medfl.study.endpoint_results import answers, questions
+from medfl.study.federations import federations
+from medfl.study.pool import ByRepeat, Pool, Repeat, Values
+from medfl.study.run_figures import bounds, over_folds, run_figures
+from medfl.study.statistics import ByRepeatAndSite, difference, mean_over, paired
 from medfl.study.study_file import ALL, BRACKETS, Planned, StudyPlan
-from medfl.study.study_tables import STABILITY, Tables, figure_of, group_columns, number, over_folds, validation_columns
+from medfl.study.study_tables import Tables, number
+from medfl.study.tuning import Choices, choice_table, choices
 
 SMALLEST_GAP = 0.005
 """Between local_only and centralised: below it a share of the gap means nothing."""
-
-
-def run_figures() -> list[str]:
-    """The columns of runs.csv that are averaged and compared."""
-    return [
-        *(f"{role}_{column}" for role in ("held_out", "train") for column in group_columns()),
-        *validation_columns(),
-        *STABILITY,
-        *(f"inertia_{part}" for part in ("first", "middle", "last")),
-        "megabytes",
-        "virtual_seconds",
-    ]
-
-
-def bounds(column: str) -> Interval | None:
-    """The least and the largest value of a column of runs.csv; None where it has none, as stability and bytes."""
-    row = figure_of(column)
-    return row.bounds if row is not None and math.isfinite(row.bounds[1]) else None
 
 
 def result(study: StudyPlan, tables: Tables, failed: Mapping[str, str]) -> dict[str, Any]:
@@ -48,7 +34,10 @@ def result(study: StudyPlan, tables: Tables, failed: Mapping[str, str]) -> dict[
     done = [run for run in study.runs if run.key in tables.rows]
     whole = _without_started_folds(study, done)
     partitions = {name: [run for run in whole if run.partition == name] for name in study.partitions}
+    own = federations(study)
+    pools = {name: Pool(own, [name]) for name in partitions}
     if len(partitions) > 1:
+        pools[ALL] = Pool.of_all(own, [name for name, runs in partitions.items() if runs])
         partitions[ALL] = whole
     return {
         "name": study.file.name,
@@ -57,13 +46,58 @@ def result(study: StudyPlan, tables: Tables, failed: Mapping[str, str]) -> dict[
         "reference": study.methods[0],
         "seeds": study.file.seeds,
         "one_seed": len(study.file.seeds) == 1,
+        "unit": study.file.unit,
+        "pooled": list(pools[ALL].strata) if ALL in pools else [],
         "leave_one_site_out": study.file.leave_one_site_out,
         "planned": len(study.runs),
         "done": len(done),
         "failed": dict(sorted(failed.items())),
         "methods": {name: arm.chain for name, arm in study.file.arms().items()},
-        "partitions": {name: _partition(study, tables, runs) for name, runs in partitions.items()},
+        "design": _design(study, [tables.rows[run.key].run.get("design", "") for run in done]),
+        "endpoints": _endpoints(study, tables, whole, own, failed),
+        "tuned": _tuned(study, tables),
+        "partitions": {name: _partition(study, tables, runs, pools[name]) for name, runs in partitions.items()},
     }
+
+
+def _design(study: StudyPlan, noted: Sequence[str]) -> dict[str, Any] | None:
+    """The design page as it is, and how many runs were carried out under which."""
+    if study.design is None:
+        return None
+    return {
+        "file": Path(str(study.file.design)).name,
+        "sha256": study.design,
+        "runs": dict(sorted(Counter(noted).items())),
+    }
+
+
+def _tuned(study: StudyPlan, tables: Tables) -> dict[str, Any] | None:
+    """The table of what was chosen, of a study with a grid."""
+    return asdict(choice_table(study.file.grid, chosen(study, tables))) if study.file.grid else None
+
+
+def _endpoints(
+    study: StudyPlan, tables: Tables, whole: Sequence[Planned], own: Mapping[Repeat, str], failed: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """The answers to what the study asks; none where it states no endpoints."""
+    open_runs = Counter(run.method for run in study.runs if run.key not in tables.rows and run.title not in failed)
+    return answers(questions(study.file), _values(tables, whole), Pool.of_all(own, study.partitions), open_runs)
+
+
+def chosen(study: StudyPlan, tables: Tables) -> Choices:
+    """What a study with a grid chose, where all its tuning federations are done."""
+    done = _without_started_folds(study, [run for run in study.runs if run.key in tables.rows])
+    grid, methods = study.file.grid, list(study.file.model_copy(update={"grid": None}).arms())
+    asked = list(dict.fromkeys(_repeat(run) for run in study.runs))
+    return choices(grid, methods, _values(tables, done), asked) if grid else {}
+
+
+def _values(tables: Tables, runs: Sequence[Planned]) -> Values:
+    """What these runs say."""
+    by_method: dict[str, list[Planned]] = {}
+    for run in runs:
+        by_method.setdefault(run.method, []).append(run)
+    return lambda method, column: _by_repeat(tables, by_method.get(method, []), column)
 
 
 def _without_started_folds(study: StudyPlan, done: Sequence[Planned]) -> list[Planned]:
@@ -80,7 +114,7 @@ def save(out: Path, findings: Mapping[str, Any]) -> None:
     write_text(out / "study.json", json.dumps(findings, indent=1, allow_nan=False) + "\n")
 
 
-def _partition(study: StudyPlan, tables: Tables, runs: Sequence[Planned]) -> dict[str, Any]:
+def _partition(study: StudyPlan, tables: Tables, runs: Sequence[Planned], pool: Pool) -> dict[str, Any]:
     by_method = {name: [run for run in runs if run.method == name] for name in study.methods}
     values = {
         name: {column: _by_repeat(tables, its, column) for column in run_figures()}
@@ -88,20 +122,29 @@ def _partition(study: StudyPlan, tables: Tables, runs: Sequence[Planned]) -> dic
         if its
     }
     sites = {name: _by_site(tables, by_method[name]) for name in values}
-    headline = {name: mean_over(columns[study.figure].values()) for name, columns in values.items()}
+    headline = {name: mean_over(pool.means(columns[study.figure]).values()) for name, columns in values.items()}
     ends = {name: headline[arm].mean for name, arm in _brackets(study).items() if arm in headline}
     methods = {
         name: {
             "chain": tables.rows[by_method[name][0].key].run["chain"],
             "runs": len(by_method[name]),
             "share_of_gap": share_of_gap(headline[name].mean, ends),
-            "figures": {name: mean_over(its.values(), bounds(name)).to_json() for name, its in figures.items()},
+            "figures": {
+                name: mean_over(pool.means(its).values(), bounds(name)).to_json() for name, its in figures.items()
+            },
             "values": {" ".join(repeat): value for repeat, value in sorted(figures[study.figure].items())},
         }
         for name, figures in values.items()
     }
     unseen = _unseen(tables, runs) if study.file.leave_one_site_out else {}
-    return {"methods": methods, "brackets": ends, "comparisons": _comparisons(study, values, sites), "unseen": unseen}
+    repeats = sorted({_repeat(run) for run in study.runs if run.partition in pool.strata})
+    return {
+        "federations": {" ".join(repeat): pool.federations[repeat] for repeat in repeats},
+        "methods": methods,
+        "brackets": ends,
+        "comparisons": _comparisons(study, values, sites, pool),
+        "unseen": unseen,
+    }
 
 
 def _unseen(tables: Tables, runs: Sequence[Planned]) -> dict[str, Any]:
@@ -125,17 +168,17 @@ def _unseen(tables: Tables, runs: Sequence[Planned]) -> dict[str, Any]:
 
 
 def _comparisons(
-    study: StudyPlan, values: Mapping[str, Mapping[str, ByRepeat]], sites: Mapping[str, ByRepeatAndSite]
+    study: StudyPlan, values: Mapping[str, Mapping[str, ByRepeat]], sites: Mapping[str, ByRepeatAndSite], pool: Pool
 ) -> dict[str, Any]:
     """Every method against the first."""
     reference = study.methods[0]
     others = [name for name in values if name != reference] if reference in values else []
     comparisons = {}
     for name in others:
-        moved = difference(values[name][study.figure], values[reference][study.figure], bounds(study.figure))
+        moved = difference(values[name][study.figure], values[reference][study.figure], bounds(study.figure), pool)
         comparisons[name] = paired(sites[name], sites[reference], moved).to_json()
         comparisons[name]["figures"] = {
-            column: difference(values[name][column], values[reference][column], bounds(column)).to_json()
+            column: difference(values[name][column], values[reference][column], bounds(column), pool).to_json()
             for column in run_figures()
         }
     return comparisons

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from medfl.data.partition import Partition, make_partition
 from medfl.data.render import render
+from medfl.data.stained_store import in_stain
 from medfl.errors import MedflError
 from medfl.metrics.figures import figure
 from medfl.metrics.group_support import FEW_GROUPS, group_support
@@ -156,10 +157,10 @@ def _scored(model: TrainedModel, folder: RunFolder) -> dict[str, ScoredSite]:
     bench, weights, buffers = model.load()
     scored = {}
     for share in shares:
-        store = render(pipeline, sites[share.site], share)
+        store = in_stain(render(pipeline, sites[share.site], share), model.stain_reference)
         here = build_site(pipeline, sites[share.site], store, bench)
         rows = store.splits["test"]
-        probs = probabilities(here.evaluator.logits(weights, buffers, "test"), model.facts.get("temperature"))
+        probs = probabilities(here.evaluator.logits(weights, buffers, "test"), model.calibration)
         groups = np.unique(store.groups[rows], return_inverse=True)[1].astype(np.int64)
         names = tuple(store.names[row] for row in rows)
         scored[share.site] = ScoredSite(names, store.labels[rows], groups, probs, pipeline.min_count(sites[share.site]))

@@ -69,7 +69,7 @@ def _carry_out(study: StudyPlan, out: Path, jobs: int, on_finished: Callable[[Fi
         deals.deal(study.runs[0])  # makes the key, where there is none yet
     contents = deals.read_contents()
     todo: dict[str, Planned] = {}
-    for run in study.runs:
+    for run in study.in_turn:
         deal = deals.deal(run)
         folder = out / "runs" / run.key
         if (folder / "allocation_summary.csv").is_file() and not deal.is_of(folder):
@@ -90,7 +90,7 @@ def _carry_out(study: StudyPlan, out: Path, jobs: int, on_finished: Callable[[Fi
         else:
             contents[done.run.key] = deal.contents
             deals.write_contents(contents)
-            tables.rows[done.run.key] = rows_of(RunFolder.open(folder), deal.digest)
+            tables.rows[done.run.key] = rows_of(RunFolder.open(folder), deal.digest, study.design)
             tables.save(out, study.runs)
         on_finished(done)
     deals.write_contents(contents)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from medfl.errors import MedflError, RunFailed
 from medfl.pipeline.load_pipeline import plain_mapping
+from medfl.study.csv_rows import read_table
 from medfl.study.execute import Finished, carry_out, missing
 from medfl.study.study_file import load_study
-from medfl.study.study_tables import read_table
 from medfl.study.write_up import write_up
 
 if TYPE_CHECKING:

@@ -15,18 +15,19 @@ from numpy.typing import NDArray
 
 from medfl.metrics import mean_supported
 from medfl.metrics.t_intervals import Interval, logit_around
+from medfl.study.pool import ByRepeat, Pool, Repeat
 
 TIE = 0.001
 """Two AUROCs nearer than this are a tie in the count of wins and losses."""
 ENOUGH_REPEATS = 5
-"""With fewer repeats nothing is said of which method is better: an interval over two to four numbers holds only if
-they scatter normally, which they cannot show."""
+"""With fewer distinct federations nothing is said of which method is better: an interval over two to four numbers holds
+only if they scatter normally, which they cannot show."""
 FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over seeds and its 95 % interval (Student's t); None where there are fewer than two values."""
+    """A mean over federations and its 95 % interval (Student's t); None where there are fewer than two values."""
 
     n: int
     mean: float | None
@@ -82,19 +83,19 @@ class Paired:
         return {"difference": self.difference.to_json(), **figures, **counts, "by_site": sites}
 
 
-Repeat = tuple[str, ...]
-ByRepeat = Mapping[Repeat, float | None]  # of each repeat
 ByRepeatAndSite = Mapping[tuple[Repeat, str], float]  # of each repeat at each site
 
 
-def difference(method: ByRepeat, reference: ByRepeat, bounds: Interval | None = None) -> Mean:
-    """Mean difference over the repeats that have the figure, of these bounds, with both methods."""
-    differences = [
-        value - other
+def difference(method: ByRepeat, reference: ByRepeat, bounds: Interval | None = None, pool: Pool | None = None) -> Mean:
+    """Mean difference over the repeats that have the figure, of these bounds, with both methods; with a `pool` over its
+    federations."""
+    moved = {
+        repeat: value - other
         for repeat, value in sorted(method.items())
         if value is not None and (other := reference.get(repeat)) is not None
-    ]
-    return mean_over(differences, bounds and (bounds[0] - bounds[1], bounds[1] - bounds[0]))
+    }
+    values = moved if pool is None else pool.means(moved)
+    return mean_over(values.values(), bounds and (bounds[0] - bounds[1], bounds[1] - bounds[0]))
 
 
 def paired(method: ByRepeatAndSite, reference: ByRepeatAndSite, differences: Mean) -> Paired:

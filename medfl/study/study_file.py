@@ -10,36 +10,30 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from medfl import config
 from medfl.config.resolved import rename_old_keys
 from medfl.config.yaml_file import read_mapping, validate
 from medfl.errors import MedflError
 from medfl.pipeline.load_pipeline import load_pipeline, plain_mapping
-from medfl.runs.versions import installed_version
+from medfl.study.content_key import content_key
+from medfl.study.endpoints import Comparisons, Endpoints
+from medfl.study.tuning import Grid, read_choices
 
 BRACKETS: tuple[config.Baseline, ...] = ("local_only", "centralised")
 ALL = "all partitions"
 PLAIN = "as_stated"  # the partition of a study that names none
-# What does not change a run's figures, or lies elsewhere on another machine; the data itself is in the data digest.
-NOT_CONTENT = ("name", "description", "tracking", "registry")
-# How long is waited, how many threads, and what is measured beside the tables of a study.
-NOT_FIGURES = (
-    ("training", "threads"),
-    ("training", "timeout"),
-    ("training", "clock"),  # a study's runs are of one process, where only one clock goes
-    ("evaluation", "members"),
-)
 
 
 class Arm(config.ConfigSection):
-    """A method of a study, or a baseline in its place, and keys of the pipeline that go with it (a tuned learning rate,
-    say)."""
+    """A method of a study, or a baseline in its place, and keys of the pipeline that go with it (a learning rate,
+    say); `tuned_as` takes what was tuned for another method."""
 
     method: list[str | dict[str, Any]] = Field(default=[])
     baseline: config.Baseline | None = None
     set: dict[str, Any] = Field(default={})
+    tuned_as: str | None = None
 
     @property
     def chain(self) -> list[str | dict[str, Any]]:
@@ -61,6 +55,12 @@ class StudyFile(config.ConfigSection):
     figure: Literal["held_out_mean_auroc", "held_out_worst_auroc", "train_mean_auroc", "train_worst_auroc"] | None = (
         None
     )
+    unit: Literal["federation", "seed"] = "federation"
+    endpoints: Endpoints | None = None
+    comparisons: Comparisons | None = None
+    design: str | None = None
+    grid: Grid | None = None
+    tuned: str | None = None
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -68,6 +68,15 @@ class StudyFile(config.ConfigSection):
         if not isinstance(methods, dict):
             return methods
         return {name: {"method": arm} if isinstance(arm, list) else arm for name, arm in methods.items()}
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _counted_seeds(cls, seeds: Any) -> Any:
+        if not isinstance(seeds, dict):
+            return seeds
+        if set(seeds) != {"first", "count"} or not all(isinstance(value, int) for value in seeds.values()):
+            raise ValueError("write a list of seeds, or {first: 1, count: 200}")
+        return list(range(seeds["first"], seeds["first"] + seeds["count"]))
 
     @field_validator("seeds")
     @classmethod
@@ -83,13 +92,33 @@ class StudyFile(config.ConfigSection):
             raise ValueError(f"{ALL!r} is what the study calls all of them together; choose another name")
         return partitions
 
+    @model_validator(mode="after")
+    def _compared_methods(self) -> StudyFile:
+        if self.comparisons is None:
+            return self
+        if self.endpoints is None:
+            raise ValueError("`comparisons` say what `endpoints` are compared between; state those too")
+        for pair in (*self.comparisons.primary, *self.comparisons.secondary):
+            if missing := [name for name in pair if name not in self.arms()]:
+                raise ValueError(f"`comparisons` name {missing[0]!r}, which is none of the methods")
+            if pair[0] == pair[1]:
+                raise ValueError(f"`comparisons` compare {pair[0]!r} with itself")
+        return self
+
     def arms(self) -> dict[str, Arm]:
         """The methods by name, in the order of the file; then the brackets that the file does not name itself."""
         arms = dict(self.methods)
         listed = {arm.baseline for arm in arms.values()}
         missing = [name for name in BRACKETS if name not in listed] if self.brackets else []
         only_last = {"select": "last", "training.sites_per_round": None}
-        return arms | {name: Arm(baseline=name, set=only_last) for name in missing}
+        arms |= {name: Arm(baseline=name, set=only_last) for name in missing}
+        if self.grid is None:
+            return arms
+        return {
+            tried: arm.model_copy(update={"set": arm.set | setting})
+            for name, arm in arms.items()
+            for tried, setting in self.grid.arms(name)
+        }
 
 
 @dataclass(frozen=True)
@@ -125,11 +154,13 @@ class Planned:
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """A study file and its runs, in the order partition, seed, method, fold; `notices` are for its user."""
+    """A study file and its runs, in the order partition, seed, method, fold; `notices` are for its user, `design` is
+    the SHA-256 of the page that says beforehand what the study asks."""
 
     file: StudyFile
     runs: tuple[Planned, ...]
     notices: tuple[str, ...] = ()
+    design: str | None = None
 
     @property
     def methods(self) -> list[str]:
@@ -140,6 +171,13 @@ class StudyPlan:
     def partitions(self) -> list[str]:
         """Names of the partitions."""
         return list(self.file.partitions) or [PLAIN]
+
+    @property
+    def in_turn(self) -> list[Planned]:
+        """The runs in the order in which they are carried out: where endpoints are stated, federation by federation, so
+        that a study that is ended early has whole ones."""
+        order = {seed: index for index, seed in enumerate(self.file.seeds)}
+        return sorted(self.runs, key=lambda run: order[run.seed]) if self.file.endpoints else list(self.runs)
 
     @property
     def figure(self) -> str:
@@ -172,11 +210,22 @@ def load_study(path: Path | str | Mapping[str, Any], overrides: Sequence[str] = 
     notices = _rename_in_arms(raw)
     spec = validate(StudyFile, raw, file)
     if inline is not None:
-        return replace(_resolve(spec, inline, list(overrides), str(file)), notices=notices)
+        design = _digest_of_design(spec, file)
+        return replace(_resolve(spec, inline, list(overrides), str(file)), notices=notices, design=design)
     base = file.parent / os.path.expanduser(spec.pipeline)
     if not base.is_file():
         raise MedflError(f"{file}: `pipeline`: there is no pipeline file {base}")
-    return replace(_resolve(spec, base, list(overrides), str(file)), notices=notices)
+    design = _digest_of_design(spec, file)
+    return replace(_resolve(spec, base, list(overrides), str(file)), notices=notices, design=design)
+
+
+def _digest_of_design(spec: StudyFile, file: Path) -> str | None:
+    if spec.design is None:
+        return None
+    page = file.parent / os.path.expanduser(spec.design)
+    if not page.is_file():
+        raise MedflError(f"{file}: `design`: there is no file {page}; it is to be written before the first run")
+    return hashlib.sha256(page.read_bytes()).hexdigest()
 
 
 def _rename_in_arms(raw: dict[str, Any]) -> tuple[str, ...]:
@@ -214,13 +263,31 @@ def _chain_name(method: Sequence[str | Mapping[str, Any]]) -> str:
     return "+".join(entry if isinstance(entry, str) else str(entry["name"]) for entry in method) or "fedavg"
 
 
+def _tuned(spec: StudyFile, where: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """(partition, method) -> what was tuned for it; empty where the study says nothing of that."""
+    if spec.tuned is None:
+        return {}
+    try:
+        return read_choices(Path(where).parent / os.path.expanduser(spec.tuned))
+    except MedflError as error:
+        raise MedflError(f"{where}: {error}") from None
+
+
 def _resolve(spec: StudyFile, base: Path | Mapping[str, Any], overrides: list[str], where: str) -> StudyPlan:
-    runs = []
+    runs, tuned = [], _tuned(spec, where)
+    keys = {key for setting in tuned.values() for key in setting}
     for partition, changes in (spec.partitions or {PLAIN: {}}).items():
         for seed in spec.seeds:
             for name, arm in spec.arms().items():
+                as_method = arm.tuned_as or name
+                if (partition, as_method) not in tuned and not keys <= arm.set.keys():
+                    raise MedflError(
+                        f"{where}: `tuned`: {spec.tuned} has no row for {as_method} on {partition}; tune it, or state "
+                        f"`set` (or `tuned_as`) for the method {name}"
+                    )
                 own = {
                     **changes,
+                    **tuned.get((partition, as_method), {}),
                     **arm.set,
                     "method": arm.method,
                     "baseline": arm.baseline,
@@ -254,24 +321,3 @@ def _folds(pipeline: config.Pipeline, where: str) -> list[tuple[str, config.Pipe
         )
         folds.append((unseen.name, pipeline.model_copy(update={"sites": split})))
     return folds
-
-
-def content_key(pipeline: config.Pipeline) -> str:
-    """12 hex digits over everything in a resolved pipeline that decides the figures, and the version of medfl."""
-    content = pipeline.model_dump(mode="json", exclude_none=True)
-    for key in NOT_CONTENT:
-        content.pop(key, None)
-    for section, key in NOT_FIGURES:
-        content[section].pop(key, None)
-    _without_paths(content["data"], "root", "cache", "source_groups")
-    for site in content["sites"]["train"] + content["sites"]["held_out"]:
-        site.pop("description", None)
-        _without_paths(site.get("data") or {}, "root", "source_groups")
-    text = json.dumps([content, installed_version()], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _without_paths(section: dict[str, Any], *keys: str) -> None:
-    for key in keys:
-        if "/" in str(section.get(key, "")) or key in ("root", "cache"):
-            section.pop(key, None)

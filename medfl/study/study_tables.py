@@ -6,60 +6,24 @@ that stops anywhere is a folder that the same command goes on from, with or with
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medfl.errors import MedflError
 from medfl.metrics import mean_supported, round_stability
-from medfl.metrics.figures import FIGURES, Place, SiteFigure, Style, figures_at
+from medfl.metrics.figures import Place, Style, figures_at
 from medfl.metrics.record_types import RoundRecord
-from medfl.metrics.stability_figures import stability_at
+from medfl.metrics.remedies import name_of
+from medfl.study.csv_rows import Row, read_table, write_table
+from medfl.study.run_figures import STABILITY, group_columns, validation_columns
 from medfl.study.study_file import Planned
 
 if TYPE_CHECKING:
     from medfl.runs.folder import RunFolder
 
-Row = dict[str, str]
 IDENTITY = ("partition", "method", "seed", "fold")
-STABILITY = tuple(row.key for row in stability_at(Place.STUDY_RUNS))
 ROUND_FIGURES = ("mean_auroc", "worst_auroc", "site_spread", "drift", "coherence", "update_cosine")
-
-
-def group_columns() -> list[str]:
-    """The figures over the sites of one role that runs.csv has: a mean and the worst, or the mean before and after."""
-    columns = []
-    for row, style in figures_at(Place.STUDY_RUNS).items():
-        change = style is Style.CHANGE
-        columns += [f"mean_{row.key}_before", f"mean_{row.key}"] if change else [f"mean_{row.key}", f"worst_{row.key}"]
-    return columns
-
-
-def validation_columns() -> list[str]:
-    """The figures whose mean over the training sites' validation data runs.csv has."""
-    return [f"val_mean_{row.key}" for row in figures_at(Place.STUDY_VALIDATION)]
-
-
-def figure_of(column: str) -> SiteFigure | None:
-    """The row of the table of figures that a column of runs.csv is made of; None for stability, bytes and time."""
-    for row in FIGURES:
-        means = {f"{part}_mean_{row.key}" for part in ("held_out", "train", "val")}
-        if column.removesuffix("_before") in means | {f"{part}_worst_{row.key}" for part in ("held_out", "train")}:
-            return row
-    return None
-
-
-def over_folds(column: str, values: Sequence[float | None]) -> float | None:
-    """A column of one repeat from that of its folds: the worst is the worst of all; anything else is a mean, which
-    needs every fold."""
-    present = [value for value in values if value is not None]
-    row = figure_of(column)
-    if row is not None and "_worst_" in column:
-        return row.worst(present)
-    return sum(present) / len(values) if len(present) == len(values) else None
 
 
 @dataclass
@@ -107,13 +71,14 @@ class Tables:
             ("sites", [(run, row) for run in done for row in self.rows[run.key].sites]),
             ("runs", [(run, self.rows[run.key].run) for run in done]),
         ):
-            _write(folder / f"{name}.csv", [_named(run, row) for run, row in lines])
+            write_table(folder / f"{name}.csv", [_named(run, row) for run, row in lines], (*IDENTITY, "key"))
 
 
-def rows_of(folder: RunFolder, data: str) -> RunRows:
-    """The lines of one finished run."""
+def rows_of(folder: RunFolder, data: str, design: str | None = None) -> RunRows:
+    """The lines of one finished run; `design` is the SHA-256 of the page that the study was designed on."""
     summary, records = folder.read_summary(), folder.records()
-    return RunRows(run_row(summary, records, data), site_rows(summary), [curve_row(record) for record in records])
+    run = run_row(summary, records, data) | ({"design": design} if design else {})
+    return RunRows(run, site_rows(summary), [curve_row(record) for record in records])
 
 
 def run_row(summary: Mapping[str, Any], records: Sequence[RoundRecord], data: str) -> Row:
@@ -154,10 +119,12 @@ def _thirds(inertia: Mapping[str, float]) -> tuple[float | None, ...]:
 
 
 def site_rows(summary: Mapping[str, Any]) -> list[Row]:
-    """Lines of sites.csv: the global model, and the further models that a method keeps at a site."""
+    """Lines of sites.csv: the global model, the further models that a method keeps at a site, and the adapted model
+    with the plain one on the same patches."""
     rows = []
     for site, entry in sorted(summary["sites"].items()):
-        for model, figures in [("global", entry), *sorted(entry.get("models", {}).items())]:
+        further = entry.get("models", {}) | _adapted(entry.get("adapted"))
+        for model, figures in [("global", entry), *sorted(further.items())]:
             values = {
                 "site": site,
                 "role": entry["role"],
@@ -167,6 +134,13 @@ def site_rows(summary: Mapping[str, Any]) -> list[Row]:
             }
             rows.append(_texts(values | _site_figures(figures)))
     return rows
+
+
+def _adapted(entry: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
+    """The two models of a site that was adapted, and what was done."""
+    if not entry:
+        return {}
+    return {f"adapted {name_of(entry['steps'])}": entry["figures"], "plain, judged half": entry["plain"]}
 
 
 def _site_figures(figures: Mapping[str, Any]) -> dict[str, float | None]:
@@ -207,27 +181,3 @@ def _named(run: Planned, row: Row) -> Row:
 
 def _unnamed(row: Row) -> Row:
     return {key: value for key, value in row.items() if key not in (*IDENTITY, "key")}
-
-
-def read_table(path: Path) -> list[Row]:
-    """The rows of one table; none where there is no such file. Raises MedflError when it is damaged."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    if any("key" not in row or None in row or None in row.values() for row in rows):
-        raise MedflError(
-            f"{path} is no table of a study, or is cut short; restore it or delete the tables of this study"
-        )
-    return rows
-
-
-def _write(path: Path, rows: Sequence[Row]) -> None:
-    from medfl.data.atomic_file import write_text  # with it comes PyTorch, which reading tables should not cost
-
-    text = io.StringIO()
-    columns = list(dict.fromkeys(key for row in rows for key in row)) or [*IDENTITY, "key"]
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())

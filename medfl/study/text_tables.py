@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from medfl.metrics import format_figure, format_mean
-from medfl.metrics.figures import Place, Style, figures_at, grouped_figures
+from medfl.metrics.figures import Place, Style, figures_at
 from medfl.metrics.stability_figures import stability_at
 from medfl.plain_text import markdown as in_markdown
+from medfl.study.endpoint_text import design_sentences, endpoint_sentences, endpoint_tables
+from medfl.study.run_figures import figure_title
 from medfl.study.statistics import ENOUGH_REPEATS
 from medfl.study.study_file import ALL
+from medfl.study.text_table import TextTable
 
 WORST = ("held_out_worst_auroc", "train_worst_auroc")
 NAMED = 8
@@ -21,25 +23,6 @@ ONE_SEED = (
     "ONE SEED: this shows what happened once. It proves nothing about the methods: another seed may turn the order "
     "round. State at least five seeds."
 )
-
-
-@dataclass(frozen=True)
-class TextTable:
-    """One table: the first column names the row."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-def figure_title(key: str) -> str:
-    """A figure over the sites of one role in words: `held_out_mean_auroc` is "mean AUROC at held-out sites"."""
-    titles = {}
-    for role, word in (("held_out", "held-out"), ("train", "training")):
-        for row in grouped_figures():
-            titles[f"{role}_mean_{row.key}"] = f"mean {row.label} at {word} sites"
-            titles[f"{role}_worst_{row.key}"] = f"{row.label} at the worst {word} site"
-    return titles[key]
 
 
 def headline(study: Mapping[str, Any]) -> list[str]:
@@ -63,7 +46,7 @@ def headline(study: Mapping[str, Any]) -> list[str]:
         if len(between) > 1 and repeats < ENOUGH_REPEATS:
             shown = ", ".join(f"{method} {means[method]:.3f}" for method in between[:NAMED])
             more = f" and {len(between) - NAMED} more" if len(between) > NAMED else ""
-            lines.append(f"{name}: {title}: {shown}{more}{within}. {too_few(repeats)}")
+            lines.append(f"{name}: {title}: {shown}{more}{within}. {too_few(repeats, study.get('unit', 'repeat'))}")
             continue
         top = max(between, key=lambda m: means[m])
         highest = "highest " if len(between) > 1 else ""
@@ -72,14 +55,14 @@ def headline(study: Mapping[str, Any]) -> list[str]:
 
 
 def repeats_of(partition: Mapping[str, Any], figure: str, methods: Iterable[str]) -> int:
-    """The fewest repeats that one of the methods has."""
+    """The fewest federations that one of the methods has."""
     return min((partition["methods"][method]["figures"][figure]["n"] for method in methods), default=0)
 
 
-def too_few(repeats: int) -> str:
+def too_few(count: int, unit: str) -> str:
     """Why nothing is said of which method is better."""
-    shown = "One repeat says" if repeats == 1 else f"{repeats} repeats say"
-    return f"{shown} nothing of which is better: {ENOUGH_REPEATS} are needed."
+    shown = f"One {unit} says" if count == 1 else f"{count} {unit}s say"
+    return f"{shown} nothing of which is better: {ENOUGH_REPEATS} distinct ones are needed."
 
 
 def text_tables(study: Mapping[str, Any]) -> list[TextTable]:
@@ -99,17 +82,11 @@ def text_tables(study: Mapping[str, Any]) -> list[TextTable]:
 def markdown(study: Mapping[str, Any]) -> str:
     """tables.md."""
     parts = [f"# {in_markdown(study['name'])}", *map(in_markdown, study["description"].splitlines())]
-    parts += map(in_markdown, headline(study))
-    parts += [f"## {in_markdown(shown.title)}\n\n{markdown_table(shown)}" for shown in text_tables(study)]
+    parts += map(in_markdown, [*design_sentences(study), *endpoint_sentences(study), *headline(study)])
+    tables = [*endpoint_tables(study), *text_tables(study)]
+    parts += [f"## {in_markdown(shown.title)}\n\n{shown.markdown()}" for shown in tables]
     parts += [f"Failed: {in_markdown(title)}: {in_markdown(why)}" for title, why in study["failed"].items()]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def markdown_table(shown: TextTable) -> str:
-    """One table in Markdown."""
-    align = ["---", *["--:"] * (len(shown.columns) - 1)]
-    head, *rows = (map(in_markdown, line) for line in (shown.columns, *shown.rows))
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, align, *rows))
 
 
 def _results(name: str, partition: Mapping[str, Any], study: Mapping[str, Any]) -> TextTable:

@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medfl.study.analysis import run_figures
-from medfl.study.study_file import StudyPlan
+from medfl.study.run_figures import run_figures
+from medfl.study.study_file import StudyFile, StudyPlan
 from medfl.study.study_tables import Tables, number
 from medfl.tracking.log_study import LoggedRun, log_study
 
 FILES = ("study.json", "tables.md", "runs.csv", "sites.csv", "curves.csv", "report.html")
+
+SINCE_0_1 = ("unit", "endpoints", "comparisons", "design", "grid", "tuned")
+"""Keys that count in a study's id only where they are stated, so that an earlier study keeps its own."""
 
 
 def track(study: StudyPlan, tables: Tables, findings: Mapping[str, Any], out: Path) -> str:
@@ -31,6 +34,9 @@ def track(study: StudyPlan, tables: Tables, findings: Mapping[str, Any], out: Pa
         for figure, mean in entry["figures"].items()
         if mean["mean"] is not None
     }
-    study_id = hashlib.sha256(study.file.model_dump_json().encode()).hexdigest()[:16]
+    is_used = {key: getattr(study.file, key) != StudyFile.model_fields[key].default for key in SINCE_0_1}
+    later: dict[str, Any] = {key: True for key, used in is_used.items() if not used}
+    later |= {} if is_used["tuned"] else {"methods": {"__all__": {"tuned_as"}}}
+    study_id = hashlib.sha256(study.file.model_dump_json(exclude=later).encode()).hexdigest()[:16]
     files = [out / name for name in FILES if (out / name).is_file()]
     return log_study(study_id, study.file.name, study.runs[0].pipeline.tracking, means, runs, files)

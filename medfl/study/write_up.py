@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from medfl.data.atomic_file import write_text
-from medfl.study.analysis import result, save
+from medfl.study.analysis import chosen, result, save
 from medfl.study.execute import Finished
 from medfl.study.study_file import StudyPlan
 from medfl.study.study_tables import Tables
 from medfl.study.text_tables import markdown
 from medfl.study.track_study import track
+from medfl.study.tuning import write_choices
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ def write_up(plan: StudyPlan, folder: Path, failed: Sequence[Finished], tracked:
     tables = Tables.load(folder)
     findings = result(plan, tables, {done.run.title: done.problem for done in failed})
     save(folder, findings)
+    if plan.file.grid:
+        write_choices(chosen(plan, tables), plan.file.grid, folder)
     write_text(folder / "tables.md", markdown(findings))
     page = _page(folder)
     logged = (track(plan, tables, findings, folder),) if tracked else ()

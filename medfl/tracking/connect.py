@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from importlib.metadata import entry_points
@@ -49,10 +50,16 @@ def resolve_uri(tracking: config.Tracking, recorded: str | None = None) -> str:
     return uri if file is None else f"sqlite:///{file}"
 
 
+@functools.cache
+def _plugins() -> frozenset[str]:
+    """Kinds of address that installed plugins of MLflow add; a study asks with every run."""
+    return frozenset(entry.name for entry in entry_points(group="mlflow.tracking_store"))
+
+
 def check_scheme(uri: str) -> None:
     """Raise MedflError for an address of a kind that neither MLflow nor a plugin of it knows. Imports neither."""
     scheme = urlsplit(uri).scheme.lower()
-    kinds = {entry.name for entry in entry_points(group="mlflow.tracking_store")} | SCHEMES
+    kinds = _plugins() | SCHEMES
     if len(scheme) > 1 and scheme not in kinds and scheme.partition("+")[0] not in DATABASES:
         raise MedflError(
             f"`tracking.uri` (or MLFLOW_TRACKING_URI): MLflow knows no address of the kind {scheme}:."

@@ -96,7 +96,7 @@ def save_model(run: RunRecords, settings: dict[str, Any], temporary: Path, model
 
     config = temporary / MODEL
     config.write_text(json.dumps(settings, indent=1), encoding="utf-8")
-    folder, code = temporary / "model", _rendering_code(temporary) if settings.get("render") else None
+    folder, code = temporary / "model", _preprocessing_code(temporary, settings)
     mlflow.pyfunc.save_model(
         str(folder),
         python_model=str(Path(__file__).with_name("pyfunc_model.py")),
@@ -127,15 +127,20 @@ def requirements(render: Sequence[Any] = ()) -> list[str]:
     return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in names]
 
 
-def _rendering_code(temporary: Path) -> list[str]:
-    """The package that draws patches as the run's `data.render` asks, for MLflow to carry along."""
-    from medfl.data.carried_code import RENDERING, carried
+def _preprocessing_code(temporary: Path, settings: Mapping[str, Any]) -> list[str] | None:
+    """The packages that draw patches as the run's `data.render` asks and bring them to its stain, for MLflow to carry
+    along; None where nothing is done to them."""
+    from medfl.data.carried_code import RENDERING, STAIN, carried
 
-    package = temporary / "served_rendering"
-    package.mkdir()
-    for name, text in {"__init__.py": "", **carried(RENDERING, package.name)}.items():
-        (package / name).write_text(text, encoding="utf-8")
-    return [str(package)]
+    packages = []
+    for key, name, modules in (("render", "served_rendering", RENDERING), ("normalise", "served_stain", STAIN)):
+        if settings.get(key):
+            package = temporary / name
+            package.mkdir()
+            for file, text in {"__init__.py": "", **carried(modules, name)}.items():
+                (package / file).write_text(text, encoding="utf-8")
+            packages.append(str(package))
+    return packages or None
 
 
 def input_example(classes: Sequence[str]) -> np.ndarray[Any, Any]:

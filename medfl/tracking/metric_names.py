@@ -59,7 +59,18 @@ def site_final(entry: Mapping[str, Any], largest_drop: float | None) -> Values:
     membership = entry.get("membership") or {}
     values |= _interval("test/membership_auroc", membership.get("auroc"), membership.get("auroc_ci"))
     values |= _finite({"test/patches": entry.get("n"), "test/groups": entry.get("n_groups")})
+    values |= _adapted(entry.get("adapted") or {})
     return values | _finite({"final/stability/largest_drop": largest_drop})
+
+
+def _adapted(entry: Mapping[str, Any]) -> Values:
+    """`adapted/<figure>` of the adapted model at a site, and `adapted/plain_<figure>` of the plain one on the same
+    patches."""
+    values = _finite({"adapted/unlabelled_patches": entry.get("patches")})
+    for prefix, measured in (("adapted/", entry.get("figures") or {}), ("adapted/plain_", entry.get("plain") or {})):
+        for row in figures.FIGURES:
+            values |= _interval(f"{prefix}{row.key}", measured.get(row.key), measured.get(f"{row.key}_ci"))
+    return values
 
 
 def federation_final(summary: Mapping[str, Any]) -> Values:
@@ -84,7 +95,11 @@ def held_out(summary: Mapping[str, Any]) -> Values:
     first = headline(summary)
     lowest = {"malignant_sensitivity": first.malignant, "recall": first.recall} if first.role == "held_out" else {}
     misses = {f"held_out/lowest_{key}": None if rate is None else rate.rate for key, rate in lowest.items()}
-    return _flat("held_out", over) | mean | _finite(misses) | _flat("pooled", pooled)
+    adaptation = summary.get("adaptation") or {}
+    values = _flat("held_out", over) | mean | _finite(misses) | _flat("pooled", pooled)
+    for part, prefix in (("held_out", "adapted"), ("plain", "adapted/plain")):
+        values |= _flat(prefix, adaptation.get(part) or {})
+    return values
 
 
 def test_values(entry: Mapping[str, Any]) -> Values:

@@ -8,12 +8,14 @@ from typing import Any
 from medfl.data.citations import GROUPS, LC25000
 from medfl.metrics import RATES, format_figure, format_interval
 from medfl.metrics.figures import Place, Style, figures_at
+from medfl.metrics.fit_words import fit_cautions, fit_means, fit_name, fit_ways
 from medfl.metrics.formatting import format_count
 from medfl.metrics.stability_figures import stability_at
 from medfl.plain_text import markdown
+from medfl.runs.adapted_figures import TITLE, adaptation_sentences, adapted_table
 from medfl.runs.headline import headline
-from medfl.runs.model_facts import model_rendering, transform_names
-from medfl.runs.records import RunRecords, SiteData
+from medfl.runs.model_facts import model_rendering, model_stain, stain_sentences, transform_names
+from medfl.runs.records import RunRecords, SiteData, papers
 from medfl.runs.redact import scrub
 from medfl.runs.verdict import ROLES
 
@@ -42,11 +44,12 @@ def model_card(
         _method(summary, pipeline, methods),
         _table("Held-out sites (never trained on)", summary, "held_out"),
         _table("Training sites (their test splits)", summary, "train"),
+        *([_adapted(summary)] if summary.get("adaptation") else []),
         _calibration(summary),
         _operating(summary),
         _stability(summary),
         _limits(summary, model, pipeline),
-        _citations(pipeline, methods),
+        _citations(summary, pipeline, methods),
     )
     return "\n\n".join("\n".join(section) for section in sections) + "\n"
 
@@ -94,7 +97,9 @@ def _result(summary: Mapping[str, Any], pipeline: Mapping[str, Any]) -> Iterator
     over = first.figures
     yield (
         f"- AUROC over the {ROLES[first.role]} sites: mean {format_figure(over.get('mean_auroc'))}, worst "
-        f"{format_figure(over.get('worst_auroc'))}; calibration: mean ECE {format_figure(over.get('mean_ece'))}"
+        f"{format_figure(over.get('worst_auroc'))}; calibration: mean ECE {format_figure(over.get('mean_ece'))} "
+        f"(debiased {format_figure(over.get('mean_debiased_ece'))}, by noise alone "
+        f"{format_figure(over.get('mean_ece_noise'))}), mean NLL {format_figure(over.get('mean_nll'))}"
     )
 
 
@@ -123,6 +128,9 @@ def _data(
     )
     if names := transform_names(model_rendering(model, pipeline)):
         yield f"Patches go through {_list(names)} first (`data.render`), here and wherever the model is used."
+    yield from stain_sentences(pipeline)
+    if model_stain(model):
+        yield "Wherever the model is used, patches are given to it 16 or more of one laboratory at a time."
     yield "\n| site | role | patches | class mix | digest |\n|---|---|---|---|---|"
     for name, site in summary["sites"].items():
         role = site["role"].replace("_", "-")
@@ -184,6 +192,17 @@ def _columns() -> list[tuple[str, Callable[[Mapping[str, Any]], str]]]:
     return columns
 
 
+def _adapted(summary: Mapping[str, Any]) -> Iterator[str]:
+    yield f"## {TITLE}"
+    yield from (f"{markdown(sentence)}.\n" for sentence in adaptation_sentences(summary))
+    headings, rows = adapted_table(summary["sites"])
+    if rows:
+        yield f"| {' | '.join(headings)} |"
+        yield "|" + "---|" * len(headings)
+        yield from (f"| {' | '.join(map(markdown, row))} |" for row in rows)
+    yield "\nThe model that is served is the plain one; `medfl evaluate --adapt` and `medfl predict --adapt` adapt it."
+
+
 def _calibration(summary: Mapping[str, Any]) -> Iterator[str]:
     yield "## Calibration"
     fit = summary.get("calibration")
@@ -191,14 +210,11 @@ def _calibration(summary: Mapping[str, Any]) -> Iterator[str]:
         yield "None: probabilities are the network's own."
         return
     yield (
-        f"The model's logits are divided by the temperature {format_figure(fit['temperature'])}, fitted to "
-        f"{fit['patches']} validation patches of the training sites (NLL {format_figure(fit['nll_before'])} before, "
-        f"{format_figure(fit['nll_after'])} after). Every figure here is of these probabilities, but for ECE before."
+        f"{fit_name(fit)}: {fit_means(fit)}. Fitted to {fit['patches']} validation patches of the training sites"
+        f"{fit_ways(fit)} (NLL {format_figure(fit['nll_before'])} before, {format_figure(fit['nll_after'])} after). "
+        "Every figure here is of these probabilities, but for ECE before."
     )
-    if fit.get("pulled"):
-        yield f"It was pulled towards 1, since these are of few source groups ({fit['groups']})."
-    if fit.get("bound") is not None:
-        yield "The loss still falls at the end of the range of temperatures: the validation data did not determine it."
+    yield from (f"{caution[0].upper()}{caution[1:]}." for caution in fit_cautions(fit))
 
 
 def _operating(summary: Mapping[str, Any]) -> Iterator[str]:
@@ -255,13 +271,11 @@ def _limits(summary: Mapping[str, Any], model: Mapping[str, Any], pipeline: Mapp
     yield "- Stains, scanners and populations that no site represents are untested."
 
 
-def _citations(pipeline: Mapping[str, Any], methods: Sequence[str]) -> Iterator[str]:
-    from medfl.methods.core.registry import citations  # PyTorch, which a mirror must not wait for
-
+def _citations(summary: Mapping[str, Any], pipeline: Mapping[str, Any], methods: Sequence[str]) -> Iterator[str]:
     settings = pipeline["data"]
     yield "## Citations"
     cited = [LC25000] if settings["source"] == "lc25000" else []
     if settings["source"] == "lc25000" and settings.get("source_groups") != "ignore":
         cited.append(GROUPS)
-    cited += [f"{markdown(name)}: {paper}" for name, paper in citations(methods).items()]
+    cited += [f"{markdown(name)}: {paper}" for name, paper in papers(summary, methods).items()]
     yield "\n".join(f"- {line}" for line in cited) or "None."

@@ -2,8 +2,9 @@
 
 This file is itself the model's code in MLflow ("models from code"). It imports nothing of medfl, so that a registered
 model loads wherever its own requirements are installed; no pickle is written or read. Preprocessing is that of
-training and evaluation: area resize, rounding to grey levels, the run's `data.render` (which travels along as the
-package `served_rendering`, where a run has it), the backbone's normalisation, softmax.
+training and evaluation: area resize, rounding to grey levels, the run's `data.render` and `data.normalise` (which
+travel along as the packages `served_rendering` and `served_stain`, where a run has them), the backbone's
+normalisation, softmax.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ class PathologyClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         self.classes: list[str] = config["classes"]
         self.size: int = config["size"]
         self.temperature: float = config.get("temperature") or 1.0
+        vector = config.get("calibration") or {}  # with vector scaling a factor and a constant for every class
+        self.scale = torch.tensor(vector.get("scale") or [1.0] * len(self.classes), dtype=torch.float64)
+        self.bias = torch.tensor(vector.get("bias") or [0.0] * len(self.classes), dtype=torch.float64)
         self.mean = torch.tensor(config["mean"]).view(1, 3, 1, 1)
         self.std = torch.tensor(config["std"]).view(1, 3, 1, 1)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -52,6 +56,11 @@ class PathologyClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
             from served_rendering.transforms import serving  # type: ignore[import-not-found]
 
             self.render = serving(config["render"])
+        self.stain: Callable[[Any], Any] | None = None
+        if config.get("normalise"):
+            from served_stain.normalise import serving_stain  # type: ignore[import-not-found]
+
+            self.stain = serving_stain(config["normalise"]["reference"])
 
     def predict(
         self,
@@ -63,14 +72,15 @@ class PathologyClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
         Args:
             context: unused.
-            model_input: uint8 RGB patches [N, H, W, 3], or one patch [H, W, 3].
+            model_input: uint8 RGB patches [N, H, W, 3], or one patch [H, W, 3]; of one laboratory, where the model
+                normalises stain.
             params: unused.
 
         Returns:
             Probabilities [N, C], one column per class name.
 
         Raises:
-            ValueError: the input is not uint8 or has another shape.
+            ValueError: the input is not uint8 or has another shape, or its stain cannot be normalised.
         """
         patches = np.asarray(model_input)
         if patches.dtype != np.uint8:
@@ -79,23 +89,29 @@ class PathologyClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
             patches = patches[None]
         if patches.ndim != 4 or patches.shape[-1] != 3 or 0 in patches.shape[1:]:
             raise ValueError(f"patches must have the shape [N, H, W, 3], not {list(patches.shape)}")
-        rows = [self._probabilities(patches[i : i + BATCH]) for i in range(0, len(patches), BATCH)]
+        batches = [self._prepared(patches[i : i + BATCH]) for i in range(0, len(patches), BATCH)]
+        if self.stain is not None and batches:
+            seen = self.stain(np.concatenate(batches))
+            batches = [seen[i : i + BATCH] for i in range(0, len(seen), BATCH)]
+        rows = [self._probabilities(batch) for batch in batches]
         table = np.concatenate(rows) if rows else np.empty((0, len(self.classes)))
         return pd.DataFrame(table, columns=self.classes)
 
+    def _prepared(self, patches: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """uint8 [B, H, W, 3] -> uint8 [B, S, S, 3], rendered."""
+        if patches.shape[1:3] != (self.size, self.size):
+            x = torch.from_numpy(np.ascontiguousarray(patches)).to(self.device).permute(0, 3, 1, 2).float()
+            x = torch.nn.functional.interpolate(x, (self.size, self.size), mode="area")
+            patches = (x + 0.5).floor().clamp(0, 255).permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy()
+        return patches if self.render is None else np.asarray(self.render(patches))
+
     @torch.inference_mode()
     def _probabilities(self, patches: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """uint8 [B, H, W, 3] -> f64 [B, C]."""
+        """uint8 [B, S, S, 3] -> f64 [B, C]."""
         x = torch.from_numpy(np.ascontiguousarray(patches)).to(self.device).permute(0, 3, 1, 2).float()
-        if x.shape[-2:] != (self.size, self.size):
-            x = torch.nn.functional.interpolate(x, (self.size, self.size), mode="area")
-            x = (x + 0.5).floor().clamp(0, 255)
-        if self.render is not None:
-            rendered = self.render(x.permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy())
-            x = torch.from_numpy(rendered).to(self.device).permute(0, 3, 1, 2).float()
         x = (x / 255 - self.mean.to(self.device)) / self.std.to(self.device)
-        probabilities = torch.softmax(self.net(x).double() / self.temperature, dim=1)
-        return np.asarray(probabilities.cpu().numpy())
+        logits = self.net(x).double().cpu() / self.temperature * self.scale + self.bias
+        return np.asarray(torch.softmax(logits, dim=1).numpy())
 
 
 mlflow.models.set_model(PathologyClassifier())

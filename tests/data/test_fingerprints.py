@@ -14,7 +14,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Files that were read, by name."""
     names: list[str] = []
     read = fingerprints._read
-    monkeypatch.setattr(fingerprints, "_read", lambda path: names.append(os.path.basename(path)) or read(path))
+    monkeypatch.setattr(
+        fingerprints, "_read", lambda path, how: names.append(os.path.basename(path)) or read(path, how)
+    )
     monkeypatch.setattr(fingerprints, "SETTLE", -1)
     return names
 

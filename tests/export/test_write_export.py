@@ -23,7 +23,7 @@ from medfl.data.transforms import serving
 from medfl.errors import MedflError
 from medfl.export import onnx_file
 from medfl.export.bundle_metadata import metadata
-from medfl.export.exported_model import ExportedModel
+from medfl.export.exported_model import ExportedModel, example_patches
 from medfl.export.monai_bundle import inference_config, refuse_expressions
 from medfl.export.write_export import export
 from medfl.methods.core.chain import build_chain
@@ -62,6 +62,16 @@ def settle(run: FakeRun, **changes: Any) -> Path:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return settle(FakeRun(tmp_path_factory.mktemp("export") / "a", root=f"/srv/{MARKER}").whole())
+
+
+VECTOR = {"scale": [0.5, 1.5, 2.0], "bias": [0.4, -0.3, 0.1]}
+
+
+@pytest.fixture(scope="module")
+def scaled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run, calibrated class by class."""
+    run = FakeRun(tmp_path_factory.mktemp("export") / "scaled", root=f"/srv/{MARKER}").whole()
+    return settle(run, temperature=None, calibration=VECTOR)
 
 
 @pytest.fixture(scope="module")
@@ -241,11 +251,30 @@ def test_names_that_would_be_code_are_refused(run: Path, tmp_path: Path) -> None
 # --- ONNX -----------------------------------------------------------------------------------------------------------
 
 
-def test_an_onnx_file_says_what_medfl_says(run: Path, images: Path, tmp_path: Path) -> None:
+def test_a_graph_divides_by_the_temperature(run: Path) -> None:
+    source = ExportedModel.of(find_model(str(run)))
+    patches = example_patches(SIZE)
+    wanted = scores(source.model, patches.numpy(), device="cpu")
+    np.testing.assert_allclose(onnx_file.Graph(source)(patches).numpy(), wanted, atol=1e-5)
+
+
+def test_a_bundle_scales_class_by_class(scaled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export(str(scaled), "monai-bundle", tmp_path / "bundle")
+    parser = inference_of(tmp_path / "bundle", monkeypatch)
+    logits = torch.tensor([1.0, 2.0, -1.0])
+    wanted = (logits * torch.tensor(VECTOR["scale"]) + torch.tensor(VECTOR["bias"])).softmax(0)
+    torch.testing.assert_close(parser.get_parsed_content("postprocessing")({"pred": logits})["pred"], wanted)
+    written = json.loads((tmp_path / "bundle" / "configs" / "metadata.json").read_text())
+    assert written["medfl"]["calibration"] == VECTOR
+    assert f"vector scaling ({CLASSES[0]} x 0.5 +0.4" in written["pred_classes"]
+    assert "calibrates them by vector scaling" in (tmp_path / "bundle" / "docs" / "README.md").read_text()
+
+
+def test_an_onnx_file_says_what_medfl_says(scaled: Path, images: Path, tmp_path: Path) -> None:
     onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     path = tmp_path / "model.onnx"
-    told = export(str(run), "onnx", path)
+    told = export(str(scaled), "onnx", path)
     assert told[0] == f"Exported: {path} and {path.with_suffix('.json')}"
     assert "within" in told[-1]
     assert {file.name for file in tmp_path.iterdir()} == {"model.onnx", "model.json"}
@@ -256,19 +285,20 @@ def test_an_onnx_file_says_what_medfl_says(run: Path, images: Path, tmp_path: Pa
     assert set(inside) == set(facts)
     assert json.loads(inside["classes"]) == facts["classes"] == list(CLASSES)
     assert facts["input"]["shape"] == ["batch", SIZE, SIZE, 3]
-    assert facts["inside"]["temperature"] == 1.7
-    assert str(run.parent) not in path.with_suffix(".json").read_text()
+    assert facts["inside"]["temperature"] == 1.0
+    assert facts["inside"]["calibration"] == VECTOR
+    assert str(scaled.parent) not in path.with_suffix(".json").read_text()
     places = [str(Path(module.__file__ or "").parents[2]).encode() for module in (onnx_file, onnx)]
     assert not any(place in path.read_bytes() for place in places)  # the exporter notes where code lies
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     assert [(i.name, i.type) for i in session.get_inputs()] == [("patches", "tensor(uint8)")]
-    wanted = np.array([scores for _, scores in predict(find_model(str(run)), images)])
+    wanted = np.array([scores for _, scores in predict(find_model(str(scaled)), images)])
     patches = read_patches(images, SIZE)[1]
     for count in (1, 2, 7):
         (answer,) = session.run(["probabilities"], {"patches": patches[:count]})
         np.testing.assert_allclose(answer, wanted[:count], atol=1e-4)
     with pytest.raises(MedflError, match="exists already"):
-        export(str(run), "onnx", path)
+        export(str(scaled), "onnx", path)
 
 
 def test_an_onnx_file_that_disagrees_is_not_kept(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,15 @@ import torch
 
 from medfl.federation.checked_transport import CheckedTransport
 from medfl.federation.transport import InProcess
-from medfl.messages import EvaluateRequest, Failure, HistogramRequest, MeasureRequest, Reply, TemperatureRequest
+from medfl.messages import (
+    EvaluateRequest,
+    Failure,
+    HistogramRequest,
+    MeasureRequest,
+    Reply,
+    ScalingRequest,
+    TemperatureRequest,
+)
 from tests.toys import CLASSES, toy_bench, toy_federation, toy_sites
 
 
@@ -51,6 +59,7 @@ def test_every_kind_of_answer_of_an_honest_site_passes():
     for request in (
         EvaluateRequest(*model, ("val", "test")),
         TemperatureRequest(*model, ("val",), temperatures=(0.5, 1.0)),
+        ScalingRequest(*model, ("val",), points=(1.0, 1.0, 1.0, 0.0, 0.0, 0.0) * 2, laboratories=2, stain_strength=0.5),
         HistogramRequest(*model, ("val",), malignant=("a", "b")),
         MeasureRequest(*model, ("test",), resamples=9, thresholds={"a": 0.5}, malignant=("a", "b"), members=5),
     ):

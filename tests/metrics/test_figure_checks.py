@@ -10,6 +10,7 @@ import pytest
 from medfl.metrics import figure_checks as checks
 from medfl.metrics.site_figures import site_figures
 from medfl.metrics.temperature import temperature_sums
+from medfl.metrics.vector_scaling import scaling_sums
 
 CLASSES = ("a", "b", "c [x]")
 TARGETS = (*CLASSES, "malignant")
@@ -110,3 +111,16 @@ def test_sums_of_temperatures():
     ):
         with pytest.raises(ValueError, match="`"):
             check(sums | wrong, "")
+
+
+def test_sums_of_vector_scaling():
+    sums = scaling_sums(np.eye(3), np.arange(3), [[1.0] * 6, [0.5] * 6]).to_lists()
+    check = checks.scaling_sums_check(2, 3)
+    check(sums, "s")
+    for key in ("nll", "gradient", "hessian"):
+        with pytest.raises(ValueError, match=f"`s.{key}` is no list of 2"):
+            check(sums | {key: sums[key][:1]}, "s")
+    with pytest.raises(ValueError, match="no list of 6"):
+        check(sums | {"hessian": [sums["hessian"][0][:2]] * 2}, "s")
+    with pytest.raises(ValueError, match="must be a number"):
+        check(sums | {"gradient": [[float("nan")] * 6] * 2}, "s")

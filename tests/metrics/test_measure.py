@@ -15,7 +15,8 @@ from medfl.metrics import format_interval, mean_supported, measure
 CLASSES = ["adeno", "normal", "squamous"]
 KEYS = {
     "n", "n_groups", "few_groups", "supported_classes", "support", "auroc", "auroc_per_class",
-    "balanced_accuracy", "accuracy", "loss", "ece", "debiased_ece", "classwise_ece", "brier", "nll", "confusion",
+    "balanced_accuracy", "accuracy", "loss", "ece", "debiased_ece", "ece_noise", "classwise_ece", "brier", "nll",
+    "confusion",
 }  # fmt: skip
 INTERVAL_KEYS = {
     "auroc_ci", "auroc_se", "auroc_df", "auroc_least", "auroc_per_class_ci", "balanced_accuracy_ci", "ece_ci",

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -14,18 +15,21 @@ from sklearn.metrics import log_loss, roc_auc_score
 from medfl.cli.console_tables import print_outcome
 from medfl.cli.terminal import Terminal
 from medfl.config import Task
+from medfl.engines.remote.codec import Bounds, pack, unpack_answer, unpack_request
 from medfl.errors import MedflError
 from medfl.federation.transport import InProcess
 from medfl.messages import Failure, TemperatureRequest, TrainRequest
 from medfl.metrics import EDGES, temperature_sums
 from medfl.metrics.adaptive_bins import ADAPTIVE_BINS
 from medfl.metrics.group_figures import group_figures
-from medfl.metrics.temperature import ENOUGH_GROUPS
+from medfl.metrics.temperature import ENOUGH_GROUPS, fit_temperature
+from medfl.metrics.vector_scaling import fit_scaling, scaling_sums
 from medfl.pipeline import run as carrying_out
+from medfl.pipeline.classifier import load_model
 from medfl.pipeline.evaluate_model import evaluate, find_model, predict
 from medfl.pipeline.final_evaluation import (
-    Calibration,
     SelectedModel,
+    Tuning,
     calibrate,
     malignant_classes,
     measure_sites,
@@ -35,6 +39,7 @@ from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.prepare import prepare
 from medfl.pipeline.run import resume, run
 from medfl.pipeline.summary import summarise
+from medfl.report.run_report import report_html
 from medfl.runs.gates import check
 from medfl.site.measurement import probabilities
 from medfl.site.site import SiteDiverged
@@ -365,7 +370,7 @@ def test_the_card_shows_calibration_and_operating_points(finished):
     summary, facts = finished.read_summary(), json.loads(finished.model_json.read_text())
     card = model_card(summary, facts, yaml.safe_load(finished.pipeline.read_text()))
     point = summary["sites"]["west"]["operating"]["malignant"]
-    assert f"temperature {summary['temperature']:.3f}" in card
+    assert f"Temperature {summary['temperature']:.3f}" in card
     assert f"| west | malignant | {point['threshold']:.3f} | {point['positives']} |" in card
     assert f"| {summary['sites']['west']['ece_before']:.3f} | {summary['sites']['west']['ece']:.3f} [" in card
     old = {key: value for key, value in summary.items() if key not in ("calibration", "operating")}
@@ -424,6 +429,78 @@ def test_each_sites_own_model_has_its_own_temperature(small, tmp_path, capsys):
     assert f"Temperatures: north {own['north']:.3f}" in capsys.readouterr().out
 
 
+class Coded(InProcess):
+    """Every message as the bytes that an engine would carry."""
+
+    def call(self, sites, request):
+        bounds = Bounds.of(next(iter(self.sites.values())).shared.model)
+        for answer in super().call(sites, lambda name: unpack_request(pack(request(name), bounds), bounds)):
+            yield unpack_answer(pack(answer, bounds), answer.site, answer.round, bounds)
+
+
+def test_scales_and_biases_are_those_of_all_validation_patches_together(small, prepared, monkeypatch):
+    """Over bytes, from sums, equal to a fit to the patches themselves; sites of one class each, and one with none."""
+    monkeypatch.setattr(prepared, "pipeline", load_pipeline(small, ["evaluation.calibrate=vector"]))
+    chosen = chosen_of(prepared)
+    tuned = calibrate(prepared, chosen, ["north", "south"])
+    north, south = prepared.sites["north"], prepared.sites["south"]
+    logits, labels = scores(prepared, chosen, "val", [north, south])
+    groups = np.concatenate([s.store.groups[s.store.splits["val"]] + 1000 * i for i, s in enumerate((north, south))])
+    one = fit_temperature(lambda at: temperature_sums(logits, labels, at, groups)).temperature
+    central = fit_scaling(lambda points: scaling_sums(logits, labels, points, groups), len(CLASSES), one)
+    assert tuned.fit["scale"] == pytest.approx(central.calibration.scale, abs=1e-6)
+    assert tuned.fit["bias"] == pytest.approx(central.calibration.bias, abs=1e-6)
+    assert tuned.temperature is None
+    prepared.__dict__["transport"] = Coded(prepared.sites)
+    assert calibrate(prepared, chosen, ["north", "south"]) == tuned
+    south.store = replace(south.store, splits=south.store.splits | {"val": np.empty(0, dtype=np.int64)})
+    assert calibrate(prepared, chosen, ["north", "south"]).fit["sites"] == ["north"]
+
+
+def test_every_site_may_count_the_same(small, prepared, monkeypatch):
+    chosen, south = chosen_of(prepared), prepared.sites["south"]
+    south.store = replace(south.store, splits=south.store.splits | {"val": south.store.splits["val"][:5]})
+    fits = [calibrate(prepared, chosen, ["north", "south"]).fit]
+    monkeypatch.setattr(prepared, "pipeline", load_pipeline(small, ["evaluation.calibrate={weights: sites}"]))
+    fits.append(calibrate(prepared, chosen, ["north", "south"]).fit)
+    assert fits[0]["temperature"] != fits[1]["temperature"]
+    assert fits[0]["patches"] == fits[1]["patches"]
+    assert (fits[0].get("weights"), fits[1]["weights"]) == (None, "sites")
+
+
+def test_a_run_calibrated_class_by_class_is_served_as_it_was_measured(small, tmp_path, capsys):
+    """From sums through random laboratories to summary, model.json, evaluate, predict and every table."""
+    wishes = ["evaluation.calibrate={method: vector, weights: sites, laboratories: 2}", "training.rounds=1"]
+    wishes.append("sites={train: [{name: north, patches: 48}], held_out: [{name: east, patches: 24}]}")
+    outcome = run(load_pipeline(small, wishes), tmp_path / "vector")
+    folder, summary = outcome.folder, outcome.summary
+    fit = summary["calibration"]
+    assert (fit["method"], fit["weights"], fit["laboratories"], fit["stain_strength"]) == ("vector", "sites", 2, 0.5)
+    assert summary["temperature"] is None
+    facts = json.loads(folder.model_json.read_text())
+    assert facts["calibration"] == {"scale": fit["scale"], "bias": fit["bias"]}
+    assert facts["temperature"] is None
+    model = find_model(str(folder.path))
+    again = evaluate(model)
+    assert again["calibration"] == facts["calibration"]
+    for name, entry in again["sites"].items():
+        assert entry["nll"] == pytest.approx(summary["sites"][name]["nll"], rel=1e-6)
+        assert entry["nll"] != entry["nll_before"]
+    prepared = prepare(load_pipeline(folder.pipeline))
+    logits, _ = scores(prepared, chosen_of(prepared, folder), "test", [prepared.sites["east"]])
+    patches = np.asarray(prepared.sites["east"].store.images)
+    wanted = softmax(logits * fit["scale"] + fit["bias"])
+    np.testing.assert_allclose(load_model(folder.path).predict_proba(patches), wanted, atol=1e-5)
+    print_outcome(Terminal(), summary, "run", "off")
+    shown = capsys.readouterr().out
+    assert f"Vector scaling, factors {min(fit['scale']):.3f} to" in shown
+    assert "every site counting the same, seen through 2 random laboratories each" in shown
+    card = model_card(summary, facts, yaml.safe_load(folder.pipeline.read_text()))
+    assert "each class's logit times its factor" in card
+    page = report_html(folder.path)
+    assert "each class&#39;s logit times its factor" in page
+
+
 @pytest.mark.parametrize(
     ("task", "expected"),
     [
@@ -450,6 +527,26 @@ def test_refusals_at_load(small, override):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("wish", "says"),
+    [
+        ("platt", "`evaluation.calibrate`: input should be 'temperature', 'vector' or 'none'"),
+        ("{method: platt}", "`evaluation.calibrate.method`: input should be 'temperature' or 'vector'"),
+        ("{laboratories: 65}", "`evaluation.calibrate.laboratories`: input should be less than or equal to 64"),
+        ("{weight: sites}", "`evaluation.calibrate.weight` is not a key of this file. Did you mean"),
+    ],
+)
+def test_a_calibration_that_there_is_not_is_named(small, wish, says):
+    with pytest.raises(MedflError, match=re.escape(says)):
+        load_pipeline(small, [f"evaluation.calibrate={wish}"])
+
+
+def test_vector_scaling_of_too_many_classes_is_refused(tmp_path):
+    many = {"task": {"classes": [f"c{n}" for n in range(101)]}, "evaluation": {"calibrate": "vector"}}
+    with pytest.raises(MedflError, match="at most 100; use temperature"):
+        load_pipeline(write_tiny(tmp_path, **many))
+
+
 # -------------------------------------------------------------------------------------------------- what may be amiss
 
 
@@ -460,7 +557,7 @@ def test_a_site_that_does_not_answer_is_left_out_of_the_whole_fit(prepared, late
     spy = watched(prepared, lost={"south"}, late=late)
     tuned = tune(prepared, chosen)
     assert tuned.temperature == alone.temperature
-    assert tuned.calibration == alone.calibration
+    assert tuned.fit == alone.fit
     assert tuned.failures == ({"site": "south", "reason": "the line went dead"},)
     assert sum(isinstance(request, TemperatureRequest) for _, request in spy.asked) == 2 * 2 + 2
 
@@ -471,7 +568,7 @@ def test_no_validation_patches_anywhere(prepared, finished, capsys):
         prepared.sites[name].store = replace(store, splits=store.splits | {"val": np.empty(0, dtype=np.int64)})
     chosen = chosen_of(prepared)
     tuned = tune(prepared, chosen)
-    assert tuned == Calibration(thresholds={})
+    assert tuned == Tuning(thresholds={})
     measured = measure_sites(prepared, chosen, tuned, prepared.sites)
     summary = summarise(prepared, finished, 2, tuned, measured)
     assert summary["temperature"] is summary["calibration"] is summary["operating"] is None
@@ -489,7 +586,7 @@ def test_one_site_without_validation_patches_counts_for_nothing(prepared):
     store = prepared.sites["south"].store
     prepared.sites["south"].store = replace(store, splits=store.splits | {"val": np.empty(0, dtype=np.int64)})
     assert calibrate(prepared, chosen, ["north", "south"]) == alone
-    assert alone.calibration["sites"] == ["north"]
+    assert alone.fit["sites"] == ["north"]
 
 
 def test_a_class_no_site_has_gets_no_threshold(prepared):
@@ -545,7 +642,7 @@ def test_an_all_wrong_model_is_measured_and_said_to_be_no_better_than_chance(pre
     chosen = chosen_of(prepared)
     tuned = tune(prepared, chosen)
     assert tuned.temperature > 1  # of few groups, so it does not go all the way to 20
-    assert (tuned.calibration["pulled"], tuned.calibration["bound"]) == (True, "upper")
+    assert (tuned.fit["pulled"], tuned.fit["bound"]) == (True, "upper")
     summary = summarise(prepared, finished, 2, tuned, measure_sites(prepared, chosen, tuned, prepared.sites))
     assert summary["sites"]["east"]["accuracy"] == 0
     print_outcome(Terminal(), summary | {"timings": {"total": 1.0}}, "run", "off")

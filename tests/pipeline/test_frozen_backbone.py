@@ -1,6 +1,7 @@
 """A run on a frozen backbone, from a file of weights to the model measured again: in one process and over bytes."""
 
 import hashlib
+import html
 import shutil
 
 import pytest
@@ -12,9 +13,11 @@ from safetensors.torch import load_file, save_file
 from medfl.engines.nvflare.run_layout import lay_out
 from medfl.engines.remote.site_endpoint import build
 from medfl.errors import MedflError
+from medfl.metrics.site_signature import signature_sentence
 from medfl.pipeline.evaluate_model import evaluate, find_model
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.run import resume, run
+from medfl.report.run_report import report_html
 from medfl.runs.progress import ProgressCallbacks
 from tests.engines.remote.test_endpoints import same_result, spoken
 from tests.tiny import write_tiny
@@ -52,6 +55,14 @@ def test_what_a_run_leaves(small, finished):
     assert record["sites"]["site-01"]["bytes_up"] == 4 * facts["trained_parameters"]
     again = evaluate(found)
     assert again["held_out"]["mean_auroc"] == pytest.approx(finished.read_summary()["held_out"]["mean_auroc"], abs=1e-9)
+
+
+def test_how_well_the_site_is_told_is_in_the_summary_and_on_the_page(finished):
+    signature = finished.read_summary()["site_signature"]
+    assert signature.keys() == {"balanced_accuracy", "chance", "sites", "classes", "reason"}
+    sentence = signature_sentence(signature)
+    assert sentence.startswith("Site signature: ")
+    assert sentence in html.unescape(report_html(finished.path))
 
 
 def test_resumed_it_is_the_same_run_and_not_on_other_weights(small, finished, tmp_path):

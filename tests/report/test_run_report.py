@@ -21,7 +21,7 @@ from PIL import Image
 from medfl.cli.commands.report_command import report
 from medfl.errors import MedflError
 from medfl.metrics import format_interval
-from medfl.metrics.adaptive_bins import noise_floor
+from medfl.metrics.formatting import format_count
 from medfl.metrics.group_figures import group_figures
 from medfl.metrics.site_figures import pooled, site_figures
 from medfl.pipeline import patch_gallery
@@ -130,6 +130,7 @@ def test_the_site_table_is_the_summary(whole):
             three(entry["ece_before"]),
             format_interval(entry["ece"], entry["ece_ci"]),
             three(entry["debiased_ece"]),
+            three(entry["ece_noise"]),
             three(entry["brier"]),
             three(entry["nll"]),
         ]
@@ -266,13 +267,19 @@ def test_hostile_names_are_text(tmp_path):
     assert not hidden(whole.raw)
 
 
-def test_class_names_are_drawn_as_they_are():
+@pytest.mark.parametrize("kind", ["bars", "matrix"])
+def test_class_names_are_shown_as_they_are(kind):
     names = ["<b>&", "$x^2$ #010a5c"]
-    picture = charts.confusion([[3, 1], [0, 2]], names, name="k", finding='4 "of" <5>')
-    page = Page(picture)
+    finding, section = '4 "of" <5>', "x" if kind == "matrix" else ""
+    if kind == "matrix":
+        matrix = html_blocks.matrix(names, [[3, 1], [0, None]], finding)
+        page = Page(f"<section id=x>{matrix}</section>")
+        assert [row[1:] for row in page.tables["x"][0][1:]] == [["3", "1"], ["0", format_count(None)]]
+    else:
+        page = Page(charts.bars([(name, [1, 2]) for name in names] * 2, name="k", finding=finding))
     assert [tag for tag, _ in page.tags if tag == "b"] == []
-    assert page.texts[""].count("<b>&") == 2
-    assert page.texts[""].count("$x^2$ #010a5c") == 2
+    assert page.texts[section].count("<b>&") == 2
+    assert page.texts[section].count("$x^2$ #010a5c") == 2
     assert page.labels == ['4 "of" <5>']
 
 
@@ -280,7 +287,7 @@ def test_charts_take_names_of_any_kind(recwarn):
     names = odd_names(40, seed=4)
     drawn = (
         charts.bars([(name, [1, 2]) for name in names], name=names[0], finding=names[9]),
-        charts.confusion(np.eye(5, dtype=int).tolist(), names[9:14], name=names[10], finding=names[11]),
+        charts.bars([(name, [2, 1]) for name in names[9:14]], name=names[10], finding=names[11]),
     )
     for picture in drawn:
         root = ElementTree.fromstring(picture)
@@ -384,7 +391,7 @@ def test_an_unfinished_run_says_how_to_finish_it(tmp_path):
 
 def test_a_run_of_before_calibration_has_its_page(tmp_path):
     page = Page(report_html(finish(FakeRun(tmp_path / "old", TRAIN[:1], HELD_OUT[:1]).begin().play())))
-    assert page.tables["sites"][0][0][-4:] == ["ECE [95 %]", "debiased ECE", "Brier", "NLL"]
+    assert page.tables["sites"][0][0][-5:] == ["ECE [95 %]", "debiased ECE", "noise alone", "Brier", "NLL"]
     assert "Not calibrated." in page.texts["result"]
     assert "No operating point." in page.texts["result"]
     assert not {"roc", "pooled"} & set(page.tables)
@@ -502,6 +509,15 @@ def test_citations_follow_the_method_and_the_data(whole, tmp_path):
         "https://doi.org/10.1007/978-3-031-73748-0_2",
         "https://arxiv.org/abs/1812.06127",
     } <= set(cited)
+
+
+def test_papers_are_those_of_the_summary(little, tmp_path):
+    folder = shutil.copytree(little, tmp_path / "own")
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["papers"] = {"theirs": "doi:10.1000/1", "ours": "arXiv:2601.03584"}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    cited = Page(report_html(folder)).values("href")
+    assert {"https://doi.org/10.1000/1", "https://arxiv.org/abs/2601.03584"} <= set(cited)
 
 
 # ------------------------------------------------------------------------------------------------------- patches
@@ -651,4 +667,4 @@ def test_a_reliability_diagram_says_what_noise_alone_would_do(whole):
         assert min(bins["groups"]) >= 5
         assert sum(bins["count"]) == 120
         said = next(label for label in page.labels if label.startswith(f"Reliability at {name}:"))
-        assert f"noise alone would give {noise_floor(bins):.3f}." in said
+        assert f"noise alone would give {summary['sites'][name]['ece_noise']:.3f}." in said

@@ -6,7 +6,7 @@ import pytest
 
 from medfl.federation.checked_transport import CheckedTransport
 from medfl.federation.transport import InProcess
-from medfl.messages import EvaluateRequest, HistogramRequest, MeasureRequest, Reply, TemperatureRequest
+from medfl.messages import EvaluateRequest, HistogramRequest, MeasureRequest, Reply, ScalingRequest, TemperatureRequest
 from tests.toys import CLASSES, toy_bench, toy_sites, toy_work
 
 
@@ -37,3 +37,18 @@ def test_a_split_below_the_floor_says_so_and_nothing_else(floor):
     assert sums["n"] == (12 if enough else 0)
     told = asked(HistogramRequest(*model, ("val",))).sums["val"]["histograms"]
     assert sum(map(sum, told["positive"])) == 0 or enough
+
+
+def test_a_class_of_few_patients_has_no_part_in_vector_scaling():
+    """Its constant's derivative would tell how many patches it has."""
+    bench = toy_bench()
+    site = next(iter(toy_sites(bench, work=dataclasses.replace(toy_work(), min_count=3)).values()))
+    store, rows = site.store, site.store.splits["val"]
+    labels = store.labels.copy()
+    labels[rows] = [0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 2]  # six groups of two: class 2 has one patient, class 0 two
+    site.store = dataclasses.replace(store, labels=labels)
+    model = (0, bench.model.weights(), bench.model.buffers())
+    sums = site.handle(ScalingRequest(*model, ("val",), points=(1.0,) * 3 + (0.0,) * 3)).sums["val"]["scaling"]
+    assert (sums["n"], sums["groups"]) == (7, 4)
+    temperature = site.handle(TemperatureRequest(*model, ("val",), temperatures=(1.0,))).sums["val"]["temperatures"]
+    assert temperature["n"] == 12

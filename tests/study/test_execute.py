@@ -1,5 +1,7 @@
 """Studies: which runs a file asks for, what is done once, what a kill leaves, and what is said of the result."""
 
+import dataclasses
+import hashlib
 import json
 import multiprocessing
 import shutil
@@ -13,8 +15,9 @@ from medfl.cli.app import app
 from medfl.errors import MedflError, RunFailed
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.study.analysis import result
+from medfl.study.content_key import content_key
 from medfl.study.execute import carry_out, missing
-from medfl.study.study_file import content_key, leave_one_site_out, load_study
+from medfl.study.study_file import leave_one_site_out, load_study
 from medfl.study.study_tables import RunRows, Tables
 from medfl.study.text_tables import headline, markdown
 from tests.runfolders import tracking
@@ -22,6 +25,7 @@ from tests.tiny import write_tiny
 
 METHODS = {"fedavg": [], "ecgr": ["ecgr"]}
 STUDY = {"name": "tiny", "pipeline": "tiny.yaml", "seeds": [1, 2], "methods": METHODS, "brackets": False}
+STUDY |= {"design": "design.md", "endpoints": {"primary": [{"figure": "drift", "scale": "log"}]}}
 TABLES = ("runs.csv", "sites.csv", "curves.csv", "study.json", "tables.md")
 
 
@@ -30,6 +34,7 @@ def files(tmp_path_factory):
     """A folder with a pipeline and a study of it."""
     folder = tmp_path_factory.mktemp("study")
     write_tiny(folder, training={"local_steps": 2})
+    (folder / "design.md").write_text("ECGR drifts less.\n")
     (folder / "study.yaml").write_text(yaml.safe_dump(STUDY, sort_keys=False))
     return folder
 
@@ -55,6 +60,18 @@ def altered(files, name="other.yaml", **changes):
     path = files / name
     path.write_text(yaml.safe_dump(STUDY | changes, sort_keys=False))
     return path
+
+
+def test_the_design_that_runs_were_carried_out_under_is_in_the_results(files, finished):
+    digest = hashlib.sha256(b"ECGR drifts less.\n").hexdigest()
+    study = load_study(files / "study.yaml")
+    found = result(study, Tables.load(finished), {})
+    assert found["design"] == {"file": "design.md", "sha256": digest, "runs": {digest: 4}}
+    assert f"sha256 {digest}." in markdown(found)
+    assert "undecided with 2 distinct federations; 5 are needed." in markdown(found)
+    assert digest[:12] in (finished / "report.html").read_text()
+    changed = result(dataclasses.replace(study, design="0" * 64), Tables.load(finished), {})
+    assert f"CHANGED SINCE: 4 under {digest[:12]}, of 4 runs" in markdown(changed)
 
 
 def test_every_method_with_every_seed_and_the_brackets(files):

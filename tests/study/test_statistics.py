@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 
 from medfl.study.analysis import share_of_gap
+from medfl.study.run_figures import over_folds
 from medfl.study.statistics import Mean, difference, mean_over, paired, rank_biserial
-from medfl.study.study_tables import over_folds
 
 
 def test_mean_and_t_interval_by_hand():

@@ -30,6 +30,16 @@ def test_the_old_spelling_of_a_baseline_loads_with_one_line_naming_the_new(tmp_p
     assert new.notices == ()
 
 
+def test_a_study_with_endpoints_goes_federation_by_federation(tmp_path):
+    write_tiny(tmp_path)
+    keys = {"name": "s", "pipeline": str(tmp_path / "tiny.yaml"), "seeds": [2, 1], "methods": {"fedavg": []}}
+    keys |= {"brackets": False, "partitions": {"a": {}, "b": {"data.size": 16}}}
+    plain, asked = load_study(keys), load_study(keys | {"endpoints": {"primary": [{"figure": "drift"}]}})
+    assert [(run.partition, run.seed) for run in plain.in_turn] == [("a", 2), ("a", 1), ("b", 2), ("b", 1)]
+    assert [(run.partition, run.seed) for run in asked.in_turn] == [("a", 2), ("b", 2), ("a", 1), ("b", 1)]
+    assert [run.key for run in plain.runs] == [run.key for run in asked.runs]
+
+
 def test_what_is_no_method_is_refused(tmp_path):
     for methods in ([], "fedavg", {"a": 3}, {"a": {"chain": []}}):
         with pytest.raises(MedflError, match=r"study.yaml: `methods"):

@@ -511,6 +511,16 @@ def test_served_temperature(folder: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(cooled, root / root.sum(axis=1, keepdims=True), atol=1e-5)
 
 
+def test_served_vector_scaling(folder: Path, tmp_path: Path) -> None:
+    facts = json.loads((folder / "model.json").read_text())
+    vector = {"scale": [2.0, 2.0, 2.0], "bias": [0.0, np.log(3.0), 0.0]}
+    (tmp_path / "model.json").write_text(json.dumps(facts | {"temperature": None, "calibration": vector}))
+    x = patches()
+    scaled = served(folder / "model.safetensors", tmp_path / "model.json").predict(None, x).to_numpy()
+    wanted = probabilities(folder, x) ** 2 * [1, 3, 1]  # p -> p^s e^b
+    np.testing.assert_allclose(scaled, wanted / wanted.sum(axis=1, keepdims=True), atol=1e-5)
+
+
 def test_served_refusals(folder: Path, tmp_path: Path) -> None:
     model = served(folder / "model.safetensors", folder / "model.json")
     x = patches()

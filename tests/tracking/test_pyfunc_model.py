@@ -7,6 +7,7 @@ import mlflow
 import numpy as np
 import pytest
 
+from medfl.data.normalise import FIXED, normalise, stain_statistics
 from medfl.data.synthetic.tissue import draw_copies
 from medfl.data.transforms import serving
 from medfl.runs.model_facts import model_rendering, read_model_facts
@@ -37,6 +38,21 @@ def test_a_served_model_draws_patches_as_its_run_did(folder, tmp_path):
     assert not [text for text in carried if "from medfl" in text or "import medfl" in text]
 
 
+def test_a_served_model_normalises_the_patches_of_a_laboratory_or_refuses_them(folder, tmp_path):
+    reference = FIXED["reinhard"]
+    facts = portable(json.loads((folder / "model.json").read_text()), folder)
+    facts |= {"normalise": {"method": "reinhard", "reference": reference.numbers}}
+    saved = save_model(finished_run(folder), facts, tmp_path, "m-1", "r-1")
+    model = mlflow.pyfunc.load_model(str(saved))
+    patches = np.concatenate([draw_copies("lung_aca", tile, 0, SIZE, 10) for tile in range(7)])  # two batches
+    seen = normalise(patches, stain_statistics(patches), reference)
+    np.testing.assert_allclose(model.predict(patches).to_numpy(), probabilities(folder, seen), atol=1e-5)
+    with pytest.raises(ValueError, match="give at least 16 of one laboratory at once"):
+        model.predict(patches[:5])
+    assert {path.name for path in saved.rglob("served_*/*.py")} == {"__init__.py", "normalise.py", "optics.py"}
+    assert "monai" not in (saved / "requirements.txt").read_text()
+
+
 def test_a_model_without_transforms_carries_and_needs_nothing_more():
     assert requirements() == requirements([])
     assert not {"monai", "albumentations"} & {pin.partition("==")[0] for pin in requirements()}
@@ -54,4 +70,12 @@ def test_facts_that_state_no_transforms_are_refused(folder, tmp_path, render):
     facts = json.loads((folder / "model.json").read_text()) | {"render": render}
     (tmp_path / "model.json").write_text(json.dumps(facts))
     with pytest.raises(Exception, match="`render`"):
+        read_model_facts(tmp_path / "model.json")
+
+
+@pytest.mark.parametrize("vector", [[1.0], {"scale": [1.0], "bias": [0.0]}, {"scale": [], "bias": []}, {"scale": 1}])
+def test_facts_that_state_no_scale_for_every_class_are_refused(folder, tmp_path, vector):
+    facts = json.loads((folder / "model.json").read_text()) | {"calibration": vector}
+    (tmp_path / "model.json").write_text(json.dumps(facts))
+    with pytest.raises(Exception, match="`calibration`"):
         read_model_facts(tmp_path / "model.json")

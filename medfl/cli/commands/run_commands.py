@@ -15,6 +15,7 @@ from medfl.plain_text import visible
 
 if TYPE_CHECKING:
     from medfl.cli.terminal import Terminal
+    from medfl.config import Adapt as AdaptSection
     from medfl.config import Pipeline
     from medfl.pipeline.run import Outcome
 
@@ -26,6 +27,14 @@ class Engine(StrEnum):
     nvflare = "nvflare"
 
 
+Adapt = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REMEDY",
+        help="Also adapt the model to each hospital by unlabelled patches: normalise, batchnorm, class_mix, joined by "
+        "+, or auto for what the run chose.",
+    ),
+]
 RESUME = "every finished round is kept. Continue with `medfl resume RUN`"
 
 
@@ -103,9 +112,10 @@ def evaluate(
     predictions: Annotated[
         str | None, typer.Option(metavar="DIR", help="Also write each site's scores here; they stay on this machine.")
     ] = None,
+    adapt: Adapt = None,
 ) -> None:
     """Measure a model at sites: AUROC with intervals, calibration, confusion matrix."""
-    from medfl.cli.console_tables import print_confusion, print_operating_points, print_sites
+    from medfl.cli.console_tables import print_adapted, print_confusion, print_operating_points, print_sites
     from medfl.data.atomic_file import write_text
     from medfl.pipeline.evaluate_model import evaluate as measure
     from medfl.pipeline.evaluate_model import find_model
@@ -114,8 +124,9 @@ def evaluate(
         from medfl.runs.headline import headline
         from medfl.tracking.log_evaluation import log_evaluation
 
-        trained = find_model(model)
-        result = measure(trained, [*(sites or []), *(more or [])], pipeline, Path(predictions) if predictions else None)
+        remedy, trained = _remedy(adapt), find_model(model)
+        files, folder = [*(sites or []), *(more or [])], Path(predictions) if predictions else None
+        result = measure(trained, files, pipeline, folder, remedy)
         if json_file:
             try:
                 write_text(Path(json_file), json.dumps(result, indent=2, allow_nan=False) + "\n")
@@ -124,6 +135,8 @@ def evaluate(
         tracking = log_evaluation(result, trained.run_id, trained.run.path if trained.run else None)
         print_sites(terminal, result["sites"], f"{result['run']}: test data")
         print_operating_points(terminal, result)
+        if remedy:
+            print_adapted(terminal, result)
         for name in sorted(result["sites"]):
             print_confusion(terminal, name, result["sites"][name]["confusion"], trained.facts["classes"])
         terminal.say(headline(result).sentence)
@@ -134,22 +147,44 @@ def evaluate(
         terminal.say(tracking)
 
 
+def _remedy(text: str | None) -> AdaptSection | None:
+    """What --adapt asks for. Raises MedflError where that is no remedy."""
+    from medfl.config.adapt_config import read_adapt
+
+    try:
+        return read_adapt(text) if text else None
+    except ValueError as error:
+        raise MedflError(f"--adapt {text}: {error}") from None
+
+
 def predict(
     model: ModelRef,
     directory: Annotated[str, typer.Argument(metavar="DIR", help="A folder of unlabelled images.")],
     out: Annotated[str | None, typer.Option(help="CSV file; default: standard output.")] = None,
+    adapt: Adapt = None,
+    site: Annotated[
+        str | None, typer.Option(metavar="SITE", help="With --adapt: a site file whose `class_mix` counts.")
+    ] = None,
 ) -> None:
     """Class probabilities for every image of a folder."""
     import io
 
-    from medfl.cli.standard_streams import write_data
+    from medfl.cli.standard_streams import complain, write_data
     from medfl.data.atomic_file import write_text
     from medfl.data.table_cells import NeutralWriter
     from medfl.pipeline.evaluate_model import find_model
     from medfl.pipeline.evaluate_model import predict as score
+    from medfl.pipeline.load_pipeline import load_site
+    from medfl.pipeline.predict_adapted import predict_adapted
 
-    trained = find_model(model)
-    rows, table = score(trained, Path(directory)), io.StringIO()
+    remedy, trained, table = _remedy(adapt), find_model(model), io.StringIO()
+    if site and not remedy:
+        raise MedflError("--site states a class mix, which only --adapt uses; add --adapt class_mix, or leave it out")
+    if remedy:
+        rows, said = predict_adapted(trained, Path(directory), remedy, load_site(site) if site else None)
+        complain("; ".join(said))
+    else:
+        rows = score(trained, Path(directory))
     writer = NeutralWriter(table, lineterminator="\n")
     writer.writerow(["file", *(f"p_{name}" for name in trained.facts["classes"])])
     writer.writerows([name, *(f"{p:.6f}" for p in probabilities)] for name, probabilities in rows)

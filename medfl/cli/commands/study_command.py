@@ -53,6 +53,7 @@ def study(
 
 
 def _carry_out(plan: StudyPlan, folder: Path, jobs: int, terminal: Terminal, train: bool) -> None:
+    from medfl.study.endpoint_text import design_sentences, endpoint_sentences, endpoint_tables
     from medfl.study.execute import Finished, carry_out
     from medfl.study.text_tables import headline, text_tables
     from medfl.study.write_up import write_up
@@ -67,8 +68,9 @@ def _carry_out(plan: StudyPlan, folder: Path, jobs: int, terminal: Terminal, tra
 
     failed = carry_out(plan, folder, jobs, say) if train else []
     done = write_up(plan, folder, failed, tracked=train)
-    for shown in text_tables(done.findings):
+    for shown in (*endpoint_tables(done.findings), *text_tables(done.findings)):
         terminal.table(shown.title, shown.columns, shown.rows)
-    terminal.say(*headline(done.findings), *done.lines)
+    said = [*design_sentences(done.findings), *endpoint_sentences(done.findings), *headline(done.findings)]
+    terminal.say(*said, *done.lines)
     if failed:
         raise RunFailed(f"{len(failed)} of {len(plan.runs)} runs failed; start the study again to try them once more")

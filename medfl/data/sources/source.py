@@ -35,7 +35,8 @@ class SourceSpec:
         data: the pipeline's `data` section, for the settings of one kind of source.
         cache: folder for what a source generates.
         patches: the site's patches where a program hands them over (`source: program`), else None.
-        site: name of the site; empty for data that are dealt.
+        site: the site's name; None for data that are dealt.
+        mpp: microns per pixel that the site's file states, None where there is none.
     """
 
     where: str
@@ -47,7 +48,8 @@ class SourceSpec:
     cache: Path
     distinct_names: tuple[str, ...] = ()
     patches: Any = None
-    site: str = ""
+    site: str | None = None
+    mpp: float | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ class Source(ABC):
     """What messages call that which names a class."""
     patch_words: ClassVar[tuple[str, str]] = "patch", "patches"
     """What messages call a patch, and several."""
+    reads_by_scale: ClassVar[bool] = False
+    """Patches are read at the microns per pixel that the model sees, whatever those of the site's files are."""
 
     def __init__(self, spec: SourceSpec) -> None:
         self.spec = spec

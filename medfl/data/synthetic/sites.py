@@ -36,13 +36,18 @@ def _draw_sites(
     """What `generate_sites` says; a study asks for the same institutions with every one of its methods."""
     generate = Generate.model_validate_json(settings)
     train = [
-        _site(generate, classes, seed, "train", f"site-{k:02d}").model_copy(update=_capacity(generate, k))
+        _site(generate, classes, seed, "train", f"site-{k:02d}").model_copy(update=_own(generate, k))
         for k in range(1, generate.count + 1)
     ]
     held_out = [
         _site(generate, classes, seed, "held_out", f"held-out-{k:02d}") for k in range(1, generate.held_out + 1)
     ]
     return tuple(train), tuple(held_out)
+
+
+def _own(generate: Generate, k: int) -> dict[str, Any]:
+    """What the pipeline states for training site k alone."""
+    return _capacity(generate, k) | _size(generate, k)
 
 
 def _capacity(generate: Generate, k: int) -> dict[str, Any]:
@@ -53,6 +58,13 @@ def _capacity(generate: Generate, k: int) -> dict[str, Any]:
     share = generate.capacities[(k - 1) % len(generate.capacities)]
     line = SiteLink(down=20 * share, up=5 * share, seconds_per_step=SECONDS_PER_STEP, jitter=JITTER)
     return {"density": share, "link": line}
+
+
+def _size(generate: Generate, k: int) -> dict[str, int]:
+    """Patches of training site k, if the pipeline states how sizes differ."""
+    if not generate.sizes or generate.patches is None:
+        return {}
+    return {"patches": max(1, round(generate.patches * generate.sizes[(k - 1) % len(generate.sizes)]))}
 
 
 def _site(

@@ -39,7 +39,7 @@ def draw_tile(label: str, seed: int, index: int, size: int) -> U8:
     """Source tile `index` of a class, u8[S, S, 3] with S = tile_side(size). Each tile depends on its own index only."""
     import cv2
 
-    rng = np.random.default_rng([seed, _class_index(label), index])
+    rng = np.random.default_rng([seed, class_index(label), index])
     matrix = stain_matrix(HAEMATOXYLIN + rng.normal(0, 0.03, 3), EOSIN + rng.normal(0, 0.04, 3))
     amounts = np.exp(rng.normal(0, 0.28, 2)).clip(0.55, 1.6)
     warmth, dimness = rng.normal(0, 0.02), rng.uniform(0, 0.04)  # of the empty slide: a warm one absorbs blue
@@ -60,7 +60,7 @@ def draw_copies(label: str, seed: int, index: int, size: int, copies: int) -> U8
     import cv2
 
     tile = draw_tile(label, seed, index, size)
-    rng = np.random.default_rng([seed, _class_index(label), index, 1])
+    rng = np.random.default_rng([seed, class_index(label), index, 1])
     middle = (len(tile) - 1) / 2
     patches = np.empty((copies, size, size, 3), np.uint8)
     for patch in patches:
@@ -100,7 +100,7 @@ def write_tissue(
     Raises MedflError for an unknown class, a figure below 1, a folder that holds something else, or an unwritable one.
     """
     for label in classes:
-        _class_index(label)
+        class_index(label)
     figures = {"tiles_per_class": tiles_per_class, "copies": copies, "size": size}
     for key, value in figures.items():
         if value < 1:
@@ -172,7 +172,7 @@ def _save_copies(root: Path, label: str, index: int, seed: int, size: int, copie
 
     lines = []
     for k, patch in enumerate(draw_copies(label, seed, index, size, copies)):
-        name = f"{FILE_STEMS[_class_index(label)]}{index * copies + k + 1}.jpeg"
+        name = f"{FILE_STEMS[class_index(label)]}{index * copies + k + 1}.jpeg"
         Image.fromarray(patch).save(root / _folder(label) / name, quality=95, subsampling=0)
         lines.append(f"{label},{name},{label}-{index:04d}")
     return lines
@@ -182,7 +182,8 @@ def _folder(label: str) -> str:
     return f"{label.split('_')[0]}_image_sets/{label}"
 
 
-def _class_index(label: str) -> int:
+def class_index(label: str) -> int:
+    """The number of a class that can be drawn. Raises MedflError for any other."""
     if label not in TISSUE_CLASSES:
         raise MedflError(
             f'Generated tissue has no class "{label}".{nearest(label, TISSUE_CLASSES)} '

@@ -24,10 +24,10 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from medfl.engines.remote.message_fields import FAILURE, REPLY, REQUESTS, Fields
-from medfl.messages import Failure, Reply, Request, TrainRequest
+from medfl.messages import Failure, Reply, Request, StainRequest, TrainRequest
 from medfl.model.flat_model import FlatModel
 
-PROTOCOL = 3
+PROTOCOL = 4
 HEADER = f"medfl-{PROTOCOL}"
 HEADER_LIMIT = 32_000_000  # bytes; the curves of a closing measurement are the largest, some 100 kB
 VECTORS_LIMIT = 16  # links send one or two vectors beside the model
@@ -81,8 +81,9 @@ def unpack_request(data: bytes, bounds: Bounds) -> Request:
     weights, buffers = vectors.pop("weights", None), vectors.pop("buffers", None)
     if weights is None or buffers is None:
         raise BadMessage("a request without weights and buffers")
-    _length("weights", weights, bounds.weights)
-    _length("buffers", buffers, bounds.buffers)
+    asks_alone = made is StainRequest
+    _length("weights", weights, 0 if asks_alone else bounds.weights)
+    _length("buffers", buffers, 0 if asks_alone else bounds.buffers)
     facts = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
     extra = _extra(vectors)
     if made is TrainRequest:

@@ -8,7 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from medfl.messages import EvaluateRequest, HistogramRequest, MeasureRequest, Request, TemperatureRequest, TrainRequest
+from medfl.messages import (
+    AdaptRequest,
+    EvaluateRequest,
+    HistogramRequest,
+    MeasureRequest,
+    Request,
+    ScalingRequest,
+    StainRequest,
+    TemperatureRequest,
+    TrainRequest,
+)
 
 Fields = Mapping[str, Callable[[Any], bool]]
 
@@ -27,6 +37,10 @@ def _number(value: Any) -> bool:
 
 def _text(value: Any) -> bool:
     return isinstance(value, str)
+
+
+def _truth(value: Any) -> bool:
+    return isinstance(value, bool)
 
 
 def _names(value: Any) -> bool:
@@ -53,21 +67,49 @@ def _by_split(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(figures, dict) for figures in value.values())
 
 
-_MODEL: Fields = {"round": _count, "splits": _names, "last_accepted_round": _index}
+_MODEL: Fields = {
+    "round": _count,
+    "splits": _names,
+    "last_accepted_round": _index,
+    "stain_reference": _numbers,
+}
+_LABORATORIES: Fields = {"laboratories": _count, "stain_strength": _number}
+_VECTOR: Fields = {"scale": _numbers, "bias": _numbers}
 REQUESTS: Mapping[str, tuple[type[Request], Fields]] = {
-    "train": (TrainRequest, {**_MODEL, "lr_scale": _number}),
+    "train": (TrainRequest, {**_MODEL, "lr_scale": _number, "stain_others": _numbers}),
     "evaluate": (EvaluateRequest, _MODEL),
-    "temperatures": (TemperatureRequest, {**_MODEL, "temperatures": _numbers}),
-    "histograms": (HistogramRequest, {**_MODEL, "temperature": _maybe_number, "malignant": _names}),
+    "stain": (StainRequest, {**_MODEL, "method": _text, "dyes": _truth}),
+    "temperatures": (TemperatureRequest, {**_MODEL, "temperatures": _numbers, **_LABORATORIES}),
+    "scaling": (ScalingRequest, {**_MODEL, "points": _numbers, **_LABORATORIES}),
+    "histograms": (HistogramRequest, {**_MODEL, "temperature": _maybe_number, **_VECTOR, "malignant": _names}),
     "measure": (
         MeasureRequest,
         {
             **_MODEL,
             "resamples": _count,
             "temperature": _number,
+            **_VECTOR,
             "thresholds": _maybe_numbers_by_name,
             "malignant": _names,
             "members": _count,
+        },
+    ),
+    "adapt": (
+        AdaptRequest,
+        {
+            **_MODEL,
+            "remedies": _names,
+            "patches": _count,
+            "training_mix": _numbers,
+            "reference": _numbers,
+            "laboratory": _number,
+            "temperatures": _numbers,
+            "resamples": _count,
+            "temperature": _number,
+            "scale": _numbers,
+            "bias": _numbers,
+            "thresholds": _maybe_numbers_by_name,
+            "malignant": _names,
         },
     ),
 }

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from medfl.study.study_tables import Row, number
+from medfl.study.csv_rows import Row
+from medfl.study.study_tables import number
 
 TIMES = 60
 """Points of a curve over virtual time."""

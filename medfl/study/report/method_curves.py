@@ -108,7 +108,8 @@ def _pictures(evidence: StudyEvidence, name: str, partition: Mapping[str, Any]) 
             points = evidence.values(name, method, column)
             words = format_figure(mean, ".3g", "-")
             if column == "rounds_to_target":
-                words = f"{len(points)} of {entry['figures'][evidence.figure]['n']}"
+                reached = evidence.by_repeat(name, method, column).values()
+                words = f"{sum(value is not None for value in reached)} of {len(reached)}"
             shown = points if len(points) > 1 else []
             rows.append(Dots(method, mean, None, shown, words, evidence.is_bracket(method)))
         values = [value for row in rows for value in (*row.points, *([row.mean] if row.mean is not None else []))]
@@ -141,7 +142,7 @@ def _differences(evidence: StudyEvidence, partition: Mapping[str, Any]) -> Marku
         ]
         for method, entry in partition["comparisons"].items()
     ]
-    return folded(f"Stability: differences to {evidence.reference}, paired by seed", table(columns, rows))
+    return folded(f"Stability: differences to {evidence.reference}, paired by federation", table(columns, rows))
 
 
 def _cost(partition: Mapping[str, Any]) -> Markup:

@@ -16,8 +16,10 @@ from medfl.study.report.leave_one_site_out import unseen_sites
 from medfl.study.report.method_curves import learning_curves, steadiness
 from medfl.study.report.study_charts import Dots, Level
 from medfl.study.report.study_results import StudyEvidence
+from medfl.study.run_figures import figure_title
 from medfl.study.study_file import ALL, PLAIN
-from medfl.study.text_tables import TextTable, figure_title, text_tables
+from medfl.study.text_table import TextTable
+from medfl.study.text_tables import text_tables
 
 
 def chapter(evidence: StudyEvidence, name: str, key: str) -> PageSection:
@@ -49,9 +51,8 @@ def chapter(evidence: StudyEvidence, name: str, key: str) -> PageSection:
 
 
 READING = (
-    "Differences and their intervals are over seeds: a seed is one federation, and its sites share a model. Pairs of "
-    "seed and site are described only: the effect is the matched-pairs rank-biserial correlation, and pairs nearer "
-    "than 0.001 are ties."
+    "Differences and their intervals are over federations: the sites of one share a model. Pairs of seed and site are "
+    "described only: the effect is the matched-pairs rank-biserial correlation, and pairs nearer than 0.001 are ties."
 )
 
 
@@ -61,15 +62,29 @@ def _title(evidence: StudyEvidence) -> str:
 
 
 def _lead(evidence: StudyEvidence, partition: Mapping[str, Any], whole: bool) -> str:
+    unit = evidence.unit
     if whole:
-        return (
-            f"{_title(evidence)}: the repeats of every partition pooled. It answers “on the whole?”, and only that: an "
-            "interval here is over seeds and partitions together."
-        )
+        return f"{_title(evidence)}: {_pooled(evidence)} It answers “on the whole?”, and only that."
     counts = [entry["figures"][evidence.figure]["n"] for entry in partition["methods"].values()]
-    seeds = f"{'up to ' if min(counts) < max(counts) else ''}{max(counts)} seeds"
-    over = f"means over {seeds}, intervals 95\u00a0% by Student's t" if max(counts) > 1 else "one seed, so no interval"
+    several = f"{'up to ' if min(counts) < max(counts) else ''}{max(counts)} {unit}s"
+    over = f"means over {several}, intervals 95\u00a0% by Student's t" if max(counts) > 1 else _alone(evidence)
     return f"{_title(evidence)}: {over}. Methods stand in the order of the study file, not by rank."
+
+
+def _alone(evidence: StudyEvidence) -> str:
+    return f"one {evidence.unit if len(evidence.seeds) > 1 else 'seed'}, no interval"
+
+
+def _pooled(evidence: StudyEvidence) -> str:
+    """How partitions are put together; in a study of an earlier version every repeat counted."""
+    if not evidence.study["pooled"]:
+        return "the repeats of every partition pooled, so that an interval here is over seeds and partitions together."
+    out = [name for name in evidence.partitions if name not in (ALL, *evidence.study["pooled"])]
+    left = f" Left out, as one {evidence.unit} alone: {', '.join(out)}." if out else ""
+    return (
+        f"a {evidence.unit}'s number is its mean over the partitions, each of the same weight; intervals are over "
+        f"{evidence.unit}s.{left}"
+    )
 
 
 def _table(evidence: StudyEvidence, shown: TextTable) -> Markup:
@@ -96,7 +111,8 @@ def _by_method(evidence: StudyEvidence, name: str, partition: Mapping[str, Any])
 def _key(evidence: StudyEvidence, partition: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """What the three pictures are drawn with."""
     several = any(entry["figures"][evidence.figure]["n"] > 1 for entry in partition["methods"].values())
-    words = "mean (dot) with its 95\u00a0% interval; small dots: the seeds" if several else "one seed, no interval"
+    dots = f"mean (dot) with its 95\u00a0% interval; small dots: the {evidence.unit}s"
+    words = dots if several else _alone(evidence)
     key = [("line", "after", words)]
     if partition["brackets"]:
         key.append(("mark", "quiet", " and ".join(partition["brackets"])))

@@ -64,27 +64,41 @@ def _short(evidence: StudyEvidence) -> str:
 
 
 def _statistics(evidence: StudyEvidence) -> Iterator[tuple[str, str]]:
-    seeds, compared = evidence.most_seeds, len(evidence.compared)
+    count, compared, unit = evidence.most_units, len(evidence.compared), evidence.unit
+    seeds = len(evidence.seeds)
     if seeds < 2:
         yield "One seed.", "No interval is over seeds, and no order of methods on this page is a finding."
-    elif seeds < ENOUGH_REPEATS:
+    elif count < 2:
         yield (
-            "Few seeds.",
-            f"An interval of one partition rests on {seeds} numbers at most: it holds if they scatter normally, which "
-            f"{seeds} numbers cannot tell. So nothing is said of which method is better; {ENOUGH_REPEATS} seeds are "
-            "needed.",
+            "One federation.",
+            "Every seed had the same institutions, which are one federation: nothing is said of which method is better "
+            "for another one. `unit: seed` in the study file tells how figures vary with the seed at these sites.",
+        )
+    elif count < ENOUGH_REPEATS:
+        yield (
+            f"Few {unit}s.",
+            f"An interval of one partition rests on {count} numbers at most: it holds if they scatter normally, which "
+            f"{count} numbers cannot tell. So nothing is said of which method is better; {ENOUGH_REPEATS} distinct "
+            f"{unit}s are needed.",
+        )
+    if unit == "seed":
+        yield (
+            "These sites alone.",
+            "Every seed counts as one, so what is said is of these institutions and not of a federation of others.",
         )
     if compared > 1:
         yield (
             "Highest is not best.",
             f"The highest of {compared + 1} means is high partly by luck. Intervals are not adjusted for the number of "
-            "methods or partitions: one in twenty leaves out zero where there is no difference.",
+            "methods or partitions: one in twenty leaves out zero where there is no difference."
+            + (" Only the primary endpoints are." if evidence.study["endpoints"] else ""),
         )
     if any(entry["pairs"] for part in evidence.partitions.values() for entry in part["comparisons"].values()):
         yield (
             "Wins are no test.",
             "The sites of one seed share a model, so pairs of seed and site are not independent; what is inferred here "
-            "is the interval over seeds.",
+            "is the interval over "
+            f"{unit}s.",
         )
     if seeds < 2:
         return

@@ -16,13 +16,15 @@ from medfl.metrics.formatting import MISSING
 from medfl.report.html_blocks import Tint, heading, heat_map, join, legend, links, notes, table, text
 from medfl.report.html_page import PageSection, render_page
 from medfl.report.limitations import several
-from medfl.report.provenance import FEDAVG, TEMPERATURE
+from medfl.report.provenance import FEDAVG, TEMPERATURE, paper_link
+from medfl.study.endpoint_text import SECONDARY_SAID, design_sentences, endpoint_sentences, endpoint_tables
 from medfl.study.report.partition_chapter import chapter
 from medfl.study.report.study_limitations import disagreement, study_limits
 from medfl.study.report.study_results import StudyEvidence, read_study
+from medfl.study.run_figures import figure_title
 from medfl.study.statistics import ENOUGH_REPEATS
 from medfl.study.study_file import ALL, PLAIN
-from medfl.study.text_tables import figure_title, headline
+from medfl.study.text_tables import headline
 
 STATISTICS = (("Rank-biserial correlation: D. Kerby 2014", "https://doi.org/10.2466/11.IT.3.1"),)
 TINTED = 0.55
@@ -68,6 +70,7 @@ def write_study_report(folder: Path, out: Path | None = None) -> Path:
 
 def _facts(evidence: StudyEvidence) -> list[str]:
     study, brackets = evidence.study, sum(map(evidence.is_bracket, evidence.methods))
+    design = study["design"]
     methods = _count(len(evidence.methods) - brackets, "method")
     return [
         f"{methods} and {_count(brackets, 'bracket')}" if brackets else methods,
@@ -76,6 +79,7 @@ def _facts(evidence: StudyEvidence) -> list[str]:
         *(["every training site left out in turn"] if study.get("leave_one_site_out") else []),
         f"{study['done']} of {study['planned']} runs done",
         f"compared with {evidence.reference}",
+        *([f"designed beforehand: {design['file']}, sha256 {design['sha256'][:12]}"] if design else []),
     ]
 
 
@@ -85,7 +89,12 @@ def _count(number: int, word: str) -> str:
 
 def _result(evidence: StudyEvidence) -> PageSection:
     """The study in sentences, the differences at a glance, and what it does not show."""
-    blocks = [text(*(list(sentences(evidence)) or ["No run is done yet."]))]
+    primary, tables = endpoint_sentences(evidence.study), endpoint_tables(evidence.study)
+    blocks = [text(*primary)] if primary else []
+    for shown in tables:
+        blocks += [heading(shown.title[0].upper() + shown.title[1:]), table(shown.columns, shown.rows, text=3)]
+    blocks += [heading("Partition by partition"), text(SECONDARY_SAID)] if primary else []
+    blocks.append(text(*(list(sentences(evidence)) or ["No run is done yet."])))
     glance = _glance(evidence)
     if glance:
         blocks += [heading(f"Difference to {evidence.reference} at a glance: {figure_title(evidence.figure)}"), *glance]
@@ -147,8 +156,10 @@ def _glance(evidence: StudyEvidence) -> list[Markup]:
         return []
     names = [name for name in evidence.methods if any(name in comparisons for comparisons in parts.values())]
     rows = [(name, [_cell(comparisons.get(name)) for comparisons in parts.values()]) for name in names]
-    repeats = evidence.most_seeds >= ENOUGH_REPEATS
-    key = [legend([("box", "heat", "the 95\u00a0% interval leaves out zero: ▲ better, ▼ worse")])] if repeats else []
+    repeats = evidence.most_units >= ENOUGH_REPEATS
+    key = (
+        [legend([("box", "heat", "the 95\u00a0% interval leaves out zero: ▲ above it, ▼ below it")])] if repeats else []
+    )
     return [*key, heat_map(["method", *parts], rows)]
 
 
@@ -204,6 +215,8 @@ def _record(evidence: StudyEvidence) -> PageSection:
         whole = hashlib.sha256("\n".join(dealt).encode()).hexdigest()[:12]
         one = f"Data digest {dealt[0]}." if len(dealt) == 1 else f"{len(dealt)} deals of the data, together {whole}."
         blocks += [heading("Data"), text(f"{one} A digest is of who held which patches; runs.csv has it by run.")]
+    if designed := design_sentences(evidence.study):
+        blocks += [heading("Design"), text(*designed)]
     blocks += [heading("Cite"), links(list(_citations(evidence)))]
     return PageSection("record", "Record and citations", join(*blocks))
 
@@ -213,11 +226,10 @@ def _citations(evidence: StudyEvidence) -> Iterator[tuple[str, str]]:
     names = [
         link if isinstance(link, str) else str(link["name"]) for links_ in evidence.methods.values() for link in links_
     ]
-    numbers = {"FedAvg": FEDAVG} if any(not evidence.is_bracket(name) for name in evidence.methods) else {}
-    numbers |= {name: paper.removeprefix("arXiv:") for name, paper in citations(names).items()}
+    papers = {"FedAvg": FEDAVG} if any(not evidence.is_bracket(name) for name in evidence.methods) else {}
+    papers |= citations(names)
     if any(row.get("temperature") for row in evidence.runs):
-        numbers["Temperature scaling"] = TEMPERATURE
-    for name, number in numbers.items():
-        yield f"{name}: arXiv:{number}", f"https://arxiv.org/abs/{number}"
+        papers["Temperature scaling"] = TEMPERATURE
+    yield from (paper_link(name, paper) for name, paper in papers.items())
     if any(partition["comparisons"] for partition in evidence.partitions.values()):
         yield from STATISTICS

@@ -13,17 +13,17 @@ from medfl.errors import MedflError
 from medfl.metrics.t_intervals import logit_around
 from medfl.runs.records import read_json
 from medfl.runs.redact import scrub_text
-from medfl.study.analysis import bounds, run_figures
+from medfl.study.csv_rows import Row, read_table
+from medfl.study.pool import Pool, Repeat
 from medfl.study.report.curve_table import Curves
+from medfl.study.run_figures import bounds, over_folds, run_figures
 from medfl.study.statistics import mean_over
 from medfl.study.study_file import ALL, BRACKETS
-from medfl.study.study_tables import Row, Tables, number, over_folds, read_table
+from medfl.study.study_tables import Tables, number
 
 STUDY, RUNS = "study.json", "runs.csv"
 KEYS = ("name", "figure", "reference", "seeds", "methods", "partitions", "planned", "done", "one_seed")
 PARTS = ("methods", "brackets", "comparisons", "unseen")
-Repeat = tuple[str, str]
-"""(partition, seed)."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,8 @@ class StudyEvidence:
         return by_name if begun > 1 else {name: partition for name, partition in by_name.items() if name != ALL}
 
     @property
-    def most_seeds(self) -> int:
-        """Seeds of the method that has most of them in one partition."""
+    def most_units(self) -> int:
+        """Federations of the method that has most of them in one partition."""
         parts = [partition["methods"] for name, partition in self.partitions.items() if name != ALL]
         return max((entry["figures"][self.figure]["n"] for methods in parts for entry in methods.values()), default=0)
 
@@ -103,6 +103,11 @@ class StudyEvidence:
     def methods(self) -> dict[str, Sequence[Any]]:
         """Name -> chain, in the order of the study file."""
         return dict(self.study["methods"])
+
+    @property
+    def unit(self) -> str:
+        """What counts once: a federation, or a seed."""
+        return str(self.study["unit"])
 
     def is_bracket(self, method: str) -> bool:
         """Whether a method is `local_only` or `centralised`: no federation."""
@@ -141,14 +146,23 @@ class StudyEvidence:
         return {repeat: over_folds(column, values) for repeat, values in columns.items()}
 
     def values(self, partition: str, method: str, column: str) -> list[float]:
-        """The same as numbers, repeats without the figure left out."""
-        return [value for value in self.by_repeat(partition, method, column).values() if value is not None]
+        """The same as a number each federation, those without the figure left out."""
+        return self._by_unit(partition, self.by_repeat(partition, method, column))
+
+    def _by_unit(self, partition: str, values: Mapping[Repeat, float | None]) -> list[float]:
+        own = self.partitions[partition].get("federations", {})
+        named = {repeat: own.get(" ".join(repeat), " ".join(repeat)) for repeat in values}
+        strata = self.study["pooled"] if partition == ALL else [partition]
+        if not strata:  # of an earlier version, which pooled repeats
+            return [value for value in values.values() if value is not None]
+        return list(Pool(named, strata).means(values).values())
 
     def moved(self, partition: str, method: str, column: str) -> list[float]:
-        """What each repeat differs by from the reference."""
+        """What each federation differs by from the reference."""
         reference = self.by_repeat(partition, self.reference, column)
-        pairs = [(value, reference.get(key)) for key, value in self.by_repeat(partition, method, column).items()]
-        return [value - other for value, other in pairs if value is not None and other is not None]
+        pairs = {key: (value, reference.get(key)) for key, value in self.by_repeat(partition, method, column).items()}
+        moved = {key: value - other for key, (value, other) in pairs.items() if value is not None and other is not None}
+        return self._by_unit(partition, moved)
 
     def unseen(self, partition: str, method: str) -> dict[str, Unseen]:
         """A method at every site that took its turn as the unseen one.
@@ -197,6 +211,13 @@ def read_study(folder: Path) -> StudyEvidence:
         for entry in (*part["methods"].values(), *part["comparisons"].values()):
             entry["figures"] = {key: mean_over(()).to_json() for key in run_figures()} | entry["figures"]
         _bound(part, study["figure"])
+    study = {
+        "unit": "repeat",
+        "pooled": [],
+        "endpoints": [],
+        "design": None,
+        "tuned": None,
+    } | study  # of an earlier version
     study["description"] = scrub_text(str(study.get("description") or "").strip())
     study["failed"] = {title: scrub_text(why) for title, why in (study.get("failed") or {}).items()}
     pairs = {(partition, method) for partition in study["partitions"] for method in study["methods"]}

@@ -60,6 +60,13 @@ def test_held_out_sites_may_have_an_alpha_of_their_own():
     assert all(max(site.class_mix.values()) > 0.4 for site in train)
 
 
+def test_sizes_are_multiples_of_patches():
+    train, held_out = generate_sites(config.Generate(count=3, held_out=1, patches=80, sizes=[2, 0.5]), CLASSES, seed=0)
+    assert [site.patches for site in (*train, *held_out)] == [160, 40, 160, 80]
+    with pytest.raises(ValueError, match="state that too"):
+        config.Generate(count=3, sizes=[2])
+
+
 def test_capacities_give_generated_sites_density_and_line():
     unequal = config.Generate(count=5, held_out=1, capacities=[1.0, 0.5, 0.1])
     train, held_out = generate_sites(unequal, CLASSES, seed=0)

@@ -32,6 +32,8 @@ from medfl.messages import (
     MeasureRequest,
     Reply,
     Request,
+    ScalingRequest,
+    StainRequest,
     TemperatureRequest,
     TrainRequest,
 )
@@ -42,15 +44,29 @@ from medfl.site.state import SiteMemory
 from tests.toys import toy_bench, toy_sites
 
 BOUNDS = Bounds(3, 2, frozenset({"n/a"}))
-MODEL = (4, torch.tensor([1.0, -0.0, 1e-42]), torch.tensor([0.5, 3.0]), ("val", "test"), 3)
-REQUEST = TrainRequest(*MODEL, lr_scale=0.1, extra={"mask": torch.tensor([True, False, True]), "c": torch.ones(3)})
+MODEL = (4, torch.tensor([1.0, -0.0, 1e-42]), torch.tensor([0.5, 3.0]), ("val", "test"), 3, (0.5, 1 / 3))
+REQUEST = TrainRequest(
+    *MODEL,
+    lr_scale=0.1,
+    stain_others=(0.1,) * 27,
+    extra={"mask": torch.tensor([True, False, True]), "c": torch.ones(3)},
+)
 REQUESTS = {
     "train": REQUEST,
     "evaluate": EvaluateRequest(*MODEL),
-    "temperatures": TemperatureRequest(*MODEL, temperatures=(0.5, 1.0)),
-    "histograms": HistogramRequest(*MODEL, temperature=None, malignant=("a",)),
+    "stain": StainRequest(0, torch.empty(0), torch.empty(0), ("train",), method="macenko", dyes=True),
+    "temperatures": TemperatureRequest(*MODEL, temperatures=(0.5, 1.0), laboratories=3, stain_strength=0.25),
+    "scaling": ScalingRequest(*MODEL, points=(1.0, 0.5), laboratories=3, stain_strength=0.25),
+    "histograms": HistogramRequest(*MODEL, temperature=None, scale=(0.5,), bias=(-0.5,), malignant=("a",)),
     "measure": MeasureRequest(
-        *MODEL, resamples=9, temperature=0.5, thresholds={"a": 0.25}, malignant=("a",), members=7
+        *MODEL,
+        resamples=9,
+        temperature=0.5,
+        scale=(0.5,),
+        bias=(1.0,),
+        thresholds={"a": 0.25},
+        malignant=("a",),
+        members=7,
     ),
 }
 REPLY = Reply(
@@ -131,6 +147,9 @@ VECTORS = {"weights": torch.zeros(3), "buffers": torch.zeros(2)}
         (framed(facts(REQUESTS["measure"], temperature=None), VECTORS), "`temperature`"),
         (framed(facts(REQUESTS["measure"], members=-1), VECTORS), "`members`"),
         (framed(facts(REQUESTS["temperatures"], temperatures=["1"]), VECTORS), "`temperatures`"),
+        (framed(facts(REQUESTS["scaling"], points=[[1.0]]), VECTORS), "`points`"),
+        (framed(facts(REQUESTS["scaling"], laboratories=-1), VECTORS), "`laboratories`"),
+        (framed(facts(REQUESTS["measure"], scale=None), VECTORS), "`scale`"),
         (framed(facts(REQUESTS["histograms"], malignant=[1]), VECTORS), "`malignant`"),
         (framed(facts(REQUEST, round=-1), VECTORS), "`round`"),
         (framed(facts(REQUEST, round=True), VECTORS), "`round`"),
@@ -349,7 +368,8 @@ def same_result(one, two) -> None:
     first, second = load_file(one.model), load_file(two.model)
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
-    named = [{k: v for k, v in f.read_summary().items() if k not in ("run", "timings", "digests")} for f in (one, two)]
+    own = ("run", "timings", "digests", "site_signature")  # a signature needs the features of all sites in one process
+    named = [{k: v for k, v in f.read_summary().items() if k not in own} for f in (one, two)]
     assert named[0] == named[1]
 
 

@@ -21,8 +21,9 @@ from medfl.study.report import study_charts
 from medfl.study.report.study_limitations import disagreement, study_limits
 from medfl.study.report.study_page import chain, sentences, study_html, write_study_report
 from medfl.study.report.study_results import read_study
+from medfl.study.run_figures import STABILITY
 from medfl.study.study_file import ALL, Planned, StudyFile, StudyPlan
-from medfl.study.study_tables import STABILITY, RunRows, Tables
+from medfl.study.study_tables import RunRows, Tables
 from medfl.study.text_tables import ONE_SEED, headline, text_tables
 from tests.pages import Page
 
@@ -75,7 +76,8 @@ class Made:
             leave_one_site_out=folds != ("",),
         )
         names = [(p, m, s, f) for p in partitions for s in seeds for m in spec.arms() for f in folds]
-        runs = [Planned(p, m, s, f, pipeline, f"{i:012x}") for i, (p, m, s, f) in enumerate(names)]
+        own = {seed: drawn(pipeline, seed) for seed in seeds}
+        runs = [Planned(p, m, s, f, own[s], f"{i:012x}") for i, (p, m, s, f) in enumerate(names)]
         self.study, self.pipeline, self.folds = StudyPlan(spec, tuple(runs)), pipeline, folds
 
     def write(self, folder, without=(), failed=None):
@@ -136,6 +138,12 @@ class Made:
         # The clock stands at the end of the round; the last measurement takes no time.
         seconds = 10.0 * pace * min(t + 1, self.rounds) if pace else None
         return text({"round": t, "mean_auroc": auroc, "virtual_seconds": seconds})
+
+
+def drawn(pipeline, seed):
+    """The pipeline with institutions of a seed's own."""
+    train = [site.model_copy(update={"patches": 100 + seed}) for site in pipeline.sites.train]
+    return pipeline.model_copy(update={"sites": pipeline.sites.model_copy(update={"train": train})})
 
 
 def text(values):
@@ -260,6 +268,36 @@ def test_the_headline_and_the_differences_at_a_glance(whole):
     assert cells["centralised"][0].startswith("▲")
 
 
+def test_endpoints_stand_above_what_is_secondary(pipeline, tmp_path):
+    made = Made(pipeline, METHODS, SEEDS, ("even", "skew"), brackets=False)
+    endpoints = {"primary": [{"figure": "held_out_mean_auroc", "test": "equivalence", "margin": 0.1}]}
+    spec = StudyFile.model_validate(made.study.file.model_dump(exclude_none=True) | {"endpoints": endpoints})
+    made.study = StudyPlan(spec, made.study.runs)
+    page = page_of(made.write(tmp_path / "s"))
+    said = page.texts["result"]
+    assert said.index("Primary: ecgr against fedavg") < said.index("Everything else is secondary")
+    assert said.index("Everything else is secondary") < said.index("even: highest")
+    (primary, strata, *_) = page.tables["result"]
+    assert [row[:2] for row in primary[1:]] == [["ecgr", "fedavg"], ["prox", "fedavg"]]
+    assert primary[1][8] == "equivalent"
+    assert strata[0][3:] == ["even", "skew"]
+    assert "Only the primary endpoints are." in said
+
+
+def test_seeds_of_listed_sites_are_one_federation(pipeline, tmp_path):
+    made = Made(pipeline, METHODS, SEEDS, brackets=False)
+    same = tuple(Planned(r.partition, r.method, r.seed, r.fold, pipeline, r.key) for r in made.study.runs)
+    made.study = StudyPlan(made.study.file, same)
+    folder = made.write(tmp_path / "s")
+    said = page_of(folder).texts["result"]
+    assert "One federation says nothing of which is better: 5 distinct ones are needed." in said
+    assert "One federation." in said
+    made.study = StudyPlan(made.study.file.model_copy(update={"unit": "seed"}), same)
+    said = page_of(made.write(folder)).texts["result"]
+    assert "These sites alone." in said
+    assert "the interval of the difference" in said
+
+
 def test_nothing_is_said_of_which_is_better_under_five_repeats(pipeline, tmp_path):
     made = Made(pipeline, METHODS, (1, 2), brackets=False)
     folder = made.write(tmp_path / "s")
@@ -269,10 +307,10 @@ def test_nothing_is_said_of_which_is_better_under_five_repeats(pipeline, tmp_pat
     entry["figures"]["held_out_mean_auroc"] = entry["difference"]
     page = page_of(folder, found)
     said = page.texts["result"]
-    assert "2 repeats say nothing of which is better: 5 are needed." in said
+    assert "2 federations say nothing of which is better: 5 distinct ones are needed." in said
     for word in ("highest mean", "above zero", "below zero", "includes zero"):
         assert word not in said
-    assert "Few seeds." in said
+    assert "Few federations." in said
     lines = headline(found)
     assert len(lines) == 1
     assert "highest" not in lines[0]
@@ -551,7 +589,7 @@ def test_limits_follow_from_the_tables(whole, pipeline, tmp_path):
     assert (
         always | {"The same patients every time.", "No brackets.", "No unseen site.", "Highest is not best."} <= second
     )
-    assert not {"Few seeds.", "Other patches every time.", "No real clock.", "Pairs on different data."} & second
+    assert not {"Few federations.", "Other patches every time.", "No real clock.", "Pairs on different data."} & second
 
     runs = (tmp_path / "own" / "runs.csv").read_text().splitlines()
     runs[2] = runs[2].replace("d" * 12, "e" * 12)
