@@ -43,6 +43,7 @@ def _own_world(tmp_path_factory):
     os.environ["MEDFL_SESSION_CACHE"] = os.environ["MEDFL_CACHE"]  # where a room gives each test a cache of its own
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     os.environ.pop("MEDFL_LC25000", None)
+    os.environ.pop("MEDFL_MITOSES", None)
 
 
 @pytest.fixture(autouse=True)

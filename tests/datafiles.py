@@ -12,12 +12,16 @@ import pytest
 from PIL import Image
 
 from medfl import config
-from tests.paths import LC25000
+from tests.paths import LC25000, MITOSES
 
 OWN = {"source": "folder", "mode": "own", "size": 32}  # the `data` of a pipeline whose sites bring their own folders
 CLASSES = ("lung_aca", "lung_n", "lung_scc", "colon_aca", "colon_n")
 needs_lc25000 = pytest.mark.skipif(
     not LC25000.is_dir(), reason=f"LC25000 is not at {LC25000}; set MEDFL_LC25000 to where it lies"
+)
+
+needs_mitoses = pytest.mark.skipif(
+    not MITOSES.is_dir(), reason=f"the mitoses are not at {MITOSES}; set MEDFL_MITOSES to where they lie"
 )
 
 

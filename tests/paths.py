@@ -7,3 +7,4 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 VECTORS = SHARED / "vectors"
 LC25000 = Path(os.environ.get("MEDFL_LC25000") or SHARED / "lc25000")
+MITOSES = Path(os.environ.get("MEDFL_MITOSES") or SHARED / "mitoses")

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from medfl.config.fields import ConfigSection, Count, Positive, Rgb
 
-Pooling = Literal["cls", "avg", "cls+avg"]
+Pooling = Literal["cls", "avg", "cls+avg", "stages"]
 
 
 class InputNormalisation(ConfigSection):
@@ -43,7 +43,8 @@ class TrainedPart(ConfigSection):
 
 class ModelConfig(ConfigSection):
     """A timm backbone by name, and the weights it starts from; `args` goes to `timm.create_model` untouched. With `mil`
-    a network over bags of feature vectors of `dim` numbers in its place."""
+    a network over bags of feature vectors of `dim` numbers in its place. With `classifier: zero` the layer that gives
+    the logits starts at zero, unless the weights bring one that fits."""
 
     backbone: str | None = None
     mil: Literal["abmil", "mean", "max"] | None = None
@@ -56,6 +57,7 @@ class ModelConfig(ConfigSection):
     pooling: Pooling | None = None
     head: Literal["linear", "mlp"] = "linear"
     hidden: Count | None = None
+    classifier: Literal["zero"] | None = None
     args: dict[str, Any] = {}
 
     @model_validator(mode="after")
@@ -79,6 +81,7 @@ class ModelConfig(ConfigSection):
             raise ValueError("`dim` is missing: how many numbers the encoder gives for a tile, 1024 for example")
         strange = {
             "backbone": self.backbone,
+            "classifier": self.classifier,
             "input": self.input,
             "pooling": self.pooling,
             "train": self.train if self.train != "all" else None,

@@ -48,6 +48,7 @@ class ModelSpec:
         pooling: how a vision transformer's tokens become features, `cls`, `avg` or `cls+avg`; None is what the weights
             state, else timm's.
         hidden: width of the hidden layer of the head; None is a linear one.
+        zero_classifier: the layer that gives the logits starts at zero, so that its draw does not shake the backbone.
         channels_last: lay four-dimensional weights out in that memory format.
         network: one that a program hands over, in place of timm's; its values are where training starts.
     """
@@ -62,6 +63,7 @@ class ModelSpec:
     train: Train = "all"
     pooling: str | None = None
     hidden: int | None = None
+    zero_classifier: bool = False
     channels_last: bool = False
     network: nn.Module | None = field(default=None, compare=False, repr=False)
 
@@ -155,6 +157,8 @@ def create(spec: ModelSpec, seed: int) -> Backbone:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = _bag_network(spec) if is_bag_network(spec.backbone) else _timm_network(spec)
+    if spec.zero_classifier:
+        _zero_classifier(net, spec.backbone)
     pretrained_cfg = getattr(net, "pretrained_cfg", None) or {}
     start = Start()
     if weights is not None:
@@ -165,6 +169,17 @@ def create(spec: ModelSpec, seed: int) -> Backbone:
         start = Start("timm's published weights", "", spec.licence or str(pretrained_cfg.get("license") or ""))
     given = spec.input if isinstance(spec.input, InputSpec) else _of_timm(net)
     return Backbone(net.float(), spec, given, start)
+
+
+def _zero_classifier(net: nn.Module, backbone: str) -> None:
+    """Set the layer that gives the logits to zero, in place. Raises MedflError where there is no single one."""
+    classifier = net.get_classifier() if hasattr(net, "get_classifier") else None  # type: ignore[operator]
+    inside = classifier.modules() if isinstance(classifier, nn.Module) else ()
+    layers = [module for module in inside if isinstance(module, nn.Linear | nn.Conv2d)]
+    if not layers:
+        raise MedflError(f"`model.classifier: zero`: {backbone} has no single classifier at its end; remove the key")
+    for values in layers[-1].parameters():
+        nn.init.zeros_(values)
 
 
 def check_name(backbone: str, pretrained: bool = False) -> None:
@@ -227,6 +242,7 @@ def _of_program(spec: ModelSpec, net: nn.Module) -> ModelSpec:
             timm's networks have.
     """
     keys = {"args": spec.args, "weights": spec.weights != RANDOM, "pooling": spec.pooling, "head": spec.hidden}
+    keys["classifier"] = spec.zero_classifier
     if key := next((key for key, value in keys.items() if value), None):
         raise MedflError(f"`model.{key}` is for timm's networks; build {spec.backbone} as it should start")
     if not isinstance(spec.input, InputSpec):

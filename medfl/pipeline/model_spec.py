@@ -47,6 +47,7 @@ def model_spec(pipeline: config.Pipeline) -> ModelSpec:
         train=_train(model.train),
         pooling=model.pooling,
         hidden=(model.hidden or HIDDEN) if model.head == "mlp" else None,
+        zero_classifier=model.classifier == "zero",
         network=pipeline.parts.network,
     )
 

@@ -1,5 +1,7 @@
 """Networks by name: what timm has, and weights to start from."""
 
+import dataclasses
+
 import pytest
 import timm
 import torch
@@ -47,3 +49,19 @@ def test_a_checkpoint_that_is_not_finite_is_refused(tmp_path, value):
     torch.save(state, tmp_path / "start.pth")
     with pytest.raises(MedflError, match=r"start\.pth have values that are not finite .*bn1\.running_var"):
         create(ModelSpec("test_resnet", ("a", "b"), weights=str(tmp_path / "start.pth"), input="timm"), 0)
+
+
+@pytest.mark.parametrize("hidden", [None, 8])
+def test_a_classifier_that_starts_at_zero(hidden, tmp_path):
+    start = create(ModelSpec("test_resnet", ("a", "b"), hidden=hidden, zero_classifier=True), 0).net
+    plain = create(ModelSpec("test_resnet", ("a", "b"), hidden=hidden), 0).net
+    images = torch.rand(2, 3, 32, 32)
+    assert not start.eval()(images).any()
+    assert plain.eval()(images).all()
+    moved = [name for name, value in start.state_dict().items() if not torch.equal(value, plain.state_dict()[name])]
+    assert all(name.startswith("fc.") for name in moved)
+    # a classifier that the weights bring stays
+    torch.save(plain.state_dict(), tmp_path / "start.pth")
+    spec = ModelSpec("test_resnet", ("a", "b"), {}, str(tmp_path / "start.pth"), None, "timm", hidden=hidden)
+    warm = create(dataclasses.replace(spec, zero_classifier=True), 0).net
+    assert torch.equal(warm.eval()(images), plain(images))

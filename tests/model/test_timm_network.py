@@ -32,6 +32,22 @@ def test_tokens_are_pooled_as_stated(tmp_path):
     assert len(prints) == 3
 
 
+@pytest.mark.parametrize("hidden", [None, 4])
+def test_stages_are_pooled_beside_the_features(hidden):
+    """By hand: the mean of each stage's map, and that of timm's own features."""
+    spec = ModelSpec("test_efficientnet", ("a", "b"), train="head", pooling="stages", hidden=hidden)
+    model, images = FlatModel(spec, CPU), torch.rand(2, 3, 64, 64)
+    plain = timm.create_model("test_efficientnet", num_classes=2).eval()
+    state = {name: value for name, value in model.net.eval().state_dict().items() if not name.startswith("classifier.")}
+    plain.load_state_dict(state, strict=False)
+    final, stages = plain.forward_intermediates(images)
+    means = [stage.mean((2, 3)) for stage in (*stages, final)]
+    features = model.features(images)
+    assert features.shape == (2, 16 + 24 + 32 + 48 + 64 + 256)
+    torch.testing.assert_close(features, torch.cat(means, 1))
+    torch.testing.assert_close(model.head(features), model.net(images))
+
+
 def test_pooling_is_part_of_the_fingerprint_and_absent_from_old_ones():
     spec = ModelSpec("test_vit", ("a", "b"), SMALL)
     plain, cls = (FlatModel(ModelSpec(**vars(spec) | {"pooling": p}), CPU) for p in (None, "cls"))
@@ -74,6 +90,8 @@ def test_the_network_of_a_program_is_built_by_the_program(key, stated):
     ("stated", "words"),
     [
         ({"pooling": "cls+avg", "backbone": "test_resnet"}, "no vision transformer whose tokens could be pooled"),
+        ({"pooling": "stages"}, "no convolutional network whose stages could be pooled"),
+        ({"pooling": "stages", "backbone": "mobilenetv3_small_100"}, "no convolutional network whose stages"),
         ({"pooling": "cls", "args": {"class_token": False, "no_embed_class": True}}, "needs the class token"),
         ({"args": {"mlp_layer": "os.system"}}, "mlp_layer is one of Mlp, GluMlp, SwiGLU, SwiGLUPacked"),
         ({"hidden": 3, "backbone": "test_nfnet", "args": {"num_classes": 0}}, "timm cannot build test_nfnet"),

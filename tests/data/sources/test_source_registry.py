@@ -167,9 +167,8 @@ def test_a_pipeline_file_names_a_source(tmp_path):
     file.write_text(text.replace("SOURCE", "memory"))
     assert len(make_partition(load_pipeline(file)).sites[0].rows) == 32
     file.write_text(text.replace("SOURCE", "memry"))
-    with pytest.raises(MedflError, match=r"`data.source`: there is no source 'memry'.*\"memory\".*csv, features, folder"):
-        MedflError, match=r"p.yaml: `data.source`: there is no source 'memry'.*\"memory\".*csv, features, folder"
-    ):
+    sentence = r"p.yaml: `data.source`: there is no source 'memry'.*\"memory\".*csv, features, folder"
+    with pytest.raises(MedflError, match=sentence):
         load_pipeline(file)
     file.write_text(text.replace("SOURCE", "memory").replace("name: a}", "name: a, data: {source: foldr}}"))
     with pytest.raises(MedflError, match=r"p.yaml: site a: `data.source`: there is no source 'foldr'.*\"folder\""):
