@@ -1,7 +1,7 @@
 """The colours of every picture: pages, charts, previews. One table for light paper, one for a dark screen.
 
 `c0` to `c7` are for classes and other series. Any two of them, and any two of `before`, `after` and `mark`, lie at
-least `APART` apart in CIE L*a*b*, as seen with full colour vision, with deuteranopia and with protanopia
+least `APART` apart in CIE L*a*b*, as seen with full colour vision, with deuteranopia, protanopia and tritanopia
 (simulated after Machado et al. 2009, doi:10.1109/TVCG.2009.113); a test holds them to it. They differ in lightness
 first, which all eyes see.
 """
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 APART = 20.0
 
-SERIES = ("#0089d6", "#e69f00", "#00be8a", "#6a341a", "#6eaed2", "#ad4885", "#797000", "#373b43")
-DARK_SERIES = ("#00a0f9", "#cf991f", "#00c690", "#955b2d", "#4590ba", "#ffcbe8", "#fdeb00", "#6a6e73")
+SERIES = ("#2aabff", "#e29b09", "#06935b", "#6b361c", "#91adcc", "#ad4988", "#7a7204", "#34373e")
+DARK_SERIES = ("#2290e4", "#ce9614", "#1cca86", "#965a2f", "#9fb4ea", "#d3a9bd", "#feed06", "#6a6e73")
 
 LIGHT = {
     "paper": "#ffffff",
