@@ -86,8 +86,9 @@ def test_a_study_is_saved_and_tracked_before_it_is_shown(steps, tmp_path):
         (text_tables, "headline", []),
     ):
         steps.note(module, name, result)
+    plan = SimpleNamespace(runs=[failed.run], file=SimpleNamespace(grid=None))
     with pytest.raises(RunFailed):
-        study_command._carry_out(SimpleNamespace(runs=[failed.run]), tmp_path, 1, Terminal(), train=True)
+        study_command._carry_out(plan, tmp_path, 1, Terminal(), train=True)
     order = ["carry_out", "load", "result", "save", "markdown", "write_study_report", "track"]
     assert steps == [*order, "text_tables", "table", "headline", "say"]
     assert (tmp_path / "tables.md").read_text() == "# Study\n"
