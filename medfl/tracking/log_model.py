@@ -104,7 +104,7 @@ def save_model(run: RunRecords, settings: dict[str, Any], temporary: Path, model
         artifacts={
             "weights": str(run.folder.resolve() / WEIGHTS),
             "config": str(config),
-            "network": str(Path((bag_network if bags else timm_network).__file__)),
+            "network": str(Path(bag_network.__file__) if bags else Path(timm_network.__file__)),
         },
         signature=_signature(settings["classes"], settings["args"]["dim"] if bags else None),
         input_example=np.zeros((2, settings["args"]["dim"]), np.float32)

@@ -14,10 +14,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from medfl.config.regular_file import open_regular
@@ -25,6 +24,9 @@ from medfl.config.spelling import show
 from medfl.data.bag_store import UNSTATED, FeatureOrigin, Features
 from medfl.data.rgb import Unreadable
 from medfl.errors import MedflError
+
+if TYPE_CHECKING:
+    import torch
 
 FEATURES = ("features", "feats")
 COORDS = "coords"
@@ -55,7 +57,7 @@ def read_header(path: Path) -> BagHeader:
     """
     if path.suffix.lower() in TENSOR:
         tensor, coords = _load_tensor(path)
-        return _header(tuple(tensor.shape), tensor.dtype == torch.float16, coords, UNSTATED)
+        return _header(tuple(tensor.shape), _is_half(tensor), coords, UNSTATED)
     with _hdf5(path) as file:
         features, coords = _data_sets(file)
         shape = tuple(features.shape)
@@ -72,7 +74,7 @@ def read_bag(path: Path) -> tuple[Features, NDArray[Any] | None]:
     if path.suffix.lower() in TENSOR:
         tensor, coords = _load_tensor(path)
         _header(tuple(tensor.shape), False, coords, UNSTATED)
-        kept = tensor if tensor.dtype == torch.float16 else tensor.float()
+        kept = tensor if _is_half(tensor) else tensor.float()
         return _finite(kept.reshape(-1, kept.shape[-1]).numpy()), None if coords is None else coords.numpy()
     with _hdf5(path) as file:
         data, coords = _data_sets(file)
@@ -110,6 +112,8 @@ def _finite(features: Features) -> Features:
 
 def _load_tensor(path: Path) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The tensor of features of a file, and of coordinates where it is a mapping with both."""
+    import torch  # seconds, which a pipeline that is only read and checked should not cost
+
     with open_regular(path):
         pass
     try:
@@ -131,6 +135,11 @@ def _load_tensor(path: Path) -> tuple[torch.Tensor, torch.Tensor | None]:
     if not content.is_floating_point() or content.layout is not torch.strided:
         raise Unreadable(f"its tensor is of {content.dtype}, not of floating-point numbers")
     return content.detach(), coords
+
+
+def _is_half(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has 16 bits as NumPy knows them."""
+    return str(tensor.dtype) == "torch.float16"
 
 
 # ---------------------------------------------------------------------------------------------------------------- HDF5
