@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medfl.config.spelling import show
 from medfl.data.patch_store import I64, PatchStore
 from medfl.errors import MedflError
+from medfl.plain_text import printable
 
+WORD = 60  # characters of a name that a message shows
 Features = NDArray[np.floating[Any]]
 
 
@@ -30,7 +31,7 @@ class FeatureOrigin:
     tile: str = ""
 
     def __str__(self) -> str:
-        return ", ".join(filter(None, (show(self.encoder), show(self.tile)))) or "unknown"
+        return ", ".join(filter(None, (_shown(self.encoder), _shown(self.tile)))) or "unknown"
 
 
 UNSTATED = FeatureOrigin()
@@ -106,12 +107,16 @@ def check_origins(origins: Mapping[str, FeatureOrigin]) -> list[str]:
                 continue
             if part == "encoder":
                 raise MedflError(
-                    f"site {site} has features of {show(value)}, site {first} of {show(stating[first])}; a model reads "
-                    f"those of one encoder: extract them anew, or, where two names mean one, state the same "
+                    f"site {site} has features of {_shown(value)}, site {first} of {_shown(stating[first])}; a model "
+                    f"reads those of one encoder: extract them anew, or, where two names mean one, state the same "
                     f"`data.features.encoder` in both site files"
                 )
             warnings.append(
-                f"site {site}: its features show tiles of {show(value)}, those of {first} of {show(stating[first])}; "
-                f"one encoder gives other numbers for them"
+                f"site {site}: its features show tiles of {_shown(value)}, those of {first} of "
+                f"{_shown(stating[first])}; one encoder gives other numbers for them"
             )
     return warnings
+
+
+def _shown(name: str) -> str:
+    return printable(name, WORD)

@@ -39,8 +39,9 @@ def pool_stages(net: nn.Module) -> int:
         ValueError: the network has no such stages, or a head of its own kind.
     """
     pool, classifier = getattr(net, "global_pool", None), getattr(net, "classifier", getattr(net, "fc", None))
-    plain = isinstance(pool, nn.Module) and isinstance(classifier, nn.Linear) and hasattr(net, "forward_intermediates")
-    if not plain or getattr(net, "head_hidden_size", net.num_features) != net.num_features:
+    plain = isinstance(pool, nn.Module) and hasattr(net, "forward_intermediates")
+    own_head = getattr(net, "head_hidden_size", net.num_features) != net.num_features
+    if not isinstance(classifier, nn.Linear) or not plain or own_head:
         raise ValueError("it is no convolutional network whose stages could be pooled")
 
     class PooledStages(type(net)):  # type: ignore[misc]
@@ -52,8 +53,8 @@ def pool_stages(net: nn.Module) -> int:
             return torch.cat([stage.mean((2, 3)) for stage in (*stages, final)], dim=1)
 
     net.__class__, net.global_pool = PooledStages, nn.Identity()
-    channels = [int(stage["num_chs"]) for stage in net.feature_info]  # type: ignore[union-attr, misc]
-    return int(classifier.in_features) + sum(channels)
+    channels = [int(stage["num_chs"]) for stage in net.feature_info]  # type: ignore[union-attr]
+    return classifier.in_features + sum(channels)
 
 
 def build_network(

@@ -13,6 +13,7 @@ from medfl.errors import MedflError
 if TYPE_CHECKING:
     from medfl.cli.terminal import Terminal
     from medfl.data.duplicates.leakage import Search
+    from medfl.data.partition import Partition
 
 SHOWN, ROWS = 10, 20  # items of a list and rows of a table that may be long
 OVERLAP = 0.75  # augmented copies of one tile share more, neighbouring photographs of one slide less
@@ -42,7 +43,6 @@ def data_check(
     from medfl.cli.console_tables import print_partition
     from medfl.data.grey_levels import file_warnings
     from medfl.data.partition import make_partition
-    from medfl.data.render_bags import bag_warnings
     from medfl.pipeline.load_pipeline import load_pipeline
 
     with open_terminal() as terminal, about(pipeline):
@@ -56,7 +56,7 @@ def data_check(
             if not partition.groups_unknown
             else "LEAKY: source groups are ignored, so near-copies of test patches may be in training."
         )
-        for warning in bag_warnings(partition) if loaded.model.mil else file_warnings(partition):
+        for warning in _bag_warnings(partition) if loaded.model.mil else file_warnings(partition):
             terminal.say(f"WARNING: {warning}")
         if loaded.model.mil:
             terminal.say("Near-copies: not looked for, since features are no pictures; source groups are patients.")
@@ -129,6 +129,12 @@ def data_leak(
             leakage.write(target)
             terminal.say(f"Pairs: {target}")
         _print_search(terminal, leakage)
+
+
+def _bag_warnings(partition: Partition) -> list[str]:
+    from medfl.data.render_bags import bag_warnings
+
+    return bag_warnings(partition)
 
 
 def _print_search(terminal: Terminal, leakage: Search, fail: bool = True) -> None:

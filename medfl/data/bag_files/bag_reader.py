@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 FEATURES = ("features", "feats")
 COORDS = "coords"
-HALF = "torch.float16"
 HDF5 = (".h5", ".hdf5")
 TENSOR = (".pt", ".pth")
 SUFFIXES = (*HDF5, *TENSOR)
@@ -58,7 +57,7 @@ def read_header(path: Path) -> BagHeader:
     """
     if path.suffix.lower() in TENSOR:
         tensor, coords = _load_tensor(path)
-        return _header(tuple(tensor.shape), str(tensor.dtype) == HALF, coords, UNSTATED)
+        return _header(tuple(tensor.shape), _is_half(tensor), coords, UNSTATED)
     with _hdf5(path) as file:
         features, coords = _data_sets(file)
         shape = tuple(features.shape)
@@ -75,7 +74,7 @@ def read_bag(path: Path) -> tuple[Features, NDArray[Any] | None]:
     if path.suffix.lower() in TENSOR:
         tensor, coords = _load_tensor(path)
         _header(tuple(tensor.shape), False, coords, UNSTATED)
-        kept = tensor if str(tensor.dtype) == HALF else tensor.float()
+        kept = tensor if _is_half(tensor) else tensor.float()
         return _finite(kept.reshape(-1, kept.shape[-1]).numpy()), None if coords is None else coords.numpy()
     with _hdf5(path) as file:
         data, coords = _data_sets(file)
@@ -113,7 +112,7 @@ def _finite(features: Features) -> Features:
 
 def _load_tensor(path: Path) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The tensor of features of a file, and of coordinates where it is a mapping with both."""
-    import torch  # which finding out what kinds of sources there are must not wait for
+    import torch  # seconds, which a pipeline that is only read and checked should not cost
 
     with open_regular(path):
         pass
@@ -136,6 +135,11 @@ def _load_tensor(path: Path) -> tuple[torch.Tensor, torch.Tensor | None]:
     if not content.is_floating_point() or content.layout is not torch.strided:
         raise Unreadable(f"its tensor is of {content.dtype}, not of floating-point numbers")
     return content.detach(), coords
+
+
+def _is_half(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has 16 bits as NumPy knows them."""
+    return str(tensor.dtype) == "torch.float16"
 
 
 # ---------------------------------------------------------------------------------------------------------------- HDF5
