@@ -98,8 +98,8 @@ def _folds(sites: IntArray, groups: IntArray, seed: int) -> IntArray:
 def _told(features: NDArray[np.float64], sites: IntArray, fold: IntArray) -> float:
     """Mean over sites of the share of patches whose site a probe of the other folds tells."""
     right = np.zeros(len(sites), bool)
-    for out in range(FOLDS):
-        train, test = fold != out, fold == out
+    for asked in range(FOLDS):
+        train, test = fold != asked, fold == asked
         mean, spread = features[train].mean(axis=0), features[train].std(axis=0)
         scaled = (features - mean) / np.where(spread > 0, spread, 1.0)
         right[test] = _probe(scaled[train], sites[train], scaled[test]) == sites[test]
