@@ -19,6 +19,12 @@ from medfl.site.shared_model import SharedModel
 OPTION = "--adapt"
 
 
+def check_sees_images(reads_bags: bool) -> None:
+    """Raise MedflError for a model over bags of features."""
+    if reads_bags:
+        raise MedflError(f"{OPTION} is for models that see images, and this one reads bags of features; leave it out")
+
+
 def adapt_request(
     facts: Mapping[str, Any], adapt: config.Adapt, bench: SharedModel, model: tuple[Tensor, Tensor], resamples: int = 0
 ) -> AdaptRequest:

@@ -22,7 +22,7 @@ from medfl.data.table_cells import NeutralWriter
 from medfl.errors import MedflError
 from medfl.messages import MeasureRequest
 from medfl.metrics.group_figures import group_figures
-from medfl.pipeline.adapt_model import adapt_request
+from medfl.pipeline.adapt_model import adapt_request, check_sees_images
 from medfl.pipeline.adapt_sites import adaptation_facts, adapted_result
 from medfl.pipeline.build_site import build_site
 from medfl.pipeline.final_evaluation import Measured
@@ -51,6 +51,8 @@ def measure_model(
         predictions: where each site writes `<site>.csv` with one row a patch; the file stays at the site.
         adapt: a remedy, whose figures stand beside the others at sites that never trained.
     """
+    if adapt:
+        check_sees_images(model.reads_bags)
     bench, weights, buffers = model.load()
     measured, facts = Measured(), model.facts
     if shares:

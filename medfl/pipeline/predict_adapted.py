@@ -12,7 +12,7 @@ from medfl.data.patch_store import PatchStore
 from medfl.data.render import read_patches
 from medfl.errors import MedflError
 from medfl.metrics.remedies import left_out, name_of, steps_of
-from medfl.pipeline.adapt_model import OPTION, adapt_request
+from medfl.pipeline.adapt_model import OPTION, adapt_request, check_sees_images
 from medfl.pipeline.trained_model import TrainedModel
 from medfl.site.adaptation import LEAST_PATCHES, Adapter
 from medfl.site.measurement import probabilities
@@ -31,6 +31,7 @@ def predict_adapted(
         MedflError: no folder, no images, an unreadable image, fewer than can be adapted on; a class that the model does
             not have; as `adapt_request`.
     """
+    check_sees_images(model.reads_bags)
     names, patches = read_patches(directory, model.facts["size"])
     if len(names) < LEAST_PATCHES:
         raise MedflError(f"{OPTION}: {directory} holds {len(names)} patches, and adapting takes {LEAST_PATCHES}")

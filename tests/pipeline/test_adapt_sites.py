@@ -17,7 +17,7 @@ from medfl.metrics.logit_calibration import Calibration
 from medfl.metrics.temperature import temperature_sums
 from medfl.pipeline import adapt_sites
 from medfl.pipeline.adapt_sites import AdaptationPlan, choose
-from medfl.pipeline.evaluate_model import evaluate
+from medfl.pipeline.evaluate_model import evaluate, measure_model
 from medfl.pipeline.final_evaluation import SelectedModel, Tuning
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.predict_adapted import predict_adapted
@@ -158,6 +158,14 @@ def test_the_command_writes_them_beside_the_plain_ones(adapted, tmp_path):
     assert done.exit_code == 0, done.output
     assert "Adapted at sites that never trained" in done.output
     assert json.loads((tmp_path / "out.json").read_text())["sites"]["east"]["adapted"]["steps"] == ["class_mix"]
+
+
+def test_a_model_over_bags_of_features_is_not_adapted(tmp_path):
+    bags = SimpleNamespace(reads_bags=True)
+    with pytest.raises(MedflError, match="--adapt is for models that see images"):
+        predict_adapted(bags, tmp_path, config.Adapt(remedy="class_mix"), None)
+    with pytest.raises(MedflError, match="--adapt is for models that see images"):
+        measure_model(bags, [], adapt=config.Adapt(remedy="class_mix"))
 
 
 @pytest.mark.parametrize(
