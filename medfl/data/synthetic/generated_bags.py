@@ -22,7 +22,7 @@ from medfl.seeds import seed_for
 
 ENCODER = "generated"
 BAGS_VERSION = 1  # part of every digest; raise it whenever the drawing changes
-STRENGTH = 5.0  # length of a class's direction, in deviations of the noise
+STRENGTH = 4.0  # length of a class's direction, in deviations of the noise
 OF_A_SLIDE = 0.3  # deviation of what a slide adds to every vector
 SECOND_SLIDE = 0.4  # share of patients with two slides
 
