@@ -75,7 +75,7 @@ RUNNABLE = (
     *("methods", "backbones", "cache ls", "cache verify", "report", "data check", "sites preview"),
     *("evaluate", "predict", "resume", "run"),
 )
-PIPELINE = re.compile(r"PIPELINE|hospitals\.yaml|pipelines/(?:quickstart|lc25000_small)\.yaml")
+PIPELINE = re.compile(r"PIPELINE|hospitals\.yaml|pipelines/(?:quickstart|lc25000_small|features|mitosis)\.yaml")
 RUN = re.compile(r"\$?RUN|runs/[\w-]+|models:/quickstart@champion")
 
 
@@ -92,7 +92,8 @@ def desk(tmp_path_factory):
 
 def on_the_desk(arguments):
     """A documented command as it can be given there; None where it needs more than a run that is there."""
-    shown, pages = " ".join(arguments), {"--sites", "--jobs", "--engine", "--help", "sites.train=[../site_configs"}
+    shown = " ".join(arguments)
+    pages = {"--sites", "--jobs", "--engine", "--help", "--adapt", "--attention", "sites.train=[../site_configs"}
     if not shown.startswith(RUNNABLE) or any(word in shown for word in pages) or shown in RUNNABLE:
         return None
     if shown.startswith("run ") and "--dry-run" not in arguments:

@@ -192,7 +192,7 @@ def test_a_model_from_mlflow_is_data(tmp_path, bomb, monkeypatch):
         (tmp_path / "model.json").write_text(facts)
         (tmp_path / "model.safetensors").write_bytes(bomb[0])
         found = download.Fetched(tmp_path, name, "0" * 32, "runs:/x")
-        monkeypatch.setattr("medfl.pipeline.evaluate_model.fetch_model", lambda reference, tracking: found)
+        monkeypatch.setattr("medfl.pipeline.trained_model.fetch_model", lambda reference, tracking: found)
         return find_model("runs:/" + "0" * 32, runs=tmp_path / "runs")
 
     assert "model.json cannot be read" in refused(served, "x", "{")

@@ -176,6 +176,7 @@ WHOLE_NUMBERS = {
     "sum((slot.numel for slot in self.maskable))",
     "sum(samples.values())",
     "sum(server.samples.values())",
+    "sum(channels)",
     "sum(value)",  # of a confusion matrix
 }
 

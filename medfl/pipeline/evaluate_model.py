@@ -65,11 +65,7 @@ def measure_model(
             )
         as_trained = {"size": model.facts["size"], "render": model.render}
         pipeline = pipeline.model_copy(update={"data": pipeline.data.model_copy(update=as_trained)})
-        store = site_store(pipeline, site, share)
-        if isinstance(store, BagStore):
-            check_encoder(facts, store.origin.encoder, f"site {site.name}")
-        else:
-            store = in_stain(store, model.stain_reference)
+        store = _as_the_model_sees(model, site_store(pipeline, site, share))
         role = site.role or "held_out"
         here = build_site(pipeline, site.model_copy(update={"role": role}), store, bench)
         wanted = pipeline.evaluation.resamples if resamples is None else resamples
@@ -96,6 +92,14 @@ def measure_model(
             scores = probabilities(here.evaluator.logits(weights, buffers, "test"), model.calibration)
             _write_predictions(predictions, store, scores, facts["classes"])
     return measured
+
+
+def _as_the_model_sees(model: TrainedModel, store: SiteStore) -> SiteStore:
+    """A site's patches in the model's stain, or its bags where they are of the model's encoder."""
+    if isinstance(store, BagStore):
+        check_encoder(model.facts, store.origin.encoder, f"site {store.site}")
+        return store
+    return in_stain(store, model.stain_reference)
 
 
 def _write_predictions(directory: Path, store: SiteStore, probs: NDArray[np.float64], classes: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from medfl.cli.commands import run_commands, study_command
 from medfl.cli.standard_streams import SafeStream
 from medfl.cli.terminal import Terminal
 from medfl.errors import GateFailed, RunFailed
-from medfl.pipeline import evaluate_model, register_run
+from medfl.pipeline import evaluate_model, register_run, trained_model
 from medfl.study import execute, study_tables, text_tables, write_up
 from medfl.study.report import study_page
 from medfl.tracking import log_evaluation
@@ -62,7 +62,7 @@ def test_a_run_that_a_gate_refuses_is_shown_all_the_same(steps, tmp_path):
 
 
 def test_an_evaluation_is_written_and_tracked_before_it_is_shown(steps, tmp_path):
-    steps.note(evaluate_model, "find_model", SimpleNamespace(run_id=None, run=None, facts={"classes": ["a"]}))
+    steps.note(trained_model, "find_model", SimpleNamespace(run_id=None, run=None, facts={"classes": ["a"]}))
     steps.note(evaluate_model, "evaluate", {"run": "r", "sites": {}})
     steps.note(log_evaluation, "log_evaluation", "MLflow: off")
     steps.note(console_tables, "print_sites", ValueError("a terminal that breaks"))
@@ -101,7 +101,9 @@ def test_predictions_are_one_utf_8_table(steps, tmp_path, monkeypatch, out):
         sys, "stdout", SafeStream(io.TextIOWrapper(raw, encoding="cp1252", errors="strict", write_through=True))
     )
     names = ["слайд 1.png", "caf\udce9.png", "a,b\n.png"]
-    steps.note(evaluate_model, "find_model", SimpleNamespace(facts={"classes": ["норма", "HER2 [/0]"]}))
+    steps.note(
+        trained_model, "find_model", SimpleNamespace(reads_bags=False, facts={"classes": ["норма", "HER2 [/0]"]})
+    )
     steps.note(evaluate_model, "predict", [(name, [0.25, 0.75]) for name in names])
     run_commands.predict("r", "images", out and str(tmp_path / out))
     data = (tmp_path / out).read_bytes() if out else raw.getvalue()

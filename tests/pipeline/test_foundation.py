@@ -121,7 +121,7 @@ def test_tokens_without_pooling_are_refused(folder, tmp_path):
         ({"model.train": {"lora": {}, "blocks": 1}}, "state one of `blocks` and `lora`"),
         ({"model.train": {"lora": {"rnk": 3}}}, "`model.train.lora.rnk` is not a key"),
         ({"model.hidden": 3}, "the width of `head: mlp`"),
-        ({"model.pooling": "mean"}, "`model.pooling`: input should be 'cls', 'avg' or 'cls+avg'"),
+        ({"model.pooling": "mean"}, "`model.pooling`: input should be 'cls', 'avg', 'cls+avg' or 'stages'"),
         ({"training.optimizer.layer_decay": 1.5}, "`training.optimizer.layer_decay`"),
         ({"training.augment.views": 2}, "`model.train: head`"),
     ],

@@ -23,7 +23,7 @@ from medfl.config.regular_file import open_regular
 from medfl.config.spelling import show
 from medfl.data.bag_store import UNSTATED, FeatureOrigin, Features
 from medfl.data.rgb import Unreadable
-from medfl.errors import MedflError
+from medfl.errors import MedflError, install_extra
 
 if TYPE_CHECKING:
     import torch
@@ -151,9 +151,7 @@ def _hdf5(path: Path) -> Iterator[Any]:
     try:
         import h5py
     except ImportError:
-        raise MedflError(
-            f"{path} is an HDF5 file, which needs the package h5py; install `medfl-pathology[features]`"
-        ) from None
+        raise MedflError(f"{path} is an HDF5 file, which needs h5py; {install_extra('features')}") from None
     with open_regular(path) as stream:
         try:
             with h5py.File(stream, "r") as file:
