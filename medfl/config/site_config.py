@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -10,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from medfl.config.data_config import OwnData
 from medfl.config.fields import ConfigSection, Count, Fraction, Name, NonNegative, Positive, Rgb, Transform
 from medfl.config.spelling import SpeltName
+from medfl.errors import MedflError, nearest
 
 
 class StainProfile(ConfigSection):
@@ -51,6 +53,21 @@ class SiteConfig(ConfigSection):
     link: SiteLink | None = None
     density: float = Field(1.0, gt=0, le=1)
     min_count: Count | None = None
+
+    def stated_mix(self, classes: Sequence[str]) -> tuple[float, ...] | None:
+        """Its `class_mix` in the order of `classes`, absent ones with 0; None where it states none.
+
+        Raises:
+            MedflError: it names a class that is none of these.
+        """
+        if self.class_mix is None:
+            return None
+        if strange := next((name for name in self.class_mix if name not in classes), None):
+            raise MedflError(
+                f"site {self.name}: `class_mix` names the class {strange}, which is not in `task.classes` "
+                f"({', '.join(classes)}).{nearest(strange, classes)}"
+            )
+        return tuple(self.class_mix.get(name, 0.0) for name in classes)
 
     @field_validator("class_mix")
     @classmethod

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from medfl import config
 from medfl.data.catalog import Catalog
 from medfl.data.patch_store import I64
-from medfl.errors import MedflError, nearest
+from medfl.errors import MedflError
 from medfl.seeds import seed_for
 
 SLACK = 0.02
@@ -103,16 +103,7 @@ def _check_supply(pipeline: config.Pipeline, classes: Sequence[str], demand: I64
 
 def _mix(site: config.SiteConfig, classes: Sequence[str], supply: I64) -> NDArray[np.float64]:
     """The site's class mix f64[C], summing to 1."""
-    if site.class_mix is None:
-        mix: NDArray[np.float64] = supply / supply.sum()
-        return mix
-    for name in site.class_mix:
-        if name not in classes:
-            raise MedflError(
-                f"site {site.name}: `class_mix` names the class {name}, which is not in `task.classes` "
-                f"({', '.join(classes)}).{nearest(name, classes)}"
-            )
-    mix = np.array([site.class_mix.get(name, 0.0) for name in classes])
+    mix = np.array(site.stated_mix(classes) or supply, dtype=np.float64)
     total: float = mix.sum()
     return mix / total
 

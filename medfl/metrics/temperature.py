@@ -21,13 +21,13 @@ groups it has, and is L alone from `ENOUGH_GROUPS` on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from medfl.metrics.auroc import FloatArray, IntArray
+from medfl.metrics.fit_sums import FitSums
 from medfl.metrics.logit_calibration import Calibration
 
 ENOUGH_GROUPS = 50
@@ -41,8 +41,8 @@ FLAT = 1e-12
 
 
 @dataclass(frozen=True)
-class TemperatureSums:
-    """Sums over patches at each of k temperatures; `+` merges the patches of two disjoint sets.
+class TemperatureSums(FitSums):
+    """Sums over patches at each of k temperatures.
 
     Attributes:
         nll: L, in nats, without any clipping of probabilities, [k].
@@ -57,35 +57,6 @@ class TemperatureSums:
     curvature: FloatArray
     n: int
     groups: int
-
-    def __add__(self, other: TemperatureSums) -> TemperatureSums:
-        return TemperatureSums(
-            self.nll + other.nll,
-            self.slope + other.slope,
-            self.curvature + other.curvature,
-            self.n + other.n,
-            self.groups + other.groups,
-        )
-
-    def weighted(self, factor: float) -> TemperatureSums:
-        """The sums with every patch counted `factor` times; `n` and `groups` stay."""
-        return replace(self, nll=self.nll * factor, slope=self.slope * factor, curvature=self.curvature * factor)
-
-    def to_lists(self) -> dict[str, Any]:
-        """The sums by name, ready for JSON; no digit is lost."""
-        return {
-            "nll": self.nll.tolist(),
-            "slope": self.slope.tolist(),
-            "curvature": self.curvature.tolist(),
-            "n": self.n,
-            "groups": self.groups,
-        }
-
-    @classmethod
-    def from_lists(cls, lists: Mapping[str, Any]) -> TemperatureSums:
-        """The inverse of `to_lists`."""
-        nll, slope, curvature = (np.array(lists[key], dtype=np.float64) for key in ("nll", "slope", "curvature"))
-        return cls(nll, slope, curvature, int(lists["n"]), int(lists["groups"]))
 
 
 def temperature_sums(

@@ -19,13 +19,13 @@ or that all patches show perfectly, has no best bias or factor of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from medfl.metrics.auroc import FloatArray, IntArray
+from medfl.metrics.fit_sums import FitSums
 from medfl.metrics.logit_calibration import Calibration
 from medfl.metrics.temperature import ENOUGH_GROUPS, FLAT, HOTTEST
 
@@ -42,8 +42,8 @@ Ask = Callable[[tuple[tuple[float, ...], ...]], "ScalingSums"]
 
 
 @dataclass(frozen=True)
-class ScalingSums:
-    """Sums over patches at each of k points (s, b) [2 C]; `+` merges the patches of two disjoint sets.
+class ScalingSums(FitSums):
+    """Sums over patches at each of k points (s, b) [2 C].
 
     Attributes:
         nll: L, in nats, not clipped, [k].
@@ -58,30 +58,6 @@ class ScalingSums:
     hessian: FloatArray
     n: int
     groups: int
-
-    def __add__(self, other: ScalingSums) -> ScalingSums:
-        return ScalingSums(
-            self.nll + other.nll,
-            self.gradient + other.gradient,
-            self.hessian + other.hessian,
-            self.n + other.n,
-            self.groups + other.groups,
-        )
-
-    def weighted(self, factor: float) -> ScalingSums:
-        """The sums with every patch counted `factor` times; `n` and `groups` stay."""
-        return replace(self, nll=self.nll * factor, gradient=self.gradient * factor, hessian=self.hessian * factor)
-
-    def to_lists(self) -> dict[str, Any]:
-        """The sums by name, ready for JSON; no digit is lost."""
-        arrays = {"nll": self.nll, "gradient": self.gradient, "hessian": self.hessian}
-        return {name: array.tolist() for name, array in arrays.items()} | {"n": self.n, "groups": self.groups}
-
-    @classmethod
-    def from_lists(cls, lists: Mapping[str, Any]) -> ScalingSums:
-        """The inverse of `to_lists`."""
-        nll, gradient, hessian = (np.array(lists[key], dtype=np.float64) for key in ("nll", "gradient", "hessian"))
-        return cls(nll, gradient, hessian, int(lists["n"]), int(lists["groups"]))
 
 
 def scaling_sums(

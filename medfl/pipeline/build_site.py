@@ -17,7 +17,7 @@ from medfl.data.bag_batches import BagBatches
 from medfl.data.bag_store import BagStore, SiteStore
 from medfl.data.batches import AugmentSpec, Batches, Jitter
 from medfl.data.patch_store import PatchStore
-from medfl.errors import MedflError, nearest
+from medfl.errors import MedflError
 from medfl.messages import POOL, Request
 from medfl.methods.core.chain import build_chain
 from medfl.model.flat_model import FlatModel
@@ -158,13 +158,8 @@ def _augment_spec(augment: config.Augment) -> AugmentSpec:
 def _class_mix(pipeline: config.Pipeline, site: config.SiteConfig, store: SiteStore | None) -> tuple[float, ...] | None:
     """The share of each class at a site: as its file states it, or that of its training patches; None for neither."""
     classes = pipeline.task.classes
-    if site.class_mix is not None:
-        if strange := sorted(site.class_mix.keys() - set(classes)):
-            raise MedflError(
-                f"site {site.name}, `class_mix` names the class {strange[0]}, which is not in `task.classes` "
-                f"({', '.join(classes)}).{nearest(strange[0], classes)}"
-            )
-        return tuple(site.class_mix.get(name, 0.0) for name in classes)
+    if (mix := site.stated_mix(classes)) is not None:
+        return mix
     if store is None or not len(rows := store.splits.get("train", ())):
         return None
     return tuple((np.bincount(store.labels[rows], minlength=len(classes)) / len(rows)).tolist())

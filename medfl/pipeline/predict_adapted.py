@@ -35,6 +35,7 @@ def predict_adapted(
     names, patches = read_patches(directory, model.facts["size"])
     if len(names) < LEAST_PATCHES:
         raise MedflError(f"{OPTION}: {directory} holds {len(names)} patches, and adapting takes {LEAST_PATCHES}")
+    mix = site.stated_mix(model.facts["classes"]) if site else None
     bench, weights, buffers = model.load()
     request = adapt_request(model.facts, adapt, bench, (weights, buffers))
     rows, flat = np.arange(len(names)), bench.model
@@ -43,20 +44,8 @@ def predict_adapted(
     store = PatchStore("patches", model.seen(patches), labels, rows, {"test": rows}, "")
     images = Batches(store, flat.device, flat.mean, flat.std, AugmentSpec(), channels_last=flat.spec.channels_last)
     drawn = np.random.default_rng(0).permutation(rows)[: request.patches]
-    adapter = Adapter(request, images, bench, drawn, rows, _mix(model, site), batch_size)
+    adapter = Adapter(request, images, bench, drawn, rows, mix, batch_size)
     logits, done, dropped = adapter.adapted(steps_of(request.remedies[0]))
     said = f"Adapted by {name_of(done)} on {len(drawn)} of these patches" if done else "Not adapted: scores are plain"
     scores = probabilities(logits).tolist()
     return list(zip(names, scores, strict=True)), [said, *left_out({"left_out": dropped})]
-
-
-def _mix(model: TrainedModel, site: config.SiteConfig | None) -> list[float] | None:
-    """What a site file states, in class order. Raises MedflError for a class that the model does not have."""
-    if site is None or site.class_mix is None:
-        return None
-    classes = model.facts["classes"]
-    if strange := sorted(site.class_mix.keys() - set(classes)):
-        raise MedflError(
-            f"site {site.name}, `class_mix` names the class {strange[0]}, and the model has {', '.join(classes)}"
-        )
-    return [site.class_mix.get(name, 0.0) for name in classes]

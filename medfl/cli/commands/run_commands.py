@@ -186,8 +186,6 @@ def predict(
     remedy, trained, table = _remedy(adapt), find_model(model), io.StringIO()
     if site and not remedy:
         raise MedflError("--site states a class mix, which only --adapt uses; add --adapt class_mix, or leave it out")
-    if remedy and trained.reads_bags:
-        raise MedflError("--adapt is for models that see images, and this one reads features; leave it out")
     if remedy:
         rows, said = predict_adapted(trained, Path(directory), remedy, load_site(site) if site else None)
         complain("; ".join(said))
