@@ -230,20 +230,18 @@ def group_sums(probs: FloatArray, labels: IntArray, group: IndexArray, n_groups:
     n, n_classes = probs.shape
     classes = np.arange(n_classes)
     onehot = (labels[:, None] == classes).astype(np.float64)
-    predicted, top_prob = probs.argmax(axis=1), probs.max(axis=1)
+    predicted = probs.argmax(axis=1)
     true_prob = np.maximum(probs[np.arange(n), labels], SMALLEST_PROBABILITY)
-    hit = (predicted == labels).astype(np.float64)
 
     inner = bin_edges(bins)[1:-1]
     pair = (group * n_classes + labels) * n_classes + predicted
-    top_cell = group * bins + np.searchsorted(inner, top_prob, side="left")
     class_cell = (group[:, None] * n_classes + classes) * bins + np.searchsorted(inner, probs, side="left")
-    top, classwise = (n_groups, bins), (n_groups, n_classes, bins)
+    classwise = (n_groups, n_classes, bins)
     return ScoreSums(
         squared_error=_totals(group, (n_groups,), ((probs - onehot) ** 2).sum(axis=1)),
         log_loss=_totals(group, (n_groups,), -np.log(true_prob)),
         confusion=_totals(pair, (n_groups, n_classes, n_classes)),
-        top=CalibrationBins(_totals(top_cell, top), _totals(top_cell, top, top_prob), _totals(top_cell, top, hit)),
+        top=top_bins(probs, labels, group, n_groups, bins),
         classwise=CalibrationBins(
             _totals(class_cell, classwise),
             _totals(class_cell, classwise, probs),
@@ -251,6 +249,13 @@ def group_sums(probs: FloatArray, labels: IntArray, group: IndexArray, n_groups:
         ),
         left_out=np.zeros((n_groups, 2)),
     )
+
+
+def top_bins(probs: FloatArray, labels: IntArray, group: IndexArray, n_groups: int, bins: int = 15) -> CalibrationBins:
+    """`top` of `group_sums` alone, [G, B], for whoever needs no more of every source group. Takes the same."""
+    confidence, hit = probs.max(axis=1), (probs.argmax(axis=1) == labels).astype(np.float64)
+    cell, shape = group * bins + np.searchsorted(bin_edges(bins)[1:-1], confidence, side="left"), (n_groups, bins)
+    return CalibrationBins(_totals(cell, shape), _totals(cell, shape, confidence), _totals(cell, shape, hit))
 
 
 def score_sums(probs: FloatArray, labels: IntArray, bins: int = 15) -> ScoreSums:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medfl.metrics import figures
 from medfl.metrics.auroc import FloatArray, IndexArray, IntArray, auroc_per_class
-from medfl.metrics.calibration import ScoreSums, bin_edges, group_sums, score_sums
+from medfl.metrics.calibration import ScoreSums, bin_edges, score_sums, top_bins
 from medfl.metrics.figures import ScoredPatches, finite
 from medfl.metrics.group_support import group_support
 from medfl.metrics.intervals import Intervals, site_intervals
@@ -57,7 +57,7 @@ def measure(
     if loss is not None and not math.isfinite(loss):
         raise ValueError(f"loss is {loss}")
     per_class = auroc_per_class(p, y)
-    by_group = group_sums(p, y, group, n_groups, bins).top
+    by_group = top_bins(p, y, group, n_groups, bins)
     patches = ScoredPatches(score_sums(p, y, bins), per_class, loss if len(y) else None, p, y, by_group)
     result: dict[str, Any] = {"n": len(y), "n_groups": n_groups, **_support(y, group, n_groups, classes, per_class)}
     for row in figures.FIGURES:
