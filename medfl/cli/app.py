@@ -15,6 +15,7 @@ from medfl.cli.commands.cache_commands import cache_app
 from medfl.cli.commands.compare_command import compare
 from medfl.cli.commands.data_commands import data_app
 from medfl.cli.commands.deploy_commands import deploy_app
+from medfl.cli.commands.doctor_command import doctor
 from medfl.cli.commands.init_commands import init_app
 from medfl.cli.commands.methods_command import methods
 from medfl.cli.commands.report_command import report
@@ -43,7 +44,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (run, resume, evaluate, predict, export, register, track, study, compare, report, methods, backbones):
+for command in (
+    run,
+    resume,
+    evaluate,
+    predict,
+    export,
+    register,
+    track,
+    study,
+    compare,
+    report,
+    methods,
+    backbones,
+    doctor,
+):
     app.command()(command)
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medfl.engines.nvflare.join_check import expected
-from medfl.engines.nvflare.kit_software import asked_python, unit
+from medfl.engines.nvflare.kit_software import unit
 from medfl.engines.nvflare.preflight import end_of
 from medfl.engines.own_wheel import own_wheel
 from medfl.engines.remote.greeting import MUST_AGREE
 from medfl.engines.remote.party_files import PARTY
 from medfl.engines.remote.site_policy import SHOWN, pipeline_digest
+from medfl.pipeline.machine_check import asked_python
 
 INSTALLING = """## Install
 

@@ -16,6 +16,7 @@ from medfl.engines.nvflare.kit_software import constraints
 from medfl.engines.nvflare.session import free_port
 from medfl.engines.nvflare.startup_kit import make_kits
 from medfl.engines.remote.site_policy import approve, pipeline_digest
+from medfl.pipeline import machine_check
 from medfl.pipeline.load_pipeline import load_pipeline
 from tests.datafiles import OWN, write_folders
 from tests.engines.remote.test_endpoints import SMALL
@@ -124,7 +125,7 @@ def test_a_pipeline_that_nobody_approved_or_a_policy_forbids(kit, monkeypatch):
 
 def test_data_and_disk(kit, monkeypatch):
     monkeypatch.setattr(join_check, "reach", lambda kit: True)
-    monkeypatch.setattr(join_check.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
+    monkeypatch.setattr(machine_check.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
     assert "set MEDFL_CACHE to a folder on a larger disk" in looked_at(kit)["disk"].finding
     root = Path(yaml.safe_load((kit / "medfl" / "site.yaml").read_text())["data"]["root"])
     monkeypatch.setattr(join_check, "SAMPLE", 40)
