@@ -31,11 +31,11 @@ from medfl.pipeline.final_evaluation import (
     SelectedModel,
     Tuning,
     calibrate,
-    malignant_classes,
     measure_sites,
     tune,
 )
 from medfl.pipeline.load_pipeline import load_pipeline
+from medfl.pipeline.malignancy import malignant_classes
 from medfl.pipeline.prepare import prepare
 from medfl.pipeline.run import resume, run
 from medfl.pipeline.summary import summarise

@@ -115,7 +115,14 @@ def evaluate(
     adapt: Adapt = None,
 ) -> None:
     """Measure a model at sites: AUROC with intervals, calibration, confusion matrix."""
-    from medfl.cli.console_tables import print_adapted, print_confusion, print_operating_points, print_sites
+    from medfl.cli.console_tables import (
+        patch_heading,
+        print_adapted,
+        print_confusion,
+        print_operating_points,
+        print_sites,
+        print_units,
+    )
     from medfl.data.atomic_file import write_text
     from medfl.pipeline.evaluate_model import evaluate as measure
     from medfl.pipeline.trained_model import find_model
@@ -133,8 +140,9 @@ def evaluate(
             except OSError as error:
                 raise MedflError(f"--json {json_file} cannot be written: {error.strerror}") from None
         tracking = log_evaluation(result, trained.run_id, trained.run.path if trained.run else None)
-        print_sites(terminal, result["sites"], f"{result['run']}: test data")
+        print_sites(terminal, result["sites"], f"{result['run']}: test data", patch_heading(result))
         print_operating_points(terminal, result)
+        print_units(terminal, result)
         if remedy:
             print_adapted(terminal, result)
         for name in sorted(result["sites"]):
