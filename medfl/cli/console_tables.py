@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from medfl.metrics.formatting import format_about, format_count, patch_words
 from medfl.metrics.record_types import SiteResult
 from medfl.metrics.site_signature import signature_sentence
 from medfl.metrics.stability_figures import stability_at
-from medfl.metrics.units import UNITS, unit_notes, unit_sites, units_in
+from medfl.metrics.units import SHOWN, UNITS, shown_points, unit_notes, unit_sites, units_shown
 from medfl.runs.adapted_figures import TITLE, adaptation_sentences, adapted_table
 from medfl.runs.headline import headline
 from medfl.runs.registration import registration
@@ -28,9 +28,12 @@ def print_sites(
     sites: Mapping[str, Mapping[str, Any]],
     title: str = "Test data, measured once",
     counted: str = "n (groups)",
+    shown: Collection[str] = (),
 ) -> None:
-    """The per-site table: training sites first, held-out sites after them; `counted` heads the numbers of patches."""
-    columns = [_column(row, style) for row, style in figures_at(Place.CONSOLE).items()]
+    """The per-site table: training sites first, held-out sites after them; `counted` heads the numbers of patches, and
+    of the figures those `shown` stand there, or all."""
+    rows_of_table = figures_at(Place.CONSOLE).items()
+    columns = [_column(row, style) for row, style in rows_of_table if not shown or row.key in shown]
     order = sorted(sites, key=lambda name: (sites[name]["role"] != "train", name))
     rows = [
         [*_site_cells(name, sites[name], "(" in counted), *(cell(sites[name]) for _, cell in columns)] for name in order
@@ -40,21 +43,14 @@ def print_sites(
 
 
 def print_units(terminal: Terminal, summary: Mapping[str, Any]) -> None:
-    """The same tables per slide and per patient, with their operating points; nothing where each patch is a patient."""
-    sites = summary["sites"]
-    for key in units_in(sites):
-        print_sites(terminal, unit_sites(sites, key), f"Per {UNITS[key]}, from {_source_words(summary)}", _counted(key))
-        _print_points(terminal, summary, unit_sites(sites, key), f"Per {UNITS[key]}, held-out sites")
-        terminal.say(*unit_notes(sites, key))
-
-
-def _counted(key: str) -> str:
-    return key if key == "patients" else f"{key} (patients)"
-
-
-def _source_words(summary: Mapping[str, Any]) -> str:
-    """What slides and patients are scored by."""
-    return f"the probabilities of their {patch_words(summary.get('source'))}"
+    """The same per slide and per patient, with their operating points; nothing where each patch is a patient."""
+    for key in units_shown(summary["sites"]):
+        sites, word = unit_sites(summary["sites"], key), UNITS[key]
+        title = f"Per {word}, from the probabilities of its {patch_words(summary.get('source'))}"
+        print_sites(terminal, sites, title, key if key == "patients" else f"{key} (patients)", SHOWN)
+        points = {name: {**entry, "operating": shown_points(entry)} for name, entry in sites.items()}
+        _print_points(terminal, summary, points, f"Per {word}, held-out sites")
+        terminal.say(*unit_notes(summary["sites"], key))
 
 
 def _column(row: SiteFigure, style: Style) -> tuple[str, Cell]:
@@ -211,8 +207,9 @@ def _held_out_lines(summary: Mapping[str, Any]) -> list[str]:
             f"{format_figure(held_out.get('mean_ece_before'))} -> {format_figure(held_out['mean_ece'])}"
             + _noise_words(held_out)
         )
-    for key, word in UNITS.items():
+    for key in units_shown(summary["sites"]):
         if over := held_out.get(key):
+            word = UNITS[key]
             mean = format_interval(over["mean_auroc"], over.get("mean_auroc_ci"))
             lines.append(
                 f"Held-out sites, per {word}: mean AUROC {mean}, worst {over['worst_site']} "

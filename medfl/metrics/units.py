@@ -17,10 +17,12 @@ from medfl.metrics.auroc import BoolArray, FloatArray, IndexArray, IntArray
 from medfl.metrics.histograms import ScoreHistograms
 from medfl.metrics.site_figures import site_figures
 from medfl.metrics.small_cells import SmallCells
-from medfl.metrics.targets import target_scores
+from medfl.metrics.targets import MALIGNANT, target_scores
 
 UNITS = {"slides": "slide", "patients": "patient"}
 """Key in figures and messages -> what one is called."""
+SHOWN = ("auroc", "balanced_accuracy", "ece", "nll")
+"""Figures that tables for people show per slide and patient; all of them stand in `summary.json`."""
 NO_CLASS = -1
 MIXED = "mixed"
 """Why there are no figures: patches of a slide or patient are of several classes, and none is known to be malignant."""
@@ -160,6 +162,13 @@ def units_in(sites: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [key for key in UNITS if any(key in entry for entry in sites.values())]
 
 
+def units_shown(sites: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The same for people: without slides where each is of a patient of its own, whose figures are the patients'."""
+    keys = units_in(sites)
+    several = any(entry["slides"]["n"] != entry["slides"]["n_groups"] for entry in sites.values() if "slides" in entry)
+    return keys if several or "patients" not in keys else ["patients"]
+
+
 def unit_sites(sites: Mapping[str, Mapping[str, Any]], key: str) -> dict[str, dict[str, Any]]:
     """Site -> its role and its figures per slide or patient, of the sites that have some."""
     entries = {name: unit_entry(entry, key) for name, entry in sites.items()}
@@ -175,6 +184,12 @@ def unit_notes(sites: Mapping[str, Mapping[str, Any]], key: str) -> list[str]:
         f"No figures per {UNITS[key]} at {', '.join(mixed)}: patches of one {UNITS[key]} are of several classes there; "
         f"name those that decide under `task.malignant`"
     ]
+
+
+def shown_points(entry: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The operating points that tables show of slides or patients: that of what is malignant, or all without it."""
+    points: Mapping[str, Mapping[str, Any]] = entry.get("operating") or {}
+    return {key: point for key, point in points.items() if key == MALIGNANT or MALIGNANT not in points}
 
 
 def _among(classes: Sequence[str], some: Sequence[str]) -> BoolArray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -156,10 +156,12 @@ def _which(evidence: Evidence) -> str:
     return f"model of round {evidence.summary['selected_round']}"
 
 
-def figure_columns(calibrated: bool) -> list[tuple[str, Cell]]:
-    """(heading, cell of a site) for every figure of the table."""
+def figure_columns(calibrated: bool, shown: Collection[str] = ()) -> list[tuple[str, Cell]]:
+    """(heading, cell of a site) for every figure of the table, or for those `shown`."""
     columns: list[tuple[str, Cell]] = []
     for row, style in figures_at(Place.REPORT).items():
+        if shown and row.key not in shown:
+            continue
         if style is Style.VALUE:
             columns.append((row.heading, row.format))
         elif style is Style.CHANGE and calibrated:

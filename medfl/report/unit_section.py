@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from medfl.metrics import RATES, format_figure, format_interval
 from medfl.metrics.formatting import format_count, patch_words
-from medfl.metrics.units import UNITS, unit_notes, unit_sites, units_in
+from medfl.metrics.units import SHOWN, UNITS, shown_points, unit_notes, unit_sites, units_shown
 from medfl.report.html_blocks import heading, join, table, text
 from medfl.report.html_page import PageSection
 from medfl.report.results_sections import figure_columns
@@ -19,7 +19,7 @@ from medfl.report.run_results import Evidence, role_word
 def per_unit(evidence: Evidence) -> PageSection | None:
     """A table of the sites and one of their operating points, per slide and per patient; absent where each patch is a
     patient of its own."""
-    keys = units_in(evidence.measured)
+    keys = units_shown(evidence.measured)
     if not keys:
         return None
     scored = evidence.pipeline.get("evaluation", {}).get("patients", "mean")
@@ -36,7 +36,7 @@ def per_unit(evidence: Evidence) -> PageSection | None:
 
 
 def _blocks(evidence: Evidence, key: str) -> list[Markup]:
-    sites, columns = unit_sites(evidence.measured, key), figure_columns(evidence.calibrated)
+    sites, columns = unit_sites(evidence.measured, key), figure_columns(evidence.calibrated, SHOWN)
     counted = [key] if key == "patients" else [key, "patients"]
     rows = [
         [name, role_word(entry["role"]), *map(str, (entry["n"], entry["n_groups"])[: len(counted)])]
@@ -61,6 +61,6 @@ def _points(sites: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
         [name, target, format_figure(point["threshold"]), *(format_count(point[s]) for s in ("positives", "negatives"))]
         + [format_interval(point[rate], point[f"{rate}_ci"]) for rate in RATES]
         for name, entry in sites.items()
-        for target, point in (entry.get("operating") or {}).items()
+        for target, point in shown_points(entry).items()
         if entry["role"] == role and point["threshold"] is not None
     ]

@@ -21,7 +21,7 @@ from typing import Any
 from medfl import config
 from medfl.metrics.formatting import format_figure, format_interval, patch_words
 from medfl.metrics.targets import MALIGNANT
-from medfl.metrics.units import UNITS, unit_sites, units_in
+from medfl.metrics.units import UNITS, unit_sites, units_shown
 from medfl.runs.gates import GateResult, gate_results
 from medfl.runs.verdict import ROLES
 
@@ -236,7 +236,7 @@ def headline(
 def _of_units(sites: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[HitRate, float | None]]:
     """Sensitivity for malignant per slide and per patient at the site where it is lowest, and the threshold."""
     lowest = {}
-    for key in units_in(sites):
+    for key in units_shown(sites):
         points = {name: (e.get("operating") or {}).get(MALIGNANT) for name, e in unit_sites(sites, key).items()}
         rate = _lowest([own for name, point in points.items() if (own := _sensitivity(name, point)) is not None])
         if rate is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from medfl.data.citations import GROUPS, LC25000
@@ -12,7 +12,7 @@ from medfl.metrics.fit_words import fit_cautions, fit_means, fit_name, fit_ways
 from medfl.metrics.formatting import format_count, patch_words
 from medfl.metrics.stability_figures import stability_at
 from medfl.metrics.targets import MALIGNANT
-from medfl.metrics.units import UNITS, unit_notes, unit_sites, units_in
+from medfl.metrics.units import SHOWN, UNITS, unit_notes, unit_sites, units_shown
 from medfl.plain_text import markdown
 from medfl.runs.adapted_figures import TITLE, adaptation_sentences, adapted_table
 from medfl.runs.headline import headline
@@ -46,7 +46,7 @@ def model_card(
         _method(summary, pipeline, methods),
         _table("Held-out sites (never trained on)", summary, "held_out"),
         _table("Training sites (their test splits)", summary, "train"),
-        *(_units(summary, key) for key in units_in(summary["sites"])),
+        *(_units(summary, key) for key in units_shown(summary["sites"])),
         *([_adapted(summary)] if summary.get("adaptation") else []),
         _calibration(summary),
         _operating(summary),
@@ -190,7 +190,7 @@ def _units(summary: Mapping[str, Any], key: str) -> Iterator[str]:
     yield f"## Per {UNITS[key]}"
     words = patch_words(summary.get("source"))
     yield f"A {UNITS[key]} is scored by the probabilities of its {words}. 95 % intervals over patients.\n"
-    columns = _columns()
+    columns = _columns(SHOWN)
     yield f"| {' | '.join(['site', 'role', key, *(heading for heading, _ in columns), *RATES])} |"
     yield "|" + "---|" * (3 + len(columns) + len(RATES))
     for name, entry in unit_sites(summary["sites"], key).items():
@@ -202,10 +202,12 @@ def _units(summary: Mapping[str, Any], key: str) -> Iterator[str]:
     yield from (f"\n{markdown(note)}." for note in unit_notes(summary["sites"], key))
 
 
-def _columns() -> list[tuple[str, Callable[[Mapping[str, Any]], str]]]:
-    """(heading, cell of a site) for every figure that the card shows."""
+def _columns(shown: Collection[str] = ()) -> list[tuple[str, Callable[[Mapping[str, Any]], str]]]:
+    """(heading, cell of a site) for every figure that the card shows, or for those `shown`."""
     columns: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = []
     for row, style in figures_at(Place.CARD).items():
+        if shown and row.key not in shown:
+            continue
         if style is Style.CHANGE:
             columns.append((f"{row.label} before", row.format_before))
         columns.append((row.label, row.format if style is Style.VALUE else row.format_interval))

@@ -29,6 +29,10 @@ def refusal(act, *arguments):
         ("registry={name: x, alias: ''}", ["`registry.alias`"]),
         ("tracking={uri: htp://here}", ["htp:", '"http"']),
         ("tracking={experiment: ' '}", ["`tracking.experiment`"]),
+        (
+            "{task: {classes: [a, b, c]}, evaluation: {patients: {top: 3}}}",
+            ["`evaluation.patients: {top: ...}`", "`task.malignant`"],
+        ),
     ],
 )
 def test_an_end_that_cannot_be_is_refused_at_load(file, override, said):
