@@ -29,16 +29,22 @@ def refusal(act, *arguments):
         ("registry={name: x, alias: ''}", ["`registry.alias`"]),
         ("tracking={uri: htp://here}", ["htp:", '"http"']),
         ("tracking={experiment: ' '}", ["`tracking.experiment`"]),
-        (
-            "{task: {classes: [a, b, c]}, evaluation: {patients: {top: 3}}}",
-            ["`evaluation.patients: {top: ...}`", "`task.malignant`"],
-        ),
     ],
 )
 def test_an_end_that_cannot_be_is_refused_at_load(file, override, said):
     words = refusal(load_pipeline, file, [override])
     assert str(file) in words
     assert all(part in words for part in said)
+
+
+def test_the_most_malignant_patches_need_malignant_classes(file):
+    top, others = "evaluation={patients: {top: 3}}", "task={classes: [lung_n, colon_n]}"
+    words = refusal(load_pipeline, file, [top, others])
+    assert str(file) in words
+    assert "`evaluation.patients: {top: ...}`" in words
+    assert "`task.malignant`" in words
+    assert load_pipeline(file, [top]).evaluation.top == 3
+    assert load_pipeline(file, ["evaluation={patients: mean}"]).evaluation.top == 0
 
 
 def test_a_gate_on_sites_that_are_not_there(file):
