@@ -26,6 +26,8 @@ class PatchStore:
         mpp: microns per pixel of `images`, None when unknown.
         names: n names of the patches at their site; they never leave it.
         group_names: names of the source groups that `groups` numbers; they never leave the site either.
+        slides: i64[n], the slide of each patch; None where patches are not of slides.
+        slide_names: names of the slides that `slides` numbers; they never leave the site either.
         skipped: how many files could not be read and were left out.
         folder: where `images` lie, and what is computed from them is kept; None in memory.
     """
@@ -39,5 +41,7 @@ class PatchStore:
     mpp: float | None = None
     names: tuple[str, ...] = ()
     group_names: tuple[str, ...] = ()
+    slides: I64 | None = None
+    slide_names: tuple[str, ...] = ()
     skipped: int = 0
     folder: Path | None = None

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -88,8 +89,18 @@ def render(
         digest=store_digest(key, kept.labels, kept.groups, kept.splits),
         mpp=pipeline.data.mpp if settings.field else None,
         folder=folder,
+        **_slides(share, problems),
         **vars(kept),
     )
+
+
+def _slides(share: SitePartition, problems: Problems) -> dict[str, Any]:
+    """The slide of each readable patch, as a store has it; nothing where patches are not of slides."""
+    names = share.catalog.source.slides([r for at, r in enumerate(share.references) if at not in problems])
+    if names is None:
+        return {}
+    numbered, slides = np.unique(names, return_inverse=True)
+    return {"slides": slides.astype(np.int64), "slide_names": tuple(map(str, numbered))}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from medfl.metrics.record_types import RoundRecord, RunFailure, RunSummary
 from medfl.metrics.site_figures import pooled
 from medfl.metrics.stability import Stability
 from medfl.model.trained_part import train_facts
-from medfl.pipeline.final_evaluation import Measured, Tuning, malignant_classes
+from medfl.pipeline.final_evaluation import Measured, Tuning
+from medfl.pipeline.malignancy import malignant_classes
 from medfl.pipeline.prepare import RunSetup
 from medfl.runs.folder import RunFolder
 from medfl.runs.versions import versions
@@ -43,6 +44,8 @@ def model_facts(prepared: RunSetup, run_name: str, tuned: Tuning | None = None) 
         "temperature": tuned.temperature,
         "calibration": None if tuned.calibration is None else tuned.calibration.vector,
         "thresholds": tuned.thresholds,
+        "unit_thresholds": {key: dict(own) for key, own in tuned.unit_thresholds.items()},
+        "patients": pipeline.evaluation.model_dump(include={"patients"})["patients"],
         "malignant": list(malignant_classes(pipeline.task)),
         "buffers": pipeline.training.buffers,
         "kept_at_sites": kept_at_sites(prepared.shared.chain, pipeline.training.buffers),

@@ -182,6 +182,10 @@ class Source(ABC):
             )
         return PatchGroups([entry.group for entry in entries], self.place)
 
+    def slides(self, references: Sequence[str]) -> list[str] | None:
+        """The slide of each patch by name; None where patches are not of slides."""
+        return None
+
     def drops(self, word: str) -> bool:
         """Whether patches under the source's own word are left out: `labels: {word: null}`."""
         word = one_form(word)

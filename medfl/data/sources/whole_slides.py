@@ -90,6 +90,10 @@ class WholeSlides(FileSource):
             return PatchGroups([entry.group for entry in entries], str(self.folder.resolve()))
         return super().groups(entries)
 
+    def slides(self, references: Sequence[str]) -> list[str]:
+        """The slide of each tile."""
+        return [reference.rpartition("#")[0] for reference in references]
+
     def group_tables(self) -> list[Path]:
         """None: patients stand in the table of slides."""
         return []
