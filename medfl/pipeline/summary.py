@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from medfl import config
-from medfl.methods.core.chain import MethodChain
+from medfl.methods.core.chain import MethodChain, build_chain
+from medfl.methods.differential_privacy import private_link
 from medfl.metrics.group_figures import group_figures
 from medfl.metrics.record_types import RoundRecord, RunFailure, RunSummary
 from medfl.metrics.site_figures import pooled
@@ -131,7 +132,15 @@ def early_stop(pipeline: config.Pipeline, records: Sequence[RoundRecord]) -> dic
     """
     planned, select = pipeline.training.rounds, pipeline.select
     last = records[-1]["round"] if records else planned
-    if last >= planned or isinstance(select, str) or select.patience is None:
+    if last >= planned:
+        return None
+    if (link := private_link(build_chain(pipeline.method))) is not None:
+        reason = (
+            f"ended after {last} of {planned} rounds: one more would have spent more than the epsilon of "
+            f"{link.epsilon:g} (`method.dp.epsilon`)"
+        )
+        return {"round": last, "epsilon": link.epsilon, "reason": reason}
+    if isinstance(select, str) or select.patience is None:
         return None
     reason = (
         f"ended after {last} of {planned} rounds: {select.metric} had not been better for {select.patience} "
