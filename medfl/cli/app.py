@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from medfl.cli.commands.audit_commands import audit_app
 from medfl.cli.commands.backbones_command import backbones
 from medfl.cli.commands.cache_commands import cache_app
 from medfl.cli.commands.compare_command import compare
@@ -50,6 +51,7 @@ app.add_typer(sites_app, name="sites")
 app.add_typer(slides_app, name="slides")
 app.add_typer(init_app, name="init")
 app.add_typer(deploy_app, name="deploy")
+app.add_typer(audit_app, name="audit")
 
 
 @app.callback()

@@ -20,6 +20,7 @@ from medfl.engines.nvflare.kit_software import SOFTWARE, asked_python, constrain
 from medfl.engines.nvflare.preflight import WAIT, address, end_of, reach, site_name
 from medfl.engines.remote.greeting import Installation
 from medfl.engines.remote.party_files import PARTY, read_site
+from medfl.engines.remote.site_policy import SHOWN, NotApproved, check_permitted, pipeline_digest
 from medfl.errors import DISTRIBUTION, MedflError
 
 FEW_DAYS = 30  # until the end of a certificate
@@ -60,6 +61,7 @@ def check_join(kit: Path) -> Iterator[JoinCheck]:
     else:
         yield _data(*party)
         yield _disk(*party)
+        yield _approval(kit, party[0])
     yield _server(kit)
 
 
@@ -73,6 +75,7 @@ def expected(kit: Path, site: str, server: str) -> list[str]:
         ("certificate", _certificate(kit).finding),
         ("data", "1,200 patches: train 780, val 180, test 240; 16 read"),
         ("disk", "0.2 GB for patches, 63.1 GB free in /opt/medfl/cache"),
+        ("approval", f"the pipeline {pipeline_digest(kit / PARTY)[:SHOWN]} may run here"),
         ("server", f"{server} answers"),
     ]
     return [str(JoinCheck(what, True, finding)) for what, finding in listed]
@@ -141,6 +144,17 @@ def _disk(pipeline: config.Pipeline, site: config.SiteConfig, share: SitePartiti
     if free > needed:
         return JoinCheck("disk", True, finding)
     return JoinCheck("disk", False, f"{finding}; make room, or set MEDFL_CACHE to a folder on a larger disk")
+
+
+def _approval(kit: Path, pipeline: config.Pipeline) -> JoinCheck:
+    digest = pipeline_digest(kit / PARTY)[:SHOWN]
+    try:
+        check_permitted(kit / PARTY, pipeline)
+    except NotApproved as error:
+        return JoinCheck("approval", False, f"{error}; `medfl deploy join {kit} --approve {digest}` approves it")
+    except MedflError as error:
+        return JoinCheck("approval", False, str(error))
+    return JoinCheck("approval", True, f"the pipeline {digest} may run here")
 
 
 def _server(kit: Path) -> JoinCheck:
