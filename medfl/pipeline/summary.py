@@ -42,6 +42,7 @@ def model_facts(prepared: RunSetup, run_name: str, tuned: Tuning | None = None) 
         "mpp": pipeline.data.mpp,
         **({} if model.bag_dim is None else {"origin": dataclasses.asdict(prepared.origin)}),
         "render": pipeline.data.render,
+        **({} if pipeline.data.store is None else {"jpeg": pipeline.data.store.jpeg}),
         "temperature": tuned.temperature,
         "calibration": None if tuned.calibration is None else tuned.calibration.vector,
         "thresholds": tuned.thresholds,

@@ -40,6 +40,7 @@ def read_model_facts(path: Path) -> dict[str, Any]:
     wrong += [] if facts.get("train", "all") in ("all", "head") or _part(facts["train"]) else ["train"]
     wrong += [] if facts.get("pooling") in (None, *get_args(Pooling)) else ["pooling"]
     wrong += _wrong_adaptation(facts)
+    wrong += [] if facts.get("jpeg") is None or _count(facts["jpeg"]) else ["jpeg"]
     wrong += [] if facts.get("hidden") is None or _count(facts["hidden"]) else ["hidden"]
     wrong += [] if _normalisation(facts.get("normalise")) else ["normalise"]
     if wrong:
@@ -61,6 +62,12 @@ def model_rendering(facts: Mapping[str, Any], pipeline: Mapping[str, Any] | None
     if "render" in facts:
         return list(facts["render"])
     return list(((pipeline or {}).get("data") or {}).get("render") or [])
+
+
+def stored_as(facts: Mapping[str, Any]) -> str:
+    """ ", kept as JPEGs of quality 95" or the like, for a model whose patches in training and measurement were; else
+    ""."""
+    return f", kept as JPEGs of quality {facts['jpeg']}" if facts.get("jpeg") else ""
 
 
 def model_stain(facts: Mapping[str, Any]) -> list[float]:

@@ -16,7 +16,7 @@ from medfl.metrics.units import SHOWN, UNITS, unit_notes, unit_sites, units_show
 from medfl.plain_text import markdown
 from medfl.runs.adapted_figures import TITLE, adaptation_sentences, adapted_table
 from medfl.runs.headline import headline
-from medfl.runs.model_facts import model_rendering, model_stain, stain_sentences, transform_names
+from medfl.runs.model_facts import model_rendering, model_stain, stain_sentences, stored_as, transform_names
 from medfl.runs.records import RunRecords, SiteData, papers
 from medfl.runs.redact import scrub
 from medfl.runs.verdict import ROLES
@@ -77,7 +77,7 @@ def _head(summary: Mapping[str, Any], model: Mapping[str, Any], pipeline: Mappin
         yield "\n**Leaky: copies of one source image may be on both sides of a split. The figures are too good.**"
     yield from paragraphs(pipeline.get("description"))
     mpp = model.get("mpp")
-    resolution = f"{mpp:g} microns per pixel" if mpp else "microns per pixel unknown"
+    resolution = (f"{mpp:g} microns per pixel" if mpp else "microns per pixel unknown") + stored_as(model)
     size = model["size"]
     classes = _list(model["classes"])
     yield f"\n{markdown(model['backbone'])}, {size} x {size} pixels, {resolution}. Classes: {classes}."

@@ -150,6 +150,11 @@ class WholeSlides(FileSource):
             digests.append(hashlib.sha256(f"{prints[name]} {place} {size}".encode()).hexdigest()[:32])
         return digests
 
+    def slide_prints(self, references: Sequence[str]) -> list[str]:
+        """Digests of the slides' files."""
+        slides = {reference.rpartition("#")[0] for reference in references}
+        return sorted({self.collection.print_of(self.collection.in_folder[one_form(slide)]) for slide in slides})
+
     def identity(self, reference: str) -> Hashable:
         """The tile by its slide's content, so that a copy of a slide is the same slide."""
         slide, *place = self.slide_of(reference)
