@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 import time
 
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 from medfl.cli.app import app
 from medfl.errors import MedflError, RunFailed
 from medfl.pipeline.load_pipeline import load_pipeline
+from medfl.study import execute
 from medfl.study.analysis import result
 from medfl.study.content_key import content_key
 from medfl.study.execute import carry_out, missing
@@ -101,6 +103,8 @@ def test_the_key_is_of_what_decides_the_figures(files):
     assert key("name=other", "training.threads=2", "tracking.enabled=false", "data.cache=/elsewhere") == base
     different = [key("seed=6"), key("training.optimizer.lr=0.1"), key("method=[ecgr]"), key("data.tissue.seed=1")]
     assert len({base, *different}) == 5
+    assert key("evaluation.patients=mean") == base
+    assert key("evaluation.patients={top: 3}") != base
 
 
 def test_folds_leave_each_site_out_and_never_touch_the_held_out_ones(files):
@@ -289,6 +293,14 @@ def test_what_was_dealt_to_plan_a_run_is_what_it_trains_on(files, tmp_path, monk
     monkeypatch.setattr("medfl.pipeline.prepare.make_partition", again)
     study = load_study(altered(files, methods={"fedavg": [], "alone": ["local_only"]}, seeds=[1]))
     assert carry_out(study, tmp_path) == []
+
+
+def test_a_run_has_its_share_of_the_cores_or_what_the_environment_says(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert execute._threads(jobs=3) is None  # which every run then reads
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert [execute._threads(jobs) for jobs in (1, 3, 20)] == [8, 2, 1]
 
 
 def test_a_baseline_is_stated_by_its_key_or_as_a_chain(files):

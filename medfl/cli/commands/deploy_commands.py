@@ -72,12 +72,16 @@ def serve(
         float, typer.Option(metavar="SECONDS", help="Begin without sites that have not come by then.")
     ] = 600,
     timeout: Timeout = None,
+    tries: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Go on by itself so often in a row without a new round.")
+    ] = 5,
 ) -> None:
     """Run the server of a kit: wait for the sites, carry out the pipeline, write the run folder."""
     with open_terminal(RESUME) as terminal:
         from medfl.runs.progress import ProgressCallbacks
 
-        outcome = launcher().serve(Path(kit), out, wait, ProgressCallbacks(terminal.say, terminal.round), timeout)
+        progress = ProgressCallbacks(terminal.say, terminal.round)
+        outcome = launcher().serve(Path(kit), out, wait, progress, timeout, tries)
         from medfl.pipeline.load_pipeline import load_pipeline
 
         finish(outcome, load_pipeline(outcome.folder.pipeline), terminal)
@@ -90,8 +94,12 @@ def join(
     check: Annotated[
         bool, typer.Option("--check", help="Look at machine, kit, data and way to the server, and take no part.")
     ] = False,
+    approve: Annotated[
+        str | None,
+        typer.Option(metavar="DIGEST", help="Approve the kit's pipeline, which you have read, and take part."),
+    ] = None,
 ) -> None:
-    """Take part with a site's kit, until Ctrl-C."""
+    """Take part with a site's kit, until Ctrl-C. Without a policy or an approval it says what would be done."""
     launcher()
     with open_terminal() as terminal:
         if check:
@@ -107,4 +115,4 @@ def join(
         from medfl.engines.nvflare.run_kit import join as take_part
         from medfl.runs.progress import ProgressCallbacks
 
-        take_part(Path(kit), ProgressCallbacks(terminal.say), timeout)
+        take_part(Path(kit), ProgressCallbacks(terminal.say), timeout, approve)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -115,7 +116,14 @@ def evaluate(
     adapt: Adapt = None,
 ) -> None:
     """Measure a model at sites: AUROC with intervals, calibration, confusion matrix."""
-    from medfl.cli.console_tables import print_adapted, print_confusion, print_operating_points, print_sites
+    from medfl.cli.console_tables import (
+        patch_heading,
+        print_adapted,
+        print_confusion,
+        print_operating_points,
+        print_sites,
+        print_units,
+    )
     from medfl.data.atomic_file import write_text
     from medfl.pipeline.evaluate_model import evaluate as measure
     from medfl.pipeline.trained_model import find_model
@@ -133,8 +141,9 @@ def evaluate(
             except OSError as error:
                 raise MedflError(f"--json {json_file} cannot be written: {error.strerror}") from None
         tracking = log_evaluation(result, trained.run_id, trained.run.path if trained.run else None)
-        print_sites(terminal, result["sites"], f"{result['run']}: test data")
+        print_sites(terminal, result["sites"], f"{result['run']}: test data", patch_heading(result))
         print_operating_points(terminal, result)
+        print_units(terminal, result)
         if remedy:
             print_adapted(terminal, result)
         for name in sorted(result["sites"]):
@@ -171,19 +180,25 @@ def predict(
     site: Annotated[
         str | None, typer.Option(metavar="SITE", help="With --adapt: a site file whose `class_mix` counts.")
     ] = None,
+    patients: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TABLE", help="With --out: a table file,patient (or slide,patient); patients are scored beside it."
+        ),
+    ] = None,
 ) -> None:
     """Class probabilities for every image of a folder, or for every slide of a folder of features."""
-    import io
-
     from medfl.cli.standard_streams import complain, write_data
-    from medfl.data.atomic_file import write_text
-    from medfl.data.table_cells import NeutralWriter
     from medfl.pipeline.evaluate_model import predict as score
     from medfl.pipeline.load_pipeline import load_site
     from medfl.pipeline.predict_adapted import predict_adapted
+    from medfl.pipeline.predict_patients import read_owners, score_units
     from medfl.pipeline.trained_model import find_model
 
-    remedy, trained, table = _remedy(adapt), find_model(model), io.StringIO()
+    remedy, trained = _remedy(adapt), find_model(model)
+    if patients and not out:
+        raise MedflError("--patients writes further tables beside that of --out; state --out")
+    owners = read_owners(Path(patients)) if patients else None
     if site and not remedy:
         raise MedflError("--site states a class mix, which only --adapt uses; add --adapt class_mix, or leave it out")
     if remedy:
@@ -191,17 +206,35 @@ def predict(
         complain("; ".join(said))
     else:
         rows = score(trained, Path(directory), attention=Path(attention) if attention else None)
-    writer = NeutralWriter(table, lineterminator="\n")
-    writer.writerow(["slide" if trained.reads_bags else "file", *(f"p_{name}" for name in trained.facts["classes"])])
-    writer.writerows([name, *(f"{p:.6f}" for p in probabilities)] for name, probabilities in rows)
-    text = visible(table.getvalue(), lines=True)
+    head = ["slide" if trained.reads_bags else "file", *(f"p_{name}" for name in trained.facts["classes"])]
+    text = _csv_text([head, *([name, *(f"{p:.6f}" for p in probabilities)] for name, probabilities in rows)])
     if not out:
         write_data(text)
         return
+    _write_out(Path(out), text)
+    if owners is not None:
+        for key, lines in score_units(rows, owners, trained.facts).items():
+            _write_out(Path(out).with_suffix(f".{key}.csv"), _csv_text(lines))
+
+
+def _csv_text(lines: Iterable[Sequence[str]]) -> str:
+    """Lines as a CSV that a spreadsheet takes for no formulas."""
+    import io
+
+    from medfl.data.table_cells import NeutralWriter
+
+    table = io.StringIO()
+    NeutralWriter(table, lineterminator="\n").writerows(lines)
+    return visible(table.getvalue(), lines=True)
+
+
+def _write_out(path: Path, text: str) -> None:
+    from medfl.data.atomic_file import write_text
+
     try:
-        write_text(Path(out), text)
+        write_text(path, text)
     except OSError as error:
-        raise MedflError(f"--out {out} cannot be written: {error.strerror}") from None
+        raise MedflError(f"--out {path} cannot be written: {error.strerror}") from None
 
 
 def export(

@@ -9,15 +9,26 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from medfl import config
 from medfl.data.render import render, warn_of_resolution
 from medfl.engines.nvflare.job import write_job
 from medfl.engines.nvflare.preflight import address, reach, site_name
 from medfl.engines.nvflare.provision import place_server
 from medfl.engines.nvflare.run_layout import Laid, scratch
-from medfl.engines.nvflare.session import Job, command, free_port, session, wait_for_sites
+from medfl.engines.nvflare.session import Job, RunningEngine, command, connected, free_port, session, wait_for_sites
 from medfl.engines.processes import Crew, stoppable
 from medfl.engines.remote.party_files import PARTY, read_site, whole_lines
 from medfl.engines.remote.site_endpoint import LOG
+from medfl.engines.remote.site_policy import (
+    POLICY,
+    SHOWN,
+    NotApproved,
+    NotPermitted,
+    approve,
+    check_permitted,
+    in_words,
+    pipeline_digest,
+)
 from medfl.errors import MedflError
 from medfl.runs.progress import ProgressCallbacks
 
@@ -27,11 +38,12 @@ TWICE = re.compile(r"Failed to re-activate the client: ?([^\s:]+): already regis
 START = 60.0  # seconds in which the server's own process must be up
 RETRY = 5.0  # seconds between attempts to reach the server
 NOTE = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (?!Traceback)(.+)$", re.MULTILINE)
+LOOK = 10.0  # seconds between looks for sites that come late
 AGAIN = 10.0  # seconds before a site's process that ended is started again
 
 
 @contextmanager
-def kit_server(laid: Laid, crew: Crew, watcher: ProgressCallbacks, wait: float) -> Iterator[Callable[[], str | None]]:
+def kit_server(laid: Laid, crew: Crew, watcher: ProgressCallbacks, wait: float) -> Iterator[RunningEngine]:
     """The server of a kit and the job, with the sites that have come within `wait` seconds, or as soon as all have.
 
     Raises:
@@ -59,7 +71,32 @@ def kit_server(laid: Laid, crew: Crew, watcher: ProgressCallbacks, wait: float) 
         )
         if not here:
             raise MedflError(f"no site has come within {wait:g} s; wait longer with --wait, or see what they say")
-        yield Job(opened, write_job(folder, laid.run, laid.timeout, len(here)), gone)
+        job = Job(opened, write_job(folder, laid.run, laid.timeout, len(here)), gone)
+        yield RunningEngine(job, Newcomers(lambda: connected(opened), set(laid.sites) - here))
+
+
+class Newcomers:
+    """Says which sites have come that the job began without.
+
+    Args:
+        connected: asks the server who is connected.
+        missing: those that were not when the job began.
+    """
+
+    def __init__(self, connected: Callable[[], Collection[str]], missing: Collection[str]) -> None:
+        self.connected, self.missing = connected, frozenset(missing)
+        self.looked = time.monotonic()
+
+    def __call__(self) -> str | None:
+        """Looks at most every `LOOK` seconds."""
+        if not self.missing or time.monotonic() - self.looked < LOOK:
+            return None
+        self.looked = time.monotonic()
+        try:
+            come = sorted(self.missing & set(self.connected()))
+        except Exception:  # a server that does not answer is the job's to notice
+            return None
+        return f"{', '.join(come)} has come, and takes part from the next round" if come else None
 
 
 class TwiceHeard:
@@ -91,10 +128,14 @@ class TwiceHeard:
             )
 
 
-def join(kit: Path, watcher: ProgressCallbacks, limit: float | None) -> None:
+def join(kit: Path, watcher: ProgressCallbacks, limit: float | None, approved: str | None = None) -> None:
     """Take part with a site's kit until stopped, or for `limit` seconds.
 
+    Args:
+        approved: the digest, or its beginning, of the pipeline that a person here has read and approves.
+
     Raises:
+        NotPermitted: nobody has approved the kit's pipeline, or the site's policy forbids it.
         MedflError: what is wrong with the kit, the clock, the data, or the way to the server.
     """
     kit = kit.resolve()
@@ -102,9 +143,12 @@ def join(kit: Path, watcher: ProgressCallbacks, limit: float | None) -> None:
     name = site_name(kit)
     try:
         pipeline, site, share = read_site(kit / PARTY, name)
+        permitted(kit, pipeline, name, approved, watcher.say)
         watcher.say(f"{name}: preparing {len(share.rows)} patches, once")
         warn_of_resolution(pipeline, [site])
         render(pipeline, site, share)
+    except NotPermitted:
+        raise
     except MedflError as error:
         raise MedflError(f"{kit / PARTY / 'site.yaml'}: {error}") from None
     mark = hashlib.sha256(str(kit).encode()).hexdigest()
@@ -137,6 +181,28 @@ def join(kit: Path, watcher: ProgressCallbacks, limit: float | None) -> None:
             watcher.say(f"The process of {name} has ended; starting it again (its words are in {log})")
             if not _pause(AGAIN, until):
                 return
+
+
+def permitted(
+    kit: Path, pipeline: config.Pipeline, site: str, approved: str | None, say: Callable[[str], None]
+) -> None:
+    """Approve a kit's pipeline where its digest is named, and say what it would do where nobody has.
+
+    Raises:
+        MedflError: another digest is named. NotPermitted: it may not run here.
+    """
+    party = kit / PARTY
+    if approved is not None:
+        approve(party, approved)
+    try:
+        check_permitted(party, pipeline)
+    except NotApproved as error:
+        for line in in_words(party, pipeline, site):
+            say(line)
+        digest = pipeline_digest(party)[:SHOWN]
+        raise NotApproved(f"{error}; `medfl deploy join {kit} --approve {digest}` approves it") from None
+    except NotPermitted as error:
+        raise NotPermitted(f"{error}; change {party / POLICY}, or ask the consortium for another pipeline") from None
 
 
 def _pause(seconds: float, until: float | None) -> bool:
