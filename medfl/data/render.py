@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -28,6 +29,9 @@ from medfl.data.stain import Stain, apply, profile
 from medfl.data.store_file import Problems, open_store, store_digest, store_key, write_store
 from medfl.errors import MedflError
 from medfl.seeds import seed_for
+
+if TYPE_CHECKING:
+    from medfl.data.image_file import PatchReader
 
 CHUNK = 256  # patches stained at a time
 LISTING = 10  # unreadable patches named in a message
@@ -70,7 +74,7 @@ def render(
         raise MedflError(
             f"site {site.name}: `data.source: {source.kind}` gives the features of slides, and no pictures to be shown"
         )
-    settings = _settings(pipeline, site, source.reads_by_scale)
+    settings = render_settings(pipeline, site, source.reads_by_scale)
     key = store_key(share, asdict(settings))
     folder = pipeline.cache_dir / "stores" / key
     store = open_store(folder, site.name)
@@ -189,7 +193,8 @@ def warn_of_resolution(pipeline: config.Pipeline, sites: Iterable[config.SiteCon
         log.warning("%s", "; ".join(parts))
 
 
-def _settings(pipeline: config.Pipeline, site: config.SiteConfig, by_scale: bool) -> RenderSettings:
+def render_settings(pipeline: config.Pipeline, site: config.SiteConfig, by_scale: bool) -> RenderSettings:
+    """How a site's patches are rendered; `by_scale` where they are read at the microns per pixel of the model."""
     data, own = pipeline.data, brings_own_data(pipeline, site)
     strength = data.stain_strength if site.stain_strength is None else site.stain_strength
     stain = None
@@ -221,10 +226,32 @@ def _field(data: config.Data, site: config.SiteConfig) -> int | None:
 def _render(
     share: SitePartition, settings: RenderSettings, problems: Problems, progress: PatchProgress | None
 ) -> Iterator[U8]:
-    """A site's patches, up to CHUNK at a time; notes in `problems` what is wrong with a file.
+    """A site's patches as `rendered` gives them. Raises MedflError as it does, and where no patch can be read."""
+    yield from rendered(share, settings, problems, progress)
+    if len(problems) == len(share.readers):
+        raise MedflError(f"site {share.site}: {_list_problems(share.locations, problems)}; replace them")
+
+
+class PatchList(Protocol):
+    """Patches to be read, of one site: their names, a reader of each, and where each lies."""
+
+    @property
+    def site(self) -> str: ...
+    @property
+    def names(self) -> Sequence[str]: ...
+    @property
+    def readers(self) -> Sequence[PatchReader]: ...
+    @property
+    def locations(self) -> Sequence[str]: ...
+
+
+def rendered(
+    share: PatchList, settings: RenderSettings, problems: Problems, progress: PatchProgress | None = None
+) -> Iterator[U8]:
+    """Patches u8[k, S, S, 3], up to CHUNK at a time; notes in `problems` what is wrong with a file.
 
     Raises:
-        MedflError: no patch can be read, or one cannot be read now for a reason that is not in its file.
+        MedflError: a patch cannot be read now for a reason that is not in its file.
     """
     from medfl.data.decode import decode
     from medfl.data.image_file import ReadFailure
@@ -234,7 +261,7 @@ def _render(
     where, names = f"site {share.site}", share.names
     transform = Rendering(settings.transforms, where)
     rows: list[U8] = []
-    count = stretches = 0
+    stretches = 0
 
     def finish() -> U8:
         transform.check()
@@ -255,15 +282,12 @@ def _render(
             continue
         stretches += not settings.field and result.width != result.height
         rows.append(transform(result.image, seed_for(settings.seed, names[position])))
-        count += 1
         if len(rows) == CHUNK:
             yield finish()
     if rows:
         yield finish()
-    if not count:
-        raise MedflError(f"{where}: {_list_problems(share.locations, problems)}; replace them")
     if stretches:
-        total = len(share.rows)
+        total = len(names)
         log.warning("%s: %d of %d images are not square and were stretched to a square", where, stretches, total)
 
 

@@ -13,7 +13,6 @@ from medfl.data.grey_levels import store_warnings
 from medfl.data.partition import Partition, make_partition
 from medfl.data.patch_store import PatchStore
 from medfl.data.render import warn_of_resolution
-from medfl.data.render_bags import site_store
 from medfl.federation.callbacks import Callback
 from medfl.federation.checked_transport import CheckedTransport
 from medfl.federation.rounds import Federation
@@ -23,6 +22,7 @@ from medfl.messages import POOL
 from medfl.metrics.record_types import Role
 from medfl.pipeline.build_federation import build_schedule, federation_config
 from medfl.pipeline.build_site import build_sites, checked_shared_model, pooled_site, views
+from medfl.pipeline.site_stores import SiteStores
 from medfl.runs.progress import ProgressCallbacks
 from medfl.site.shared_model import SharedModel
 from medfl.site.site import Site
@@ -123,7 +123,8 @@ def prepare(
         watcher.say(sentence)
     by_name = {site.name: site for site in pipeline.all_sites}
     warn_of_resolution(pipeline, pipeline.all_sites)
-    stores = {share.site: site_store(pipeline, by_name[share.site], share) for share in partition.sites}
+    site_stores = SiteStores(pipeline, watcher.say)
+    stores = {share.site: site_stores.of(by_name[share.site], share) for share in partition.sites}
     origins = {name: store.origin for name, store in stores.items() if isinstance(store, BagStore)}
     pictures = {name: store for name, store in stores.items() if isinstance(store, PatchStore)}
     warnings = (*store_warnings(pictures), *check_origins(origins))

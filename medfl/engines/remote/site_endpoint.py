@@ -12,7 +12,6 @@ from pathlib import Path
 from medfl.data.bag_store import UNSTATED, BagStore
 from medfl.data.partition import Partition, SitePartition
 from medfl.data.render import warn_of_resolution
-from medfl.data.render_bags import site_store
 from medfl.engines.remote.codec import BadMessage, Bounds, pack, unpack_request
 from medfl.engines.remote.greeting import BadGreeting, Installation, SiteGreeting, problem
 from medfl.engines.remote.party_files import read_site
@@ -20,6 +19,7 @@ from medfl.engines.remote.site_state import SiteStateFile, StateLost
 from medfl.errors import MedflError
 from medfl.messages import Failure
 from medfl.pipeline.build_site import build_sites, checked_shared_model
+from medfl.pipeline.site_stores import SiteStores
 from medfl.plain_text import visible
 from medfl.runs.data_record import data_key, disclosed_summary
 from medfl.site.evaluator import SiteDiverged
@@ -149,7 +149,7 @@ def build(folder: Path, name: str) -> _Ready:
     pipeline, site_config, share = read_site(folder, name)
     bench = checked_shared_model(pipeline)
     warn_of_resolution(pipeline, [site_config])
-    store = site_store(pipeline, site_config, share)
+    store = SiteStores(pipeline).of(site_config, share)
     site = build_sites(pipeline, {name: store}, bench)[name]
     greeting = SiteGreeting(
         site=name,
