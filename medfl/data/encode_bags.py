@@ -6,7 +6,6 @@ further slide costs itself alone; and of the whole site as a store of bags, whic
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +24,7 @@ from medfl.data.render import RenderSettings, render_settings
 from medfl.data.render_bags import bag_store
 from medfl.data.rgb import Unreadable
 from medfl.data.slides.slide_collection import SlideCollection
-from medfl.data.slides.tissue_tiles import TissueTiles, of_tiles
+from medfl.data.slides.tissue_tiles import TissueTiles, of_tiles, tiles_print
 from medfl.data.sources.slide_bags import SlideBags
 from medfl.data.store_file import ArrayKind, Problems, open_store, store_facts, store_key, write_rows_of
 
@@ -66,24 +65,21 @@ def encode_bags(
             cannot be read now.
     """
     look = render_settings(pipeline, site, by_scale=True)
-    shaping = {"bags": ENCODED_VERSION, **encoder.settings, "look": asdict(look)}
-    folder = pipeline.cache_dir / "stores" / store_key(share, shaping)
-    scale = source.collection.scale
+    vectors = SlideFeatures(source.collection, look, encoder, pipeline.cache_dir)
+    folder = pipeline.cache_dir / "stores" / store_key(share, vectors.shaping)
     store = open_store(folder, share.site)
     if store is None:
         tiles = [source.bags[reference] for reference in share.references]
         count = sum(len(each.x) for each in tiles)
         say(f"Site {share.site}: features of {count:,} tiles on {len(tiles):,} slides")
-        prints = source.fingerprints(share.references)
-        kept = pipeline.cache_dir / "slides" / "features"
         problems: Problems = {}
-        origin = [encoder.name, tile_text(scale.size, scale.size * scale.mpp)]
+        origin = [encoder.name, tile_of(source.collection, look)]
         kind = ArrayKind("<f4", (encoder.dim,), {"sizes": [len(each.x) for each in tiles], "origin": origin})
 
         def bags() -> Iterator[F32]:
-            for position, (each, print_) in enumerate(zip(tiles, prints, strict=True)):
+            for position, each in enumerate(tiles):
                 try:
-                    yield encoded_slide(source.collection, each, look, encoder, kept, {**shaping, "slide": print_})
+                    yield vectors.of(each)
                 except Unreadable as error:
                     problems[position] = str(error)
 
@@ -91,24 +87,37 @@ def encode_bags(
     return bag_store(pipeline, share, folder, store, FeatureOrigin(*store_facts(folder)["origin"]))
 
 
-def encoded_slide(
-    collection: SlideCollection,
-    tiles: TissueTiles,
-    look: RenderSettings,
-    encoder: Encoder,
-    folder: Path,
-    shaping: Mapping[str, Any],
-) -> F32:
-    """The vectors f32[n, F] of a slide's tiles, from a folder of such or computed now and put there.
+def tile_of(collection: SlideCollection, look: RenderSettings) -> str:
+    """What an encoder sees of a slide, in words: "224 px at 0.5 mpp"."""
+    return tile_text(look.size, collection.scale.size * collection.scale.mpp)
 
-    Raises:
-        Unreadable: the slide is damaged where a tile is. MedflError: it cannot be read now.
+
+class SlideFeatures:
+    """The vectors of slides, each slide's kept in the cache.
+
+    Args:
+        collection: the slides.
+        look: how a tile is rendered.
+        encoder: the frozen network.
+        cache: the folder of the cache.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    file = feature_file(folder, json.loads(json.dumps(shaping)))
-    if (known := load_features(file, len(tiles.x))) is not None:
-        features: F32 = known.numpy()
+
+    def __init__(self, collection: SlideCollection, look: RenderSettings, encoder: Encoder, cache: Path) -> None:
+        self.collection, self.look, self.encoder = collection, look, encoder
+        self.folder = cache / "slides" / "features"
+        self.shaping: dict[str, Any] = {"encoded": ENCODED_VERSION, **encoder.settings, "look": asdict(look)}
+
+    def of(self, tiles: TissueTiles) -> F32:
+        """The vectors f32[n, F] of a slide's tiles.
+
+        Raises:
+            Unreadable: the slide is damaged where a tile is. MedflError: it cannot be read now. OSError: nor the cache.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = feature_file(self.folder, self.shaping | {"slide": tiles_print(self.collection, tiles.slide)})
+        if (known := load_features(file, len(tiles.x))) is not None:
+            features: F32 = known.numpy()
+            return features
+        features = of_tiles(self.encoder, self.collection, tiles, self.look)
+        save_features(file, torch.from_numpy(features))
         return features
-    features = of_tiles(encoder, collection, tiles, look)
-    save_features(file, torch.from_numpy(features))
-    return features

@@ -87,7 +87,9 @@ class FrozenEncoder:
         parts = []
         with torch.inference_mode(), self._shared.autocast():
             for begin in range(0, len(tiles), batch):
-                images = torch.from_numpy(tiles[begin : begin + batch]).to(model.device).permute(0, 3, 1, 2).float() / 255
+                images = (
+                    torch.from_numpy(tiles[begin : begin + batch]).to(model.device).permute(0, 3, 1, 2).float() / 255
+                )
                 with explained(f"{len(images)} tiles of {images.shape[-1]} px", model.device, "lower `data.size`"):
                     try:
                         parts.append(model.features((images - mean) / std).float().cpu().numpy())
@@ -114,7 +116,7 @@ def encoder_of(facts: Mapping[str, Any], where: str) -> FrozenEncoder:
     encoder = FrozenEncoder(config.TileEncoder.model_validate(stated))
     if encoder.name != name:
         raise MedflError(
-            f"{where}: the encoder of this model is {name}, and `{stated['weights']}` gives {encoder.name} here; bring its "
-            f"weights to where the model.json says, or install the medfl and timm that it names"
+            f"{where}: the encoder of this model is {name}, and `{stated['weights']}` gives {encoder.name} here; bring "
+            f"its weights to where the model.json says, or install the medfl and timm that it names"
         )
     return encoder

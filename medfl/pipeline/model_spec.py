@@ -165,7 +165,7 @@ def model_at_a_site(pipeline: config.Pipeline) -> config.ModelConfig:
     if pipeline.model.mil is not None:
         return pipeline.model.model_copy(update={"weights": "random", "sha256": None})
     spec, _ = complete(model_spec(pipeline))
-    update = {"backbone": spec.backbone, "args": dict(spec.args), "pooling": spec.pooling}
+    update: dict[str, object] = {"backbone": spec.backbone, "args": dict(spec.args), "pooling": spec.pooling}
     update |= {"input": _as_stated(spec.input)}
     begins = spec.train != "all"
     update |= {"weights": spec.weights if begins else "random", "sha256": spec.sha256 if begins else None}

@@ -13,6 +13,7 @@ from medfl.data.grey_levels import store_warnings
 from medfl.data.partition import Partition, make_partition
 from medfl.data.patch_store import PatchStore
 from medfl.data.render import warn_of_resolution
+from medfl.data.sources.source_registry import drawn_data
 from medfl.federation.callbacks import Callback
 from medfl.federation.checked_transport import CheckedTransport
 from medfl.federation.rounds import Federation
@@ -107,14 +108,8 @@ def prepare(
         watcher.say(notice)
     began = time.perf_counter()
     shared = checked_shared_model(pipeline)
-    if pipeline.data.source == "tissue" and pipeline.data.root is None:
-        watcher.say("Tissue: generated from a seed and kept in the cache for the next run")
-    if (
-        pipeline.data.source == "features"
-        and pipeline.data.root is None
-        and not any(s.data for s in pipeline.all_sites)
-    ):
-        watcher.say("Features: generated from a seed and kept in the cache for the next run")
+    for what in drawn_data(pipeline.model_dump()):
+        watcher.say(f"{what}: generated from a seed and kept in the cache for the next run")
     if views(pipeline):
         watcher.say("Features: each patch goes through the frozen backbone once; they are kept beside the patches")
     if partition is None:

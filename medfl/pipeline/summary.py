@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from medfl import config
+from medfl.data.sources.source_registry import source_class
 from medfl.methods.core.chain import MethodChain
 from medfl.metrics.group_figures import group_figures
 from medfl.metrics.record_types import RoundRecord, RunFailure, RunSummary
@@ -39,6 +40,7 @@ def model_facts(prepared: RunSetup, run_name: str, tuned: Tuning | None = None) 
         "interpolation": model.input.interpolation or None,
         "mpp": pipeline.data.mpp,
         **({} if model.bag_dim is None else {"origin": dataclasses.asdict(prepared.origin)}),
+        **_of_slides(prepared),
         "render": pipeline.data.render,
         "temperature": tuned.temperature,
         "calibration": None if tuned.calibration is None else tuned.calibration.vector,
@@ -56,6 +58,18 @@ def model_facts(prepared: RunSetup, run_name: str, tuned: Tuning | None = None) 
         "fingerprint": model.saved_fingerprint(),
         "versions": versions(),
     }
+
+
+def _of_slides(prepared: RunSetup) -> dict[str, Any]:
+    """What model.json says where slides were read: how they are tiled, and what gives the features of a tile."""
+    pipeline = prepared.pipeline
+    kinds = {(site.data and site.data.source) or pipeline.data.source for site in pipeline.all_sites}
+    if not any(source_class(kind, pipeline.model.mil is not None).reads_by_scale for kind in kinds):
+        return {}
+    facts: dict[str, Any] = {"tile": (pipeline.data.tile or config.TileSettings()).model_dump(exclude_none=True)}
+    if (encoder := pipeline.model.encoder) is not None:
+        facts["encoder"] = {"name": prepared.origin.encoder, **encoder.model_dump(mode="json", exclude_none=True)}
+    return facts
 
 
 def kept_at_sites(chain: MethodChain, buffers: str) -> list[str]:

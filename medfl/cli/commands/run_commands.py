@@ -161,18 +161,26 @@ def predict(
     model: ModelRef,
     directory: Annotated[
         str,
-        typer.Argument(metavar="DIR", help="A folder of unlabelled images, or of features where the model reads them."),
+        typer.Argument(
+            metavar="DIR", help="A folder of unlabelled images, of slides, or of features where the model reads them."
+        ),
     ],
     out: Annotated[str | None, typer.Option(help="CSV file; default: standard output.")] = None,
     attention: Annotated[
         str | None, typer.Option(metavar="DIR", help="Also write here how much each tile of a slide counted.")
+    ] = None,
+    heatmaps: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", help="Also write here each slide's tiles with their scores: GeoJSON and a picture."
+        ),
     ] = None,
     adapt: Adapt = None,
     site: Annotated[
         str | None, typer.Option(metavar="SITE", help="With --adapt: a site file whose `class_mix` counts.")
     ] = None,
 ) -> None:
-    """Class probabilities for every image of a folder, or for every slide of a folder of features."""
+    """Class probabilities for every image of a folder, or for every slide of a folder of slides or of features."""
     import io
 
     from medfl.cli.standard_streams import complain, write_data
@@ -181,27 +189,40 @@ def predict(
     from medfl.pipeline.evaluate_model import predict as score
     from medfl.pipeline.load_pipeline import load_site
     from medfl.pipeline.predict_adapted import predict_adapted
+    from medfl.pipeline.predict_slides import holds_slides, predict_slides
     from medfl.pipeline.trained_model import find_model
 
     remedy, trained, table = _remedy(adapt), find_model(model), io.StringIO()
     if site and not remedy:
         raise MedflError("--site states a class mix, which only --adapt uses; add --adapt class_mix, or leave it out")
+    damaged: list[str] = []
+    weighed, shown = Path(attention) if attention else None, Path(heatmaps) if heatmaps else None
+    on_slides = holds_slides(trained, Path(directory))
+    if shown and not on_slides:
+        raise MedflError("--heatmaps is for a folder of slides and a model that was trained on slides; leave it out")
     if remedy:
         rows, said = predict_adapted(trained, Path(directory), remedy, load_site(site) if site else None)
         complain("; ".join(said))
+    elif on_slides:
+        result = predict_slides(trained, Path(directory), weighed, shown)
+        rows, damaged = result.rows, result.damaged
     else:
-        rows = score(trained, Path(directory), attention=Path(attention) if attention else None)
+        rows = score(trained, Path(directory), attention=weighed)
     writer = NeutralWriter(table, lineterminator="\n")
-    writer.writerow(["slide" if trained.reads_bags else "file", *(f"p_{name}" for name in trained.facts["classes"])])
+    writer.writerow(
+        ["slide" if trained.reads_bags or on_slides else "file", *(f"p_{name}" for name in trained.facts["classes"])]
+    )
     writer.writerows([name, *(f"{p:.6f}" for p in probabilities)] for name, probabilities in rows)
     text = visible(table.getvalue(), lines=True)
-    if not out:
-        write_data(text)
-        return
     try:
-        write_text(Path(out), text)
+        if out:
+            write_text(Path(out), text)
+        else:
+            write_data(text)
     except OSError as error:
         raise MedflError(f"--out {out} cannot be written: {error.strerror}") from None
+    if damaged:
+        raise MedflError(f"{directory}: {len(damaged)} slides cannot be read: {'; '.join(damaged)}")
 
 
 def export(

@@ -6,9 +6,11 @@ This is what a bag is made of, and what is looked at where nothing is known of a
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -66,6 +68,13 @@ def tissue_tiles(collection: SlideCollection, slide: SlideFiles) -> TissueTiles:
     kept = drawn_tiles(slide, rows, limit) if limit and len(rows) > limit else rows
     x, y = (np.array(values, dtype=np.int64)[kept] for values in (tiling.x, tiling.y))
     return TissueTiles(slide, x, y, tiling.side, tiling.mpp, tiling.marks, len(rows) - len(kept))
+
+
+def tiles_print(collection: SlideCollection, slide: SlideFiles) -> str:
+    """A digest of a slide and of how it is tiled: the same wherever it lies. Raises OSError."""
+    mpp = collection.facts(slide).mpp or collection.spec.mpp
+    how = json.dumps([collection.print_of(slide), mpp, asdict(collection.scale), collection.tile.per_slide_max])
+    return hashlib.sha256(how.encode()).hexdigest()[:32]
 
 
 def tiles_or_reasons(collection: SlideCollection, slides: Sequence[SlideFiles]) -> list[TissueTiles | str]:

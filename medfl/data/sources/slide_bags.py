@@ -6,10 +6,7 @@ A slide's label is that of its row in `slides.csv`; what was drawn on it plays n
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 from collections.abc import Hashable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from medfl.config.spelling import one_form
@@ -20,7 +17,7 @@ from medfl.data.slides.slide_collection import SlideCollection
 from medfl.data.slides.slide_folder import SlideFiles
 from medfl.data.slides.slide_table import SLIDES_CSV
 from medfl.data.slides.slide_tiling import MARKED
-from medfl.data.slides.tissue_tiles import TissueTiles, tiles_or_reasons
+from medfl.data.slides.tissue_tiles import TissueTiles, tiles_or_reasons, tiles_print
 from medfl.data.sources.file_source import FileSource
 from medfl.data.sources.source import PatchEntry
 from medfl.data.sources.source_registry import register_bags
@@ -118,14 +115,7 @@ class SlideBags(WholeSlides):
 
     def fingerprints(self, references: Sequence[str]) -> list[str]:
         """A digest of each slide and of how it is tiled."""
-        how = json.dumps([asdict(self.collection.scale), self.collection.tile.per_slide_max])
-        prints = []
-        for reference in references:
-            slide = self.slide(reference)
-            mpp = self.collection.facts(slide).mpp or self.spec.mpp
-            text = f"{self.collection.print_of(slide)} {mpp} {how}"
-            prints.append(hashlib.sha256(text.encode()).hexdigest()[:32])
-        return prints
+        return [tiles_print(self.collection, self.slide(reference)) for reference in references]
 
     def identity(self, reference: str) -> Hashable:
         """The slide by its content, so that a copy of it is the same slide."""

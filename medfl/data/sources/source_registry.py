@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import pkgutil
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from medfl import config
 from medfl.data import sources
@@ -48,6 +49,19 @@ def source_class(kind: str, bags: bool = False) -> type[Source]:
         raise MedflError(f"`data.source`: there is no source {kind!r}.{nearest(kind, words)} Known: {', '.join(words)}")
     source: type[Source] = packages[kind].load()
     return source
+
+
+def drawn_data(pipeline: Mapping[str, Any]) -> list[str]:
+    """What a resolved pipeline of plain values has drawn from a seed, "Tissue" for example: no patient is behind it."""
+    _import_built_in()
+    shared, sites, words = pipeline["data"], pipeline.get("sites") or {}, set()
+    own = [site.get("data") for role in ("train", "held_out") for site in sites.get(role) or ()]
+    for section in own or [None]:
+        kind = (section or shared).get("source") or shared["source"]
+        root = (section or shared).get("root") or (shared.get("root") if kind == shared["source"] else None)
+        if kind in SOURCES and not root:
+            words.add(SOURCES[kind].drawn)
+    return sorted(words - {""})
 
 
 def check_sources(pipeline: config.Pipeline, where: str) -> None:
