@@ -34,7 +34,7 @@ def test_its_name_says_whatever_shapes_its_vectors(encoder, tmp_path):
     net = create(ModelSpec("test_resnet", ("a", "b")), 5).net
     torch.save(net.state_dict(), tmp_path / "other.pt")
     other = {"backbone": "test_resnet", "weights": str(tmp_path / "other.pt"), "input": "timm"}
-    given = {"input": {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}}
+    given = {"input": {"mean": (0.4, 0.5, 0.6), "std": (0.5, 0.5, 0.5)}}
     stated = [{}, other, {"pooling": "stages"}, {**other, **given}]
     names = [FrozenEncoder(config.TileEncoder.model_validate({**STATED.model_dump(), **each})).name for each in stated]
     assert names[0] == encoder.name
@@ -51,6 +51,8 @@ def test_a_model_json_brings_it_back_or_says_that_its_weights_are_others(encoder
 
 
 def test_a_size_that_the_network_does_not_take_is_a_sentence():
-    vit = FrozenEncoder(config.TileEncoder(backbone="test_vit", weights="random"), device="cpu")
+    vit = FrozenEncoder(
+        config.TileEncoder(backbone="test_vit", weights="random", args={"dynamic_img_size": False}), device="cpu"
+    )
     with pytest.raises(MedflError, match=r"`model.encoder`: test_vit does not take tiles of 48 px"):
         vit(np.zeros((1, 48, 48, 3), np.uint8))

@@ -93,7 +93,6 @@ def test_a_damaged_slide_is_named_after_the_others_are_printed(trained, tmp_path
     result = CliRunner().invoke(app, ["predict", str(trained.directory), str(root)])
     assert "s0.tif" in result.stdout
     assert "1 slides cannot be read: s1.tif (zero bytes)" in str(result.exception)
-    (root / "s1.tif").unlink()
     damage_pixels(root / "s0.tif")
     assert [name for name, _ in predict_slides(trained, root).rows] == ["bare.tif"]
 
