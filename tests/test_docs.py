@@ -15,6 +15,7 @@ from typer.main import get_command
 from medfl import config
 from medfl.cli.app import app
 from medfl.data.stain import PROFILES
+from medfl.engines.remote.site_policy import SitePolicy
 from medfl.methods.core.registry import built_in_methods, method_class
 from medfl.pipeline.load_pipeline import load_pipeline, load_site
 from medfl.study.study_file import StudyFile
@@ -179,6 +180,19 @@ def test_relative_links_resolve(page):
         assert not anchor or anchor in anchors(target), f"{page.name}: {link}"
 
 
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "SECURITY.md"], **name_of)
+def test_modules_that_a_page_names_are_there(page):
+    rooms = "|".join(folder.name for folder in (ROOT / "medfl").iterdir() if folder.is_dir())
+    for name in re.findall(rf"`((?:medfl/)?(?:{rooms})/[\w/]+\.py)`", page.read_text(encoding="utf-8")):
+        assert any((base / name).is_file() for base in (ROOT, ROOT / "medfl")), f"{page.name}: {name}"
+
+
+def test_every_key_of_a_sites_policy_is_documented():
+    page = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+    part = page[page.index("## The site decides") : page.index("## The audit log")]
+    assert re.findall(r"^\| `(\w+)` \|", part, flags=re.MULTILINE) == list(SitePolicy.model_fields)
+
+
 def test_the_index_lists_every_page():
     listed = set(re.findall(r"\]\(([\w-]+\.md)\)", (ROOT / "docs" / "index.md").read_text(encoding="utf-8")))
     assert listed == {page.name for page in PAGES[1:]} - {"index.md"}
@@ -221,6 +235,8 @@ def test_yaml_examples_are_valid(page):
             config.Pipeline.model_validate(example)
         elif "seeds" in example:
             StudyFile.model_validate(example)
+        elif "approve" in example:
+            SitePolicy.model_validate(example)
         elif "name" in example:
             config.SiteConfig.model_validate(example)
 

@@ -9,11 +9,13 @@ from typing import Annotated
 
 import typer
 
+from medfl.cli.commands.audit_commands import audit_app
 from medfl.cli.commands.backbones_command import backbones
 from medfl.cli.commands.cache_commands import cache_app
 from medfl.cli.commands.compare_command import compare
 from medfl.cli.commands.data_commands import data_app
 from medfl.cli.commands.deploy_commands import deploy_app
+from medfl.cli.commands.doctor_command import doctor
 from medfl.cli.commands.feature_commands import features_app
 from medfl.cli.commands.init_commands import init_app
 from medfl.cli.commands.methods_command import methods
@@ -43,7 +45,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (run, resume, evaluate, predict, export, register, track, study, compare, report, methods, backbones):
+for command in (
+    run,
+    resume,
+    evaluate,
+    predict,
+    export,
+    register,
+    track,
+    study,
+    compare,
+    report,
+    methods,
+    backbones,
+    doctor,
+):
     app.command()(command)
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
@@ -52,6 +68,7 @@ app.add_typer(slides_app, name="slides")
 app.add_typer(features_app, name="features")
 app.add_typer(init_app, name="init")
 app.add_typer(deploy_app, name="deploy")
+app.add_typer(audit_app, name="audit")
 
 
 @app.callback()

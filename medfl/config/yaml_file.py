@@ -140,6 +140,13 @@ def _sentence(model: type[BaseModel], error: Any) -> str:
         shown = ""
     else:
         shown = f" (here: {value!r})" if len(repr(value)) <= LONGEST else f" (here: {repr(value)[:LONGEST]}...)"
+    if error["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        keys = _fields(model, [*loc, last])
+        return f"`{key}`: a section belongs here{shown}, `{key}: {{...}}`" + (
+            f" with keys of {', '.join(sorted(keys))}" if keys else ""
+        )
+    if error["type"] == "list_type":
+        return f"`{key}`: a list belongs here{shown}, `{key}: [...]`"
     if error["type"] in ("string_type", "invalid_key") and (word := _read_as(last if not shown else value)):
         return f"`{key}`: {message}{shown}; {word}"
     if error["type"] == "string_pattern_mismatch" and error["ctx"]["pattern"] == NAME_PATTERN:

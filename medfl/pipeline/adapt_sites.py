@@ -108,23 +108,35 @@ def _calibrated(setup: RunSetup, chosen: SelectedModel, tuned: Tuning, plan: Ada
 
     The plain model's does not fit: it answers for what the stains of many laboratories do to a network as it is.
     """
-    steps = looks_changed(steps_of(plan.remedy))
-    if not steps or tuned.calibration is None:
+    if not looks_changed(steps_of(plan.remedy)) or tuned.calibration is None:
         return plan
-    lost: dict[str, str] = {}
+    names, failures = list(setup.config.train_sites), list(plan.failures)
+    while True:  # all messages of a fit must reach the same sites, so where one fails the fit starts over without it
+        lost: dict[str, str] = {}
+        fit = fit_temperature(partial(_sums_adapted, setup, chosen, tuned, plan, names, lost))
+        failures += named(lost)
+        if not lost:
+            return replace(plan, temperature=fit.temperature if fit.patches else None, failures=failures)
+        names = [name for name in names if name not in lost]
 
-    def ask(temperatures: tuple[float, ...]) -> TemperatureSums:
-        total = temperature_sums(np.empty((0, 1)), np.empty(0, dtype=np.int64), temperatures)
-        asked: dict[str, Any] = {"splits": ("val",), "remedies": (name_of(steps),), "temperatures": temperatures}
-        asked |= {"temperature": 1.0, "scale": (), "bias": ()}
-        names = [name for name in setup.config.train_sites if name not in lost]
-        for reply in answers(setup, chosen, names, lost, plan.request(tuned, setup.pipeline, **asked)):
-            total += TemperatureSums.from_lists(reply.sums["val"]["temperatures"])
-        return total
 
-    fit = fit_temperature(ask)
-    temperature = fit.temperature if fit.patches else None
-    return replace(plan, temperature=temperature, failures=[*plan.failures, *named(lost)])
+def _sums_adapted(
+    setup: RunSetup,
+    chosen: SelectedModel,
+    tuned: Tuning,
+    plan: AdaptationPlan,
+    names: Sequence[str],
+    lost: dict[str, str],
+    temperatures: tuple[float, ...],
+) -> TemperatureSums:
+    """Over the validation data of these sites, adapted, at each of the temperatures; who fails is added to `lost`."""
+    total = temperature_sums(np.empty((0, 1)), np.empty(0, dtype=np.int64), temperatures)
+    remedy = name_of(looks_changed(steps_of(plan.remedy)))
+    asked: dict[str, Any] = {"splits": ("val",), "remedies": (remedy,), "temperatures": temperatures}
+    asked |= {"temperature": 1.0, "scale": (), "bias": ()}
+    for reply in answers(setup, chosen, names, lost, plan.request(tuned, setup.pipeline, **asked)):
+        total += TemperatureSums.from_lists(reply.sums["val"]["temperatures"])
+    return total
 
 
 def _reference(setup: RunSetup, say: Callable[[str], None]) -> tuple[float, ...]:

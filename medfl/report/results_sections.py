@@ -88,7 +88,13 @@ def _group_tiles(evidence: Evidence) -> list[Tile]:
             continue
         sites = len(group["sites"])
         alone = "; mean over the sites' own models" if evidence.arm == "local_only" and key == "held_out" else ""
-        group_tiles.append(_tile(f"{words}, mean AUROC", interval(group, "mean_auroc"), f"over {sites} sites{alone}"))
+        group_tiles.append(
+            _tile(
+                f"{words}, mean AUROC",
+                interval(group, "mean_auroc"),
+                f"over {sites} {'site' if sites == 1 else 'sites'}{alone}",
+            )
+        )
         if key == "train_sites" and group_tiles[0].label.startswith("Held-out"):
             continue
         group_tiles.append(_worst_tile(evidence, group, words))

@@ -195,7 +195,7 @@ def _digest(rows: Iterable[Mapping[str, str | int]]) -> str:
 
 
 def _carry_out_each(todo: Sequence[Planned], jobs: int, deals: _Deals) -> Iterator[Finished]:
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = _threads(jobs)
     if jobs == 1:
         for run in todo:
             yield Finished(run, *_one(_quiet(run, threads), deals.begin(run), deals.partition(run)))
@@ -228,7 +228,12 @@ def _leave_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _quiet(run: Planned, threads: int) -> config.Pipeline:
+def _threads(jobs: int) -> int | None:
+    """A run's share of the cores; None where OMP_NUM_THREADS says how many threads a process has."""
+    return None if os.environ.get("OMP_NUM_THREADS") else max(1, (os.cpu_count() or 1) // jobs)
+
+
+def _quiet(run: Planned, threads: int | None) -> config.Pipeline:
     """A run of a study as it is carried out: named by its key, without tracking of its own, with its share of cores."""
     pipeline = run.pipeline
     training = pipeline.training.model_copy(update={"threads": pipeline.training.threads or threads})

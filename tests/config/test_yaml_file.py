@@ -80,6 +80,24 @@ def test_a_key_is_named_as_it_stands_and_shows_what_it_is(tmp_path: Path) -> Non
     assert len(refused(demo(tmp_path, name="x" * 5000))) < 500
 
 
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (
+            "tracking: null\n",
+            "`tracking`: a section belongs here (here: None), `tracking: {...}` with keys of enabled,",
+        ),
+        (
+            "adapt: batch\n",
+            "`adapt`: a section belongs here (here: 'batch'), `adapt: {...}` with keys of patches, remedy",
+        ),
+        ("method: ecgr\n", "`method`: a list belongs here (here: 'ecgr'), `method: [...]`"),
+    ],
+)
+def test_one_value_in_place_of_a_section_or_a_list(more: str, words: str, tmp_path: Path) -> None:
+    assert words in refused(demo(tmp_path, more=more))
+
+
 def test_sites_whose_names_differ_in_spelling_only_are_refused(tmp_path: Path) -> None:
     message = refused(demo(tmp_path, name="ward-1\n  - name: ward-01"))
     assert "the sites ward-1 and ward-01 differ in spelling only" in message

@@ -241,6 +241,32 @@ def test_an_adapted_model_has_a_temperature_of_its_own(setup, monkeypatch):
     assert shift_only.request(tuned, setup.pipeline)(0, None, None).temperature == 2.5
 
 
+def test_a_site_lost_between_two_messages_counts_in_neither(setup, monkeypatch):
+    """As with the plain model's temperature, the fit starts over without it."""
+    labels = np.arange(60) % 3
+    own = {
+        "north": np.log(np.full((60, 3), 0.1) + 0.7 * np.eye(3)[np.where(np.arange(60) % 2, labels, 0)]) * 3,
+        "south": np.random.default_rng(0).normal(0, 4, (60, 3)),
+    }
+    told = []
+
+    def reply(setup_, chosen, names, lost, question):
+        request = question(0, None, None, last_accepted_round=-1)
+        for name in names:
+            if name == "south" and "south" in told:
+                lost[name] = "its line went down"
+                continue
+            told.append(name)
+            sums = temperature_sums(own[name], labels, request.temperatures, np.arange(60))
+            yield Reply(name, 0, sums={"val": {"temperatures": sums.to_lists()}})
+
+    monkeypatch.setattr(adapt_sites, "answers", reply)
+    plan = AdaptationPlan("normalise", 64, (0.4, 0.3, 0.3), (0.5,) * 6)
+    made = adapt_sites._calibrated(setup, None, Tuning(Calibration(2.5)), plan)
+    assert made.temperature == pytest.approx(fitted(own["north"], labels), rel=1e-4)
+    assert [entry["site"] for entry in made.failures] == ["south"]
+
+
 def fitted(logits, labels):
     return minimize_scalar(
         lambda t: temperature_sums(logits, labels, (t,)).nll[0], bounds=(0.05, 20), method="bounded"

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import multiprocessing
+import os
 import shutil
 import time
 
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from medfl.cli.app import app
 from medfl.errors import MedflError, RunFailed
 from medfl.pipeline.load_pipeline import load_pipeline
+from medfl.study import execute
 from medfl.study.analysis import result
 from medfl.study.content_key import content_key
 from medfl.study.execute import carry_out, missing
@@ -283,6 +285,14 @@ def test_what_was_dealt_to_plan_a_run_is_what_it_trains_on(files, tmp_path, monk
     monkeypatch.setattr("medfl.pipeline.prepare.make_partition", again)
     study = load_study(altered(files, methods={"fedavg": [], "alone": ["local_only"]}, seeds=[1]))
     assert carry_out(study, tmp_path) == []
+
+
+def test_a_run_has_its_share_of_the_cores_or_what_the_environment_says(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert execute._threads(jobs=3) is None  # which every run then reads
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert [execute._threads(jobs) for jobs in (1, 3, 20)] == [8, 2, 1]
 
 
 def test_a_baseline_is_stated_by_its_key_or_as_a_chain(files):

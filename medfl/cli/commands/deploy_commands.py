@@ -90,8 +90,12 @@ def join(
     check: Annotated[
         bool, typer.Option("--check", help="Look at machine, kit, data and way to the server, and take no part.")
     ] = False,
+    approve: Annotated[
+        str | None,
+        typer.Option(metavar="DIGEST", help="Approve the kit's pipeline, which you have read, and take part."),
+    ] = None,
 ) -> None:
-    """Take part with a site's kit, until Ctrl-C."""
+    """Take part with a site's kit, until Ctrl-C. Without a policy or an approval it says what would be done."""
     launcher()
     with open_terminal() as terminal:
         if check:
@@ -107,4 +111,4 @@ def join(
         from medfl.engines.nvflare.run_kit import join as take_part
         from medfl.runs.progress import ProgressCallbacks
 
-        take_part(Path(kit), ProgressCallbacks(terminal.say), timeout)
+        take_part(Path(kit), ProgressCallbacks(terminal.say), timeout, approve)

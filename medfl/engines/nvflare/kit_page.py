@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medfl.engines.nvflare.join_check import expected
-from medfl.engines.nvflare.kit_software import asked_python, unit
+from medfl.engines.nvflare.kit_software import unit
 from medfl.engines.nvflare.preflight import end_of
 from medfl.engines.own_wheel import own_wheel
 from medfl.engines.remote.greeting import MUST_AGREE
+from medfl.engines.remote.party_files import PARTY
+from medfl.engines.remote.site_policy import SHOWN, pipeline_digest
+from medfl.pipeline.machine_check import asked_python
 
 INSTALLING = """## Install
 
@@ -85,17 +88,24 @@ Before it, {data}
 
     medfl deploy join . --check
     medfl deploy join .
+    medfl deploy join . --approve {digest}
 
 The first looks at everything that can be looked at without taking part. It ends with status 0 where all is well, and
 then prints lines like these:
 
 {expected}
 
-A line that begins with `FAILED` says what to do. Until the server runs, the last one is of that kind.
+A line that begins with `FAILED` says what to do. Until the pipeline is approved and the server runs, the last two are
+of that kind.
 
-The second command checks the kit, the clock, the data and the way to the server, then takes part until it is stopped.
-What went wrong here is in `medfl/medfl.log`, in full; the server is told a name and no detail. `medfl/state` holds what
-this site keeps between rounds; leave it until the run is over.
+The second command says in words what this kit's pipeline would do with your data, and ends: nothing runs here before
+somebody at {site} has approved it. The third approves that very pipeline, by its digest, and takes part; from then on
+the second does. A `medfl/policy.yaml` of your own can set limits, or approve by rules (docs/deployment.md).
+
+Taking part checks the kit, the clock, the data and the way to the server, then goes on until it is stopped. What went
+wrong here is in `medfl/medfl.log`, in full; the server is told a name and no detail. What was asked and what left is in
+`medfl/audit.jsonl`: `medfl audit show .` prints it, `medfl audit verify .` tells whether it is whole. `medfl/state`
+holds what this site keeps between rounds; leave it until the run is over.
 
 ### Behind a proxy
 
@@ -134,6 +144,7 @@ def site_page(kit: Path, site: str, data: str, host: str, port: int, size: int) 
         site=site,
         host=host,
         port=port,
+        digest=pipeline_digest(kit / PARTY)[:SHOWN],
         data=data,
         installing=_installing(f"{3 * size**2 / 1000:,.0f} MB in MEDFL_CACHE for every 1,000 patches"),
         expected="\n".join(f"    {line}" for line in expected(kit, site, f"{host}:{port}")),

@@ -9,7 +9,6 @@ software/medfl_pathology-<version>-py3-none-any.whl    this medfl
 from __future__ import annotations
 
 import hashlib
-from importlib.metadata import metadata
 from pathlib import Path
 
 from medfl.engines.own_wheel import own_wheel, pinned_requirements
@@ -75,8 +74,3 @@ def constraints(kit: Path) -> dict[str, str]:
     except (OSError, UnicodeDecodeError):
         return {}
     return dict(line.split("==", 1) for line in lines if "==" in line and not line.startswith("#"))
-
-
-def asked_python() -> str:
-    """Which versions of Python medfl runs on, as its metadata says."""
-    return str(metadata(DISTRIBUTION)["Requires-Python"] or "")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from medfl import config
 from medfl.data.render import render, warn_of_resolution
 from medfl.engines.nvflare.job import write_job
 from medfl.engines.nvflare.preflight import address, reach, site_name
@@ -18,6 +19,16 @@ from medfl.engines.nvflare.session import Job, command, free_port, session, wait
 from medfl.engines.processes import Crew, stoppable
 from medfl.engines.remote.party_files import PARTY, read_site, whole_lines
 from medfl.engines.remote.site_endpoint import LOG
+from medfl.engines.remote.site_policy import (
+    POLICY,
+    SHOWN,
+    NotApproved,
+    NotPermitted,
+    approve,
+    check_permitted,
+    in_words,
+    pipeline_digest,
+)
 from medfl.errors import MedflError
 from medfl.runs.progress import ProgressCallbacks
 
@@ -91,10 +102,14 @@ class TwiceHeard:
             )
 
 
-def join(kit: Path, watcher: ProgressCallbacks, limit: float | None) -> None:
+def join(kit: Path, watcher: ProgressCallbacks, limit: float | None, approved: str | None = None) -> None:
     """Take part with a site's kit until stopped, or for `limit` seconds.
 
+    Args:
+        approved: the digest, or its beginning, of the pipeline that a person here has read and approves.
+
     Raises:
+        NotPermitted: nobody has approved the kit's pipeline, or the site's policy forbids it.
         MedflError: what is wrong with the kit, the clock, the data, or the way to the server.
     """
     kit = kit.resolve()
@@ -102,9 +117,12 @@ def join(kit: Path, watcher: ProgressCallbacks, limit: float | None) -> None:
     name = site_name(kit)
     try:
         pipeline, site, share = read_site(kit / PARTY, name)
+        permitted(kit, pipeline, name, approved, watcher.say)
         watcher.say(f"{name}: preparing {len(share.rows)} patches, once")
         warn_of_resolution(pipeline, [site])
         render(pipeline, site, share)
+    except NotPermitted:
+        raise
     except MedflError as error:
         raise MedflError(f"{kit / PARTY / 'site.yaml'}: {error}") from None
     mark = hashlib.sha256(str(kit).encode()).hexdigest()
@@ -137,6 +155,28 @@ def join(kit: Path, watcher: ProgressCallbacks, limit: float | None) -> None:
             watcher.say(f"The process of {name} has ended; starting it again (its words are in {log})")
             if not _pause(AGAIN, until):
                 return
+
+
+def permitted(
+    kit: Path, pipeline: config.Pipeline, site: str, approved: str | None, say: Callable[[str], None]
+) -> None:
+    """Approve a kit's pipeline where its digest is named, and say what it would do where nobody has.
+
+    Raises:
+        MedflError: another digest is named. NotPermitted: it may not run here.
+    """
+    party = kit / PARTY
+    if approved is not None:
+        approve(party, approved)
+    try:
+        check_permitted(party, pipeline)
+    except NotApproved as error:
+        for line in in_words(party, pipeline, site):
+            say(line)
+        digest = pipeline_digest(party)[:SHOWN]
+        raise NotApproved(f"{error}; `medfl deploy join {kit} --approve {digest}` approves it") from None
+    except NotPermitted as error:
+        raise NotPermitted(f"{error}; change {party / POLICY}, or ask the consortium for another pipeline") from None
 
 
 def _pause(seconds: float, until: float | None) -> bool:

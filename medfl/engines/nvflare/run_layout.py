@@ -18,6 +18,7 @@ from medfl.data.atomic_file import write_text
 from medfl.data.catalog import brings_own_data
 from medfl.data.partition import Partition, make_partition
 from medfl.engines.remote.party_files import PARTY, SERVER, read_pipeline, write_server, write_site
+from medfl.engines.remote.site_policy import approve, pipeline_digest
 from medfl.errors import MedflError
 from medfl.pipeline.load_pipeline import dump_pipeline, load_pipeline
 from medfl.pipeline.model_spec import pinned
@@ -206,3 +207,4 @@ def deal_out(home: Path, pipeline: config.Pipeline, allocation: Partition) -> No
     for site in pipeline.all_sites:
         share = None if brings_own_data(pipeline, site) else shares[site.name]
         write_site(home / site.name, pipeline, site, share)
+        approve(home / site.name, pipeline_digest(home / site.name))  # whoever starts all parties is all of them

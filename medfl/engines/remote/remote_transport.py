@@ -11,6 +11,7 @@ from medfl.messages import Failure, Reply, Request
 
 VECTORS = ("weights", "buffers", "extra")
 Ask = Callable[[str, bytes], bytes]
+Note = Callable[[str, Request, int, int, Reply | Failure], None]
 
 
 class NoAnswer(Exception):
@@ -28,12 +29,14 @@ class Remote:
         present: the sites that are connected.
         ask: carries bytes to a site and its answer back. Raises NoAnswer, or Stopped, which ends the round.
         bounds: what a message of this model can hold.
+        note: is told of each answer: the site, the request, bytes out, bytes in, and the answer.
     """
 
-    def __init__(self, present: Collection[str], ask: Ask, bounds: Bounds) -> None:
+    def __init__(self, present: Collection[str], ask: Ask, bounds: Bounds, note: Note | None = None) -> None:
         self.present = frozenset(present)
         self.ask = ask
         self.bounds = bounds
+        self.note = note
         self._pool = ThreadPoolExecutor(max(1, len(self.present)), thread_name_prefix="medfl-line")
         self._opening = Lock()  # one answer at a time is held more than once
 
@@ -45,7 +48,7 @@ class Remote:
             message = request(name)
             if before is None or not _alike(message, before[0]):  # most sites are sent the same: packed and held once
                 before = message, pack(message, self.bounds)
-            waiting.append(self._send(name, message.round, before[1]))
+            waiting.append(self._send(name, message, before[1]))
         before = None
         for at, answer in enumerate(waiting):
             assert answer is not None
@@ -54,24 +57,31 @@ class Remote:
 
     def post(self, site: str, request: Request) -> Future[Reply | Failure]:
         """See Posting.post."""
-        return self._send(site, request.round, pack(request, self.bounds))
+        return self._send(site, request, pack(request, self.bounds))
 
-    def _send(self, site: str, round_: int, message: bytes) -> Future[Reply | Failure]:
+    def _send(self, site: str, request: Request, message: bytes) -> Future[Reply | Failure]:
         if site in self.present:
-            return self._pool.submit(self._answer, site, round_, message)
+            return self._pool.submit(self._answer, site, request, message)
         absent: Future[Reply | Failure] = Future()
-        absent.set_result(Failure(site, round_, "not connected"))
+        absent.set_result(Failure(site, request.round, "not connected"))
         return absent
 
-    def _answer(self, site: str, round_: int, message: bytes) -> Reply | Failure:
+    def _answer(self, site: str, request: Request, message: bytes) -> Reply | Failure:
+        answer, data = self._opened(site, request.round, message)
+        if self.note is not None:
+            self.note(site, request, len(message), len(data), answer)
+        return answer
+
+    def _opened(self, site: str, round_: int, message: bytes) -> tuple[Reply | Failure, bytes]:
+        data = b""
         try:
             data = self.ask(site, message)
             with self._opening:
-                return unpack_answer(data, site, round_, self.bounds)
+                return unpack_answer(data, site, round_, self.bounds), data
         except NoAnswer as error:
-            return Failure(site, round_, str(error))
+            return Failure(site, round_, str(error)), data
         except BadMessage as error:
-            return Failure(site, round_, f"its answer was refused: {error}")
+            return Failure(site, round_, f"its answer was refused: {error}"), data
 
 
 def _alike(one: Request, two: Request) -> bool:

@@ -8,19 +8,23 @@ import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from medfl.data.atomic_file import append_text, write_text
 from medfl.data.bag_store import UNSTATED, FeatureOrigin, check_origins, common_origin
+from medfl.engines.remote.audit_log import AuditLog, asked
 from medfl.engines.remote.codec import Bounds
 from medfl.engines.remote.greeting import AllocationRow, BadGreeting, Installation, SiteGreeting
 from medfl.engines.remote.party_files import read_server
 from medfl.engines.remote.remote_transport import Ask, NoAnswer, Remote, Stopped
 from medfl.engines.remote.site_endpoint import LOG
+from medfl.engines.remote.site_policy import pipeline_digest
 from medfl.errors import MedflError
 from medfl.federation.transport import Transport
+from medfl.messages import Failure, Reply, Request
 from medfl.pipeline.build_federation import federation_config
 from medfl.pipeline.build_site import checked_shared_model
 from medfl.pipeline.plan_checks import check_plan
@@ -72,7 +76,7 @@ def serve(folder: Path, present: Collection[str], hello: Ask, ask: Ask) -> None:
     try:
         pipeline, facts = read_server(folder)
         runs = RunFolder(facts["folder"])
-        said = folder / SAID
+        said, audit = folder / SAID, AuditLog(folder)
 
         def say(text: str) -> None:
             append_text(said, visible(text) + "\n")
@@ -81,6 +85,8 @@ def serve(folder: Path, present: Collection[str], hello: Ask, ask: Ask) -> None:
         bounds = Bounds.of(bench.model)
         roles = {site.name: site.role or "train" for site in pipeline.all_sites}
         prints = (bench.model.fingerprint(), bench.model.frozen_digest())
+        digest = pipeline_digest(folder)
+        audit.write("begun", run=facts["run"], pipeline=digest, sites=sorted(present))
         greeting = handshake_sites(roles, present, hello, *prints, pipeline.task.classes, say)
         head = RemoteRunSetup(
             pipeline=pipeline,
@@ -88,7 +94,7 @@ def serve(folder: Path, present: Collection[str], hello: Ask, ask: Ask) -> None:
             config=federation_config(pipeline, bench.model),
             groups_unknown=greeting.groups_unknown,
             origin=greeting.origin,
-            remote=Remote(greeting.present, ask, bounds),
+            remote=Remote(greeting.present, ask, bounds, partial(_note, audit, facts["run"])),
             seconds=time.perf_counter() - began,
         )
         same_data(runs, greeting.rows)
@@ -108,6 +114,17 @@ def serve(folder: Path, present: Collection[str], hello: Ask, ask: Ask) -> None:
         append_text(folder / LOG, visible("".join(traceback.format_exception(error)), lines=True))
         end = {"done": False, "kind": "", "message": f"{type(error).__name__} at the server; see {folder / LOG}"}
     write_text(folder / ENDED, json.dumps(end) + "\n")
+
+
+def _note(
+    audit: AuditLog, run: str, site: str, request: Request, bytes_out: int, bytes_in: int, answer: Reply | Failure
+) -> None:
+    """An entry on a site's answer: as the site's own log has it, with what came and went the other way round."""
+    facts = {**asked(request, run, bytes_in), "site": site, "bytes_out": bytes_out}
+    if isinstance(answer, Failure):
+        audit.write("failed", **facts, reason=answer.reason)
+    else:
+        audit.write("received", **facts)
 
 
 def handshake_sites(

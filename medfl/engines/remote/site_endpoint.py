@@ -6,15 +6,19 @@ import hmac
 import threading
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from medfl.data.bag_store import UNSTATED, BagStore
 from medfl.data.partition import Partition, SitePartition
 from medfl.data.render import warn_of_resolution
+from medfl.engines.remote.audit_log import AUDIT, AuditLog, asked, entries, left
 from medfl.engines.remote.codec import BadMessage, Bounds, pack, unpack_request
 from medfl.engines.remote.greeting import BadGreeting, Installation, SiteGreeting, problem
 from medfl.engines.remote.party_files import read_site
+from medfl.engines.remote.site_policy import NotPermitted, Questions, check_permitted, pipeline_digest
 from medfl.engines.remote.site_state import SiteStateFile, StateLost
 from medfl.errors import MedflError
 from medfl.messages import Failure
@@ -27,7 +31,7 @@ from medfl.site.site import Site
 
 KEY = "consortium.key"
 LOG = "medfl.log"
-TOLD = (SiteDiverged, StateLost, BadMessage)  # their sentences are made of numbers and names only
+TOLD = (SiteDiverged, StateLost, BadMessage, NotPermitted)  # their sentences are made of numbers and names only
 
 
 @dataclass
@@ -35,6 +39,7 @@ class _Ready:
     site: Site
     bounds: Bounds
     greeting: SiteGreeting
+    questions: Questions
     state_file: SiteStateFile | None = None
 
 
@@ -49,6 +54,7 @@ class SiteEndpoint:
     def __init__(self, folder: Path, name: str) -> None:
         self.folder = folder
         self.name = name
+        self.audit = AuditLog(folder)
         self._lock, self._counting = threading.Lock(), threading.Lock()
         self._ready: _Ready | None = None
         self._problem = ""
@@ -65,9 +71,18 @@ class SiteEndpoint:
         with self._lock:
             self._compare(server)
             self._build()
-            if self._ready is None:
+            greeting = None if self._ready is None else self._ready.greeting
+            facts: dict[str, Any] = {"problem": self._problem}
+            if greeting is not None:
+                groups = {scope: len(hashes) for scope, hashes in greeting.groups.items()}
+                facts = {"pipeline": pipeline_digest(self.folder), "counts": len(greeting.allocation), "groups": groups}
+            try:
+                self.audit.write("greeted", **facts)
+            except OSError as error:
+                return problem(self.name, self._reason(error))
+            if greeting is None:
                 return problem(self.name, self._problem)
-            return replace(self._ready.greeting, installation=Installation.here()).encode()
+            return replace(greeting, installation=Installation.here()).encode()
 
     def handle(self, run: str, message: bytes) -> bytes:
         """The answer to a request of a run, as bytes. Never raises: what goes wrong is a failure without details, which
@@ -83,9 +98,11 @@ class SiteEndpoint:
             if self._ready is None:
                 return pack(Failure(self.name, round_, self._problem), Bounds(0, 0))
             ready = self._ready
+            question: dict[str, Any] = {"run": visible(run), "bytes_in": len(message)}
             try:
                 request = unpack_request(message, ready.bounds)
-                round_ = request.round
+                round_, question = request.round, asked(request, run, len(message))
+                ready.questions.check(run, request)
                 file = self._state_file(ready, run)
                 file.settle(request)
                 try:
@@ -94,9 +111,14 @@ class SiteEndpoint:
                     file.save()
                 if reply.update is not None:
                     file.create()
-                return pack(reply, ready.bounds)
+                answer = pack(reply, ready.bounds)
+                self.audit.write("answered", **question, **left(reply, len(answer)))  # before it leaves
+                return answer
             except Exception as error:
-                return pack(Failure(self.name, round_, self._reason(error)), ready.bounds)
+                reason = self._reason(error)
+                with suppress(OSError):
+                    self.audit.write("refused", **question, reason=reason)
+                return pack(Failure(self.name, round_, reason), ready.bounds)
 
     def _state_file(self, ready: _Ready, run: str) -> SiteStateFile:
         if not run.isalnum() or len(run) > 64:
@@ -147,6 +169,7 @@ def build(folder: Path, name: str) -> _Ready:
         MedflError: files, data, model or device that are not as they should be.
     """
     pipeline, site_config, share = read_site(folder, name)
+    policy = check_permitted(folder, pipeline)
     bench = checked_shared_model(pipeline)
     warn_of_resolution(pipeline, [site_config])
     store = SiteStores(pipeline).of(site_config, share)
@@ -162,7 +185,11 @@ def build(folder: Path, name: str) -> _Ready:
         groups=keyed_groups(share, folder / KEY),
         origin=store.origin if isinstance(store, BagStore) else UNSTATED,
     )
-    return _Ready(site, Bounds.of(bench.model), greeting)
+    audit = folder / AUDIT
+    before = entries(audit) if audit.is_file() else ()
+    earlier = [(one["facts"]["run"], one["facts"]["round"]) for one in before if one["event"] == "answered"]
+    questions = Questions(policy, pipeline.training.rounds, earlier)
+    return _Ready(site, Bounds.of(bench.model), greeting, questions)
 
 
 def keyed_groups(share: SitePartition, file: Path) -> dict[str, tuple[str, ...]]:

@@ -15,6 +15,8 @@ from medfl.engines.nvflare.join_check import check_join, expected
 from medfl.engines.nvflare.kit_software import constraints
 from medfl.engines.nvflare.session import free_port
 from medfl.engines.nvflare.startup_kit import make_kits
+from medfl.engines.remote.site_policy import approve, pipeline_digest
+from medfl.pipeline import machine_check
 from medfl.pipeline.load_pipeline import load_pipeline
 from tests.datafiles import OWN, write_folders
 from tests.engines.remote.test_endpoints import SMALL
@@ -29,7 +31,9 @@ def made(tmp_path_factory):
     keys = {"task": {"classes": ["lung_aca", "lung_n"]}, "data": OWN, "sites": {"train": [site]}}
     (folder / "own.yaml").write_text(yaml.safe_dump({**SMALL, **keys}))
     make_kits(load_pipeline(folder / "own.yaml"), folder / "kits", "localhost", free_port(8002))
-    return folder / "kits" / "site-01"
+    kit = folder / "kits" / "site-01"
+    approve(kit / "medfl", pipeline_digest(kit / "medfl"))
+    return kit
 
 
 @pytest.fixture
@@ -49,7 +53,7 @@ def test_the_lines_are_those_that_the_kits_page_expects(kit, monkeypatch):
     listed = [line.split()[:2] for line in expected(kit, "site-01", "localhost:1")]
     assert listed == [str(check).split()[:2] for check in checks]
     lines = {check.what: str(check) for check in checks}
-    for same in ("Python", "versions", "kit", "certificate", "server"):
+    for same in ("Python", "versions", "kit", "certificate", "approval", "server"):
         assert f"    {lines[same]}\n" in page, same
     assert re.fullmatch(r"ok      data         40 patches: train \d+, val \d+, test \d+; 16 read", lines["data"])
 
@@ -108,9 +112,20 @@ def test_a_kit_that_cannot_be_trusted_is_not_looked_into_further(kit):
     assert "take the kit that you were sent" in last.finding
 
 
+def test_a_pipeline_that_nobody_approved_or_a_policy_forbids(kit, monkeypatch):
+    monkeypatch.setattr(join_check, "reach", lambda kit: True)
+    digest = pipeline_digest(kit / "medfl")[:12]
+    assert looked_at(kit)["approval"].finding == f"the pipeline {digest} may run here"
+    (kit / "medfl" / "policy.yaml").write_text("max_rounds: 1\n")
+    assert "`max_rounds` is 1" in looked_at(kit)["approval"].finding
+    (kit / "medfl" / "policy.yaml").unlink()
+    (kit / "medfl" / "approved.json").unlink()
+    assert f"`medfl deploy join {kit} --approve {digest}` approves it" in looked_at(kit)["approval"].finding
+
+
 def test_data_and_disk(kit, monkeypatch):
     monkeypatch.setattr(join_check, "reach", lambda kit: True)
-    monkeypatch.setattr(join_check.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
+    monkeypatch.setattr(machine_check.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
     assert "set MEDFL_CACHE to a folder on a larger disk" in looked_at(kit)["disk"].finding
     root = Path(yaml.safe_load((kit / "medfl" / "site.yaml").read_text())["data"]["root"])
     monkeypatch.setattr(join_check, "SAMPLE", 40)

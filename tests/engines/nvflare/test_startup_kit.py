@@ -37,6 +37,7 @@ from medfl.engines.processes import Crew
 from medfl.engines.remote.party_files import read_site
 from medfl.engines.remote.server_endpoint import compare_groups
 from medfl.engines.remote.site_endpoint import SiteEndpoint
+from medfl.engines.remote.site_policy import approve, pipeline_digest
 from medfl.errors import MedflError
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.run import run
@@ -334,6 +335,8 @@ def test_source_groups_are_compared_by_keyed_hashes_without_a_name(tmp_path):
     key = (out / "a" / "medfl" / "consortium.key").read_text()
     assert key == (out / "b" / "medfl" / "consortium.key").read_text()
     assert key not in "".join(p.read_text(errors="ignore") for p in (out / "server").rglob("*") if p.is_file())
+    for name in ("a", "b"):
+        approve(out / name / "medfl", pipeline_digest(out / name / "medfl"))
     hello = {name: SiteEndpoint(out / name / "medfl", name).handshake() for name in ("a", "b")}
     assert b"patient" not in hello["a"] + hello["b"]
     groups = {name: json.loads(text)["groups"] for name, text in hello.items()}
@@ -382,6 +385,11 @@ def medfl(*words, log: Path) -> subprocess.Popen:
         return subprocess.Popen([sys.executable, "-m", "medfl", *map(str, words)], stdout=stream, stderr=stream)
 
 
+def joined(kit: Path, log: Path) -> subprocess.Popen:
+    """A site that approves its pipeline and takes part."""
+    return medfl("deploy", "join", kit, "--approve", pipeline_digest(kit / "medfl"), log=log)
+
+
 @pytest.mark.slow
 def test_a_run_from_kits_stopped_and_continued_is_the_run_in_one_process(pipeline, tmp_path):
     longer = pipeline.training.model_copy(update={"rounds": 12, "local_steps": 40})
@@ -389,7 +397,7 @@ def test_a_run_from_kits_stopped_and_continued_is_the_run_in_one_process(pipelin
     here = run(pipeline, tmp_path / "here").folder
     make_kits(pipeline, tmp_path / "kits", "localhost", free_port(0))
     out, logs = tmp_path / "run", tmp_path / "log.txt"
-    sites = [medfl("deploy", "join", tmp_path / "kits" / name, log=logs) for name in SITES]
+    sites = [joined(tmp_path / "kits" / name, logs) for name in SITES]
     serve = ("deploy", "serve", tmp_path / "kits" / "server", "--out", out, "--wait", "120")
     try:
         interrupted_after_a_round(medfl(*serve, log=logs), out, logs)
@@ -430,12 +438,12 @@ def test_a_site_that_comes_late_is_named_until_then_and_takes_part_when_the_run_
     }
     make_kits(pipeline.model_copy(update=changes), tmp_path / "kits", "localhost", free_port(0))
     out, logs = tmp_path / "run", tmp_path / "log.txt"
-    sites = [medfl("deploy", "join", tmp_path / "kits" / name, log=logs) for name in ("site-01", "held-out-01")]
+    sites = [joined(tmp_path / "kits" / name, logs) for name in ("site-01", "held-out-01")]
     try:
         serve = ("deploy", "serve", tmp_path / "kits" / "server", "--out", out, "--wait")
         interrupted_after_a_round(medfl(*serve, "20", log=logs), out, logs)
         assert "Site site-02 is not connected" in logs.read_text()
-        sites.append(medfl("deploy", "join", tmp_path / "kits" / "site-02", log=logs))
+        sites.append(joined(tmp_path / "kits" / "site-02", logs))
         again = medfl(*serve, "120", log=logs)
         assert again.wait(200) == 0, logs.read_text()
     finally:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save
 from medfl.cli.commands.common import launcher
 from medfl.engines.nvflare.run_kit import NOTE
 from medfl.engines.nvflare.run_layout import lay_out
+from medfl.engines.remote.audit_log import entries, verify
 from medfl.engines.remote.codec import HEADER, BadMessage, Bounds, pack, unpack_answer, unpack_request
 from medfl.engines.remote.greeting import PROTOCOL
 from medfl.engines.remote.remote_transport import NoAnswer, Remote
@@ -389,6 +390,14 @@ def test_a_run_over_bytes_is_the_run_in_one_process(small, here, tmp_path):
     laid = lay_out(load_pipeline(small), "simulator", tmp_path / "far")
     assert spoken(laid) == {"done": True}
     same_result(here, laid.folder)
+    logs = {name: laid.home / name / "audit.jsonl" for name in ("server", *laid.sites)}
+    assert not any(verify(log).problems for log in logs.values())
+    asked = {name: [e["facts"] for e in entries(log) if e["event"] == "answered"] for name, log in logs.items()}
+    heard = [entry["facts"] for entry in entries(logs["server"]) if entry["event"] == "received"]
+    for name in laid.sites:  # both ends have on record the same questions, and the same bytes
+        mine = [(fact["kind"], fact["round"], fact["bytes_out"]) for fact in asked[name]]
+        assert mine == [(fact["kind"], fact["round"], fact["bytes_in"]) for fact in heard if fact["site"] == name]
+        assert mine
     with pytest.raises(MedflError, match="keep their own state"):
         resume(laid.folder.path)
 

@@ -1,0 +1,213 @@
+"""What a site lets be done with its data: its own `policy.yaml`, and which pipelines a person there has approved.
+
+Both lie in the site's party folder. Nothing runs at a site before one of the two says so, and a pipeline that was
+changed since is another one. The limits hold in both cases, and also where there is no file.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from medfl import config
+from medfl.config.fields import ConfigSection, Count, Positive
+from medfl.config.yaml_file import read_mapping, validate
+from medfl.data.atomic_file import write_text
+from medfl.errors import MedflError
+from medfl.messages import MeasureRequest, Request, StainRequest
+from medfl.methods.core.chain import MethodChain, build_chain
+from medfl.methods.differential_privacy import private_link
+from medfl.plain_text import visible
+from medfl.runs.privacy_ledger import epsilon
+
+POLICY, APPROVED = "policy.yaml", "approved.json"
+SHOWN = 12  # characters of a digest that are shown, and at least asked for
+
+
+class NotPermitted(MedflError):
+    """The site does not permit it; the sentence is made of numbers and names and may be told."""
+
+
+class NotApproved(NotPermitted):
+    """A person at the site has to read the pipeline first."""
+
+
+class SitePolicy(ConfigSection):
+    """A site's own rules.
+
+    Attributes:
+        approve: `each` pipeline is approved by a person; `rules`: what keeps the rest of this file may run.
+        methods: links of a method that may act here; null for all.
+        max_rounds: a pipeline may have so many at most.
+        min_count: a pipeline's disclosure floor must be as high.
+        max_epsilon: a pipeline must have `dp`, and spend so much at most over all its rounds.
+        splits: whose figures may be asked for.
+        messages_a_round: so many questions are answered in one round of a run, or after the last.
+        members: whether it may be measured how well training patches can be told from test patches.
+        stain: whether numbers on the stain of training patches may be asked for.
+    """
+
+    approve: Literal["each", "rules"] = "each"
+    methods: list[str] | None = None
+    max_rounds: Count | None = None
+    min_count: Count = 1
+    max_epsilon: Positive | None = None
+    splits: tuple[Literal["train", "val", "test"], ...] = ("val", "test")
+    messages_a_round: int = Field(40, ge=4)
+    members: bool = True
+    stain: bool = True
+
+
+def read_policy(folder: Path) -> SitePolicy:
+    """The policy in a party's folder; the default one where there is none. Raises MedflError."""
+    file = folder / POLICY
+    return validate(SitePolicy, read_mapping(file, "policy"), file) if file.is_file() else SitePolicy()
+
+
+def pipeline_digest(folder: Path) -> str:
+    """SHA-256 of the pipeline that a party was given, as hexadecimal text. Raises OSError."""
+    return sha256((folder / "pipeline.yaml").read_bytes()).hexdigest()
+
+
+def approve(folder: Path, digest: str) -> None:
+    """Note that the pipeline of this digest, or of its beginning, may run here.
+
+    Raises:
+        MedflError: the folder holds another pipeline.
+    """
+    here = pipeline_digest(folder)
+    if len(digest) < SHOWN or not here.startswith(digest.lower()):
+        raise MedflError(
+            f"--approve {visible(digest)}: the pipeline here is {here[:SHOWN]}; read it, then name that one"
+        )
+    noted = {**_approved(folder), here: {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "by": _user()}}
+    write_text(folder / APPROVED, json.dumps(noted, indent=1) + "\n")
+
+
+def check_permitted(folder: Path, pipeline: config.Pipeline) -> SitePolicy:
+    """The policy under which a party's pipeline may run here.
+
+    Raises:
+        NotPermitted: it breaks a rule of the policy. NotApproved: nobody has approved it.
+        MedflError: the policy cannot be read.
+    """
+    policy, digest = read_policy(folder), pipeline_digest(folder)
+    if broken := list(_broken(policy, pipeline)):
+        raise NotPermitted(
+            f"the policy of this site does not permit the pipeline {digest[:SHOWN]}: {'; '.join(broken)}"
+        )
+    if policy.approve == "each" and digest not in _approved(folder):
+        raise NotApproved(f"nobody at this site has approved the pipeline {digest[:SHOWN]} yet")
+    return policy
+
+
+class Questions:
+    """Counts what a run asks of a site, and holds it against the policy.
+
+    Args:
+        policy: of the site.
+        rounds: that the approved pipeline has.
+        earlier: (run, round) of each question that was answered before this process began.
+    """
+
+    def __init__(self, policy: SitePolicy, rounds: int, earlier: Iterable[tuple[str, int]]) -> None:
+        self.policy = policy
+        self.rounds = rounds
+        self._answered = Counter(earlier)
+
+    def check(self, run: str, request: Request) -> None:
+        """Count one more question. Raises NotPermitted."""
+        policy = self.policy
+        if request.round > self.rounds:
+            raise NotPermitted(f"round {request.round} of a pipeline that was approved with {self.rounds}")
+        if isinstance(request, StainRequest):
+            if not policy.stain:
+                raise NotPermitted("the policy of this site does not permit numbers on the stain of its patches")
+        elif other := sorted(set(request.splits) - set(policy.splits)):
+            raise NotPermitted(f"the policy of this site does not permit figures of {', '.join(other)} data")
+        if isinstance(request, MeasureRequest) and request.members and not policy.members:
+            raise NotPermitted("the policy of this site does not permit to tell training patches from test patches")
+        self._answered[run, request.round] += 1
+        if self._answered[run, request.round] > policy.messages_a_round:
+            raise NotPermitted(f"more than {policy.messages_a_round} questions in round {request.round}")
+
+
+def in_words(folder: Path, pipeline: config.Pipeline, site: str) -> Iterator[str]:
+    """What the pipeline would do at a site, a sentence a line, its digest last."""
+    chain, training = build_chain(pipeline.method), pipeline.training
+    role = next(each.role for each in pipeline.all_sites if each.name == site)
+    yield f"{pipeline.name}: {pipeline.description}" if pipeline.description else pipeline.name
+    yield f"Classes: {', '.join(pipeline.task.classes)}. Other sites: {_names(pipeline, site)}."
+    if role == "train":
+        yield f"{site} trains in {training.rounds} rounds; method: {chain}. Its update leaves after each of them."
+    else:
+        yield f"{site} does not train; it is measured, in up to {training.rounds} rounds and once at the end."
+    yield (
+        f"Figures leave of validation and test data, none that stands on fewer than {pipeline.disclosure.min_count} "
+        f"patients; no patch, name or single score does."
+    )
+    yield f"Differential privacy: {_privacy(chain)}."
+    registry = pipeline.registry
+    yield f"Registry: {f'the model is registered as {registry.name}' if registry else 'the model is not registered'}."
+    yield f"Pipeline {pipeline_digest(folder)[:SHOWN]}, {folder / 'pipeline.yaml'}"
+
+
+def _broken(policy: SitePolicy, pipeline: config.Pipeline) -> Iterator[str]:
+    chain = build_chain(pipeline.method)
+    if policy.methods is not None and (
+        other := sorted({method.name for method in chain.methods} - set(policy.methods))
+    ):
+        yield f"`methods` does not have {', '.join(other)}"
+    if policy.max_rounds is not None and pipeline.training.rounds > policy.max_rounds:
+        yield f"it has {pipeline.training.rounds} rounds, `max_rounds` is {policy.max_rounds}"
+    if pipeline.disclosure.min_count < policy.min_count:
+        yield f"its disclosure floor is {pipeline.disclosure.min_count}, `min_count` is {policy.min_count}"
+    if policy.max_epsilon is not None:
+        spent = _epsilon(pipeline, chain)
+        if spent is None:
+            yield "it has no `dp`, and `max_epsilon` asks for it"
+        elif spent > policy.max_epsilon:
+            yield f"it spends an epsilon of {spent:.3g}, `max_epsilon` is {policy.max_epsilon:g}"
+
+
+def _epsilon(pipeline: config.Pipeline, chain: MethodChain) -> float | None:
+    """What a site spends that is drawn in every round."""
+    link = private_link(chain)
+    return None if link is None else epsilon(link.noise, pipeline.training.rounds, link.delta)
+
+
+def _privacy(chain: MethodChain) -> str:
+    link = private_link(chain)
+    return f"of the whole site, noise {link.noise:g} at clip {link.clip:g}" if link else "none"
+
+
+def _names(pipeline: config.Pipeline, site: str) -> str:
+    return ", ".join(sorted(each.name for each in pipeline.all_sites if each.name != site)) or "none"
+
+
+def _approved(folder: Path) -> Mapping[str, Any]:
+    file = folder / APPROVED
+    try:
+        noted = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError):
+        noted = None
+    if not isinstance(noted, dict):
+        raise MedflError(f"{file} is damaged; remove it, and approve the pipeline again")
+    return noted
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a number without a name
+        return "unknown"
