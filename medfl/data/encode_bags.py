@@ -115,8 +115,8 @@ class SlideFeatures:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         file = feature_file(self.folder, self.shaping | {"slide": tiles_print(self.collection, tiles.slide)})
-        if (known := load_features(file, len(tiles.x))) is not None:
-            features: F32 = known.numpy()
+        if (before := load_features(file, len(tiles.x))) is not None:
+            features: F32 = before.numpy()
             return features
         features = of_tiles(self.encoder, self.collection, tiles, self.look)
         save_features(file, torch.from_numpy(features))

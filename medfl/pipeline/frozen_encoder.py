@@ -31,7 +31,7 @@ class FrozenEncoder:
     """A network that never trains, and the vectors that it gives.
 
     Args:
-        stated: what the pipeline, the command line or a model.json says of it.
+        section: what the pipeline, the command line or a model.json says of it.
         tracking: where MLflow is, for weights of a registered model.
         device, precision: as `training` states them.
 
@@ -42,15 +42,15 @@ class FrozenEncoder:
 
     def __init__(
         self,
-        stated: config.TileEncoder,
+        section: config.TileEncoder,
         tracking: config.Tracking | None = None,
         device: str = "auto",
         precision: str = "auto",
     ) -> None:
         tracking = tracking or config.Tracking()
-        self.stated = pinned_encoder(stated, tracking)
+        self.section = pinned_encoder(section, tracking)
         place = resolve_device(device)
-        model = FlatModel(encoder_spec(self.stated, tracking), place, seed=seed_for("encoder"))
+        model = FlatModel(encoder_spec(self.section, tracking), place, seed=seed_for("encoder"))
         self._shared = SharedModel(model, MethodChain(), precision=resolve_precision(precision, place))
         self._shared.net.eval()
 
@@ -76,7 +76,7 @@ class FrozenEncoder:
     @property
     def facts(self) -> dict[str, Any]:
         """What model.json says of it: its name, and how to build it again."""
-        return {"name": self.name, **self.stated.model_dump(mode="json", exclude_none=True)}
+        return {"name": self.name, **self.section.model_dump(mode="json", exclude_none=True)}
 
     def __call__(self, tiles: U8) -> F32:
         """The vectors f32[n, F] of tiles u8[n, S, S, 3]. Raises OutOfMemory, and MedflError for a size that the network
@@ -111,12 +111,12 @@ def encoder_of(facts: Mapping[str, Any], where: str) -> FrozenEncoder:
     Raises:
         MedflError: its weights are not here, or are others.
     """
-    stated = dict(facts["encoder"])
-    name = stated.pop("name")
-    encoder = FrozenEncoder(config.TileEncoder.model_validate(stated))
+    section = dict(facts["encoder"])
+    name = section.pop("name")
+    encoder = FrozenEncoder(config.TileEncoder.model_validate(section))
     if encoder.name != name:
         raise MedflError(
-            f"{where}: the encoder of this model is {name}, and `{stated['weights']}` gives {encoder.name} here; bring "
-            f"its weights to where the model.json says, or install the medfl and timm that it names"
+            f"{where}: the encoder of this model is {name}, and `{section['weights']}` gives {encoder.name} here; "
+            f"bring its weights to where the model.json says, or install the medfl and timm that it names"
         )
     return encoder

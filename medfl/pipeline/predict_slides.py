@@ -68,8 +68,8 @@ def predict_slides(
         MedflError: weights of the encoder that are not here, a folder that cannot be written.
     """
     facts = model.facts
-    stated = {"source": "slides", "size": facts["size"], "mpp": facts["mpp"], "tile": facts["tile"]}
-    collection = site_slides(str(directory), config.Data.model_validate(stated))
+    data = {"source": "slides", "size": facts["size"], "mpp": facts["mpp"], "tile": facts["tile"]}
+    collection = site_slides(str(directory), config.Data.model_validate(data))
     if attention is not None and not model.reads_bags:
         raise MedflError("--attention is for models over bags of features (`model.mil`), and this one sees images")
     score = _by_bags(model, collection) if model.reads_bags else _by_patches(model, collection)

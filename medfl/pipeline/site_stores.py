@@ -32,10 +32,10 @@ class SiteStores:
     @cached_property
     def encoder(self) -> FrozenEncoder:
         """What gives the features of tiles. Raises MedflError where the pipeline names none, and as it does itself."""
-        stated, training = self.pipeline.model.encoder, self.pipeline.training
-        if stated is None:
+        section, training = self.pipeline.model.encoder, self.pipeline.training
+        if section is None:
             raise MedflError("`model.encoder` is missing: nothing says what gives the features of slides")
-        return FrozenEncoder(stated, self.pipeline.tracking, training.device, training.precision)
+        return FrozenEncoder(section, self.pipeline.tracking, training.device, training.precision)
 
     def of(self, site: config.SiteConfig, share: SitePartition, progress: PatchProgress | None = None) -> SiteStore:
         """A site's patches, rendered, or its bags. Raises MedflError as `render`, `render_bags` and `encode_bags`."""

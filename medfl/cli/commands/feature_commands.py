@@ -55,10 +55,10 @@ def features_extract(
         plan = load_pipeline(pipeline, set_ or []) if pipeline else None
         tiles = {"source": "slides", "size": px, "mpp": mpp, "tile": {"overlap": overlap}}
         data = plan.data if plan else validate(config.Data, tiles, Path("the tiles"))
-        stated = _encoder(plan, weights, backbone, pooling)
+        section = _encoder(plan, weights, backbone, pooling)
         collection = site_slides(site, data)
         terminal.say(f"Slides: {len(collection.slides)}")
-        encoder = FrozenEncoder(stated, plan.tracking if plan else None, device)
+        encoder = FrozenEncoder(section, plan.tracking if plan else None, device)
         called = name or encoder.name
         result = extract_features(collection, encoder, data.size, Path(out), called, terminal.say)
         terminal.say(f"Features: {len(result.written)} written, {len(result.present)} there already: {result.folder}")

@@ -181,18 +181,14 @@ def predict(
     ] = None,
 ) -> None:
     """Class probabilities for every image of a folder, or for every slide of a folder of slides or of features."""
-    import io
-
-    from medfl.cli.standard_streams import complain, write_data
-    from medfl.data.atomic_file import write_text
-    from medfl.data.table_cells import NeutralWriter
+    from medfl.cli.standard_streams import complain
     from medfl.pipeline.evaluate_model import predict as score
     from medfl.pipeline.load_pipeline import load_site
     from medfl.pipeline.predict_adapted import predict_adapted
     from medfl.pipeline.predict_slides import holds_slides, predict_slides
     from medfl.pipeline.trained_model import find_model
 
-    remedy, trained, table = _remedy(adapt), find_model(model), io.StringIO()
+    remedy, trained = _remedy(adapt), find_model(model)
     if site and not remedy:
         raise MedflError("--site states a class mix, which only --adapt uses; add --adapt class_mix, or leave it out")
     damaged: list[str] = []
@@ -208,21 +204,31 @@ def predict(
         rows, damaged = result.rows, result.damaged
     else:
         rows = score(trained, Path(directory), attention=weighed)
-    writer = NeutralWriter(table, lineterminator="\n")
-    writer.writerow(
-        ["slide" if trained.reads_bags or on_slides else "file", *(f"p_{name}" for name in trained.facts["classes"])]
-    )
-    writer.writerows([name, *(f"{p:.6f}" for p in probabilities)] for name, probabilities in rows)
-    text = visible(table.getvalue(), lines=True)
-    try:
-        if out:
-            write_text(Path(out), text)
-        else:
-            write_data(text)
-    except OSError as error:
-        raise MedflError(f"--out {out} cannot be written: {error.strerror}") from None
+    _write_table("slide" if trained.reads_bags or on_slides else "file", trained.facts["classes"], rows, out)
     if damaged:
         raise MedflError(f"{directory}: {len(damaged)} slides cannot be read: {'; '.join(damaged)}")
+
+
+def _write_table(what: str, classes: list[str], rows: list[tuple[str, list[float]]], out: str | None) -> None:
+    """The probabilities of each image or slide as CSV, to a file or to standard output. Raises MedflError."""
+    import io
+
+    from medfl.cli.standard_streams import write_data
+    from medfl.data.atomic_file import write_text
+    from medfl.data.table_cells import NeutralWriter
+
+    table = io.StringIO()
+    writer = NeutralWriter(table, lineterminator="\n")
+    writer.writerow([what, *(f"p_{name}" for name in classes)])
+    writer.writerows([name, *(f"{p:.6f}" for p in probabilities)] for name, probabilities in rows)
+    text = visible(table.getvalue(), lines=True)
+    if not out:
+        write_data(text)
+        return
+    try:
+        write_text(Path(out), text)
+    except OSError as error:
+        raise MedflError(f"--out {out} cannot be written: {error.strerror}") from None
 
 
 def export(
