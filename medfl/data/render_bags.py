@@ -18,7 +18,7 @@ from medfl.config.spelling import show
 from medfl.data.bag_files.bag_reader import BagHeader, read_bag, read_header
 from medfl.data.bag_store import BagStore, FeatureOrigin, Features, check_origins
 from medfl.data.partition import Partition, SitePartition
-from medfl.data.render import PatchProgress, readable_rows
+from medfl.data.render import readable_rows
 from medfl.data.rgb import Unreadable
 from medfl.data.sources.feature_folders import FeatureFolders
 from medfl.data.store_file import (
@@ -30,6 +30,7 @@ from medfl.data.store_file import (
     store_key,
     write_rows_of,
 )
+from medfl.data.store_pieces import PatchProgress
 from medfl.errors import MedflError
 
 BAG_STORE_VERSION = 1

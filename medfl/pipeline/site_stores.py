@@ -9,10 +9,11 @@ from medfl import config
 from medfl.data.bag_store import SiteStore
 from medfl.data.encode_bags import encode_bags
 from medfl.data.partition import SitePartition
-from medfl.data.render import PatchProgress, render
+from medfl.data.render import render
 from medfl.data.render_bags import render_bags
 from medfl.data.sources.feature_folders import FeatureFolders
 from medfl.data.sources.slide_bags import SlideBags
+from medfl.data.store_pieces import PatchProgress
 from medfl.errors import MedflError
 from medfl.pipeline.frozen_encoder import FrozenEncoder
 

@@ -10,13 +10,15 @@ import torch
 
 from medfl import config
 from medfl.data.sources.source_registry import source_class
-from medfl.methods.core.chain import MethodChain
+from medfl.methods.core.chain import MethodChain, build_chain
+from medfl.methods.differential_privacy import private_link
 from medfl.metrics.group_figures import group_figures
 from medfl.metrics.record_types import RoundRecord, RunFailure, RunSummary
 from medfl.metrics.site_figures import pooled
 from medfl.metrics.stability import Stability
 from medfl.model.trained_part import train_facts
-from medfl.pipeline.final_evaluation import Measured, Tuning, malignant_classes
+from medfl.pipeline.final_evaluation import Measured, Tuning
+from medfl.pipeline.malignancy import malignant_classes
 from medfl.pipeline.prepare import RunSetup
 from medfl.runs.folder import RunFolder
 from medfl.runs.versions import versions
@@ -42,9 +44,12 @@ def model_facts(prepared: RunSetup, run_name: str, tuned: Tuning | None = None) 
         **({} if model.bag_dim is None else {"origin": dataclasses.asdict(prepared.origin)}),
         **_of_slides(prepared),
         "render": pipeline.data.render,
+        **({} if pipeline.data.store is None else {"jpeg": pipeline.data.store.jpeg}),
         "temperature": tuned.temperature,
         "calibration": None if tuned.calibration is None else tuned.calibration.vector,
         "thresholds": tuned.thresholds,
+        "unit_thresholds": {key: dict(own) for key, own in tuned.unit_thresholds.items()},
+        "patients": pipeline.evaluation.model_dump(include={"patients"})["patients"],
         "malignant": list(malignant_classes(pipeline.task)),
         "buffers": pipeline.training.buffers,
         "kept_at_sites": kept_at_sites(prepared.shared.chain, pipeline.training.buffers),
@@ -142,7 +147,15 @@ def early_stop(pipeline: config.Pipeline, records: Sequence[RoundRecord]) -> dic
     """
     planned, select = pipeline.training.rounds, pipeline.select
     last = records[-1]["round"] if records else planned
-    if last >= planned or isinstance(select, str) or select.patience is None:
+    if last >= planned:
+        return None
+    if (link := private_link(build_chain(pipeline.method))) is not None:
+        reason = (
+            f"ended after {last} of {planned} rounds: one more would have spent more than the epsilon of "
+            f"{link.epsilon:g} (`method.dp.epsilon`)"
+        )
+        return {"round": last, "epsilon": link.epsilon, "reason": reason}
+    if isinstance(select, str) or select.patience is None:
         return None
     reason = (
         f"ended after {last} of {planned} rounds: {select.metric} had not been better for {select.patience} "

@@ -102,6 +102,8 @@ def test_the_key_is_of_what_decides_the_figures(files):
     assert key("name=other", "training.threads=2", "tracking.enabled=false", "data.cache=/elsewhere") == base
     different = [key("seed=6"), key("training.optimizer.lr=0.1"), key("method=[ecgr]"), key("data.tissue.seed=1")]
     assert len({base, *different}) == 5
+    assert key("evaluation.patients=mean") == base
+    assert key("evaluation.patients={top: 3}") != base
 
 
 def test_folds_leave_each_site_out_and_never_touch_the_held_out_ones(files):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from medfl.config import Adapt as AdaptSection
     from medfl.config import Pipeline
     from medfl.pipeline.run import Outcome
+    from medfl.pipeline.trained_model import TrainedModel
 
 
 class Engine(StrEnum):
@@ -115,7 +117,14 @@ def evaluate(
     adapt: Adapt = None,
 ) -> None:
     """Measure a model at sites: AUROC with intervals, calibration, confusion matrix."""
-    from medfl.cli.console_tables import print_adapted, print_confusion, print_operating_points, print_sites
+    from medfl.cli.console_tables import (
+        patch_heading,
+        print_adapted,
+        print_confusion,
+        print_operating_points,
+        print_sites,
+        print_units,
+    )
     from medfl.data.atomic_file import write_text
     from medfl.pipeline.evaluate_model import evaluate as measure
     from medfl.pipeline.trained_model import find_model
@@ -133,8 +142,9 @@ def evaluate(
             except OSError as error:
                 raise MedflError(f"--json {json_file} cannot be written: {error.strerror}") from None
         tracking = log_evaluation(result, trained.run_id, trained.run.path if trained.run else None)
-        print_sites(terminal, result["sites"], f"{result['run']}: test data")
+        print_sites(terminal, result["sites"], f"{result['run']}: test data", patch_heading(result))
         print_operating_points(terminal, result)
+        print_units(terminal, result)
         if remedy:
             print_adapted(terminal, result)
         for name in sorted(result["sites"]):
@@ -179,56 +189,81 @@ def predict(
     site: Annotated[
         str | None, typer.Option(metavar="SITE", help="With --adapt: a site file whose `class_mix` counts.")
     ] = None,
+    patients: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TABLE", help="With --out: a table file,patient (or slide,patient); patients are scored beside it."
+        ),
+    ] = None,
 ) -> None:
     """Class probabilities for every image of a folder, or for every slide of a folder of slides or of features."""
-    from medfl.cli.standard_streams import complain
-    from medfl.pipeline.evaluate_model import predict as score
+    from medfl.cli.standard_streams import complain, write_data
     from medfl.pipeline.load_pipeline import load_site
     from medfl.pipeline.predict_adapted import predict_adapted
-    from medfl.pipeline.predict_slides import holds_slides, predict_slides
+    from medfl.pipeline.predict_patients import read_owners, score_units
     from medfl.pipeline.trained_model import find_model
 
     remedy, trained = _remedy(adapt), find_model(model)
+    if patients and not out:
+        raise MedflError("--patients writes further tables beside that of --out; state --out")
+    owners = read_owners(Path(patients)) if patients else None
     if site and not remedy:
         raise MedflError("--site states a class mix, which only --adapt uses; add --adapt class_mix, or leave it out")
     damaged: list[str] = []
-    weighed, shown = Path(attention) if attention else None, Path(heatmaps) if heatmaps else None
-    on_slides = holds_slides(trained, Path(directory))
-    if shown and not on_slides:
-        raise MedflError("--heatmaps is for a folder of slides and a model that was trained on slides; leave it out")
     if remedy:
-        rows, said = predict_adapted(trained, Path(directory), remedy, load_site(site) if site else None)
+        what, (rows, said) = (
+            "file",
+            predict_adapted(trained, Path(directory), remedy, load_site(site) if site else None),
+        )
         complain("; ".join(said))
-    elif on_slides:
-        result = predict_slides(trained, Path(directory), weighed, shown)
-        rows, damaged = result.rows, result.damaged
     else:
-        rows = score(trained, Path(directory), attention=weighed)
-    _write_table("slide" if trained.reads_bags or on_slides else "file", trained.facts["classes"], rows, out)
+        what, rows, damaged = _scored(trained, directory, attention, heatmaps)
+    head = [what, *(f"p_{name}" for name in trained.facts["classes"])]
+    text = _csv_text([head, *([name, *(f"{p:.6f}" for p in probabilities)] for name, probabilities in rows)])
+    if out:
+        _write_out(Path(out), text)
+        for key, lines in (score_units(rows, owners, trained.facts) if owners else {}).items():
+            _write_out(Path(out).with_suffix(f".{key}.csv"), _csv_text(lines))
+    else:
+        write_data(text)
     if damaged:
         raise MedflError(f"{directory}: {len(damaged)} slides cannot be read: {'; '.join(damaged)}")
 
 
-def _write_table(what: str, classes: list[str], rows: list[tuple[str, list[float]]], out: str | None) -> None:
-    """The probabilities of each image or slide as CSV, to a file or to standard output. Raises MedflError."""
+def _scored(
+    trained: TrainedModel, directory: str, attention: str | None, heatmaps: str | None
+) -> tuple[str, list[tuple[str, list[float]]], list[str]]:
+    """What a row is, the rows, and slides that cannot be read. Raises MedflError."""
+    from medfl.pipeline.evaluate_model import predict as score
+    from medfl.pipeline.predict_slides import holds_slides, predict_slides
+
+    weighed = Path(attention) if attention else None
+    if holds_slides(trained, Path(directory)):
+        result = predict_slides(trained, Path(directory), weighed, Path(heatmaps) if heatmaps else None)
+        return "slide", result.rows, result.damaged
+    if heatmaps:
+        raise MedflError("--heatmaps is for a folder of slides and a model that was trained on slides; leave it out")
+    return "slide" if trained.reads_bags else "file", score(trained, Path(directory), attention=weighed), []
+
+
+def _csv_text(lines: Iterable[Sequence[str]]) -> str:
+    """Lines as a CSV that a spreadsheet takes for no formulas."""
     import io
 
-    from medfl.cli.standard_streams import write_data
-    from medfl.data.atomic_file import write_text
     from medfl.data.table_cells import NeutralWriter
 
     table = io.StringIO()
-    writer = NeutralWriter(table, lineterminator="\n")
-    writer.writerow([what, *(f"p_{name}" for name in classes)])
-    writer.writerows([name, *(f"{p:.6f}" for p in probabilities)] for name, probabilities in rows)
-    text = visible(table.getvalue(), lines=True)
-    if not out:
-        write_data(text)
-        return
+    NeutralWriter(table, lineterminator="\n").writerows(lines)
+    return visible(table.getvalue(), lines=True)
+
+
+def _write_out(path: Path, text: str) -> None:
+    from medfl.data.atomic_file import write_text
+
     try:
-        write_text(Path(out), text)
+        write_text(path, text)
     except OSError as error:
-        raise MedflError(f"--out {out} cannot be written: {error.strerror}") from None
+        raise MedflError(f"--out {path} cannot be written: {error.strerror}") from None
 
 
 def export(

@@ -17,13 +17,14 @@ import numpy as np
 
 from medfl.data.optics import F32
 from medfl.data.patch_store import I64, U8
-from medfl.data.render import RenderSettings, rendered
+from medfl.data.render import Renderer, RenderSettings
 from medfl.data.rgb import Unreadable
 from medfl.data.slides.slide_collection import WORKERS, SlideCollection, drawn_tiles
 from medfl.data.slides.slide_folder import SlideFiles
 from medfl.data.slides.slide_reader import Slide
 from medfl.data.slides.slide_tiling import tile_slide
 from medfl.data.store_file import Problems
+from medfl.errors import MedflError
 
 if TYPE_CHECKING:
     from medfl.data.image_file import PatchReader
@@ -92,7 +93,7 @@ def tiles_or_reasons(collection: SlideCollection, slides: Sequence[SlideFiles]) 
 
 @dataclass(frozen=True)
 class _TilesToRead:
-    """Tiles as `rendered` takes patches."""
+    """Tiles as a renderer takes patches."""
 
     site: str
     names: Sequence[str]
@@ -112,13 +113,15 @@ def tile_pixels(collection: SlideCollection, tiles: TissueTiles, look: RenderSet
     names = [f"{tiles.slide.name}#{x},{y}" for x, y in places]
     readers = [functools.partial(slide.read, x, y, tiles.side, tiles.side, (size, size)) for x, y in places]
     problems: Problems = {}
-    for chunk in rendered(
-        _TilesToRead(collection.spec.site or "here", names, readers, [f"{collection.folder}/{name}" for name in names]),
-        look,
-        problems,
-    ):
-        if not problems:
-            yield chunk
+    locations = [f"{collection.folder}/{name}" for name in names]
+    renderer = Renderer(_TilesToRead(collection.spec.site or "here", names, readers, locations), look)
+    try:
+        for chunk in renderer.patches(range(len(places)), problems):
+            if not problems:
+                yield chunk
+    except MedflError:
+        if len(problems) < len(places):  # else no tile can be read, which is the slide's fault
+            raise
     if problems:
         at, reason = next(iter(problems.items()))
         raise Unreadable(f"its tile at {places[at][0]}, {places[at][1]} is {reason}")

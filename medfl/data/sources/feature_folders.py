@@ -106,6 +106,10 @@ class FeatureFolders(FileSource):
         }
         return [f"Left out: {len(slides):,} {what} ({first_few(slides)})." for what, slides in parts.items() if slides]
 
+    def slide_prints(self, references: Sequence[str]) -> list[str]:
+        """Digests of the slides' features: equal ones are of one slide."""
+        return sorted(set(self.fingerprints(references)))
+
     def read(self, reference: str) -> U8:
         """No patch."""
         raise Unreadable("features of a slide, and no picture")

@@ -194,12 +194,18 @@ def build(folder: Path, name: str) -> _Ready:
 
 def keyed_groups(share: SitePartition, file: Path) -> dict[str, tuple[str, ...]]:
     """HMAC-SHA256 (64 bits of it, hexadecimal) of the source groups' names under the consortium's key, which the server
-    does not have: by scope "published" where names mean the same everywhere, "own" where they are the site's own.
-    Empty where there is no key.
+    does not have: by scope "published" where names mean the same everywhere, "own" where they are the site's own. Where
+    a site has slides, or features of slides, those of the digests of their files besides: "slides". Empty where there
+    is no key.
     """
     if not file.is_file():
         return {}
     key, catalog = bytes.fromhex(file.read_text(encoding="ascii").strip()), share.catalog
     scope = "published" if catalog.published else "own"
-    names = sorted({catalog.group_names[group] for group in catalog.groups[share.rows]})
-    return {scope: tuple(hmac.new(key, name.encode(), "sha256").hexdigest()[:16] for name in names)}
+    words = {scope: sorted({catalog.group_names[group] for group in catalog.groups[share.rows]})}
+    if slides := catalog.source.slide_prints(share.references):
+        words["slides"] = slides
+    return {
+        kind: tuple(hmac.new(key, word.encode(), "sha256").hexdigest()[:16] for word in listed)
+        for kind, listed in words.items()
+    }

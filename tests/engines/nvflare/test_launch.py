@@ -3,6 +3,7 @@
 Faults are real ones: processes are stopped and killed, a site's disk refuses to be written.
 """
 
+import csv
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ from medfl.errors import RunFailed
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.run import run
 from medfl.runs.progress import ProgressCallbacks
+from tests.engines.remote.test_bags_and_slides import consortium
 from tests.engines.remote.test_endpoints import SMALL, same_result
 
 LINK = {"down": 50, "up": 10, "seconds_per_step": 0.1, "jitter": 0.3}
@@ -74,8 +76,8 @@ def discreet(folder) -> None:
     kept = [laid.home / "server.log", laid.home / "server-job.log", *laid.server.iterdir()]
     text = "".join(file.read_text() for file in kept if file.name != "run.json")
     with folder.allocation.open() as stream:
-        rows = [line.strip().split(",") for line in stream.readlines()[1:]]
-    words = {word for *_, group, file in rows for word in (group, Path(file).name, str(Path(file).parent))}
+        rows = [(row["group"], row["file"].partition("#")[0]) for row in csv.DictReader(stream)]
+    words = {word for group, file in rows for word in (group, Path(file).name, str(Path(file).parent))}
     assert words
     assert [word for word in sorted(words) if word in text] == []
 
@@ -102,6 +104,19 @@ def test_every_chain_gives_the_same_numbers(three, tmp_path, chain, engine):
     )
     same_result(here, there)
     nothing_left(there)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["slides", "features"])
+def test_sites_with_slides_or_features_give_the_numbers_of_one_process(tmp_path, kind):
+    pipeline = load_pipeline(consortium(tmp_path, kind))
+    here, there = (
+        run(pipeline, tmp_path / "here").folder,
+        far(pipeline, "poc", tmp_path / "there", ProgressCallbacks()).folder,
+    )
+    same_result(here, there)
+    nothing_left(there)
+    discreet(there)
 
 
 def workers(folder, party: str) -> list[psutil.Process]:
