@@ -17,6 +17,7 @@ from medfl.cli.commands.compare_command import compare
 from medfl.cli.commands.data_commands import data_app
 from medfl.cli.commands.deploy_commands import deploy_app
 from medfl.cli.commands.doctor_command import doctor
+from medfl.cli.commands.feature_commands import features_app
 from medfl.cli.commands.init_commands import init_app
 from medfl.cli.commands.methods_command import methods
 from medfl.cli.commands.report_command import report
@@ -68,6 +69,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
 app.add_typer(sites_app, name="sites")
 app.add_typer(slides_app, name="slides")
+app.add_typer(features_app, name="features")
 app.add_typer(init_app, name="init")
 app.add_typer(deploy_app, name="deploy")
 app.add_typer(audit_app, name="audit")

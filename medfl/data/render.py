@@ -14,7 +14,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -30,6 +30,9 @@ from medfl.data.store_file import Problems, open_store, store_digest, store_key
 from medfl.data.store_pieces import PatchProgress, write_store
 from medfl.errors import MedflError
 from medfl.seeds import seed_for
+
+if TYPE_CHECKING:
+    from medfl.data.image_file import PatchReader
 
 CHUNK = 256  # patches stained at a time
 LISTING = 10  # unreadable patches named in a message
@@ -70,7 +73,7 @@ def render(
         raise MedflError(
             f"site {site.name}: `data.source: {source.kind}` gives the features of slides, and no pictures to be shown"
         )
-    settings = _settings(pipeline, site, source.reads_by_scale)
+    settings = render_settings(pipeline, site, source.reads_by_scale)
     jpeg = pipeline.data.store.jpeg if pipeline.data.store else None
     key = store_key(share, asdict(settings) | ({"jpeg": jpeg} if jpeg else {}))
     folder = pipeline.cache_dir / "stores" / key
@@ -201,7 +204,8 @@ def warn_of_resolution(pipeline: config.Pipeline, sites: Iterable[config.SiteCon
         log.warning("%s", "; ".join(parts))
 
 
-def _settings(pipeline: config.Pipeline, site: config.SiteConfig, by_scale: bool) -> RenderSettings:
+def render_settings(pipeline: config.Pipeline, site: config.SiteConfig, by_scale: bool) -> RenderSettings:
+    """How a site's patches are rendered; `by_scale` where they are read at the microns per pixel of the model."""
     data, own = pipeline.data, brings_own_data(pipeline, site)
     strength = data.stain_strength if site.stain_strength is None else site.stain_strength
     stain = None
@@ -230,11 +234,24 @@ def _field(data: config.Data, site: config.SiteConfig) -> int | None:
     return max(1, round(data.size * data.mpp / site.mpp))
 
 
+class PatchList(Protocol):
+    """Patches to be read, of one site: their names, a reader of each, and where each lies."""
+
+    @property
+    def site(self) -> str: ...
+    @property
+    def names(self) -> Sequence[str]: ...
+    @property
+    def readers(self) -> Sequence[PatchReader]: ...
+    @property
+    def locations(self) -> Sequence[str]: ...
+
+
 class Renderer:
     """Renders a site's patches, some positions after others.
 
     Args:
-        share: the site's part of a catalog.
+        share: the site's part of a catalog, or other patches.
         settings: what shapes its pixels.
         progress: called with the number of patches each time some are done.
 
@@ -242,7 +259,7 @@ class Renderer:
         MedflError: a transform that does not exist.
     """
 
-    def __init__(self, share: SitePartition, settings: RenderSettings, progress: PatchProgress | None) -> None:
+    def __init__(self, share: PatchList, settings: RenderSettings, progress: PatchProgress | None = None) -> None:
         from medfl.data.transforms import Rendering
 
         self.share, self.settings, self.progress = share, settings, progress

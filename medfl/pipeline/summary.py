@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from medfl import config
+from medfl.data.sources.source_registry import source_class
 from medfl.methods.core.chain import MethodChain, build_chain
 from medfl.methods.differential_privacy import private_link
 from medfl.metrics.group_figures import group_figures
@@ -41,6 +42,7 @@ def model_facts(prepared: RunSetup, run_name: str, tuned: Tuning | None = None) 
         "interpolation": model.input.interpolation or None,
         "mpp": pipeline.data.mpp,
         **({} if model.bag_dim is None else {"origin": dataclasses.asdict(prepared.origin)}),
+        **_of_slides(prepared),
         "render": pipeline.data.render,
         **({} if pipeline.data.store is None else {"jpeg": pipeline.data.store.jpeg}),
         "temperature": tuned.temperature,
@@ -61,6 +63,18 @@ def model_facts(prepared: RunSetup, run_name: str, tuned: Tuning | None = None) 
         "fingerprint": model.saved_fingerprint(),
         "versions": versions(),
     }
+
+
+def _of_slides(prepared: RunSetup) -> dict[str, Any]:
+    """What model.json says where slides were read: how they are tiled, and what gives the features of a tile."""
+    pipeline = prepared.pipeline
+    kinds = {(site.data and site.data.source) or pipeline.data.source for site in pipeline.all_sites}
+    if not any(source_class(kind, pipeline.model.mil is not None).reads_by_scale for kind in kinds):
+        return {}
+    facts: dict[str, Any] = {"tile": (pipeline.data.tile or config.TileSettings()).model_dump(exclude_none=True)}
+    if (encoder := pipeline.model.encoder) is not None:
+        facts["encoder"] = {"name": prepared.origin.encoder, **encoder.model_dump(mode="json", exclude_none=True)}
+    return facts
 
 
 def kept_at_sites(chain: MethodChain, buffers: str) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Any
 
 from medfl.data.citations import GROUPS, LC25000
+from medfl.data.sources.source_registry import drawn_data
 from medfl.metrics import RATES, format_figure, format_interval
 from medfl.metrics.figures import Place, Style, figures_at
 from medfl.metrics.fit_words import fit_cautions, fit_means, fit_name, fit_ways
@@ -26,6 +27,8 @@ _SOURCES = {
     "tissue": "generated tissue: drawn from a seed, no patient is behind it",
     "folder": "patches from the sites' own folders",
     "csv": "patches listed by the sites' own tables",
+    "slides": "whole slides, cut into tiles",
+    "features": "features of whole slides, which another tool had extracted",
 }
 
 
@@ -272,8 +275,8 @@ def _limits(summary: Mapping[str, Any], model: Mapping[str, Any], pipeline: Mapp
     yield "## Limits"
     if summary["leaky"]:
         yield "- Leaky splits: copies of one source image may be on both sides. Nothing follows for new patients."
-    if settings["source"] == "tissue":
-        yield "- Trained and measured on generated tissue: the figures say nothing about patients."
+    for what in drawn_data(pipeline) or (["Tissue"] if settings["source"] == "tissue" else []):
+        yield f"- Trained and measured on generated {what.lower()}: the figures say nothing about patients."
     if settings["source"] == "lc25000":
         yield "- LC25000 is augmented from few source tiles; its source groups are no patients."
     if settings.get("mode", "dealt") == "dealt":

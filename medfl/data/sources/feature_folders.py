@@ -29,6 +29,7 @@ class FeatureFolders(FileSource):
     kind = "features"
     patch_words = file_words = "slide", "slides"
     gives_bags = True
+    drawn = "Features"
 
     def find_root(self) -> Path:
         """What `data.root` names, or the folder that is drawn."""

@@ -117,6 +117,9 @@ class Source(ABC):
     gives_bags: ClassVar[bool] = False
     """What it lists are bags of feature vectors, which `medfl.data.render_bags` reads, and no patches."""
 
+    drawn: ClassVar[str] = ""
+    """What it draws from a seed where no root names data, "Tissue" for example; empty where it draws nothing."""
+
     def __init__(self, spec: SourceSpec) -> None:
         self.spec = spec
 

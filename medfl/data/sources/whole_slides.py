@@ -35,6 +35,7 @@ class WholeSlides(FileSource):
     class_word = "annotation or label"
     patch_words = "tile", "tiles"
     reads_by_scale = True
+    drawn = "Slides"
 
     def find_root(self) -> Path:
         """The folder that `data.root` names, or generated slides where data are dealt and it names none."""
