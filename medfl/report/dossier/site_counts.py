@@ -1,0 +1,75 @@
+"""What may be told of a site's patches: rows of allocation_summary.csv above the disclosure floor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from medfl import config
+from medfl.metrics.small_cells import disclosed_rows
+from medfl.report.run_results import Evidence
+from medfl.runs.data_record import read_rows
+from medfl.runs.records import ALLOCATION
+
+
+@dataclass(frozen=True)
+class DataCount:
+    """Patches and source groups of one class in one split of a site."""
+
+    split: str
+    label: str
+    patches: int
+    groups: int
+
+
+@dataclass(frozen=True)
+class SiteCounts:
+    """A site's counts.
+
+    Attributes:
+        floor: least source groups behind a count.
+        counts: those that may be told.
+        withheld: how many may not.
+    """
+
+    floor: int
+    counts: tuple[DataCount, ...]
+    withheld: int
+
+    def by_split(self) -> dict[str, int]:
+        """Split -> patches of the classes that may be told."""
+        sums: dict[str, int] = {}
+        for count in self.counts:
+            sums[count.split] = sums.get(count.split, 0) + count.patches
+        return sums
+
+
+def site_counts(evidence: Evidence) -> dict[str, SiteCounts]:
+    """Site -> its counts; none of a run without allocation_summary.csv. A run of before there was a floor is held to
+    the one of today. Raises MedflError where the file is damaged."""
+    path = evidence.run.folder / ALLOCATION
+    rows = read_rows(path) if path.is_file() else []
+    floors = dict(_floors(evidence.run.pipeline))
+    return {site: _of_site([row for row in rows if row["site"] == site], floors[site]) for site in evidence.roles}
+
+
+def _floors(pipeline: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """(site, floor) of a resolved pipeline's plain values."""
+    shared = config.Disclosure.model_validate(pipeline.get("disclosure") or {}).min_count
+    for listed in (pipeline.get("sites") or {}).values():
+        for site in listed or ():
+            yield str(site["name"]), max(shared, int(site.get("min_count") or 0))
+
+
+def _of_site(rows: Sequence[Mapping[str, str]], floor: int) -> SiteCounts:
+    told: list[Mapping[str, str | int]] = []
+    for split in dict.fromkeys(row["split"] for row in rows):
+        mine = [row for row in rows if row["split"] == split]
+        # Where a count is blank already, the rest was chosen beside it.
+        told += mine if any(row["groups"] == "" for row in mine) else disclosed_rows(mine, floor)
+    open_rows = [row for row in told if row["groups"] != ""]
+    counts = tuple(
+        DataCount(str(row["split"]), str(row["class"]), int(row["patches"]), int(row["groups"])) for row in open_rows
+    )
+    return SiteCounts(floor, counts, len(told) - len(open_rows))
