@@ -160,7 +160,7 @@ def in_groups(lines: Sequence[AnswerLine]) -> list[tuple[str, str | None]]:
     groups: dict[tuple[str, str], list[AnswerLine]] = {}
     for line in lines:
         groups.setdefault((line.source, line.pattern or line.pointer), []).append(line)
-    made = []
+    made: list[tuple[str, str | None]] = []
     for (source, pointer), members in groups.items():
         where = f"{source} {pointer}".strip()
         if members[0].value is None:

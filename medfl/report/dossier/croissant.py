@@ -103,9 +103,8 @@ def site_mpp(evidence: Evidence, site: str) -> float | None:
 
 def _description(evidence: Evidence, site: str, counts: SiteCounts) -> str:
     role = {"train": "trained the model", "held_out": "was only measured"}[evidence.roles[site]]
-    hidden = f" {counts.withheld} counts of fewer than {counts.floor} source groups are withheld." * bool(
-        counts.withheld
-    )
+    few = f" Counts are withheld, so that none of fewer than {counts.floor} source groups is told."
+    hidden = few if counts.withheld else ""
     return (
         f"Histopathology patches of the site {site}, which {role} in the run {evidence.run.name}. The data are not "
         f"distributed: they stay at the site, and this sheet holds aggregates only.{hidden}"
@@ -125,7 +124,9 @@ def _responsible(evidence: Evidence, site: str, counts: SiteCounts, said: Mappin
         if parts := [f"{question}: {said[question]}" for question in questions if question in said]:
             made[name] = "; ".join(parts)
     if counts.withheld:
-        made["rai:dataLimitations"] = f"Counts of fewer than {counts.floor} source groups are withheld."
+        made["rai:dataLimitations"] = (
+            f"Counts are withheld, so that none of fewer than {counts.floor} source groups is told."
+        )
     return made
 
 

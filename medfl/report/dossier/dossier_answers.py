@@ -185,5 +185,6 @@ def answers_template(evidence: Evidence) -> str:
 
 def _questions(questions: Mapping[str, str], indent: str) -> Iterable[str]:
     for name, question in questions.items():
+        yield ""
         yield from textwrap.wrap(question, 110, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
         yield f"{indent}{name}: null"

@@ -90,9 +90,7 @@ def _outputs(evidence: Evidence) -> str:
 
 
 def _use(evidence: Evidence) -> str:
-    return (
-        "The model is a file of weights and a description (model.safetensors, model.json); `medfl predict` applies it."
-    )
+    return "The command medfl predict applies the model: model.safetensors, its weights, and model.json, what they are."
 
 
 def _splits(evidence: Evidence) -> str:
@@ -149,11 +147,12 @@ def _updating(evidence: Evidence) -> str:
 
 
 def _limits(evidence: Evidence) -> str:
-    return " ".join(f"{name} {sentence}" for name, sentence in limits(evidence))
+    return f"{' '.join(name for name, _ in limits(evidence))} In full: index.html, Result."
 
 
 def _start(evidence: Evidence) -> str:
-    return f"Training began from: {start_words(evidence.summary.get('model', {}).get('start'))}."
+    start = evidence.summary.get("model", {}).get("start")
+    return f"Training began from: {start_words(start)}." if start is not None else ""
 
 
 def _software(evidence: Evidence) -> str:
@@ -161,7 +160,7 @@ def _software(evidence: Evidence) -> str:
 
 
 def _transparency(evidence: Evidence) -> str:
-    return "This folder: TRIPOD+AI and CLAIM checklists, a data sheet per site, hashes."
+    return "This folder: TRIPOD+AI and CLAIM checklists, a data sheet for each site, hashes."
 
 
 def _papers(evidence: Evidence) -> str:
@@ -170,12 +169,7 @@ def _papers(evidence: Evidence) -> str:
 
 def _counts(counts: Mapping[str, SiteCounts]) -> str:
     """Patches by site and split, as far as they may be told."""
-    said = []
-    for site, own in counts.items():
-        splits = ", ".join(f"{split} {patches}" for split, patches in own.by_split().items())
-        hidden = f", {own.withheld} counts withheld" if own.withheld else ""
-        said.append(f"{site}: {splits or 'nothing told'}{hidden}")
-    return f"Patches by split: {'; '.join(said)}."
+    return f"Patches by split: {'; '.join(f'{site}: {own.words()}' for site, own in counts.items())}."
 
 
 def _stays(counts: Mapping[str, SiteCounts]) -> str:

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from medfl.report import provenance, results_sections
 from medfl.report.dossier.checklist import ANSWERED, OPEN, PARTLY, AnsweredItem, Checklist, count, in_groups
 from medfl.report.dossier.croissant import site_mpp
-from medfl.report.dossier.dossier_answers import QUESTIONS, SITE_QUESTIONS, Answers
+from medfl.report.dossier.dossier_answers import IN_ANSWERS, IN_SITE_FILE, QUESTIONS, SITE_QUESTIONS, Answers
 from medfl.report.dossier.site_counts import SiteCounts
 from medfl.report.html_blocks import (
     Cell,
@@ -26,6 +26,7 @@ from medfl.report.html_blocks import (
 )
 from medfl.report.html_page import PageSection, render_page
 from medfl.report.run_results import Evidence, role_word
+from medfl.runs.records import ALLOCATION
 
 USE = ("intended_use", "users", "population", "out_of_scope", "instructions")
 RISKS = ("risks", "biases", "risk_level", "input_quality", "maintenance")
@@ -96,15 +97,20 @@ def _overview(answers: Answers, checklists: Sequence[tuple[Checklist, Sequence[A
     missing, whole = open_questions(answers)
     shown.append(Tile("Questions that nobody answered", _share(missing, whole), note="of the run and of its sites"))
     words = (
-        "What nobody answered stands as unanswered, in red. Answers are from the run, from the sites' files (`about:`) "
-        "and from the file of `--answers`; medfl does not judge whether an answer is right."
+        "What nobody answered stands as unanswered, in red. Answers are from the run, from the sites' files (about:) "
+        "and from the file of --answers; medfl does not judge whether an answer is right."
     )
     return PageSection("overview", "What is not answered", join(tiles(shown), text(words)))
 
 
 def _questions(answers: Answers, names: Sequence[str]) -> Markup:
-    rows: list[list[Cell]] = [[QUESTIONS[name], answers.of_run[name] or unanswered(OPEN)] for name in names]
+    rows = [[QUESTIONS[name], _answer([(IN_ANSWERS, answers.of_run[name])])] for name in names]
     return table(["question", "answer"], rows, text=2)
+
+
+def _answer(lines: Sequence[tuple[str, str | None]]) -> Markup:
+    """A cell of (where an answer is from, the answer), in red where there is none."""
+    return answer_list([(where, answer or unanswered(OPEN)) for where, answer in lines])
 
 
 def _checklist(checklist: Checklist, items: Sequence[AnsweredItem]) -> PageSection:
@@ -115,9 +121,8 @@ def _checklist(checklist: Checklist, items: Sequence[AnsweredItem]) -> PageSecti
         rows: list[list[Cell]] = []
         for entry in (one for one in items if one.item.section == section):
             topic = f"{entry.item.number} {entry.item.topic}" if numbered else entry.item.topic
-            said = [(where, answer or unanswered(OPEN)) for where, answer in in_groups(entry.lines)]
-            rows.append([topic, unanswered(entry.status) if entry.status == OPEN else entry.status, answer_list(said)])
-        blocks += [heading(section), table(["item", "status", "answer"], rows, text=3)]
+            rows.append([topic, _answer(in_groups(entry.lines))])
+        blocks += [heading(section), table(["item", "answer"], rows, text=2)]
     lead = (
         f"{checklist.citation}. Topics are in medfl's words; under each answer stands where it is from. "
         f"The same as a table: {checklist.key}.{'md' if checklist.key == 'model_card' else 'csv'}."
@@ -130,14 +135,11 @@ def _sites(evidence: Evidence, answers: Answers, counts: Mapping[str, SiteCounts
     for site, role in evidence.roles.items():
         rows: list[list[Cell]] = []
         for name, question in SITE_QUESTIONS.items():
-            answer = answers.of_sites[site][name]
-            rows.append([question, answer_list([(answer[1], answer[0])]) if answer else unanswered(OPEN)])
+            answer, where = answers.of_sites[site][name] or (None, "")
+            rows.append([question, _answer([(where, answer)])])
         mpp = site_mpp(evidence, site)
-        rows.append(["Microns per pixel.", f"{mpp:g}" if mpp else unanswered(OPEN)])
-        own = counts[site]
-        splits = ", ".join(f"{split} {patches:,}" for split, patches in own.by_split().items()) or "nothing told"
-        hidden = f"; {own.withheld} counts of fewer than {own.floor} source groups withheld" if own.withheld else ""
-        rows.append(["Patches by split.", f"{splits}{hidden}"])
+        rows.append(["Microns per pixel.", _answer([(IN_SITE_FILE, f"{mpp:g}" if mpp else None)])])
+        rows.append(["Patches by split.", _answer([(ALLOCATION, counts[site].words())])])
         missing = answers.open_at(site) + (mpp is None)
         title = f"{site} ({role_word(role)}): {missing} of {len(SITE_QUESTIONS) + 1} not answered"
         blocks.append(folded(title, table(["question", "answer"], rows, text=2)))
@@ -154,7 +156,7 @@ def _versions(evidence: Evidence, hashes: Sequence[tuple[str, str]]) -> PageSect
         table(["software", "version"], software, text=2, stack=False),
         heading("Files of the run"),
         table(["file", "SHA-256"], rows, text=2),
-        text("SHA256SUMS holds the hashes of this folder's own files: `sha256sum -c SHA256SUMS` checks them."),
+        text("SHA256SUMS holds the hashes of this folder's own files; sha256sum -c SHA256SUMS checks them."),
         heading("Cite"),
         links([provenance.paper_link(name, paper) for name, paper in evidence.run.papers.items()]),
     ]

@@ -30,19 +30,22 @@ class SiteCounts:
     Attributes:
         floor: least source groups behind a count.
         counts: those that may be told.
-        withheld: how many may not.
+        withheld: the split of each count that may not.
     """
 
     floor: int
     counts: tuple[DataCount, ...]
-    withheld: int
+    withheld: tuple[str, ...]
 
-    def by_split(self) -> dict[str, int]:
-        """Split -> patches of the classes that may be told."""
-        sums: dict[str, int] = {}
-        for count in self.counts:
-            sums[count.split] = sums.get(count.split, 0) + count.patches
-        return sums
+    def words(self) -> str:
+        """Patches by split, with what is withheld: `train 210, test over 40, val withheld`."""
+        splits = dict.fromkeys([*(count.split for count in self.counts), *self.withheld])
+        said = []
+        for split in splits:
+            patches, hidden = sum(c.patches for c in self.counts if c.split == split), split in self.withheld
+            said.append(f"{split} withheld" if hidden and not patches else f"{split} {'over ' * hidden}{patches}")
+        few = f" ({len(self.withheld)} counts of few source groups withheld)" if self.withheld else ""
+        return f"{', '.join(said) or 'nothing told'}{few}"
 
 
 def site_counts(evidence: Evidence) -> dict[str, SiteCounts]:
@@ -72,4 +75,4 @@ def _of_site(rows: Sequence[Mapping[str, str]], floor: int) -> SiteCounts:
     counts = tuple(
         DataCount(str(row["split"]), str(row["class"]), int(row["patches"]), int(row["groups"])) for row in open_rows
     )
-    return SiteCounts(floor, counts, len(told) - len(open_rows))
+    return SiteCounts(floor, counts, tuple(str(row["split"]) for row in told if row["groups"] == ""))
