@@ -2,8 +2,9 @@
 
 import pytest
 
-from medfl.config import SiteConfig
+from medfl.config import Pipeline, SiteConfig
 from medfl.config.yaml_file import validate
+from medfl.engines.remote.party_files import read_pipeline, write_server
 from medfl.errors import MedflError
 
 
@@ -52,3 +53,16 @@ def test_lines_are_joined_blank_is_no_answer_and_a_number_needs_quotes(tmp_path)
 
 def test_a_file_without_it_resolves_as_it_did():
     assert "about" not in SiteConfig(name="north").model_dump(mode="json", exclude_none=True)
+
+
+def test_the_server_of_sites_elsewhere_is_told(tmp_path):
+    stated = {"name": "north", "about": {"owner": "A hospital"}}
+    given = {
+        "name": "tiny",
+        "task": {"classes": ["a", "b"]},
+        "data": {"source": "folder", "mode": "own"},
+        "sites": {"train": [stated]},
+        "model": {"backbone": "test_resnet"},
+    }
+    write_server(tmp_path, Pipeline.model_validate(given), "run", None)
+    assert read_pipeline(tmp_path).train_sites[0].about.owner == "A hospital"

@@ -1,6 +1,11 @@
 """A finished run folder of which a dossier is made: one site says much of its data, one little, two nothing."""
 
+import atexit
+import functools
 import json
+import shutil
+import tempfile
+from pathlib import Path
 
 from medfl.runs.digests import sealed
 from tests.runfolders import FakeRun
@@ -26,7 +31,15 @@ class FiledRun(FakeRun):
         return self
 
 
+@functools.cache
+def _pattern():
+    """One run folder, of which every test has a copy."""
+    base = Path(tempfile.mkdtemp(prefix="dossier-run-"))
+    atexit.register(shutil.rmtree, base, True)
+    failing = [(1, "south", f"OSError: {SECRET}/doe-jane.png")]
+    return FiledRun(base / "run", root=SECRET, rounds=1, failing=failing).whole().folder
+
+
 def filed_run(folder):
     """The run's folder."""
-    failing = [(1, "south", f"OSError: {SECRET}/doe-jane.png")]
-    return FiledRun(folder, root=SECRET, rounds=1, failing=failing).whole().folder
+    return Path(shutil.copytree(_pattern(), folder))

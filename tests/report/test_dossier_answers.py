@@ -32,7 +32,9 @@ def test_every_question_is_asked_by_a_checklist_and_documented():
     assert {f"answer:{name}" for name in QUESTIONS} <= sources
     assert {f"about:{name}" for name in set(SITE_QUESTIONS) - {"contact", "licence"}} <= sources
     page = (ROOT / "docs" / "dossier.md").read_text(encoding="utf-8")
-    assert re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE) == list(DossierAnswers.model_fields)
+    documented = re.findall(r"^\| `(\w+)` \| (.+) \|$", page[page.index("## The file of answers") :], flags=re.MULTILINE)
+    fields = DossierAnswers.model_fields.items()
+    assert documented == [(name, field.description) for name, field in fields]
 
 
 def test_the_template_asks_what_is_open_and_is_a_file_of_no_answers(evidence, tmp_path):

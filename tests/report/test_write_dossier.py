@@ -149,9 +149,8 @@ def test_a_run_of_before_there_were_digests_says_so(fresh):
     (fresh / "summary.json").write_text(json.dumps(summary))
     page = (write_dossier(fresh, model_card).folder / "index.html").read_text()
     assert "This run is of before version 0.2" in page
-    assert (
-        page.count("says nothing of itself") == 4
-    )  # summary, weights, model.json, allocation_summary: pipeline has none
+    # summary.json, weights, model.json, rounds.jsonl, allocation_summary.csv
+    assert page.count("says nothing of itself") == 5
 
 
 def test_a_template_is_not_written_over_answers(fresh, tmp_path):

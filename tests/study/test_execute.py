@@ -13,6 +13,7 @@ import yaml
 from typer.testing import CliRunner
 
 from medfl.cli.app import app
+from medfl.config import SiteAbout
 from medfl.errors import MedflError, RunFailed
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.study import execute
@@ -102,6 +103,13 @@ def test_the_key_is_of_what_decides_the_figures(files):
     assert key("name=other", "training.threads=2", "tracking.enabled=false", "data.cache=/elsewhere") == base
     different = [key("seed=6"), key("training.optimizer.lr=0.1"), key("method=[ecgr]"), key("data.tissue.seed=1")]
     assert len({base, *different}) == 5
+
+
+def test_what_a_site_says_of_its_data_is_no_part_of_the_key(files):
+    pipeline = load_pipeline(files / "tiny.yaml")
+    spoken = [site.model_copy(update={"about": SiteAbout(owner="A hospital")}) for site in pipeline.train_sites]
+    sites = pipeline.sites.model_copy(update={"train": spoken})
+    assert content_key(pipeline.model_copy(update={"sites": sites})) == content_key(pipeline)
 
 
 def test_folds_leave_each_site_out_and_never_touch_the_held_out_ones(files):
