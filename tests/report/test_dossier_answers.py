@@ -32,7 +32,9 @@ def test_every_question_is_asked_by_a_checklist_and_documented():
     assert {f"answer:{name}" for name in QUESTIONS} <= sources
     assert {f"about:{name}" for name in set(SITE_QUESTIONS) - {"contact", "licence"}} <= sources
     page = (ROOT / "docs" / "dossier.md").read_text(encoding="utf-8")
-    documented = re.findall(r"^\| `(\w+)` \| (.+) \|$", page[page.index("## The file of answers") :], flags=re.MULTILINE)
+    documented = re.findall(
+        r"^\| `(\w+)` \| (.+) \|$", page[page.index("## The file of answers") :], flags=re.MULTILINE
+    )
     fields = DossierAnswers.model_fields.items()
     assert documented == [(name, field.description) for name, field in fields]
 
