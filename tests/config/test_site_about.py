@@ -63,6 +63,7 @@ def test_the_server_of_sites_elsewhere_is_told(tmp_path):
         "data": {"source": "folder", "mode": "own"},
         "sites": {"train": [stated]},
         "model": {"backbone": "test_resnet"},
+        "training": {"rounds": 1, "optimizer": {"name": "sgd", "lr": 0.1}},
     }
     write_server(tmp_path, Pipeline.model_validate(given), "run", None)
     assert read_pipeline(tmp_path).train_sites[0].about.owner == "A hospital"

@@ -148,11 +148,11 @@ def read_answers(evidence: Evidence, file: Path | None) -> Answers:
 def site_files_about(evidence: Evidence) -> dict[str, SiteAbout]:
     """Site -> what its file said `about` its data when the run began. Raises MedflError for a section that is none."""
     entries = [entry for listed in (evidence.run.pipeline.get("sites") or {}).values() for entry in listed or ()]
-    stated = {}
+    spoken = {}
     for entry in entries:
         if isinstance(entry, dict) and entry.get("about"):
             try:
-                stated[str(entry["name"])] = SiteAbout.model_validate(entry["about"])
+                spoken[str(entry["name"])] = SiteAbout.model_validate(entry["about"])
             except ValidationError as error:
                 first = error.errors(include_url=False)[0]
                 key = ".".join(["about", *map(str, first["loc"])])
@@ -160,7 +160,7 @@ def site_files_about(evidence: Evidence) -> dict[str, SiteAbout]:
                     f"{evidence.run.folder / 'pipeline.yaml'}: `{key}` of the site {entry['name']}: "
                     f"{str(first['msg']).removeprefix('Value error, ')}"
                 ) from None
-    return stated
+    return spoken
 
 
 def answers_template(evidence: Evidence) -> str:
@@ -177,8 +177,8 @@ def answers_template(evidence: Evidence) -> str:
         "sites:" if evidence.roles else "sites: {}",
     ]
     for site in evidence.roles:
-        stated = files.get(site) or SiteAbout()
-        left = {name: question for name, question in SITE_QUESTIONS.items() if not getattr(stated, name)}
+        spoken = files.get(site) or SiteAbout()
+        left = {name: question for name, question in SITE_QUESTIONS.items() if not getattr(spoken, name)}
         lines += [f"  {site}:", *_questions(left, "    ")] if left else [f"  {site}: {{}}  # its file answers all"]
     return "\n".join(lines) + "\n"
 

@@ -66,13 +66,13 @@ def _floors(pipeline: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
 
 
 def _of_site(rows: Sequence[Mapping[str, str]], floor: int) -> SiteCounts:
-    told: list[Mapping[str, str | int]] = []
+    disclosed: list[Mapping[str, str | int]] = []
     for split in dict.fromkeys(row["split"] for row in rows):
         mine = [row for row in rows if row["split"] == split]
         # Where a count is blank already, the rest was chosen beside it.
-        told += mine if any(row["groups"] == "" for row in mine) else disclosed_rows(mine, floor)
-    open_rows = [row for row in told if row["groups"] != ""]
+        disclosed += mine if any(row["groups"] == "" for row in mine) else disclosed_rows(mine, floor)
+    open_rows = [row for row in disclosed if row["groups"] != ""]
     counts = tuple(
         DataCount(str(row["split"]), str(row["class"]), int(row["patches"]), int(row["groups"])) for row in open_rows
     )
-    return SiteCounts(floor, counts, tuple(str(row["split"]) for row in told if row["groups"] == ""))
+    return SiteCounts(floor, counts, tuple(str(row["split"]) for row in disclosed if row["groups"] == ""))
