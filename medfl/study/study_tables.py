@@ -23,17 +23,20 @@ from medfl.study.study_file import Planned
 if TYPE_CHECKING:
     from medfl.runs.folder import RunFolder
 
+EARLIER = "earlier"
 IDENTITY = ("partition", "method", "seed", "fold")
 ROUND_FIGURES = ("mean_auroc", "worst_auroc", "site_spread", "drift", "coherence", "update_cosine")
 
 
 @dataclass
 class RunRows:
-    """What the tables hold of one run: its own line, its sites', its rounds'; without the columns that name it."""
+    """What the tables hold of one run: its own line, its sites', its rounds'; without the columns that name it, which
+    `name` has where it was read."""
 
     run: Row
     sites: list[Row]
     curve: list[Row]
+    name: Row = field(default_factory=dict)
 
 
 @dataclass
@@ -44,17 +47,25 @@ class Tables:
 
     @classmethod
     def load(cls, folder: Path) -> Tables:
-        """The tables of a study folder; empty where there are none. A run counts only if it is in all three.
+        """The tables of a study folder, runs that it had `earlier` among them; empty where there are none. A run counts
+        only if it is in all three.
 
         Raises:
             MedflError: a damaged table.
         """
+        earlier = folder / EARLIER
+        return cls((cls._of(earlier).rows if earlier.is_dir() else {}) | cls._of(folder).rows)
+
+    @classmethod
+    def _of(cls, folder: Path) -> Tables:
         tables = cls()
         first: dict[str, list[str]] = {}  # a run that stands under two names has its rows twice
         for row in read_table(folder / "runs.csv"):
             if row["key"] not in first:
                 first[row["key"]] = [row[column] for column in IDENTITY]
-                tables.rows[row["key"]] = RunRows(_unnamed(row), [], [])
+                tables.rows[row["key"]] = RunRows(
+                    _unnamed(row), [], [], {column: row[column] for column in (*IDENTITY, "key")}
+                )
         for name in ("sites", "curves"):
             for row in read_table(folder / f"{name}.csv"):
                 if first.get(row["key"]) == [row[column] for column in IDENTITY]:
@@ -64,15 +75,26 @@ class Tables:
         return tables
 
     def save(self, folder: Path, planned: Sequence[Planned]) -> None:
-        """Write the finished ones of the planned runs, in their order. runs.csv comes last: what a kill in between
-        leaves in the other two is of runs that are not yet done."""
-        done = [run for run in planned if run.key in self.rows]
-        for name, lines in (
-            ("curves", [(run, row) for run in done for row in self.rows[run.key].curve]),
-            ("sites", [(run, row) for run in done for row in self.rows[run.key].sites]),
-            ("runs", [(run, self.rows[run.key].run) for run in done]),
-        ):
-            write_table(folder / f"{name}.csv", [_named(run, row) for run, row in lines], (*IDENTITY, "key"))
+        """Write the finished ones of the planned runs, in their order, and those that are planned no more, if any, in
+        the folder `earlier`, from where a plan that names them again has them."""
+        done = [(_name(run), self.rows[run.key]) for run in planned if run.key in self.rows]
+        keys = {run.key for run in planned}
+        others = [(rows.name, rows) for key, rows in self.rows.items() if key not in keys and rows.name]
+        earlier = folder / EARLIER
+        if others or earlier.is_dir():
+            earlier.mkdir(exist_ok=True)
+            _write(earlier, others)
+        _write(folder, done)
+
+
+def _write(folder: Path, runs: Sequence[tuple[Row, RunRows]]) -> None:
+    """runs.csv comes last: what a kill in between leaves in the other two is of runs that are not yet done."""
+    for table, lines in (
+        ("curves", [name | row for name, rows in runs for row in rows.curve]),
+        ("sites", [name | row for name, rows in runs for row in rows.sites]),
+        ("runs", [name | rows.run for name, rows in runs]),
+    ):
+        write_table(folder / f"{table}.csv", lines, (*IDENTITY, "key"))
 
 
 def rows_of(folder: RunFolder, data: str, design: str | None = None) -> RunRows:
@@ -180,8 +202,8 @@ def _texts(values: Mapping[str, Any]) -> Row:
     return {key: "" if v is None else f"{v:.9g}" if isinstance(v, float) else str(v) for key, v in values.items()}
 
 
-def _named(run: Planned, row: Row) -> Row:
-    return {**{key: str(value) for key, value in run.identity.items()}, "key": run.key, **row}
+def _name(run: Planned) -> Row:
+    return {**{key: str(value) for key, value in run.identity.items()}, "key": run.key}
 
 
 def _unnamed(row: Row) -> Row:
