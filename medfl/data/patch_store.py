@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from medfl.metrics.subgroups import SubgroupColumn
+
 I64 = NDArray[np.int64]
 U8 = NDArray[np.uint8]
 
@@ -28,6 +30,7 @@ class PatchStore:
         group_names: names of the source groups that `groups` numbers; they never leave the site either.
         slides: i64[n], the slide of each patch; None where patches are not of slides.
         slide_names: names of the slides that `slides` numbers; they never leave the site either.
+        subgroups: columns of subgroups of its patches, where the pipeline names some that its tables have.
         skipped: how many files could not be read and were left out.
         folder: where `images` lie, and what is computed from them is kept; None in memory.
     """
@@ -43,5 +46,6 @@ class PatchStore:
     group_names: tuple[str, ...] = ()
     slides: I64 | None = None
     slide_names: tuple[str, ...] = ()
+    subgroups: tuple[SubgroupColumn, ...] = ()
     skipped: int = 0
     folder: Path | None = None

@@ -57,7 +57,8 @@ class RunSetup:
     def transport(self) -> Transport:
         """How messages reach the sites; what they answer has been checked."""
         personal = self.shared.chain.acts("personal_models")
-        return CheckedTransport(self.line, self.pipeline.task.classes, self.pipeline.evaluation.bins, personal)
+        pipeline, wanted = self.pipeline, self.pipeline.evaluation
+        return CheckedTransport(self.line, pipeline.task.classes, wanted.bins, personal, tuple(wanted.columns))
 
     @property
     def line(self) -> Transport:
