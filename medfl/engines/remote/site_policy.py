@@ -154,6 +154,8 @@ def in_words(folder: Path, pipeline: config.Pipeline, site: str) -> Iterator[str
         f"Figures leave of validation and test data, none that stands on fewer than {pipeline.disclosure.min_count} "
         f"patients; no patch, name or single score does."
     )
+    if columns := pipeline.evaluation.columns:
+        yield f"Figures of subgroups leave, too, with the words of these columns: {', '.join(columns)}."
     yield f"Differential privacy: {_privacy(chain)}."
     registry = pipeline.registry
     yield f"Registry: {f'the model is registered as {registry.name}' if registry else 'the model is not registered'}."
