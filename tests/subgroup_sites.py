@@ -40,7 +40,7 @@ def write_pipeline(folder: Path, **changes: Any) -> Path:
     """Two training sites and two held out; `south` has no column of subgroups."""
     names = ("ward", "clinic", "north", "south")
     sites = [
-        {"name": name, "data": {"source": "csv", "root": str(write_site(folder, name, at))}}
+        {"name": name, "mpp": 0.5, "data": {"source": "csv", "root": str(write_site(folder, name, at))}}
         for at, name in enumerate(names)
     ]
     settings: dict[str, Any] = {

@@ -221,20 +221,21 @@ def _adapted(summary: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"{markdown(sentence)}.\n" for sentence in adaptation_sentences(summary))
     headings, rows = adapted_table(summary["sites"])
     if rows:
-        yield from _markdown_table(headings, rows)
+        yield from _markdown_table(headings, [list(map(markdown, row)) for row in rows])
     yield "\nThe model that is served is the plain one; `medfl evaluate --adapt` and `medfl predict --adapt` adapt it."
 
 
 def _subgroups(own: SubgroupTable) -> Iterator[str]:
     yield f"## {markdown(own.title)}"
-    yield from _markdown_table(own.headings, own.rows)
+    yield from _markdown_table(own.headings, [[*map(markdown, row[:3]), *row[3:]] for row in own.rows])
     yield from (f"\n{markdown(sentence)}." for sentence in own.sentences)
 
 
 def _markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """A table of cells that are Markdown already."""
     yield f"| {' | '.join(headings)} |"
     yield "|" + "---|" * len(headings)
-    yield from (f"| {' | '.join(map(markdown, row))} |" for row in rows)
+    yield from (f"| {' | '.join(row)} |" for row in rows)
 
 
 def _calibration(summary: Mapping[str, Any]) -> Iterator[str]:
