@@ -60,11 +60,11 @@ def _subgroups(sites: Mapping[str, Mapping[str, Any]], column: str, role: str) -
     largest between the subgroups of one site; "silent": sites that do not state the column}."""
     values: dict[str, Any] = {}
     for value in subgroup_values(sites, column):
-        told = subgroup_sites(sites, column, value)
-        over = {key: own for key, own in group_figures(told, role).items() if not key.endswith("_before")}
-        rates = [malignant_rates(entry) for entry in told.values()]
+        entries = subgroup_sites(sites, column, value)
+        over = {key: own for key, own in group_figures(entries, role).items() if not key.endswith("_before")}
+        rates = [malignant_rates(entry) for entry in entries.values()]
         means = {f"mean_{rate}": mean_supported(own[rate] for own in rates) for rate in RATES}
-        counts = {key: sum(entry[key] for entry in told.values()) for key in ("n", "n_groups")}
+        counts = {key: sum(entry[key] for entry in entries.values()) for key in ("n", "n_groups")}
         values[value] = over | means | counts
     at_one: dict[str, Any] = {}
     for name, entry in sorted(sites.items()):

@@ -117,8 +117,8 @@ def _told(figures: Mapping[str, Any], min_count: int) -> dict[str, Any]:
     """The figures of a subgroup, rates at the threshold of what is malignant among them, without counts by class."""
     kept = kept_figures()
     sides = dict.fromkeys(("positives", "negatives")) if min_count > 1 else {}
-    told = {key: value for key, value in figures.items() if key in kept}
-    return told | {"operating": {target: {**point, **sides} for target, point in shown_points(figures).items()}}
+    chosen = {key: value for key, value in figures.items() if key in kept}
+    return chosen | {"operating": {target: {**point, **sides} for target, point in shown_points(figures).items()}}
 
 
 def _without_confusion(sums: Mapping[str, Any], min_count: int) -> dict[str, Any]:
@@ -141,8 +141,8 @@ def columns_in(sites: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def subgroup_values(sites: Mapping[str, Mapping[str, Any]], column: str) -> list[str]:
     """The values of a column of which some site tells figures, in order."""
-    told = {value for entry in sites.values() for value in column_values(entry.get("subgroups"), column)}
-    return sorted(told, key=value_order)
+    present = {value for entry in sites.values() for value in column_values(entry.get("subgroups"), column)}
+    return sorted(present, key=value_order)
 
 
 def column_values(subgroups: Mapping[str, Any] | None, column: str) -> Mapping[str, Mapping[str, Any]]:
@@ -153,8 +153,8 @@ def column_values(subgroups: Mapping[str, Any] | None, column: str) -> Mapping[s
 
 def subgroup_sites(sites: Mapping[str, Mapping[str, Any]], column: str, value: str) -> dict[str, dict[str, Any]]:
     """Site -> its role and its figures of a subgroup, of the sites that tell them."""
-    told = {name: column_values(entry.get("subgroups"), column).get(value) for name, entry in sites.items()}
-    return {name: {**own, "role": sites[name]["role"]} for name, own in told.items() if own}
+    entries = {name: column_values(entry.get("subgroups"), column).get(value) for name, entry in sites.items()}
+    return {name: {**own, "role": sites[name]["role"]} for name, own in entries.items() if own}
 
 
 def malignant_rates(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,11 +166,11 @@ def malignant_rates(entry: Mapping[str, Any]) -> dict[str, Any]:
 def difference(values: Mapping[str, float | None]) -> dict[str, Any] | None:
     """The largest less the smallest of a figure over the subgroups that have it, and which they are; None of fewer than
     two. What is not stated is no subgroup."""
-    stated = {value: number for value, number in values.items() if number is not None and value != NOT_STATED}
-    if len(stated) < 2:
+    numbers = {value: number for value, number in values.items() if number is not None and value != NOT_STATED}
+    if len(numbers) < 2:
         return None
-    largest, smallest = max(stated, key=lambda v: stated[v]), min(stated, key=lambda v: stated[v])
-    return {"value": stated[largest] - stated[smallest], "largest": largest, "smallest": smallest}
+    largest, smallest = max(numbers, key=lambda v: numbers[v]), min(numbers, key=lambda v: numbers[v])
+    return {"value": numbers[largest] - numbers[smallest], "largest": largest, "smallest": smallest}
 
 
 def site_differences(entry: Mapping[str, Any], column: str) -> dict[str, Any]:

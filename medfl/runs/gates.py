@@ -214,10 +214,10 @@ def _worst_subgroup(summary: Mapping[str, Any], gate: Gate, names: list[str]) ->
     for name in names:
         columns = _entry(summary, gate, name).get("subgroups") or {}
         silent += sum(column.get("withheld") or 0 for column in columns.values())
-        told = [(c, v, own) for c in columns for v, own in column_values(columns, c).items() if v != NOT_STATED]
-        if not told:
+        judged = [(c, v, own) for c in columns for v, own in column_values(columns, c).items() if v != NOT_STATED]
+        if not judged:
             return None, f"{what} of a subgroup at the {kind} site {name}"
-        for column, value, own in told:
+        for column, value, own in judged:
             place, interval = f"{what} of {column} {value} at the {kind} site {name}", own.get(f"{gate.figure}_ci")
             if interval is None:
                 return None, place

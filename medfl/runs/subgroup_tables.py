@@ -58,8 +58,8 @@ def _table(
     headings += [f"{rate} [95 %]" for rate in RATES]
     rows = []
     for value in subgroup_values(sites, column):
-        told = subgroup_sites(sites, column, value)
-        rows += [_site_row(value, name, entry) for name, entry in told.items()]
+        entries = subgroup_sites(sites, column, value)
+        rows += [_site_row(value, name, entry) for name, entry in entries.items()]
         rows += [] if alone else list(_rows_over(summary, column, value))
     return SubgroupTable(column, headings, rows, list(_sentences(summary, sites, column, alone)))
 
