@@ -16,7 +16,6 @@ from medfl.data.bag_store import BagStore, SiteStore
 from medfl.data.partition import SitePartition, make_partition, own_partition
 from medfl.data.patch_store import U8
 from medfl.data.render import read_patches, warn_of_resolution
-from medfl.data.render_bags import site_store
 from medfl.data.stained_store import in_stain
 from medfl.errors import MedflError
 from medfl.messages import MeasureRequest
@@ -27,6 +26,7 @@ from medfl.pipeline.build_site import build_site
 from medfl.pipeline.final_evaluation import Measured
 from medfl.pipeline.load_pipeline import load_pipeline, load_site
 from medfl.pipeline.prediction_tables import write_predictions
+from medfl.pipeline.site_stores import SiteStores
 from medfl.pipeline.slide_scores import check_encoder, score_folder
 from medfl.pipeline.summary import pooled_figures
 from medfl.pipeline.trained_model import TrainedModel
@@ -66,7 +66,7 @@ def measure_model(
             )
         as_trained = {"size": model.facts["size"], "render": model.render}
         pipeline = pipeline.model_copy(update={"data": pipeline.data.model_copy(update=as_trained)})
-        store = _as_the_model_sees(model, site_store(pipeline, site, share))
+        store = _as_the_model_sees(model, SiteStores(pipeline).of(site, share))
         role = site.role or "held_out"
         here = build_site(pipeline, site.model_copy(update={"role": role}), store, bench)
         wanted = pipeline.evaluation.resamples if resamples is None else resamples

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+from medfl.config import ConfigSection, TileEncoder, TileSettings
 from medfl.config.model_config import Pooling
 from medfl.data.normalise import FIXED, method_of, statistics_of
 from medfl.errors import MedflError
@@ -40,6 +41,9 @@ def read_model_facts(path: Path) -> dict[str, Any]:
     wrong += [] if facts.get("train", "all") in ("all", "head") or _part(facts["train"]) else ["train"]
     wrong += [] if facts.get("pooling") in (None, *get_args(Pooling)) else ["pooling"]
     wrong += _wrong_adaptation(facts)
+    wrong += [] if _section(TileSettings, facts.get("tile")) else ["tile"]
+    wrong += [] if _section(TileEncoder, facts.get("encoder"), "name") else ["encoder"]
+    wrong += [] if facts.get("jpeg") is None or _count(facts["jpeg"]) else ["jpeg"]
     wrong += [] if facts.get("hidden") is None or _count(facts["hidden"]) else ["hidden"]
     wrong += [] if _normalisation(facts.get("normalise")) else ["normalise"]
     if wrong:
@@ -61,6 +65,12 @@ def model_rendering(facts: Mapping[str, Any], pipeline: Mapping[str, Any] | None
     if "render" in facts:
         return list(facts["render"])
     return list(((pipeline or {}).get("data") or {}).get("render") or [])
+
+
+def stored_as(facts: Mapping[str, Any]) -> str:
+    """ ", kept as JPEGs of quality 95" or the like, for a model whose patches in training and measurement were; else
+    ""."""
+    return f", kept as JPEGs of quality {facts['jpeg']}" if facts.get("jpeg") else ""
 
 
 def model_stain(facts: Mapping[str, Any]) -> list[float]:
@@ -116,6 +126,17 @@ def _wrong_adaptation(facts: Mapping[str, Any]) -> list[str]:
     except (KeyError, TypeError, ValueError, AttributeError):
         wrong.append("adaptation")
     return wrong
+
+
+def _section(kind: type[ConfigSection], value: Any, *further: str) -> bool:
+    """Whether a value is a section of a pipeline with these texts besides, or nothing."""
+    if value is None:
+        return True
+    try:
+        kind.model_validate({key: part for key, part in value.items() if key not in further})
+    except (AttributeError, TypeError, ValueError):
+        return False
+    return all(isinstance(value.get(key), str) for key in further)
 
 
 def _normalisation(value: Any) -> bool:

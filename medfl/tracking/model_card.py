@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Any
 
 from medfl.data.citations import GROUPS, LC25000
+from medfl.data.sources.source_registry import drawn_data
 from medfl.metrics import RATES, format_figure, format_interval
 from medfl.metrics.figures import Place, Style, figures_at
 from medfl.metrics.fit_words import fit_cautions, fit_means, fit_name, fit_ways
@@ -16,7 +17,7 @@ from medfl.metrics.units import SHOWN, UNITS, unit_notes, unit_sites, units_show
 from medfl.plain_text import markdown
 from medfl.runs.adapted_figures import TITLE, adaptation_sentences, adapted_table
 from medfl.runs.headline import headline
-from medfl.runs.model_facts import model_rendering, model_stain, stain_sentences, transform_names
+from medfl.runs.model_facts import model_rendering, model_stain, stain_sentences, stored_as, transform_names
 from medfl.runs.records import RunRecords, SiteData, papers
 from medfl.runs.redact import scrub
 from medfl.runs.subgroup_tables import SubgroupTable, subgroup_tables
@@ -27,6 +28,8 @@ _SOURCES = {
     "tissue": "generated tissue: drawn from a seed, no patient is behind it",
     "folder": "patches from the sites' own folders",
     "csv": "patches listed by the sites' own tables",
+    "slides": "whole slides, cut into tiles",
+    "features": "features of whole slides, which another tool had extracted",
 }
 
 
@@ -79,7 +82,7 @@ def _head(summary: Mapping[str, Any], model: Mapping[str, Any], pipeline: Mappin
         yield "\n**Leaky: copies of one source image may be on both sides of a split. The figures are too good.**"
     yield from paragraphs(pipeline.get("description"))
     mpp = model.get("mpp")
-    resolution = f"{mpp:g} microns per pixel" if mpp else "microns per pixel unknown"
+    resolution = (f"{mpp:g} microns per pixel" if mpp else "microns per pixel unknown") + stored_as(model)
     size = model["size"]
     classes = _list(model["classes"])
     yield f"\n{markdown(model['backbone'])}, {size} x {size} pixels, {resolution}. Classes: {classes}."
@@ -285,8 +288,8 @@ def _limits(summary: Mapping[str, Any], model: Mapping[str, Any], pipeline: Mapp
     yield "## Limits"
     if summary["leaky"]:
         yield "- Leaky splits: copies of one source image may be on both sides. Nothing follows for new patients."
-    if settings["source"] == "tissue":
-        yield "- Trained and measured on generated tissue: the figures say nothing about patients."
+    for what in drawn_data(pipeline) or (["Tissue"] if settings["source"] == "tissue" else []):
+        yield f"- Trained and measured on generated {what.lower()}: the figures say nothing about patients."
     if settings["source"] == "lc25000":
         yield "- LC25000 is augmented from few source tiles; its source groups are no patients."
     if settings.get("mode", "dealt") == "dealt":

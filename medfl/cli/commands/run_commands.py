@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from medfl.config import Adapt as AdaptSection
     from medfl.config import Pipeline
     from medfl.pipeline.run import Outcome
+    from medfl.pipeline.trained_model import TrainedModel
 
 
 class Engine(StrEnum):
@@ -172,11 +173,19 @@ def predict(
     model: ModelRef,
     directory: Annotated[
         str,
-        typer.Argument(metavar="DIR", help="A folder of unlabelled images, or of features where the model reads them."),
+        typer.Argument(
+            metavar="DIR", help="A folder of unlabelled images, of slides, or of features where the model reads them."
+        ),
     ],
     out: Annotated[str | None, typer.Option(help="CSV file; default: standard output.")] = None,
     attention: Annotated[
         str | None, typer.Option(metavar="DIR", help="Also write here how much each tile of a slide counted.")
+    ] = None,
+    heatmaps: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", help="Also write here each slide's tiles with their scores: GeoJSON and a picture."
+        ),
     ] = None,
     adapt: Adapt = None,
     site: Annotated[
@@ -189,9 +198,8 @@ def predict(
         ),
     ] = None,
 ) -> None:
-    """Class probabilities for every image of a folder, or for every slide of a folder of features."""
+    """Class probabilities for every image of a folder, or for every slide of a folder of slides or of features."""
     from medfl.cli.standard_streams import complain, write_data
-    from medfl.pipeline.evaluate_model import predict as score
     from medfl.pipeline.load_pipeline import load_site
     from medfl.pipeline.predict_adapted import predict_adapted
     from medfl.pipeline.predict_patients import read_owners, score_units
@@ -203,20 +211,41 @@ def predict(
     owners = read_owners(Path(patients)) if patients else None
     if site and not remedy:
         raise MedflError("--site states a class mix, which only --adapt uses; add --adapt class_mix, or leave it out")
+    damaged: list[str] = []
     if remedy:
-        rows, said = predict_adapted(trained, Path(directory), remedy, load_site(site) if site else None)
+        what, (rows, said) = (
+            "file",
+            predict_adapted(trained, Path(directory), remedy, load_site(site) if site else None),
+        )
         complain("; ".join(said))
     else:
-        rows = score(trained, Path(directory), attention=Path(attention) if attention else None)
-    head = ["slide" if trained.reads_bags else "file", *(f"p_{name}" for name in trained.facts["classes"])]
+        what, rows, damaged = _scored(trained, directory, attention, heatmaps)
+    head = [what, *(f"p_{name}" for name in trained.facts["classes"])]
     text = _csv_text([head, *([name, *(f"{p:.6f}" for p in probabilities)] for name, probabilities in rows)])
-    if not out:
-        write_data(text)
-        return
-    _write_out(Path(out), text)
-    if owners is not None:
-        for key, lines in score_units(rows, owners, trained.facts).items():
+    if out:
+        _write_out(Path(out), text)
+        for key, lines in (score_units(rows, owners, trained.facts) if owners else {}).items():
             _write_out(Path(out).with_suffix(f".{key}.csv"), _csv_text(lines))
+    else:
+        write_data(text)
+    if damaged:
+        raise MedflError(f"{directory}: {len(damaged)} slides cannot be read: {'; '.join(damaged)}")
+
+
+def _scored(
+    trained: TrainedModel, directory: str, attention: str | None, heatmaps: str | None
+) -> tuple[str, list[tuple[str, list[float]]], list[str]]:
+    """What a row is, the rows, and slides that cannot be read. Raises MedflError."""
+    from medfl.pipeline.evaluate_model import predict as score
+    from medfl.pipeline.predict_slides import holds_slides, predict_slides
+
+    weighed = Path(attention) if attention else None
+    if holds_slides(trained, Path(directory)):
+        result = predict_slides(trained, Path(directory), weighed, Path(heatmaps) if heatmaps else None)
+        return "slide", result.rows, result.damaged
+    if heatmaps:
+        raise MedflError("--heatmaps is for a folder of slides and a model that was trained on slides; leave it out")
+    return "slide" if trained.reads_bags else "file", score(trained, Path(directory), attention=weighed), []
 
 
 def _csv_text(lines: Iterable[Sequence[str]]) -> str:

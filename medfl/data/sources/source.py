@@ -121,6 +121,9 @@ class Source(ABC):
     gives_bags: ClassVar[bool] = False
     """What it lists are bags of feature vectors, which `medfl.data.render_bags` reads, and no patches."""
 
+    drawn: ClassVar[str] = ""
+    """What it draws from a seed where no root names data, "Tissue" for example; empty where it draws nothing."""
+
     def __init__(self, spec: SourceSpec) -> None:
         self.spec = spec
 
@@ -153,6 +156,11 @@ class Source(ABC):
     def identity(self, reference: str) -> Hashable:
         """What the patch is, however it is reached: equal for two references, also of two sources, to one patch."""
         return self.kind, self.place, reference
+
+    def slide_prints(self, references: Sequence[str]) -> list[str]:
+        """Digests of the slides that references are of, sorted, by which a slide is known at another site whatever it
+        is called; none where patches are all there is."""
+        return []
 
     def describe(self, reference: str) -> str:
         """Where the patch lies, for people and for tables that stay at the site."""

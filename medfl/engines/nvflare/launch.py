@@ -15,7 +15,7 @@ from medfl.engines.nvflare.flare_app import HOME
 from medfl.engines.nvflare.job import write_job
 from medfl.engines.nvflare.preflight import server_kit
 from medfl.engines.nvflare.run_layout import Laid, laid_before, lay_out, lay_out_kit, scratch
-from medfl.engines.nvflare.session import Engine
+from medfl.engines.nvflare.session import RunningEngine
 from medfl.engines.processes import Crew, stoppable
 from medfl.engines.remote.audit_log import AuditLog
 from medfl.engines.remote.party_files import whole_lines, write_run
@@ -144,7 +144,7 @@ def _round(laid: Laid) -> int:
     return loaded[0].round if loaded else 0
 
 
-def _engine(laid: Laid, crew: Crew, watcher: ProgressCallbacks, wait: float) -> AbstractContextManager[Engine]:
+def _engine(laid: Laid, crew: Crew, watcher: ProgressCallbacks, wait: float) -> AbstractContextManager[RunningEngine]:
     """The processes of the engine."""
     if laid.engine == "kit":
         from medfl.engines.nvflare.run_kit import kit_server
@@ -158,19 +158,19 @@ def _engine(laid: Laid, crew: Crew, watcher: ProgressCallbacks, wait: float) -> 
 
 
 @contextmanager
-def _simulator(laid: Laid, crew: Crew) -> Iterator[Engine]:
+def _simulator(laid: Laid, crew: Crew) -> Iterator[RunningEngine]:
     with scratch(laid) as folder:
         job = write_job(folder, laid.run, laid.timeout, len(laid.sites))
         module = ["-m", "medfl.engines.nvflare.simulator", str(folder / "workspace"), str(job), ",".join(laid.sites)]
         log = laid.home / "simulator.log"
         crew.start("simulator", [sys.executable, *module], log, {HOME: str(laid.home)})
         try:
-            yield Engine(lambda: f"the simulator has ended; see {log}" if crew.ended() else None)
+            yield RunningEngine(lambda: f"the simulator has ended; see {log}" if crew.ended() else None)
         finally:
             crew.end()  # before its workspace goes
 
 
-def _watch(laid: Laid, watcher: ProgressCallbacks, begin: int, engine: Engine, until: float | None) -> None:
+def _watch(laid: Laid, watcher: ProgressCallbacks, begin: int, engine: RunningEngine, until: float | None) -> None:
     """Tell what the server writes until it has ended.
 
     Raises:

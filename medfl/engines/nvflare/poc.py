@@ -12,7 +12,7 @@ from medfl.engines.nvflare.flare_app import HOME
 from medfl.engines.nvflare.job import write_job
 from medfl.engines.nvflare.provision import place_server, provision
 from medfl.engines.nvflare.run_layout import Laid, scratch
-from medfl.engines.nvflare.session import Engine, Job, command, free_port, session, wait_for_sites
+from medfl.engines.nvflare.session import Job, RunningEngine, command, free_port, session, wait_for_sites
 from medfl.engines.processes import Crew
 from medfl.errors import MedflError
 from medfl.runs.progress import ProgressCallbacks
@@ -21,7 +21,7 @@ START = 180.0  # seconds in which server and sites must be up
 
 
 @contextmanager
-def poc(laid: Laid, crew: Crew, watcher: ProgressCallbacks) -> Iterator[Engine]:
+def poc(laid: Laid, crew: Crew, watcher: ProgressCallbacks) -> Iterator[RunningEngine]:
     """Kits, processes and the job.
 
     Raises:
@@ -50,7 +50,7 @@ def poc(laid: Laid, crew: Crew, watcher: ProgressCallbacks) -> Iterator[Engine]:
                     raise MedflError(
                         f"{missing[0]} did not connect within {START:g} s; see {laid.home / missing[0]}.log"
                     )
-                yield Engine(Job(opened, write_job(folder, laid.run, laid.timeout, len(laid.sites)), gone))
+                yield RunningEngine(Job(opened, write_job(folder, laid.run, laid.timeout, len(laid.sites)), gone))
         finally:
             crew.end()
             for name in ("server", *laid.sites):  # what the processes of the job wrote; the rest of a kit goes

@@ -15,7 +15,7 @@ from medfl.engines.nvflare.job import write_job
 from medfl.engines.nvflare.preflight import address, reach, site_name
 from medfl.engines.nvflare.provision import place_server
 from medfl.engines.nvflare.run_layout import Laid, scratch
-from medfl.engines.nvflare.session import Engine, Job, command, connected, free_port, session, wait_for_sites
+from medfl.engines.nvflare.session import Job, RunningEngine, command, connected, free_port, session, wait_for_sites
 from medfl.engines.processes import Crew, stoppable
 from medfl.engines.remote.party_files import PARTY, read_site, whole_lines
 from medfl.engines.remote.site_endpoint import LOG
@@ -43,7 +43,7 @@ AGAIN = 10.0  # seconds before a site's process that ended is started again
 
 
 @contextmanager
-def kit_server(laid: Laid, crew: Crew, watcher: ProgressCallbacks, wait: float) -> Iterator[Engine]:
+def kit_server(laid: Laid, crew: Crew, watcher: ProgressCallbacks, wait: float) -> Iterator[RunningEngine]:
     """The server of a kit and the job, with the sites that have come within `wait` seconds, or as soon as all have.
 
     Raises:
@@ -72,7 +72,7 @@ def kit_server(laid: Laid, crew: Crew, watcher: ProgressCallbacks, wait: float) 
         if not here:
             raise MedflError(f"no site has come within {wait:g} s; wait longer with --wait, or see what they say")
         job = Job(opened, write_job(folder, laid.run, laid.timeout, len(here)), gone)
-        yield Engine(job, Newcomers(lambda: connected(opened), set(laid.sites) - here))
+        yield RunningEngine(job, Newcomers(lambda: connected(opened), set(laid.sites) - here))
 
 
 class Newcomers:

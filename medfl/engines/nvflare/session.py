@@ -50,7 +50,7 @@ def free_port(wanted: int = 8002) -> int:
 
 
 @dataclass(frozen=True)
-class Engine:
+class RunningEngine:
     """Processes that carry out a run.
 
     Attributes:

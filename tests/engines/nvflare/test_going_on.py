@@ -9,7 +9,7 @@ import yaml
 from medfl.engines.nvflare import launch
 from medfl.engines.nvflare.run_kit import Newcomers
 from medfl.engines.nvflare.run_layout import lay_out
-from medfl.engines.nvflare.session import Engine
+from medfl.engines.nvflare.session import RunningEngine
 from medfl.engines.remote.audit_log import entries, verify
 from medfl.engines.remote.remote_transport import Stopped
 from medfl.errors import RunFailed
@@ -55,7 +55,7 @@ def carried_out(planned, tmp_path, monkeypatch):
             thread.start()
             late = iter(newcomers if number == 0 else ())
             try:
-                yield Engine(lambda: None, lambda: next(late, None))
+                yield RunningEngine(lambda: None, lambda: next(late, None))
             finally:
                 ended.set()
                 thread.join()
