@@ -64,7 +64,7 @@ def _subgroups(sites: Mapping[str, Mapping[str, Any]], column: str, role: str) -
         over = {key: own for key, own in group_figures(entries, role).items() if not key.endswith("_before")}
         rates = [malignant_rates(entry) for entry in entries.values()]
         means = {f"mean_{rate}": mean_supported(own[rate] for own in rates) for rate in RATES}
-        counts = {key: sum(entry[key] for entry in entries.values()) for key in ("n", "n_groups")}
+        counts = {key: int(math.fsum(entry[key] for entry in entries.values())) for key in ("n", "n_groups")}
         values[value] = over | means | counts
     at_one: dict[str, Any] = {}
     for name, entry in sorted(sites.items()):

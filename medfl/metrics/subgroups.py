@@ -11,6 +11,8 @@ import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -220,5 +222,4 @@ def pooled_subgroups(
 
 def sum_histograms(parts: Sequence[Mapping[str, Any]]) -> ScoreHistograms:
     """The histograms of several sites together."""
-    first, *others = map(ScoreHistograms.from_lists, parts)
-    return sum(others, first)
+    return reduce(add, map(ScoreHistograms.from_lists, parts))
