@@ -20,8 +20,9 @@ from medfl.cli.commands.doctor_command import doctor
 from medfl.cli.commands.feature_commands import features_app
 from medfl.cli.commands.init_commands import init_app
 from medfl.cli.commands.methods_command import methods
+from medfl.cli.commands.predict_command import predict
 from medfl.cli.commands.report_command import report
-from medfl.cli.commands.run_commands import evaluate, export, predict, register, resume, run, track
+from medfl.cli.commands.run_commands import evaluate, export, register, resume, run, track
 from medfl.cli.commands.site_commands import sites_app
 from medfl.cli.commands.slide_commands import slides_app
 from medfl.cli.commands.study_command import study

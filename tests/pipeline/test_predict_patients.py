@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from medfl.cli.commands import run_commands
+from medfl.cli.commands import predict_command
 from medfl.errors import MedflError
 from medfl.pipeline import evaluate_model, trained_model
 from medfl.pipeline.predict_patients import read_owners, score_units
@@ -56,14 +56,14 @@ def test_the_tables_lie_beside_that_of_files_which_is_there_first(tmp_path, monk
     monkeypatch.setattr(trained_model, "find_model", lambda reference: Model)
     monkeypatch.setattr(evaluate_model, "predict", lambda *args, **more: SCORED)
     owners = table(tmp_path / "t.csv", "file,patient", *(f"{name},P{name[0]}" for name, _ in SCORED))
-    run_commands.predict("r", "images", str(tmp_path / "scores.csv"), patients=str(owners))
+    predict_command.predict("r", "images", str(tmp_path / "scores.csv"), patients=str(owners))
     with (tmp_path / "scores.patients.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert [(row["patient"], row["files"]) for row in rows] == [("Pa", "2"), ("Pb", "1"), ("Pc", "1")]
     (tmp_path / "scores.csv").unlink()
     table(owners, "file,patient", "a/1.png,P1")
     with pytest.raises(MedflError, match="no row"):
-        run_commands.predict("r", "images", str(tmp_path / "scores.csv"), patients=str(owners))
+        predict_command.predict("r", "images", str(tmp_path / "scores.csv"), patients=str(owners))
     assert (tmp_path / "scores.csv").is_file()
     with pytest.raises(MedflError, match="state --out"):
-        run_commands.predict("r", "images", patients=str(owners))
+        predict_command.predict("r", "images", patients=str(owners))

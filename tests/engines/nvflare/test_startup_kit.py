@@ -479,9 +479,8 @@ def test_a_site_killed_twice_and_the_server_once_come_back_and_cost_no_bit(pipel
 
 @pytest.mark.slow
 def test_a_site_that_comes_late_is_named_until_then_and_takes_part_from_the_next_round(pipeline, tmp_path):
-    rounds = 150
     changes = {
-        "training": pipeline.training.model_copy(update={"rounds": rounds, "local_steps": 20}),
+        "training": pipeline.training.model_copy(update={"rounds": 2000, "local_steps": 20}),  # more than are awaited
         "tracking": config.Tracking(uri=f"sqlite:///{tmp_path / 'mlflow.db'}"),
     }
     make_kits(pipeline.model_copy(update=changes), tmp_path / "kits", "localhost", free_port(0))
@@ -492,25 +491,30 @@ def test_a_site_that_comes_late_is_named_until_then_and_takes_part_from_the_next
         until_round(2, out, logs, server)
         assert "Site site-02 is not connected" in logs.read_text()
         sites.append(joined(tmp_path / "kits" / "site-02", logs))
-        assert server.wait(500) == 0, logs.read_text()
+        deadline = time.monotonic() + 400
+        while not (whole := [t for t, names in enumerate(failures(out)) if not names]):
+            assert server.poll() is None, logs.read_text()
+            assert time.monotonic() < deadline, logs.read_text()
+            time.sleep(0.5)
+        server.send_signal(signal.SIGINT)
+        assert server.wait(60) == 130, logs.read_text()
     finally:
         assert ended(*sites) == [130] * len(sites)
-    folder = RunFolder(out)
-    failed = [[(f["site"], f["reason"]) for f in record["failures"]] for record in folder.records()]
-    early = failed.index([])
-    assert 0 < early < rounds
-    assert failed == [[("site-02", "not connected")]] * early + [[]] * (rounds + 1 - early)
-    assert all(record["counted"] for record in folder.records()[:-1])
-    assert set(folder.read_summary()["sites"]) == set(SITES)
-    # MLflow has the whole run once, those of the second part behind those of the first.
+    early = whole[0]
+    assert early > 1
+    assert failures(out) == [[("site-02", "not connected")]] * early + [[]] * (len(failures(out)) - early)
+    assert all(record["counted"] for record in RunFolder(out).records())
+    # MLflow has the rounds once, those of the second part behind those of the first.
     client = client_for(changes["tracking"].uri)
     runs = client.search_runs([client.get_experiment_by_name("medfl").experiment_id])
-    assert sorted(run.data.tags["role"] for run in runs) == ["federation", "held_out", "train", "train"]
-    (whole,) = (run for run in runs if run.data.tags["role"] == "federation")
-    history = client.get_metric_history(whole.info.run_id, "failures")
-    assert [(m.step, m.value) for m in sorted(history, key=lambda m: m.step)] == [
-        (round_, float(round_ < early)) for round_ in range(rounds + 1)
-    ]
+    (told,) = (run for run in runs if run.data.tags["role"] == "federation")
+    history = sorted(client.get_metric_history(told.info.run_id, "failures"), key=lambda m: m.step)
+    assert [(m.step, m.value) for m in history] == [(t, float(t < early)) for t in range(len(history))]
+
+
+def failures(out: Path) -> list[list[tuple[str, str]]]:
+    """Who failed in each round of a run, and why."""
+    return [[(f["site"], f["reason"]) for f in record["failures"]] for record in RunFolder(out).records()]
 
 
 def certificate(folder: Path, authority: Path, ends: dt.timedelta) -> tuple[Path, Path]:
