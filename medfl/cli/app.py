@@ -17,6 +17,7 @@ from medfl.cli.commands.compare_command import compare
 from medfl.cli.commands.data_commands import data_app
 from medfl.cli.commands.deploy_commands import deploy_app
 from medfl.cli.commands.doctor_command import doctor
+from medfl.cli.commands.dossier_command import dossier
 from medfl.cli.commands.feature_commands import features_app
 from medfl.cli.commands.init_commands import init_app
 from medfl.cli.commands.methods_command import methods
@@ -61,6 +62,7 @@ for command in (
     study,
     compare,
     report,
+    dossier,
     methods,
     backbones,
     doctor,

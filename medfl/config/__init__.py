@@ -25,10 +25,13 @@ from medfl.config.model_config import TileEncoder as TileEncoder
 from medfl.config.model_config import TrainedPart as TrainedPart
 from medfl.config.pipeline_config import Baseline as Baseline
 from medfl.config.pipeline_config import CalibrationFit as CalibrationFit
+from medfl.config.pipeline_config import Disclosure as Disclosure
 from medfl.config.pipeline_config import Gates as Gates
 from medfl.config.pipeline_config import Pipeline as Pipeline
 from medfl.config.pipeline_config import Registry as Registry
 from medfl.config.pipeline_config import Tracking as Tracking
+from medfl.config.site_about import PublicText as PublicText
+from medfl.config.site_about import SiteAbout as SiteAbout
 from medfl.config.site_config import Generate as Generate
 from medfl.config.site_config import SiteConfig as SiteConfig
 from medfl.config.site_config import SiteLink as SiteLink

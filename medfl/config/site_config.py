@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from medfl.config.data_config import OwnData
 from medfl.config.fields import ConfigSection, Count, Fraction, Name, NonNegative, Positive, Rgb, Transform
+from medfl.config.site_about import SiteAbout
 from medfl.config.spelling import SpeltName
 from medfl.errors import MedflError, nearest
 
@@ -53,6 +54,7 @@ class SiteConfig(ConfigSection):
     link: SiteLink | None = None
     density: float = Field(1.0, gt=0, le=1)
     min_count: Count | None = None
+    about: SiteAbout | None = None
 
     def stated_mix(self, classes: Sequence[str]) -> tuple[float, ...] | None:
         """Its `class_mix` in the order of `classes`, absent ones with 0; None where it states none.

@@ -158,6 +158,16 @@ def links(entries: Sequence[tuple[str, str]]) -> Markup:
     return _block("links", entries)
 
 
+def unanswered(words: str) -> Markup:
+    """Words that stand where an answer should, in red."""
+    return _block("unanswered", words)
+
+
+def answer_list(answers: Sequence[tuple[str, Cell]]) -> Markup:
+    """A cell of (where an answer is from, the answer)."""
+    return _block("answers", answers)
+
+
 def patches(pictures: Sequence[PatchPicture]) -> Markup:
     """Pictures from a site."""
     return _block("patches", pictures)

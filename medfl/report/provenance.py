@@ -79,7 +79,7 @@ def configuration(evidence: Evidence) -> PageSection:
     facts = [
         ["method", chain(evidence)],
         ["backbone", f"{model.get('backbone')}, {model.get('parameters', 0):,} parameters"],
-        ["began from", _start(model.get("start"))],
+        ["began from", start_words(model.get("start"))],
         ["architecture fingerprint", str(model.get("fingerprint"))],
         ["patches", _patches(summary, pipeline)],
         ["classes", ", ".join(evidence.classes)],
@@ -110,7 +110,7 @@ def chain(evidence: Evidence) -> str:
     return " + ".join(_link(link) for link in links_) or "FedAvg"
 
 
-def _start(weights: Mapping[str, Any] | None) -> str:
+def start_words(weights: Mapping[str, Any] | None) -> str:
     """The weights that training began from."""
     if weights is None:
         return "not stated"

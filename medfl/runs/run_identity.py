@@ -15,10 +15,10 @@ from medfl.runs.redact import LOCAL, scrub
 FREE = re.compile(
     r"(?:.+\.)?description|tracking(?:\..+)?|registry(?:\..+)?|training\.(?:threads|timeout|device)"
     r"|data\.(?:root|cache|source_groups)|sites\..+\.data\.(?:root|source_groups)|evaluation\.batch_size"
-    r"|(?:.+\.)?data\.features\.(?:slide_)?table"
+    r"|(?:.+\.)?data\.features\.(?:slide_)?table|sites\.[^.]+\.[^.]+\.about(?:\..+)?"
 )
-"""Keys that say where things are, how fast they go and what becomes of the result. Where data lie may change; that they
-are the same data is another check (`medfl.runs.data_record.check_data`)."""
+"""Keys that say where things are, how fast they go, what becomes of the result, and words for people. Where data lie
+may change; that they are the same data is another check (`medfl.runs.data_record.check_data`)."""
 SHOWN = 60  # characters of a value in a sentence
 ABSENT = object()
 ROUNDS_KEY = "training.rounds"

@@ -33,7 +33,8 @@ def content_key(pipeline: config.Pipeline) -> str:
     _without_paths(content["data"], "root", "cache", "source_groups")
     _without_paths(content["data"].get("features") or {}, "table", "slide_table")
     for site in content["sites"]["train"] + content["sites"]["held_out"]:
-        site.pop("description", None)
+        for words in ("description", "about"):
+            site.pop(words, None)
         _without_paths(site.get("data") or {}, "root", "source_groups")
         _without_paths((site.get("data") or {}).get("features") or {}, "table", "slide_table")
     text = json.dumps([content, installed_version()], sort_keys=True)

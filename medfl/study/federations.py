@@ -28,5 +28,5 @@ def federations(study: StudyPlan) -> dict[Repeat, str]:
 def _sites(run: Planned) -> str:
     """The institutions of a run, whatever their roles."""
     sites = [*run.pipeline.train_sites, *run.pipeline.held_out_sites]
-    drawn = [site.model_dump(mode="json", exclude={"role", "description"}) for site in sites]
+    drawn = [site.model_dump(mode="json", exclude={"role", "description", "about"}) for site in sites]
     return json.dumps(sorted(drawn, key=lambda site: str(site["name"])), sort_keys=True)

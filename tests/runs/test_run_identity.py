@@ -57,6 +57,7 @@ def test_where_things_are_how_fast_they_go_and_what_becomes_of_them_may_change(r
         "description": "other words",
         "data__cache": "/elsewhere",
         "sites__train__0__data__root": "/moved",
+        "sites__train__0__about": {"owner": "A hospital"},
         "evaluation": {"batch_size": 8},
     }
     before = changed(run)

@@ -12,6 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from medfl.cli.app import app
+from medfl.config import SiteAbout
 from medfl.errors import MedflError, RunFailed
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.study import execute
@@ -105,6 +106,13 @@ def test_the_key_is_of_what_decides_the_figures(files):
     assert len({base, *different}) == 5
     assert key("evaluation.patients=mean") == base
     assert key("evaluation.patients={top: 3}") != base
+
+
+def test_what_a_site_says_of_its_data_is_no_part_of_the_key(files):
+    pipeline = load_pipeline(files / "tiny.yaml")
+    spoken = [site.model_copy(update={"about": SiteAbout(owner="A hospital")}) for site in pipeline.train_sites]
+    sites = pipeline.sites.model_copy(update={"train": spoken})
+    assert content_key(pipeline.model_copy(update={"sites": sites})) == content_key(pipeline)
 
 
 def test_folds_leave_each_site_out_and_never_touch_the_held_out_ones(files):

@@ -1,6 +1,6 @@
 """What each party of a distributed run is given, as files in a folder of its own.
 
-server/  pipeline.yaml     the pipeline; of sites their names, roles, lines and densities only
+server/  pipeline.yaml     the pipeline; of sites their names, roles, lines, densities and `about` only
          run.json          the run's identity and the run folder
 <site>/  pipeline.yaml     the pipeline; of the other sites their names and roles only
          site.yaml         this site's own file, which the site may edit (`data.root`)
@@ -112,7 +112,7 @@ def whole_lines(file: Path) -> list[str]:
 
 def _line(site: config.SiteConfig) -> config.SiteConfig:
     """What the server knows of a site."""
-    return config.SiteConfig(name=site.name, role=site.role, link=site.link, density=site.density)
+    return config.SiteConfig(name=site.name, role=site.role, link=site.link, density=site.density, about=site.about)
 
 
 def _with_sites(pipeline: config.Pipeline, sites: Mapping[str, config.SiteConfig]) -> config.Pipeline:

@@ -1,0 +1,123 @@
+"""`medfl predict`: probabilities for a folder that nobody labelled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medfl.cli.commands.common import Adapt, ModelRef, remedy_of
+from medfl.errors import MedflError
+from medfl.plain_text import visible
+
+if TYPE_CHECKING:
+    from medfl.config import Adapt as Adaptation
+    from medfl.pipeline.trained_model import TrainedModel
+
+Rows = list[tuple[str, list[float]]]
+
+
+def predict(
+    model: ModelRef,
+    directory: Annotated[
+        str,
+        typer.Argument(
+            metavar="DIR", help="A folder of unlabelled images, of slides, or of features where the model reads them."
+        ),
+    ],
+    out: Annotated[str | None, typer.Option(help="CSV file; default: standard output.")] = None,
+    attention: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Also write here how much each tile of a slide counted.")
+    ] = None,
+    heatmaps: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", help="Also write here each slide's tiles with their scores: GeoJSON and a picture."
+        ),
+    ] = None,
+    adapt: Adapt = None,
+    site: Annotated[
+        str | None, typer.Option(metavar="SITE", help="With --adapt: a site file whose `class_mix` counts.")
+    ] = None,
+    patients: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TABLE", help="With --out: a table file,patient (or slide,patient); patients are scored beside it."
+        ),
+    ] = None,
+) -> None:
+    """Class probabilities for every image of a folder, or for every slide of a folder of slides or of features."""
+    from medfl.cli.standard_streams import write_data
+    from medfl.pipeline.predict_patients import read_owners, score_units
+    from medfl.pipeline.trained_model import find_model
+
+    remedy, trained = remedy_of(adapt), find_model(model)
+    if patients and not out:
+        raise MedflError("--patients writes further tables beside that of --out; state --out")
+    owners = read_owners(Path(patients)) if patients else None
+    if site and not remedy:
+        raise MedflError("--site states a class mix, which only --adapt uses; add --adapt class_mix, or leave it out")
+    damaged: list[str] = []
+    if remedy:
+        what, rows = "file", _adapted(trained, directory, remedy, site)
+    else:
+        what, rows, damaged = _scored(trained, directory, attention, heatmaps)
+    head = [what, *(f"p_{name}" for name in trained.facts["classes"])]
+    text = _csv_text([head, *([name, *(f"{p:.6f}" for p in probabilities)] for name, probabilities in rows)])
+    if out:
+        _write_out(Path(out), text)
+        for key, lines in (score_units(rows, owners, trained.facts) if owners else {}).items():
+            _write_out(Path(out).with_suffix(f".{key}.csv"), _csv_text(lines))
+    else:
+        write_data(text)
+    if damaged:
+        raise MedflError(f"{directory}: {len(damaged)} slides cannot be read: {'; '.join(damaged)}")
+
+
+def _adapted(trained: TrainedModel, directory: str, remedy: Adaptation, site: str | None) -> Rows:
+    """The rows of the model once it was adapted to this folder. Raises MedflError."""
+    from medfl.cli.standard_streams import complain
+    from medfl.pipeline.load_pipeline import load_site
+    from medfl.pipeline.predict_adapted import predict_adapted
+
+    rows, said = predict_adapted(trained, Path(directory), remedy, load_site(site) if site else None)
+    complain("; ".join(said))
+    return rows
+
+
+def _scored(
+    trained: TrainedModel, directory: str, attention: str | None, heatmaps: str | None
+) -> tuple[str, Rows, list[str]]:
+    """What a row is, the rows, and slides that cannot be read. Raises MedflError."""
+    from medfl.pipeline.evaluate_model import predict as score
+    from medfl.pipeline.predict_slides import holds_slides, predict_slides
+
+    weighed = Path(attention) if attention else None
+    if holds_slides(trained, Path(directory)):
+        result = predict_slides(trained, Path(directory), weighed, Path(heatmaps) if heatmaps else None)
+        return "slide", result.rows, result.damaged
+    if heatmaps:
+        raise MedflError("--heatmaps is for a folder of slides and a model that was trained on slides; leave it out")
+    return "slide" if trained.reads_bags else "file", score(trained, Path(directory), attention=weighed), []
+
+
+def _csv_text(lines: Iterable[Sequence[str]]) -> str:
+    """Lines as a CSV that a spreadsheet takes for no formulas."""
+    import io
+
+    from medfl.data.table_cells import NeutralWriter
+
+    table = io.StringIO()
+    NeutralWriter(table, lineterminator="\n").writerows(lines)
+    return visible(table.getvalue(), lines=True)
+
+
+def _write_out(path: Path, text: str) -> None:
+    from medfl.data.atomic_file import write_text
+
+    try:
+        write_text(path, text)
+    except OSError as error:
+        raise MedflError(f"--out {path} cannot be written: {error.strerror}") from None
