@@ -19,6 +19,7 @@ from medfl.metrics.units import SHOWN, UNITS, shown_points, unit_notes, unit_sit
 from medfl.runs.adapted_figures import TITLE, adaptation_sentences, adapted_table
 from medfl.runs.headline import headline
 from medfl.runs.registration import registration
+from medfl.runs.subgroup_tables import subgroup_tables
 
 Cell = Callable[[Mapping[str, Any]], str]
 
@@ -51,6 +52,13 @@ def print_units(terminal: Terminal, summary: Mapping[str, Any]) -> None:
         points = {name: {**entry, "operating": shown_points(entry)} for name, entry in sites.items()}
         _print_points(terminal, summary, points, f"Per {word}, held-out sites")
         terminal.say(*unit_notes(summary["sites"], key))
+
+
+def print_subgroups(terminal: Terminal, summary: Mapping[str, Any]) -> None:
+    """A table for each column of subgroups; nothing where no site tells of any."""
+    for own in subgroup_tables(summary, summary["sites"]):
+        terminal.table(own.title, own.headings, own.rows, keys=3)
+        terminal.say(*own.sentences)
 
 
 def _column(row: SiteFigure, style: Style) -> tuple[str, Cell]:
@@ -182,6 +190,7 @@ def print_outcome(
         print_cross_sites(terminal, summary["cross_site_auroc"])
     print_operating_points(terminal, summary)
     print_units(terminal, summary)
+    print_subgroups(terminal, summary)
     if summary.get("adaptation"):
         print_adapted(terminal, summary)
     terminal.say(

@@ -14,6 +14,7 @@ from medfl.config.fields import ConfigSection, Count, Fraction, Name, NonNegativ
 from medfl.config.model_config import ModelConfig
 from medfl.config.program_parts import ProgramParts
 from medfl.config.site_config import SiteConfig, Sites
+from medfl.config.subgroup_config import SubgroupEntries, column_edges
 from medfl.config.training_config import Selection, Training
 from medfl.errors import nearest
 
@@ -44,7 +45,8 @@ class TopPatches(ConfigSection):
 
 
 class Evaluation(ConfigSection):
-    """How figures are made: intervals, calibration and its bins, thresholds, the stability window and target."""
+    """How figures are made: intervals, calibration and its bins, thresholds, the stability window and target, and the
+    columns of sites' tables whose subgroups have figures of their own."""
 
     resamples: Annotated[int, Field(ge=100, le=100_000)] = 1000
     bins: Annotated[int, Field(ge=5, le=100)] = 15
@@ -55,6 +57,7 @@ class Evaluation(ConfigSection):
     sensitivity: float = Field(0.95, gt=0, le=1)
     members: int = Field(1000, ge=0)
     patients: Literal["mean"] | TopPatches = "mean"
+    subgroups: SubgroupEntries | None = None
 
     @property
     def fit(self) -> CalibrationFit | None:
@@ -67,6 +70,11 @@ class Evaluation(ConfigSection):
     def top(self) -> int:
         """How many patches stand for a slide or patient; 0 for all of them."""
         return self.patients.top if isinstance(self.patients, TopPatches) else 0
+
+    @property
+    def columns(self) -> dict[str, tuple[float, ...]]:
+        """The columns of subgroups, each with the edges of its bins."""
+        return column_edges(self.subgroups or [])
 
 
 class Disclosure(ConfigSection):
@@ -95,6 +103,7 @@ class Gates(ConfigSection):
     held_out_patient_mean_auroc_min: Fraction | None = None
     held_out_patient_ece_max: Fraction | None = None
     held_out_slide_auroc_min: Fraction | None = None
+    worst_subgroup_auroc_min: Fraction | None = None
 
 
 class Registry(ConfigSection):
@@ -147,6 +156,11 @@ class Pipeline(ConfigSection):
             gates.held_out_adapted_auroc_min is not None or gates.held_out_adapted_ece_max is not None
         ):
             raise ValueError("`registry.gates` reads figures of the adapted model, and nothing is; state `adapt`")
+        if gates.worst_subgroup_auroc_min is not None and not self.evaluation.subgroups:
+            raise ValueError(
+                "`registry.gates.worst_subgroup_auroc_min` reads figures of subgroups; name the columns of them under "
+                "`evaluation.subgroups`"
+            )
         return self
 
     @model_validator(mode="after")

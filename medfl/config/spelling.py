@@ -80,6 +80,16 @@ def spellings(name: str) -> frozenset[str]:
     return frozenset((_numbers("".join(text.split())), "".join(_numbers(text.strip()).split())))
 
 
+def common_form(text: str) -> str:
+    """One readable text for all spellings of a word: small letters, single blanks, whole numbers without zeros."""
+    return unicodedata.normalize("NFC", _numbers(" ".join(plain(text).split())))
+
+
+def letters(name: str) -> str:
+    """The name of a column without case, blanks and marks."""
+    return "".join(letter for letter in plain(name) if letter.isalnum())
+
+
 def plain(text: str) -> str:
     """In small letters, without what does not show, every blank a plain one."""
     if text.isascii() and text.isprintable():

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from medfl.data.patch_store import I64, PatchStore
 from medfl.errors import MedflError
+from medfl.metrics.subgroups import SubgroupColumn
 from medfl.plain_text import printable
 
 WORD = 60  # characters of a name that a message shows
@@ -53,6 +54,7 @@ class BagStore:
         origin: what made the features.
         names: n names of the slides at their site; they never leave it.
         group_names: names of the patients that `groups` numbers; they never leave the site either.
+        subgroups: columns of subgroups of its slides, as in `PatchStore`.
         skipped: how many slides could not be read and were left out.
         folder: where `features` lie; None in memory.
     """
@@ -67,6 +69,7 @@ class BagStore:
     origin: FeatureOrigin = UNSTATED
     names: tuple[str, ...] = ()
     group_names: tuple[str, ...] = ()
+    subgroups: tuple[SubgroupColumn, ...] = ()
     skipped: int = 0
     folder: Path | None = None
 

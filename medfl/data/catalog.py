@@ -15,7 +15,9 @@ from medfl.config.spelling import check_decodable, one_form, show, spelt_alike
 from medfl.data.patch_store import I64
 from medfl.data.sources.source import Source, SourceSpec
 from medfl.data.sources.source_registry import source_class
+from medfl.data.subgroup_values import subgroup_columns
 from medfl.errors import MedflError
+from medfl.metrics.subgroups import SubgroupColumn
 
 PAIRS = 3  # pairs of names that a message lists
 
@@ -37,6 +39,7 @@ class Catalog:
         published: the group names mean the same wherever the data lie.
         exact_names: group names that are not the same for being spelt alike.
         dropped: (word, reference) of patches that the site's `labels` leave out.
+        subgroups: the columns of subgroups that its tables have.
     """
 
     source: Source
@@ -51,6 +54,7 @@ class Catalog:
     published: bool
     exact_names: frozenset[str] = frozenset()
     dropped: tuple[tuple[str, str], ...] = ()
+    subgroups: tuple[SubgroupColumn, ...] = ()
 
 
 def brings_own_data(pipeline: config.Pipeline, site: config.SiteConfig) -> bool:
@@ -76,6 +80,7 @@ def pipeline_source(pipeline: config.Pipeline) -> Source:
             cache=pipeline.cache_dir,
             distinct_names=tuple(data.distinct_names or ()),
             features=data.features or config.FeatureTables(),
+            subgroups=pipeline.evaluation.columns,
         )
     )
 
@@ -119,6 +124,7 @@ def site_catalog(pipeline: config.Pipeline, site: config.SiteConfig) -> Catalog:
                 site=site.name,
                 mpp=site.mpp,
                 features=_tables(own, shared_data),
+                subgroups=pipeline.evaluation.columns,
             )
         )
     )
@@ -167,6 +173,7 @@ def read_catalog(source: Source) -> Catalog:
         published=groups.published,
         exact_names=exact,
         dropped=tuple((entry.word, entry.reference) for entry in every if source.drops(entry.word)),
+        subgroups=subgroup_columns(source, entries, names),
     )
 
 

@@ -26,6 +26,7 @@ from medfl.data.patch_store import I64
 from medfl.data.splits import SPLITS, split_by_group
 from medfl.data.table_file import open_table
 from medfl.errors import MedflError
+from medfl.metrics.subgroups import SubgroupColumn
 from medfl.seeds import seed_for
 
 if TYPE_CHECKING:
@@ -66,6 +67,11 @@ class SitePartition:
     def group_names(self) -> list[str]:
         """Names of the source groups, sorted."""
         return [self.catalog.group_names[group] for group in np.unique(self.groups)]
+
+    @property
+    def subgroups(self) -> tuple[SubgroupColumn, ...]:
+        """The columns of subgroups of its patches."""
+        return tuple(column.of(self.rows) for column in self.catalog.subgroups)
 
     @property
     def names(self) -> list[str]:

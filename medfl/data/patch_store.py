@@ -8,6 +8,7 @@ from pathlib import Path
 from medfl.data.stored_patches import I64 as I64
 from medfl.data.stored_patches import U8 as U8
 from medfl.data.stored_patches import StoredPatches
+from medfl.metrics.subgroups import SubgroupColumn
 
 Patches = U8 | StoredPatches
 """u8[n, S, S, 3] as an array, or what is read like one."""
@@ -30,6 +31,7 @@ class PatchStore:
         group_names: names of the source groups that `groups` numbers; they never leave the site either.
         slides: i64[n], the slide of each patch; None where patches are not of slides.
         slide_names: names of the slides that `slides` numbers; they never leave the site either.
+        subgroups: columns of subgroups of its patches, where the pipeline names some that its tables have.
         skipped: how many files could not be read and were left out.
         folder: where `images` lie, and what is computed from them is kept; None in memory.
         jpeg: quality of the JPEGs that `images` are, None where they are as they were rendered.
@@ -46,6 +48,7 @@ class PatchStore:
     group_names: tuple[str, ...] = ()
     slides: I64 | None = None
     slide_names: tuple[str, ...] = ()
+    subgroups: tuple[SubgroupColumn, ...] = ()
     skipped: int = 0
     folder: Path | None = None
     jpeg: int | None = None

@@ -29,6 +29,7 @@ from medfl.data.stain import Stain, apply, profile
 from medfl.data.store_file import Problems, open_store, store_digest, store_key
 from medfl.data.store_pieces import PatchProgress, write_store
 from medfl.errors import MedflError
+from medfl.metrics.subgroups import SubgroupColumn
 from medfl.seeds import seed_for
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ class ReadableRows:
     splits: dict[str, I64]
     names: tuple[str, ...]
     group_names: tuple[str, ...]
+    subgroups: tuple[SubgroupColumn, ...]
     skipped: int
 
 
@@ -146,6 +148,7 @@ def readable_rows(pipeline: config.Pipeline, share: SitePartition, problems: Pro
         splits=splits,
         names=tuple(name for name, keep in zip(share.names, readable, strict=True) if keep),
         group_names=share.catalog.group_names,
+        subgroups=tuple(column.of(readable) for column in share.subgroups),
         skipped=len(problems),
     )
 

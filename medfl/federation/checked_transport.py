@@ -38,13 +38,22 @@ class CheckedTransport:
         classes: of the model.
         bins: of calibration figures.
         personal: whether the method has sites measure models of their own beside the one they were sent.
+        columns: of subgroups that the pipeline names.
     """
 
-    def __init__(self, inner: Transport, classes: Sequence[str], bins: int, personal: bool = False) -> None:
+    def __init__(
+        self,
+        inner: Transport,
+        classes: Sequence[str],
+        bins: int,
+        personal: bool = False,
+        columns: Sequence[str] = (),
+    ) -> None:
         self.inner = inner
         self.classes = tuple(classes)
         self.bins = bins
         self.personal = personal
+        self.columns = tuple(columns)
 
     def call(self, sites: Sequence[str], request: Callable[[str], Request]) -> Iterator[Reply | Failure]:
         """See Transport.call."""
@@ -89,7 +98,8 @@ class CheckedTransport:
             curves = checks.curves_check(names)
         figures, fitting = None, isinstance(request, AdaptRequest) and bool(request.temperatures)
         if not (isinstance(request, TemperatureRequest | ScalingRequest | HistogramRequest | StainRequest) or fitting):
-            figures = checks.site_figures_check(self.classes, names, self.bins)
+            columns = self.columns if isinstance(request, MeasureRequest) else ()
+            figures = checks.site_figures_check(self.classes, names, self.bins, columns)
         _by_split(sums, request.splits)(reply.sums, "sums")
         _by_split(curves, request.splits)(reply.curves, "curves")
         if isinstance(request, AdaptRequest) and not fitting:
@@ -114,7 +124,9 @@ class CheckedTransport:
             return checks.record({"histograms": histograms}, dict.fromkeys(UNITS, histograms))
         if isinstance(request, MeasureRequest):
             sums = checks.score_sums_check(len(self.classes), self.bins)
-            return checks.record({"after": sums, "before": sums, "histograms": histograms, "min_count": checks.count})
+            parts = {"after": sums, "before": sums, "histograms": histograms, "min_count": checks.count}
+            by_column = dict.fromkeys(self.columns, checks.by_value(checks.record(parts)))
+            return checks.record(parts, {"subgroups": checks.record({}, by_column)} if by_column else {})
         return None
 
 

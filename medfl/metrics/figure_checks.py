@@ -16,6 +16,7 @@ from medfl.metrics.intervals import LARGEST_BRIER, LARGEST_NLL
 from medfl.metrics.operating import RATES
 from medfl.metrics.remedies import REASONS, STEPS
 from medfl.metrics.roc import GRID
+from medfl.metrics.subgroups import LONGEST_VALUE, MOST_VALUES, kept_figures
 from medfl.metrics.units import MIXED, UNITS
 from medfl.plain_text import printable
 
@@ -128,13 +129,14 @@ def _least_error(value: Any, where: str) -> None:
         raise ValueError(f"`{where}` is {brief(value)} and must be above 0")
 
 
-def site_figures_check(classes: Sequence[str], targets: Sequence[str], bins: int) -> Check:
+def site_figures_check(classes: Sequence[str], targets: Sequence[str], bins: int, columns: Sequence[str] = ()) -> Check:
     """What `medfl.metrics.measure.measure` and `site_figures` return as figures of one site.
 
     Args:
         classes: the C classes.
         targets: `medfl.metrics.targets.targets`: the classes, and "malignant" where there is such a target.
         bins: of calibration figures.
+        columns: of subgroups that the pipeline names.
     """
     maybe_fraction = maybe(FRACTION)
     fields: dict[str, Check] = {
@@ -173,7 +175,33 @@ def site_figures_check(classes: Sequence[str], targets: Sequence[str], bins: int
         fields |= required
         optional |= further
     per_unit = record(fields, optional | {"left_out": _one_of([MIXED])})
-    return record(fields, optional | dict.fromkeys(UNITS, per_unit))
+    further = dict.fromkeys(UNITS, per_unit)
+    if columns:
+        kept = kept_figures()
+        required = {key: check for key, check in fields.items() if key in kept}
+        own = record(required | {"operating": optional["operating"]}, {k: optional[k] for k in kept & optional.keys()})
+        further["subgroups"] = record({}, dict.fromkeys(columns, record({"values": by_value(own), "withheld": count})))
+    return record(fields, optional | further)
+
+
+def by_value(inner: Check) -> Check:
+    """A mapping from the values of a column of subgroups, words in their common form."""
+
+    def check(value: Any, where: str) -> None:
+        if not isinstance(value, Mapping) or len(value) > MOST_VALUES + 1:
+            raise ValueError(f"`{where}` is no mapping of {MOST_VALUES} values")
+        for name, own in value.items():
+            if (
+                not isinstance(name, str)
+                or not 0 < len(name) <= LONGEST_VALUE
+                or printable(name, LONGEST_VALUE) != name
+            ):
+                raise ValueError(
+                    f"`{where}` has the value {brief(name)}, which is no word of {LONGEST_VALUE} characters"
+                )
+            inner(own, f"{where}.{brief(name)}")
+
+    return check
 
 
 def _row_checks(row: figures.SiteFigure, classes: Sequence[str]) -> tuple[dict[str, Check], dict[str, Check]]:

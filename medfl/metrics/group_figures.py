@@ -9,6 +9,16 @@ from typing import Any
 from medfl.metrics import figures
 from medfl.metrics.intervals import LeastError
 from medfl.metrics.measure import mean_supported
+from medfl.metrics.operating import RATES
+from medfl.metrics.subgroups import (
+    DIFFERENT,
+    columns_in,
+    difference,
+    malignant_rates,
+    site_differences,
+    subgroup_sites,
+    subgroup_values,
+)
 from medfl.metrics.t_intervals import logit_interval, not_narrower
 from medfl.metrics.units import unit_sites, units_in
 
@@ -21,7 +31,8 @@ def group_figures(sites: Mapping[str, Mapping[str, Any]], role: str) -> dict[str
     Returns:
         {"sites", and for each figure of a group "mean_<key>", "worst_<key>", for AUROC also "mean_auroc_ci" and
         "worst_site", for one kept before calibration "mean_<key>_before" and "worst_<key>_before"}; where sites have
-        figures per slide or per patient, the same of these as "slides" and "patients".
+        figures per slide or per patient, the same of these as "slides" and "patients"; where they have subgroups, by
+        column as "subgroups".
     """
     chosen = {name: entry for name, entry in sites.items() if entry["role"] == role}
     result: dict[str, Any] = {"sites": sorted(chosen)}
@@ -38,7 +49,34 @@ def group_figures(sites: Mapping[str, Mapping[str, Any]], role: str) -> dict[str
             result |= {f"mean_{row.key}_before": mean_supported(before), f"worst_{row.key}_before": row.worst(before)}
     for key in units_in(sites):
         result[key] = group_figures(unit_sites(sites, key), role)
+    if columns := columns_in(sites):
+        result["subgroups"] = {column: _subgroups(chosen, column, role) for column in columns}
     return result
+
+
+def _subgroups(sites: Mapping[str, Mapping[str, Any]], column: str, role: str) -> dict[str, Any]:
+    """Over the sites of a role, of each subgroup that some tell: {"values": value -> means and worst, how many patches
+    and source groups, mean sensitivity and specificity; "difference": between the subgroups' means; "at_one_site": the
+    largest between the subgroups of one site; "silent": sites that do not state the column}."""
+    values: dict[str, Any] = {}
+    for value in subgroup_values(sites, column):
+        entries = subgroup_sites(sites, column, value)
+        over = {key: own for key, own in group_figures(entries, role).items() if not key.endswith("_before")}
+        rates = [malignant_rates(entry) for entry in entries.values()]
+        means = {f"mean_{rate}": mean_supported(own[rate] for own in rates) for rate in RATES}
+        counts = {key: int(math.fsum(entry[key] for entry in entries.values())) for key in ("n", "n_groups")}
+        values[value] = over | means | counts
+    at_one: dict[str, Any] = {}
+    for name, entry in sorted(sites.items()):
+        for key, own in site_differences(entry, column).items():
+            if key not in at_one or own["value"] > at_one[key]["value"]:
+                at_one[key] = own | {"site": name}
+    return {
+        "values": values,
+        "difference": {key: difference({v: own[f"mean_{key}"] for v, own in values.items()}) for key in DIFFERENT},
+        "at_one_site": at_one,
+        "silent": sorted(name for name, entry in sites.items() if column not in (entry.get("subgroups") or {})),
+    }
 
 
 def held_out_figures(measured: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]:

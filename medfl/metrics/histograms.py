@@ -75,6 +75,18 @@ class ScoreHistograms:
         last = np.maximum(reached.sum(axis=-1) - 1, 0)
         return np.asarray(np.where(reached[..., 0], EDGES[last], np.nan))
 
+    def rates(self, threshold: float) -> tuple[FloatArray, FloatArray]:
+        """Sensitivity and specificity f64[...] of calling positive what is at or above a threshold that is an edge,
+        such as `threshold` gives; nan without patches of that side."""
+        called = EDGES[:-1] >= threshold
+        hits, right = self.positive[..., called].sum(axis=-1), self.negative[..., ~called].sum(axis=-1)
+        sides = self.positive.sum(axis=-1), self.negative.sum(axis=-1)
+        sensitivity, specificity = (
+            ratio(np.asarray(part, dtype=np.float64), np.asarray(side, dtype=np.float64))
+            for part, side in zip((hits, right), sides, strict=True)
+        )
+        return sensitivity, specificity
+
     def to_lists(self) -> dict[str, Any]:
         """{"positive": nested lists of int, "negative": the same}, ready for JSON."""
         return {"positive": self.positive.tolist(), "negative": self.negative.tolist()}

@@ -57,6 +57,7 @@ class SiteFigures(TypedDict, total=False):
     adaptation: AdaptationRecord
     slides: SiteFigures
     patients: SiteFigures
+    subgroups: Mapping[str, Mapping[str, Any]]
     left_out: str
 
 

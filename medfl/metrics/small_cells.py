@@ -44,6 +44,10 @@ class SmallCells:
         """Whether anything may be told at all."""
         return len(np.unique(self.group)) >= self.min_count
 
+    def part(self, chosen: BoolArray) -> SmallCells:
+        """The same of some of the patches, bool[N]."""
+        return replace(self, labels=self.labels[chosen], group=self.group[chosen])
+
     def withheld_classes(self) -> list[int]:
         """Classes [C] of which no figure of their own is told."""
         return withheld(groups_by_cell(self.labels, self.group, len(self.classes)), self.min_count)

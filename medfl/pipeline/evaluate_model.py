@@ -165,7 +165,9 @@ def evaluate(
         "sites": sites,
         "held_out": group_figures(sites, "held_out"),
         "train_sites": group_figures(sites, "train"),
-        "pooled": pooled_figures(sites, measured.sums, model.facts["classes"]),
+        "pooled": pooled_figures(
+            sites, measured.sums, model.facts["classes"], tuple(model.facts.get("malignant") or ())
+        ),
         **({"adaptation": adaptation_facts(model.facts, adapt, sites)} if adapt else {}),
     }
 

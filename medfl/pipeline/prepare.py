@@ -14,6 +14,7 @@ from medfl.data.partition import Partition, make_partition
 from medfl.data.patch_store import PatchStore
 from medfl.data.render import warn_of_resolution
 from medfl.data.sources.source_registry import drawn_data
+from medfl.data.subgroup_notes import without_subgroups
 from medfl.federation.callbacks import Callback
 from medfl.federation.checked_transport import CheckedTransport
 from medfl.federation.rounds import Federation
@@ -58,7 +59,8 @@ class RunSetup:
     def transport(self) -> Transport:
         """How messages reach the sites; what they answer has been checked."""
         personal = self.shared.chain.acts("personal_models")
-        return CheckedTransport(self.line, self.pipeline.task.classes, self.pipeline.evaluation.bins, personal)
+        pipeline, wanted = self.pipeline, self.pipeline.evaluation
+        return CheckedTransport(self.line, pipeline.task.classes, wanted.bins, personal, tuple(wanted.columns))
 
     @property
     def line(self) -> Transport:
@@ -114,7 +116,7 @@ def prepare(
         watcher.say("Features: each patch goes through the frozen backbone once; they are kept beside the patches")
     if partition is None:
         partition = make_partition(pipeline)
-    for sentence in partition.dropped():
+    for sentence in (*partition.dropped(), *without_subgroups(partition)):
         watcher.say(sentence)
     by_name = {site.name: site for site in pipeline.all_sites}
     warn_of_resolution(pipeline, pipeline.all_sites)

@@ -15,6 +15,7 @@ from medfl.metrics.group_figures import group_figures
 from medfl.pipeline.adapt_sites import adaptation_facts
 from medfl.pipeline.evaluate_model import measure_model, sites_to_measure
 from medfl.pipeline.load_pipeline import load_pipeline
+from medfl.pipeline.malignancy import malignant_classes
 from medfl.pipeline.summary import pooled_figures
 from medfl.pipeline.trained_model import TrainedModel
 from medfl.runs.data_record import check_data
@@ -128,6 +129,8 @@ def measure_again(folder: RunFolder, pipeline: config.Pipeline) -> dict[str, Any
         "sites": measured.sites,
         "held_out": group_figures(measured.sites, "held_out"),
         "train_sites": group_figures(measured.sites, "train"),
-        "pooled": pooled_figures(measured.sites, measured.sums, pipeline.task.classes),
+        "pooled": pooled_figures(
+            measured.sites, measured.sums, pipeline.task.classes, malignant_classes(pipeline.task)
+        ),
         **({"adaptation": adaptation_facts(model.facts, adapt, measured.sites)} if adapt else {}),
     }

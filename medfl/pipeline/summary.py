@@ -16,6 +16,8 @@ from medfl.metrics.group_figures import group_figures
 from medfl.metrics.record_types import RoundRecord, RunFailure, RunSummary
 from medfl.metrics.site_figures import pooled
 from medfl.metrics.stability import Stability
+from medfl.metrics.subgroups import pooled_subgroups
+from medfl.metrics.targets import MALIGNANT
 from medfl.model.trained_part import train_facts
 from medfl.pipeline.final_evaluation import Measured, Tuning
 from medfl.pipeline.malignancy import malignant_classes
@@ -125,7 +127,9 @@ def summarise(
         "sites": sites,
         "held_out": group_figures(sites, "held_out"),
         "train_sites": group_figures(sites, "train"),
-        "pooled": pooled_figures(sites, measured.sums, pipeline.task.classes) if measured.sums else None,
+        "pooled": pooled_figures(sites, measured.sums, pipeline.task.classes, malignant_classes(pipeline.task))
+        if measured.sums
+        else None,
         "stability": stability.summary(selected_round),
         "virtual_seconds": virtual,
         "failures": failures,
@@ -165,8 +169,19 @@ def early_stop(pipeline: config.Pipeline, records: Sequence[RoundRecord]) -> dic
 
 
 def pooled_figures(
-    sites: Mapping[str, Mapping[str, Any]], sums: Mapping[str, Mapping[str, Any]], classes: Sequence[str]
+    sites: Mapping[str, Mapping[str, Any]],
+    sums: Mapping[str, Mapping[str, Any]],
+    classes: Sequence[str],
+    malignant: Sequence[str],
 ) -> dict[str, Any]:
-    """Figures of all patches of the held-out sites, and of the training sites, from merged sums."""
+    """Figures of all patches of the held-out sites, and of the training sites, from merged sums; those of subgroups
+    with them, by column and value."""
     by_role = {role: {n: sums[n] for n, e in sites.items() if e["role"] == role} for role in ("held_out", "train")}
-    return {role: pooled(chosen, classes) for role, chosen in by_role.items()}
+    points = [(entry.get("operating") or {}).get(MALIGNANT) or {} for entry in sites.values()]
+    threshold = next((point["threshold"] for point in points if point.get("threshold") is not None), None)
+    made: dict[str, Any] = {}
+    for role, chosen in by_role.items():
+        made[role] = pooled(chosen, classes)
+        if subgroups := pooled_subgroups(chosen, classes, malignant, threshold):
+            made[role]["subgroups"] = subgroups
+    return made

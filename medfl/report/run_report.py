@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medfl.errors import MedflError
-from medfl.report import diagnostics, learning_curves, privacy_section, provenance, results_sections, unit_section
+from medfl.report import (
+    diagnostics,
+    learning_curves,
+    privacy_section,
+    provenance,
+    results_sections,
+    subgroup_section,
+    unit_section,
+)
 from medfl.report.html_page import PageSection, render_page
 from medfl.report.run_results import Evidence, read_evidence
 from medfl.runs.digests import reading
@@ -70,6 +78,7 @@ def _page(evidence: Evidence, extras: Extras) -> str:
         results_sections.result(evidence),
         results_sections.site_table(evidence),
         unit_section.per_unit(evidence),
+        subgroup_section.by_subgroup(evidence),
         results_sections.adapted(evidence),
         learning_curves.class_mix(evidence),
         learning_curves.learning_curves(evidence),

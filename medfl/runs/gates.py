@@ -13,6 +13,7 @@ from medfl import config
 from medfl.config.yaml_file import BROKEN, parse, read_mapping, validate
 from medfl.errors import MedflError
 from medfl.metrics.figures import figure
+from medfl.metrics.subgroups import NOT_STATED, column_values
 from medfl.metrics.units import UNITS, unit_entry
 from medfl.runs.verdict import ROLES
 
@@ -33,6 +34,7 @@ class Gate:
         figure: key of the figure.
         adapted: whether it is read of the adapted model, at each site on the patches that it was judged on.
         unit: "slides" or "patients" for a figure over these (`medfl.metrics.units`); "" for patches.
+        subgroups: whether it is held to the smallest lower bound over the subgroups of these sites.
         of_mean: whether it is held to the lower 95 % bound of the mean over the sites in place of the smallest.
     """
 
@@ -41,6 +43,7 @@ class Gate:
     figure: str
     adapted: bool = False
     unit: str = ""
+    subgroups: bool = False
     of_mean: bool = False
 
 
@@ -54,6 +57,7 @@ GATES = (
     Gate("held_out_patient_mean_auroc_min", "held_out", "auroc", unit="patients", of_mean=True),
     Gate("held_out_patient_ece_max", "held_out", "ece", unit="patients"),
     Gate("held_out_slide_auroc_min", "held_out", "auroc", unit="slides"),
+    Gate("worst_subgroup_auroc_min", "held_out", "auroc", subgroups=True),
 )
 
 
@@ -152,8 +156,9 @@ def gate_results(
     (`held_out_auroc_min`), training sites on their test splits (`worst_site_auroc_min`). `held_out_ece_max` reads
     the mean ECE over the held-out sites of what is registered, the calibrated model. `held_out_adapted_auroc_min` and
     `held_out_adapted_ece_max` read the same of the adapted model, `held_out_patient_*` and `held_out_slide_*` per
-    patient and per slide; `held_out_patient_mean_auroc_min` the lower bound of the mean over the sites. A figure that
-    is not available misses its gate.
+    patient and per slide; `held_out_patient_mean_auroc_min` the lower bound of the mean over the sites,
+    `worst_subgroup_auroc_min` the smallest lower bound over the subgroups that held-out sites tell. A figure that is
+    not available misses its gate.
 
     Args:
         summary: `summary.json`.
@@ -171,6 +176,9 @@ def gate_results(
         direction = figure(gate.figure).direction
         if gate.of_mean:
             value, what = _bound_of_mean(summary, gate, names)
+            passes = value is not None and value >= bound
+        elif gate.subgroups:
+            value, what = _worst_subgroup(summary, gate, names)
             passes = value is not None and value >= bound
         elif direction == "higher":
             value, what = _smallest_lower_bound(summary, gate, names)
@@ -195,6 +203,27 @@ def _smallest_lower_bound(summary: Mapping[str, Any], gate: Gate, names: list[st
         return None, f"the {_whose(gate)}{label} of a {kind} site"
     worst = min(names, key=lambda name: bounds[name])
     return bounds[worst], f"the {_whose(gate)}lower 95 % bound of {label} at the {kind} site {worst}"
+
+
+def _worst_subgroup(summary: Mapping[str, Any], gate: Gate, names: list[str]) -> tuple[float | None, str]:
+    """The smallest lower bound over all subgroups of all sites; none where a site tells of no subgroup, or one has no
+    interval. What is not stated is no subgroup; how many are withheld is said."""
+    what, kind = f"the lower 95 % bound of {_label(gate)}", ROLES[gate.role]
+    worst, where = math.inf, f"{what} of a subgroup at a {kind} site"
+    silent = 0
+    for name in names:
+        columns = _entry(summary, gate, name).get("subgroups") or {}
+        silent += sum(column.get("withheld") or 0 for column in columns.values())
+        judged = [(c, v, own) for c in columns for v, own in column_values(columns, c).items() if v != NOT_STATED]
+        if not judged:
+            return None, f"{what} of a subgroup at the {kind} site {name}"
+        for column, value, own in judged:
+            place, interval = f"{what} of {column} {value} at the {kind} site {name}", own.get(f"{gate.figure}_ci")
+            if interval is None:
+                return None, place
+            if interval[0] < worst:
+                worst, where = float(interval[0]), place
+    return (worst if names else None), where + (f" ({silent} subgroups are withheld)" if silent else "")
 
 
 def _bound_of_mean(summary: Mapping[str, Any], gate: Gate, names: list[str]) -> tuple[float | None, str]:

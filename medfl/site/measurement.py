@@ -27,6 +27,7 @@ from medfl.metrics.logit_calibration import Calibration
 from medfl.metrics.measure import measure, reliability
 from medfl.metrics.site_figures import SiteMeasurement, site_figures
 from medfl.metrics.small_cells import SmallCells
+from medfl.metrics.subgroups import subgroup_measurement
 from medfl.metrics.targets import target_scores
 from medfl.metrics.temperature import temperature_sums
 from medfl.metrics.units import Units, units_of
@@ -107,6 +108,8 @@ class Measurement:
             calibrated = probabilities(logits, Calibration(request.temperature, request.scale, request.bias))
             made = site_figures(calibrated, plain, **data, min_count=self.training.min_count)
             made.figures.update(self._unit_figures(rows, request, calibrated, plain, data))
+            if self.store.subgroups and len(rows):
+                self._add_subgroups(made, rows, request, calibrated, plain, data)
         if not self.enough(self.store.splits[split]):
             made.figures["withheld"] = {"min_count": self.training.min_count, "all": True, "classes": []}
         return made
@@ -126,6 +129,26 @@ class Measurement:
             thresholds = None if request.thresholds is None else request.unit_thresholds.get(key, {})
             measured[key] = units.figures(probs, before, thresholds=thresholds, **settings)
         return measured
+
+    def _add_subgroups(
+        self,
+        made: SiteMeasurement,
+        rows: NDArray[np.int64],
+        request: MeasureRequest,
+        probs: NDArray[np.float64],
+        before: NDArray[np.float64],
+        data: Mapping[str, Any],
+    ) -> None:
+        """Figures and sums of the subgroups of these rows, beside those of all of them."""
+
+        def measured(part: NDArray[np.bool_]) -> SiteMeasurement:
+            own = dict(data) | {"labels": data["labels"][part], "groups": data["groups"][part]}
+            return site_figures(probs[part], before[part], **own, min_count=self.training.min_count)
+
+        columns = [column.of(rows) for column in self.store.subgroups]
+        figures, sums = subgroup_measurement(columns, self._cells(rows, request.malignant), measured)
+        made.figures["subgroups"] = figures
+        made.sums["subgroups"] = sums
 
     def judged(self, request: AdaptRequest, rows: NDArray[np.int64], logits: Tensor) -> dict[str, Any]:
         """Figures of calibrated logits f64[n, C] of some rows of a split, others of which are told of, too: where cells

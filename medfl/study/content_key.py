@@ -17,6 +17,7 @@ NOT_FIGURES = (
     ("training", "timeout"),
     ("training", "clock"),  # a study's runs are of one process, where only one clock goes
     ("evaluation", "members"),
+    ("evaluation", "subgroups"),
 )
 
 

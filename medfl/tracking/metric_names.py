@@ -17,6 +17,7 @@ from typing import Any
 from medfl.metrics import RATES, figures, mean_supported, round_stability
 from medfl.metrics.figures import Style
 from medfl.metrics.record_types import RoundRecord, SiteRecord
+from medfl.metrics.subgroups import column_values, columns_in
 from medfl.metrics.units import UNITS, units_in
 from medfl.runs.headline import headline
 
@@ -60,13 +61,18 @@ def site_final(entry: Mapping[str, Any], largest_drop: float | None) -> Values:
     values |= _finite({"test/patches": entry.get("n"), "test/groups": entry.get("n_groups")})
     values |= _adapted(entry.get("adapted") or {})
     for key in units_in({"": entry}):
-        values |= _per_unit(key, entry[key])
+        values |= _per_unit(key, f"{key}/{key}", entry[key])
+    for column in columns_in({"": entry}):
+        for value, own in column_values(entry["subgroups"], column).items():
+            prefix = f"subgroups/{plain(column)}/{plain(value)}"
+            values |= _per_unit(prefix, f"{prefix}/patches", own)
     return values | _finite({"final/stability/largest_drop": largest_drop})
 
 
-def _per_unit(key: str, entry: Mapping[str, Any]) -> Values:
-    """`patients/<figure>` and `slides/<figure>` of a site, with their bounds and rates, and how many they are."""
-    values = measured_values(f"{key}/", entry) | _finite({f"{key}/{key}": entry.get("n")})
+def _per_unit(key: str, count: str, entry: Mapping[str, Any]) -> Values:
+    """`patients/<figure>`, `slides/<figure>` and `subgroups/<column>/<value>/<figure>` of a site, with their bounds and
+    rates, and as `count` how many they are."""
+    values = measured_values(f"{key}/", entry) | _finite({count: entry.get("n")})
     for row in figures.FIGURES:
         values |= _interval(f"{key}/{row.key}", entry.get(row.key), entry.get(f"{row.key}_ci"))
     return values | _rates(f"{key}/", entry)
@@ -97,7 +103,7 @@ def federation_final(summary: Mapping[str, Any]) -> Values:
     sites = [test_values(entry) for entry in summary["sites"].values() if entry["role"] == "train"]
     stability = {k: v for k, v in (summary.get("stability") or {}).items() if k != "largest_drop_by_site"}
     values = _means(sites) | _worst(sites, "test/auroc", "test/auroc_worst_site")
-    for key in UNITS:
+    for key in (*UNITS, "subgroups"):
         values |= _flat(f"train_sites/{key}", (summary.get("train_sites") or {}).get(key) or {})
     values |= held_out(summary)
     for part in ("calibration", "temperatures", "operating", "timings"):
@@ -115,6 +121,10 @@ def held_out(summary: Mapping[str, Any]) -> Values:
     for key in UNITS:
         if own := over.get(key):
             mean |= _interval(f"held_out/{key}/mean_auroc", own["mean_auroc"], own.get("mean_auroc_ci"))
+    for column, parts in (over.get("subgroups") or {}).items():
+        for value, own in parts["values"].items():
+            name = f"held_out/subgroups/{plain(column)}/values/{plain(value)}/mean_auroc"
+            mean |= _interval(name, own["mean_auroc"], own.get("mean_auroc_ci"))
     first = headline(summary)
     lowest = {"malignant_sensitivity": first.malignant, "recall": first.recall} if first.role == "held_out" else {}
     misses = {f"held_out/lowest_{key}": None if rate is None else rate.rate for key, rate in lowest.items()}

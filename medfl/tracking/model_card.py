@@ -20,6 +20,7 @@ from medfl.runs.headline import headline
 from medfl.runs.model_facts import model_rendering, model_stain, stain_sentences, stored_as, transform_names
 from medfl.runs.records import RunRecords, SiteData, papers
 from medfl.runs.redact import scrub
+from medfl.runs.subgroup_tables import SubgroupTable, subgroup_tables
 from medfl.runs.verdict import ROLES
 
 _SOURCES = {
@@ -50,6 +51,7 @@ def model_card(
         _table("Held-out sites (never trained on)", summary, "held_out"),
         _table("Training sites (their test splits)", summary, "train"),
         *(_units(summary, key) for key in units_shown(summary["sites"])),
+        *(_subgroups(own) for own in subgroup_tables(summary, summary["sites"])),
         *([_adapted(summary)] if summary.get("adaptation") else []),
         _calibration(summary),
         _operating(summary),
@@ -222,10 +224,21 @@ def _adapted(summary: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"{markdown(sentence)}.\n" for sentence in adaptation_sentences(summary))
     headings, rows = adapted_table(summary["sites"])
     if rows:
-        yield f"| {' | '.join(headings)} |"
-        yield "|" + "---|" * len(headings)
-        yield from (f"| {' | '.join(map(markdown, row))} |" for row in rows)
+        yield from _markdown_table(headings, [list(map(markdown, row)) for row in rows])
     yield "\nThe model that is served is the plain one; `medfl evaluate --adapt` and `medfl predict --adapt` adapt it."
+
+
+def _subgroups(own: SubgroupTable) -> Iterator[str]:
+    yield f"## {markdown(own.title)}"
+    yield from _markdown_table(own.headings, [[*map(markdown, row[:3]), *row[3:]] for row in own.rows])
+    yield from (f"\n{markdown(sentence)}." for sentence in own.sentences)
+
+
+def _markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """A table of cells that are Markdown already."""
+    yield f"| {' | '.join(headings)} |"
+    yield "|" + "---|" * len(headings)
+    yield from (f"| {' | '.join(row)} |" for row in rows)
 
 
 def _calibration(summary: Mapping[str, Any]) -> Iterator[str]:

@@ -4,7 +4,7 @@ import pytest
 
 from medfl import config
 from medfl.errors import MedflError
-from medfl.runs.gates import bounds, gates_text, passed_bounds, read_gates, stricter
+from medfl.runs.gates import bounds, gate_results, gates_text, passed_bounds, read_gates, stricter
 
 
 def test_bounds_and_files_are_read_and_the_stricter_counts(tmp_path):
@@ -41,3 +41,26 @@ def test_what_is_no_gate_is_refused(entry, says, tmp_path, monkeypatch):
 def test_a_tag_that_says_nothing_counts_for_nothing(tag):
     assert passed_bounds(config.Gates(held_out_ece_max=0.2), tag) == {"held_out_ece_max": 0.2}
     assert passed_bounds(None, tag) == {}
+
+
+def summary_with(**subgroups):
+    """A result of one held-out site with these subgroups of one column: value -> interval of its AUROC."""
+    values = {value: {"auroc_ci": interval} for value, interval in subgroups.items()}
+    entry = {"role": "held_out", "subgroups": {"scanner": {"values": values, "withheld": 2}}} if values else {}
+    return {"sites": {"east": {"role": "held_out", **entry}}, "held_out": {}, "train_sites": {}}
+
+
+@pytest.mark.parametrize(
+    ("subgroups", "value", "says"),
+    [
+        ({"a": [0.9, 1], "b": [0.7, 0.9]}, 0.7, "scanner b at the held-out site east (2 subgroups are withheld)"),
+        ({"a": [0.9, 1], "not stated": [0.1, 0.2]}, 0.9, "scanner a at the held-out site east"),
+        ({"a": [0.9, 1], "b": None}, None, "AUROC of scanner b at the held-out site east is not available"),
+        ({"not stated": [0.9, 1]}, None, "of a subgroup at the held-out site east is not available"),
+        ({}, None, "of a subgroup at the held-out site east is not available"),
+    ],
+)
+def test_the_worst_subgroup_of_any_held_out_site_decides(subgroups, value, says):
+    (result,) = gate_results(summary_with(**subgroups), config.Gates(worst_subgroup_auroc_min=0.8))
+    assert (result.value, result.passed) == (value, value is not None and value >= 0.8)
+    assert says in str(result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,13 +44,19 @@ def data_check(
     from medfl.cli.console_tables import print_partition
     from medfl.data.grey_levels import file_warnings
     from medfl.data.partition import make_partition
+    from medfl.data.subgroup_notes import subgroup_rows, without_subgroups
     from medfl.pipeline.load_pipeline import load_pipeline
 
     with open_terminal() as terminal, about(pipeline):
         loaded = load_pipeline(pipeline, set_ or [])
         partition = make_partition(loaded)  # it proves disjointness, or raises
         print_partition(terminal, partition.counts(), loaded.task.classes)
-        for sentence in (*partition.dropped(), *partition.left_out(), *partition.namesakes()):
+        if rows := subgroup_rows(partition):
+            terminal.table(
+                "Subgroups: patches (source groups)", ["site", "column", "value", "all", "test"], rows, keys=3
+            )
+        notes = partition.dropped(), partition.left_out(), without_subgroups(partition), partition.namesakes()
+        for sentence in itertools.chain(*notes):
             terminal.say(sentence)
         terminal.say(
             "Disjoint: every source group is in one site and one split only."

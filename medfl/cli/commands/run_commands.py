@@ -121,6 +121,7 @@ def evaluate(
         print_confusion,
         print_operating_points,
         print_sites,
+        print_subgroups,
         print_units,
     )
     from medfl.data.atomic_file import write_text
@@ -143,6 +144,7 @@ def evaluate(
         print_sites(terminal, result["sites"], f"{result['run']}: test data", patch_heading(result))
         print_operating_points(terminal, result)
         print_units(terminal, result)
+        print_subgroups(terminal, result)
         if remedy:
             print_adapted(terminal, result)
         for name in sorted(result["sites"]):

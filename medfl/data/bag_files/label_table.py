@@ -8,7 +8,8 @@ The column of the label is called `label`, or as `data.features.label` says.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from medfl.config import FeatureTables
@@ -23,11 +24,12 @@ SLIDES_OF = (("patient", "slide"), ("case_id", "slide_id"), ("patient", "filenam
 
 @dataclass(frozen=True)
 class LabelledSlide:
-    """A slide as the tables have it."""
+    """A slide as the tables have it; `cells` are those of the columns of subgroups that they have."""
 
     slide: str
     patient: str
     label: str
+    cells: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ class LabelTable:
     unlabelled: tuple[str, ...] = ()
 
 
-def read_labels(tables: FeatureTables, root: Path, where: str) -> LabelTable:
-    """The labelled slides of a root. `where` begins messages.
+def read_labels(tables: FeatureTables, root: Path, where: str, subgroups: Sequence[str] = ()) -> LabelTable:
+    """The labelled slides of a root. `where` begins messages; `subgroups` are columns that the tables may have.
 
     Raises:
         MedflError: no table, a table without the columns asked for, a slide listed twice, a patient with two labels
@@ -54,17 +56,18 @@ def read_labels(tables: FeatureTables, root: Path, where: str) -> LabelTable:
     """
     file, label = _table(tables, root, where), tables.label or "label"
     if tables.slide_table is None:
-        rows = read_rows(file, where, [(*columns, label) for columns in SLIDES_OF])
+        rows = read_rows(file, where, [(*columns, label) for columns in SLIDES_OF], tuple(subgroups))
         slides = {
-            slide: LabelledSlide(slide, patient, row[label]) for slide, patient, row in _slides(rows, file, where)
+            slide: LabelledSlide(slide, patient, row[label], row.part(subgroups))
+            for slide, patient, row in _slides(rows, file, where)
         }
         return LabelTable(file, slides)
-    labels = _labels_of_patients(file, label, where)
+    labels, cells = _labels_of_patients(file, label, where, subgroups)
     listing = Path(tables.slide_table)
     slides, unlabelled = {}, []
-    for slide, patient, _ in _slides(read_rows(listing, where, SLIDES_OF), listing, where):
+    for slide, patient, row in _slides(read_rows(listing, where, SLIDES_OF, tuple(subgroups)), listing, where):
         if patient in labels:
-            slides[slide] = LabelledSlide(slide, patient, labels[patient])
+            slides[slide] = LabelledSlide(slide, patient, labels[patient], {**cells[patient], **row.part(subgroups)})
         else:
             unlabelled.append(slide)
     if not slides:
@@ -101,14 +104,18 @@ def _slides(rows: list[Row], file: Path, where: str) -> list[tuple[str, str, Row
     return slides
 
 
-def _labels_of_patients(file: Path, label: str, where: str) -> dict[str, str]:
-    """Patient -> label of a clinical table."""
+def _labels_of_patients(
+    file: Path, label: str, where: str, subgroups: Sequence[str]
+) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """Patient -> label of a clinical table, and patient -> cells of columns of subgroups, as in its first row."""
     labels: dict[str, str] = {}
-    for row in read_rows(file, where, [("patient", label), ("case_id", label)]):
+    cells: dict[str, dict[str, str]] = {}
+    for row in read_rows(file, where, [("patient", label), ("case_id", label)], tuple(subgroups)):
         patient = one_form(row.cells.get("patient") or row["case_id"])
         if labels.setdefault(patient, row[label]) != row[label]:
             raise MedflError(
                 f"{where}: {file}, line {row.line}: the patient {show(patient)} has the labels "
                 f"{show(labels[patient])} and {show(row[label])}; keep one row of it"
             )
-    return labels
+        cells.setdefault(patient, row.part(subgroups))
+    return labels, cells

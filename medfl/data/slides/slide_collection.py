@@ -108,7 +108,7 @@ class SlideCollection:
         path = self.root if self.root.is_file() else self.folder / SLIDES_CSV
         if not path.is_file():
             return SlideTable({}, False)
-        table = read_slide_table(path, list(self.in_folder.values()), self.spec.where)
+        table = read_slide_table(path, list(self.in_folder.values()), self.spec.where, tuple(self.spec.subgroups))
         for note in table.notes:
             log.warning("%s: %s", self.spec.where, note)
         return table

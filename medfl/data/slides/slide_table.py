@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from medfl.config.spelling import one_form
@@ -17,13 +17,15 @@ COLUMNS = [("slide", "patient"), ("slide", "label")]
 
 @dataclass(frozen=True)
 class SlideFacts:
-    """One slide's row: empty texts and None where the table does not say; `line` counts from 1 with the header."""
+    """One slide's row: empty texts and None where the table does not say; `line` counts from 1 with the header, `cells`
+    are those of the columns of subgroups that the table has."""
 
     line: int
     patient: str = ""
     label: str = ""
     site: str = ""
     mpp: float | None = None
+    cells: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class SlideTable:
     notes: tuple[str, ...] = ()
 
 
-def read_slide_table(path: Path, slides: Sequence[SlideFiles], where: str) -> SlideTable:
+def read_slide_table(path: Path, slides: Sequence[SlideFiles], where: str, subgroups: Sequence[str] = ()) -> SlideTable:
     """Read a table of slides.
 
     A slide is named by its file, with or without its folder and ending. Patients whose slides have several labels are
@@ -45,7 +47,7 @@ def read_slide_table(path: Path, slides: Sequence[SlideFiles], where: str) -> Sl
         MedflError: a row of no slide or of several, a slide in two rows, a resolution that is none, a table that cannot
             be read.
     """
-    rows = read_rows(path, where, COLUMNS, ("patient", "label", "site", "mpp"))
+    rows = read_rows(path, where, COLUMNS, ("patient", "label", "site", "mpp", *subgroups))
     by_form: dict[str, set[str]] = {}
     for slide in slides:
         for form in (slide.name, slide.name.rpartition("/")[2], slide.stem):
@@ -69,7 +71,7 @@ def read_slide_table(path: Path, slides: Sequence[SlideFiles], where: str) -> Sl
                 f"{start}: the slide {text} stands in {there} (the other is line {before.line}); a slide is at one "
                 f"site only and has one row"
             )
-        facts[name] = SlideFacts(row.line, patient, label, site, _mpp(row.get("mpp", ""), start))
+        facts[name] = SlideFacts(row.line, patient, label, site, _mpp(row.get("mpp", ""), start), row.part(subgroups))
         if patient and label:
             labels.setdefault((site, patient), {}).setdefault(label, name)
     several = {patient: words for (_, patient), words in labels.items() if len(words) > 1}

@@ -47,7 +47,8 @@ class CsvList(FileSource):
         folder, where = self.folder, self.spec.where
         entries: dict[Path, PatchEntry] = {}
         absent: list[str] = []
-        for row in read_rows(self.root, where, [("path", "label")], optional=("source_group",)):
+        columns = tuple(self.spec.subgroups)
+        for row in read_rows(self.root, where, [("path", "label")], optional=("source_group", *columns)):
             text = row["path"].replace("\\", "/")
             path = _on_disk(folder, text)
             if not path.is_relative_to(folder):
@@ -61,7 +62,8 @@ class CsvList(FileSource):
                 raise MedflError(f"{where}: {self.root}, line {row.line}: {text} is listed twice; remove one row")
             else:
                 reference = path.relative_to(folder).as_posix()
-                entries[path] = PatchEntry(row["label"], reference, reference, row.get("source_group", ""))
+                cells = row.part(columns)
+                entries[path] = PatchEntry(row["label"], reference, reference, row.get("source_group", ""), cells)
         if absent:
             raise MedflError(
                 f"{where}: {len(absent)} of {len(absent) + len(entries)} files listed in {self.root} do not exist, the "

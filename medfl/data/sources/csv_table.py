@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medfl.config.regular_file import open_regular
-from medfl.config.spelling import is_blank, plain, show
+from medfl.config.spelling import is_blank, letters, plain, show
 from medfl.data.table_cells import natural
 from medfl.errors import MedflError, nearest
 
@@ -40,6 +40,10 @@ class Row:
     def get(self, column: str, default: str) -> str:
         """The cell, or `default` where the file has no such column."""
         return self.cells.get(column, default)
+
+    def part(self, columns: Sequence[str]) -> dict[str, str]:
+        """The cells of those of the columns that the file has."""
+        return {name: self.cells[name] for name in columns if name in self.cells}
 
 
 class OtherTable(MedflError):
@@ -139,14 +143,14 @@ def _header(
     if sign := SEPARATOR_LINE.fullmatch(line):
         separators = sign[1] + separators
         number, line = next(lines, (number, ""))
-    names = {_letters(name): name for columns in (*alternatives, optional) for name in columns}
+    names = {letters(name): name for columns in (*alternatives, optional) for name in columns}
     headers = []
     for separator in dict.fromkeys(separators):
         try:
             columns = next(csv.reader([line], delimiter=separator, strict=True), [])
         except (csv.Error, TypeError, ValueError):  # quotation marks that another separator explains
             continue
-        meanings = tuple(names.get(_letters(column), "") for column in columns)
+        meanings = tuple(names.get(letters(column), "") for column in columns)
         required = next((columns for columns in alternatives if set(columns) <= set(meanings)), None)
         headers.append(_Header(number, tuple(columns), meanings, separator, required))
         if required is not None:
@@ -230,8 +234,3 @@ def _check_breaks(breaks: Sequence[tuple[int, int, str]], header: _Header) -> No
                 f'the cell under "{show(header.columns[at])}" goes on in the next line; remove the line break, or the '
                 f"stray quotation mark that swallows it",
             )
-
-
-def _letters(column: str) -> str:
-    """A column's name without case, blanks and marks."""
-    return "".join(letter for letter in plain(column) if letter.isalnum())

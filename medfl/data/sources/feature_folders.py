@@ -53,7 +53,7 @@ class FeatureFolders(FileSource):
     @functools.cached_property
     def labels(self) -> LabelTable:
         """What the tables say."""
-        return read_labels(self.spec.features, self.root, self.spec.where)
+        return read_labels(self.spec.features, self.root, self.spec.where, tuple(self.spec.subgroups))
 
     def group_tables(self) -> list[Path]:
         """None: the table of labels says whose a slide is."""
@@ -82,7 +82,7 @@ class FeatureFolders(FileSource):
                 f": {first_few(absent)}; extract them or remove the rows, or set `data.on_bad_image: skip`"
             )
         entries = [
-            PatchEntry(own.label, slide, files[slide], own.patient)
+            PatchEntry(own.label, slide, files[slide], own.patient, own.cells)
             for slide, own in table.slides.items()
             if slide in files
         ]

@@ -15,14 +15,14 @@ import contextlib
 import functools
 import os
 from abc import abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from medfl.data.fingerprints import Fingerprints
 from medfl.data.images import IMAGE_SUFFIXES
 from medfl.data.patch_store import U8
-from medfl.data.sources.group_table import GROUPS_CSV, look_up_groups
+from medfl.data.sources.group_table import GROUPS_CSV, SUBGROUPS_CSV, look_up_groups, subgroup_cells
 from medfl.data.sources.source import PatchEntry, PatchGroups, Source, SourceSpec
 from medfl.errors import MedflError, nearest
 
@@ -88,6 +88,11 @@ class FileSource(Source):
     def group_tables(self) -> list[Path]:
         """Usual places of a CSV of source groups, the first that is there counts."""
         return [self.root / GROUPS_CSV]
+
+    def subgroup_table(self) -> Mapping[str, Mapping[str, str]]:
+        """What `subgroups.csv` in the folder says, where there is one. Raises MedflError for a bad one."""
+        table = self.folder / SUBGROUPS_CSV
+        return subgroup_cells(table, self.spec) if self.spec.subgroups and table.is_file() else {}
 
     def is_published(self, table: Path) -> bool:
         """Whether the names in a CSV mean the same sources wherever the data lie."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from medfl.config.spelling import one_form
+from medfl.config.spelling import one_form, show
 from medfl.data.sources.csv_table import read_rows
 from medfl.data.sources.source import PatchEntry, SourceSpec
 from medfl.errors import MedflError
 
 GROUPS_CSV = "source_groups.csv"
 COLUMNS = [("label", "filename", "source_group"), ("path", "source_group")]
+SUBGROUPS_CSV = "subgroups.csv"
 
 
 def look_up_groups(table: Path, entries: Sequence[PatchEntry], spec: SourceSpec) -> list[str]:
@@ -43,3 +44,22 @@ def look_up_groups(table: Path, entries: Sequence[PatchEntry], spec: SourceSpec)
             f"the first is {missing[0]}; add the rows"
         )
     return names
+
+
+def subgroup_cells(table: Path, spec: SourceSpec) -> dict[str, dict[str, str]]:
+    """Column of subgroups -> source group -> cell, from a CSV `source_group,scanner,...`.
+
+    Raises:
+        MedflError: the CSV is bad, or has two rows for a group that say different things.
+    """
+    columns = tuple(spec.subgroups)
+    made: dict[str, dict[str, str]] = {}
+    for row in read_rows(table, spec.where, [("source_group",)], columns):
+        group = one_form(row["source_group"])
+        for name, cell in row.part(columns).items():
+            if made.setdefault(name, {}).setdefault(group, cell) != cell:
+                raise MedflError(
+                    f"{spec.where}: {table}, line {row.line}: the source group {show(group)} has another {name} than "
+                    f"before; keep one row of it"
+                )
+    return made

@@ -70,7 +70,7 @@ class SlideBags(WholeSlides):
         self.collection.check_sites()
         own: SlideCollection = self.collection
         entries = [
-            PatchEntry(own.facts(tiles.slide).label, name, name, own.patient(tiles.slide))
+            PatchEntry(own.facts(tiles.slide).label, name, name, own.patient(tiles.slide), own.facts(tiles.slide).cells)
             for name, tiles in self.bags.items()
         ]
         return sorted(entries, key=lambda entry: (entry.word, entry.key))

@@ -8,7 +8,7 @@ or site file then names it under `data.source`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +38,7 @@ class SourceSpec:
         site: the site's name; None for data that are dealt.
         mpp: microns per pixel that the site's file states, None where there is none.
         features: `data.features`, the site's own keys over the pipeline's.
+        subgroups: columns of subgroups that its tables may have, each with the edges of its bins.
     """
 
     where: str
@@ -52,6 +53,7 @@ class SourceSpec:
     site: str | None = None
     mpp: float | None = None
     features: config.FeatureTables = field(default_factory=config.FeatureTables)
+    subgroups: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,12 +65,14 @@ class PatchEntry:
         key: what the patch is called within its class, the same wherever the data lie.
         reference: what the source reads the patch by.
         group: the patient, slide or tile it was cut from; empty where the source does not say.
+        cells: what a table says of it under those columns of subgroups that the table has.
     """
 
     word: str
     key: str
     reference: str
     group: str = ""
+    cells: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def name(self) -> str:
@@ -189,6 +193,10 @@ class Source(ABC):
                 f"`source_groups: ignore`, which marks every result as leaky"
             )
         return PatchGroups([entry.group for entry in entries], self.place)
+
+    def subgroup_table(self) -> Mapping[str, Mapping[str, str]]:
+        """What a table of source groups says of them: column of subgroups -> group -> cell, for those it has."""
+        return {}
 
     def slides(self, references: Sequence[str]) -> list[str] | None:
         """The slide of each patch by name; None where patches are not of slides."""

@@ -70,10 +70,12 @@ class WholeSlides(FileSource):
         entries = []
         for result in self.collection.tiled:
             name, patient = result.slide.name, self.collection.patient(result.slide)
+            cells = self.collection.facts(result.slide).cells
             digits = len(str(max((max(tile.x, tile.y) for tile in result.tiles), default=0)))
             for tile in result.tiles:
                 key = f"{name}/x{tile.x:0{digits}d}-y{tile.y:0{digits}d}"
-                entries.append(PatchEntry(tile.word, key, f"{name}#{tile.x},{tile.y},{result.side:.10g}", patient))
+                reference = f"{name}#{tile.x},{tile.y},{result.side:.10g}"
+                entries.append(PatchEntry(tile.word, key, reference, patient, cells))
         return entries
 
     def left_out(self, references: Sequence[str]) -> list[str]:

@@ -53,6 +53,7 @@ class SitePolicy(ConfigSection):
         messages_a_round: so many questions are answered in one round of a run, or after the last.
         members: whether it may be measured how well training patches can be told from test patches.
         stain: whether numbers on the stain of training patches may be asked for.
+        subgroups: whether figures of subgroups may be asked for, with the words of their columns.
     """
 
     approve: Literal["each", "rules"] = "each"
@@ -64,6 +65,7 @@ class SitePolicy(ConfigSection):
     messages_a_round: int = Field(40, ge=4)
     members: bool = True
     stain: bool = True
+    subgroups: bool = True
 
 
 def read_policy(folder: Path) -> SitePolicy:
@@ -154,6 +156,8 @@ def in_words(folder: Path, pipeline: config.Pipeline, site: str) -> Iterator[str
         f"Figures leave of validation and test data, none that stands on fewer than {pipeline.disclosure.min_count} "
         f"patients; no patch, name or single score does."
     )
+    if columns := pipeline.evaluation.columns:
+        yield f"Figures of subgroups leave, too, with the words of these columns: {', '.join(columns)}."
     yield f"Differential privacy: {_privacy(chain)}."
     registry = pipeline.registry
     yield f"Registry: {f'the model is registered as {registry.name}' if registry else 'the model is not registered'}."
@@ -170,6 +174,8 @@ def _broken(policy: SitePolicy, pipeline: config.Pipeline) -> Iterator[str]:
         yield f"it has {pipeline.training.rounds} rounds, `max_rounds` is {policy.max_rounds}"
     if pipeline.disclosure.min_count < policy.min_count:
         yield f"its disclosure floor is {pipeline.disclosure.min_count}, `min_count` is {policy.min_count}"
+    if pipeline.evaluation.columns and not policy.subgroups:
+        yield f"it asks for subgroups by {', '.join(pipeline.evaluation.columns)}, and `subgroups` is false"
     if policy.max_epsilon is not None:
         spent = _epsilon(pipeline, chain)
         if spent is None:

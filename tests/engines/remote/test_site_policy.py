@@ -33,6 +33,7 @@ def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("policy")
     root = write_folders(folder / "images", {"lung_aca": 20, "lung_n": 20})
     keys = {"task": {"classes": ["lung_aca", "lung_n"]}, "data": OWN, "description": "Two classes of lung."}
+    keys["evaluation"] = {**SMALL.get("evaluation", {}), "subgroups": ["scanner", {"age": [50]}]}
     sites = {"train": [{"name": "north", "data": {"root": str(root)}}, {"name": "south", "data": {"root": str(root)}}]}
     (folder / "own.yaml").write_text(yaml.safe_dump({**SMALL, **keys, "sites": sites}))
     pipeline = load_pipeline(folder / "own.yaml")
@@ -74,6 +75,7 @@ def test_nothing_runs_before_somebody_has_approved_that_very_pipeline(party):
         ({"max_rounds": 1}, "it has 2 rounds, `max_rounds` is 1"),
         ({"min_count": 5}, "its disclosure floor is 1, `min_count` is 5"),
         ({"max_epsilon": 8}, "it has no `dp`, and `max_epsilon` asks for it"),
+        ({"subgroups": False}, "it asks for subgroups by scanner, age, and `subgroups` is false"),
         ({"methods": ["ecgr", "scaffold"], "max_rounds": 2, "min_count": 1}, None),
     ],
 )
@@ -162,4 +164,5 @@ def test_the_plan_is_told_in_words(party):
     assert words[0] == "small: Two classes of lung."
     assert words[1] == "Classes: lung_aca, lung_n. Other sites: south."
     assert words[2].startswith("north trains in 2 rounds; method: ecgr+scaffold.")
+    assert words[4] == "Figures of subgroups leave, too, with the words of these columns: scanner, age."
     assert words[-1].startswith(f"Pipeline {pipeline_digest(party)[:12]}")
