@@ -155,6 +155,8 @@ class MeasureRequest(Request):
         malignant: names of the classes that together are the target "malignant", possibly none.
         members: at most so many training patches to tell from test patches by their loss, at a training site
             (`medfl.metrics.membership`); 0 for none.
+        monitoring: whether sums over source groups are asked for, with which later patches are compared
+            (`medfl.metrics.monitored`).
     """
 
     resamples: int = 0
@@ -164,6 +166,7 @@ class MeasureRequest(Request):
     thresholds: Mapping[str, float] | None = None
     malignant: tuple[str, ...] = ()
     members: int = 0
+    monitoring: bool = False
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from medfl.cli.commands.deploy_commands import deploy_app
 from medfl.cli.commands.doctor_command import doctor
 from medfl.cli.commands.init_commands import init_app
 from medfl.cli.commands.methods_command import methods
+from medfl.cli.commands.monitor_command import monitor
 from medfl.cli.commands.report_command import report
 from medfl.cli.commands.run_commands import evaluate, export, predict, register, resume, run, track
 from medfl.cli.commands.site_commands import sites_app
@@ -49,6 +50,7 @@ for command in (
     resume,
     evaluate,
     predict,
+    monitor,
     export,
     register,
     track,

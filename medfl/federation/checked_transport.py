@@ -21,6 +21,7 @@ from medfl.messages import (
     TemperatureRequest,
 )
 from medfl.metrics import figure_checks as checks
+from medfl.metrics.monitored import moments_check
 from medfl.metrics.remedies import PLAIN
 from medfl.metrics.targets import targets
 
@@ -113,7 +114,9 @@ class CheckedTransport:
             return checks.record({"histograms": histograms})
         if isinstance(request, MeasureRequest):
             sums = checks.score_sums_check(len(self.classes), self.bins)
-            return checks.record({"after": sums, "before": sums, "histograms": histograms, "min_count": checks.count})
+            wanted = {"after": sums, "before": sums, "histograms": histograms, "min_count": checks.count}
+            further = {"monitoring": moments_check(self.classes)} if request.monitoring else {}
+            return checks.record(wanted | further)
         return None
 
 

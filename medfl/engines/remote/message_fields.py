@@ -92,6 +92,7 @@ REQUESTS: Mapping[str, tuple[type[Request], Fields]] = {
             "thresholds": _maybe_numbers_by_name,
             "malignant": _names,
             "members": _count,
+            "monitoring": _truth,
         },
     ),
     "adapt": (
