@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from medfl.metrics.auroc import FloatArray, IntArray
 
 STEPS = 400
-DRAWS = 1000
+DRAWS = 500
 SEED = 20
 
 

@@ -51,7 +51,7 @@ def log_monitoring(result: Mapping[str, Any], folder: Path | None = None) -> str
 
 
 def monitored_values(entry: Mapping[str, Any]) -> Values:
-    """A site's numbers: `alarms`, `drift/...` and `drift_of_limit/...` by figure, `prevalence/...`, `calibration/...`."""
+    """A site's numbers: `alarms`, `drift/...` and `drift_of_limit/...`, `prevalence/...`, `calibration/...`."""
     values: dict[str, Any] = {"alarms": len(entry["alarms"])}
     values |= {key: entry[key] for key in ("patches", "groups", "labelled")}
     for figure, one in entry["drift"].items():
