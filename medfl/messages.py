@@ -135,12 +135,14 @@ class HistogramRequest(Request):
         temperature: T by which logits are divided first; None is T = 1.
         scale, bias: of every class, by which they are then scaled and moved; empty for neither.
         malignant: names of the classes that together are the target "malignant", possibly none.
+        top: how many patches, the most malignant ones, stand for a slide or patient (`medfl.metrics.units`); 0 for all.
     """
 
     temperature: float | None = None
     scale: tuple[float, ...] = ()
     bias: tuple[float, ...] = ()
     malignant: tuple[str, ...] = ()
+    top: int = 0
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,8 @@ class MeasureRequest(Request):
             (`medfl.metrics.membership`); 0 for none.
         monitoring: whether sums over source groups are asked for, with which later patches are compared
             (`medfl.metrics.monitored`).
+        top: as in a `HistogramRequest`.
+        unit_thresholds: thresholds of slides and of patients, by the keys of `medfl.metrics.units.UNITS`.
     """
 
     resamples: int = 0
@@ -167,6 +171,8 @@ class MeasureRequest(Request):
     malignant: tuple[str, ...] = ()
     members: int = 0
     monitoring: bool = False
+    top: int = 0
+    unit_thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -218,8 +224,8 @@ class Reply:
             `medfl.metrics.site_figures` in the final measurement; of an `AdaptRequest` they are by remedy, "none" with
             them, and say under "adaptation" what was done.
         sums: per split, what merges with other sites' (`to_lists` of each): "temperatures", "scaling" or "histograms",
-            or in the final measurement "after", "before" and "histograms"; before the first round "statistics" and
-            "dyes".
+            with it those of "slides" and "patients", or in the final measurement "after", "before" and "histograms";
+            before the first round "statistics" and "dyes".
         curves: per split, the curves of `medfl.metrics.site_figures`; in the final measurement only.
         extra: further site vectors that a method of the chain sends, by name.
         seconds: wall time by phase ("train", "evaluate").

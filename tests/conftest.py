@@ -20,6 +20,11 @@ os.environ.setdefault(
 gc.disable()
 
 
+def pytest_collection_modifyitems(items):
+    """What takes long is begun first, so that at the end no process is left alone with it."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 def pytest_collection_finish():
     """From here on garbage is looked for, and not among what has been imported."""
     gc.freeze()

@@ -7,6 +7,7 @@ import csv
 import functools
 import hashlib
 import json
+import os
 import shutil
 import sqlite3
 import tempfile
@@ -23,6 +24,7 @@ from safetensors.torch import save_file
 
 from medfl import config
 from medfl.metrics import Stability, measure
+from medfl.tracking.local_database import prepare_database
 
 CLASSES = ("lung_aca", "lung_n", "lung_scc")
 SIZE = 32
@@ -247,13 +249,21 @@ def probabilities(folder: Path, patches: np.ndarray[Any, Any]) -> np.ndarray[Any
 
 @functools.cache
 def database() -> Path:
-    """The sqlite file that all tracking tests share: making one costs seconds. Tests keep apart by experiment."""
+    """The sqlite file that all tracking tests of a process share. Tests keep apart by experiment."""
+    folder = Path(tempfile.mkdtemp(prefix="medfl-mlflow-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return shutil.copy(empty_database(), folder / "mlflow.db")
+
+
+@functools.cache
+def empty_database() -> Path:
+    """A database of MLflow's in which nothing is. Making one costs seconds, so all processes of the suite have one."""
     import sqlalchemy
 
     sqlalchemy.event.listen(sqlalchemy.Engine, "connect", _without_waiting_for_the_disk)
-    folder = Path(tempfile.mkdtemp(prefix="medfl-mlflow-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder / "mlflow.db"
+    file = Path(os.environ["MEDFL_SESSION_CACHE"]).with_name("mlflow-empty.db")
+    prepare_database(file, f"{file}-artifacts")
+    return file
 
 
 def _without_waiting_for_the_disk(connection: sqlite3.Connection, _: object) -> None:

@@ -1,5 +1,6 @@
 """The README's first command, as a newcomer runs it: generated tissue to a registered model."""
 
+import contextlib
 import json
 import os
 import re
@@ -9,27 +10,51 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from medfl.cli.app import app
 from tests.paths import ROOT
 
+pytestmark = pytest.mark.long
 
-@pytest.fixture(scope="module")
-def quickstart(tmp_path_factory):
-    """(working directory, standard output) of the README's command, run from a folder of its own."""
+
+QUICKSTART = str(ROOT / "pipelines" / "quickstart.yaml")
+SHORT = ["data.size=48", "data.tissue={tiles_per_class: 110, copies: 4, size: 48}", "training.rounds=5"]
+SHORT += ["registry.gates={held_out_auroc_min: 0.5}"]
+LEAST = {"short": 0.8, "whole": 0.85}
+
+
+def as_a_newcomer(place: Path) -> str:
+    """The README's command in a process of its own, in a folder; what it prints."""
     readme = (ROOT / "README.md").read_text()
     assert "pip install uv && uv run medfl run pipelines/quickstart.yaml" in readme
-    place = tmp_path_factory.mktemp("quickstart")
     start = ["uv", "run", "--project", str(ROOT)] if shutil.which("uv") else [sys.executable, "-m"]
-    command = [*start, "medfl", "run", str(ROOT / "pipelines" / "quickstart.yaml")]
-    done = subprocess.run(
-        command, cwd=place, env=os.environ | {"COLUMNS": "150"}, capture_output=True, text=True, check=False
-    )
+    settings = os.environ | {"COLUMNS": "150"}
+    command = [*start, "medfl", "run", QUICKSTART]
+    done = subprocess.run(command, cwd=place, env=settings, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return place, done.stdout
+    return done.stdout
+
+
+def in_this_process(place: Path) -> str:
+    """The command with small patches and few rounds; what it prints."""
+    options = [word for setting in SHORT for word in ("--set", setting)]
+    with contextlib.chdir(place):
+        done = CliRunner().invoke(app, ["run", QUICKSTART, *options], env={"COLUMNS": "150"})
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+@pytest.fixture(scope="module", params=["short", pytest.param("whole", marks=pytest.mark.slow)])
+def quickstart(request, tmp_path_factory):
+    """(working directory, standard output, least AUROC) of the README's command, run from a folder of its own."""
+    place = tmp_path_factory.mktemp("quickstart")
+    out = as_a_newcomer(place) if request.param == "whole" else in_this_process(place)
+    return place, out, LEAST[request.param]
 
 
 def test_it_prints_the_table_and_where_to_go_next(quickstart):
-    place, out = quickstart
+    place, out, _ = quickstart
     for site in ("lung-centre", "colon-clinic", "regional-hospital", "private-laboratory"):
         assert re.search(rf"{site} +(train|held-out) +\d+ \(\d+\)", out), out
     (run,) = (place / "runs").iterdir()
@@ -39,18 +64,18 @@ def test_it_prints_the_table_and_where_to_go_next(quickstart):
 
 
 def test_it_learned_something_that_holds_elsewhere(quickstart):
-    place, _ = quickstart
+    place, _, least = quickstart
     (run,) = (place / "runs").iterdir()
     summary = json.loads((run / "summary.json").read_text())
     assert summary["method"] == "ecgr"
-    assert summary["held_out"]["mean_auroc"] > 0.85
+    assert summary["held_out"]["mean_auroc"] > least
     assert not summary["failures"]
 
 
 def test_mlflow_holds_what_the_summary_says(quickstart):
     from mlflow.tracking import MlflowClient
 
-    place, _ = quickstart
+    place, _, _ = quickstart
     (run,) = (place / "runs").iterdir()
     summary = json.loads((run / "summary.json").read_text())
     client = MlflowClient(f"sqlite:///{place / 'mlflow.db'}")
@@ -74,7 +99,7 @@ def test_console_summary_report_and_mlflow_say_the_same(quickstart):
 
     from medfl.metrics import format_interval
 
-    place, out = quickstart
+    place, out, _ = quickstart
     (run,) = (place / "runs").iterdir()
     summary = json.loads((run / "summary.json").read_text())
     client = MlflowClient(f"sqlite:///{place / 'mlflow.db'}")

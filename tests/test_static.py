@@ -36,6 +36,7 @@ def test_ruff():
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.long
 def test_mypy_strict():
     done = run("mypy", "--strict", "medfl", "benchmarks")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ from medfl.config import Pipeline
 from medfl.metrics import RATES, format_figure, format_interval
 from medfl.metrics.figures import Place, SiteFigure, Style, figure, figures_at
 from medfl.metrics.fit_words import fit_cautions, fit_name, fit_ways
-from medfl.metrics.formatting import format_about, format_count
+from medfl.metrics.formatting import format_about, format_count, patch_words
 from medfl.metrics.record_types import SiteResult
 from medfl.metrics.site_signature import signature_sentence
 from medfl.metrics.stability_figures import stability_at
+from medfl.metrics.units import SHOWN, UNITS, shown_points, unit_notes, unit_sites, units_shown
 from medfl.runs.adapted_figures import TITLE, adaptation_sentences, adapted_table
 from medfl.runs.headline import headline
 from medfl.runs.registration import registration
@@ -22,13 +23,34 @@ from medfl.runs.registration import registration
 Cell = Callable[[Mapping[str, Any]], str]
 
 
-def print_sites(terminal: Terminal, sites: Mapping[str, SiteResult], title: str = "Test data, measured once") -> None:
-    """The per-site table: training sites first, held-out sites after them; n are patches."""
-    columns = [_column(row, style) for row, style in figures_at(Place.CONSOLE).items()]
+def print_sites(
+    terminal: Terminal,
+    sites: Mapping[str, Mapping[str, Any]],
+    title: str = "Test data, measured once",
+    counted: str = "n (groups)",
+    shown: Collection[str] = (),
+) -> None:
+    """The per-site table: training sites first, held-out sites after them; `counted` heads the numbers of patches, and
+    of the figures those `shown` stand there, or all."""
+    rows_of_table = figures_at(Place.CONSOLE).items()
+    columns = [_column(row, style) for row, style in rows_of_table if not shown or row.key in shown]
     order = sorted(sites, key=lambda name: (sites[name]["role"] != "train", name))
-    rows = [[*_site_cells(name, sites[name]), *(cell(sites[name]) for _, cell in columns)] for name in order]
-    headings = ["site", "role", "n (groups)", "classes", *(heading for heading, _ in columns)]
+    rows = [
+        [*_site_cells(name, sites[name], "(" in counted), *(cell(sites[name]) for _, cell in columns)] for name in order
+    ]
+    headings = ["site", "role", counted, "classes", *(heading for heading, _ in columns)]
     terminal.table(title, headings, rows)
+
+
+def print_units(terminal: Terminal, summary: Mapping[str, Any]) -> None:
+    """The same per slide and per patient, with their operating points; nothing where each patch is a patient."""
+    for key in units_shown(summary["sites"]):
+        sites, word = unit_sites(summary["sites"], key), UNITS[key]
+        title = f"Per {word}, from the probabilities of its {patch_words(summary.get('source'))}"
+        print_sites(terminal, sites, title, key if key == "patients" else f"{key} (patients)", SHOWN)
+        points = {name: {**entry, "operating": shown_points(entry)} for name, entry in sites.items()}
+        _print_points(terminal, summary, points, f"Per {word}, held-out sites")
+        terminal.say(*unit_notes(summary["sites"], key))
 
 
 def _column(row: SiteFigure, style: Style) -> tuple[str, Cell]:
@@ -43,9 +65,16 @@ def _column(row: SiteFigure, style: Style) -> tuple[str, Cell]:
     )
 
 
-def _site_cells(name: str, entry: SiteResult) -> list[str]:
-    patches = f"{entry['n']} ({entry['n_groups']})"
+def _site_cells(name: str, entry: Mapping[str, Any], counted_twice: bool) -> list[str]:
+    n, groups = entry["n"], entry["n_groups"]
+    patches = f"{n} ({groups})" if counted_twice else str(n)
     return [name, str(entry["role"]).replace("_", "-"), patches, str(len(entry["supported_classes"]))]
+
+
+def patch_heading(summary: Mapping[str, Any]) -> str:
+    """Heading of the column of patches and their source groups."""
+    words = patch_words(summary.get("source"))
+    return "n (groups)" if words == "patches" else f"{words} (patients)"
 
 
 def print_own_models(terminal: Terminal, sites: Mapping[str, SiteResult]) -> None:
@@ -72,6 +101,12 @@ def print_adapted(terminal: Terminal, summary: Mapping[str, Any]) -> None:
 
 def print_operating_points(terminal: Terminal, summary: Mapping[str, Any]) -> None:
     """Sensitivity and specificity at held-out sites, at the thresholds chosen on validation data."""
+    _print_points(terminal, summary, summary["sites"], "Held-out sites")
+
+
+def _print_points(
+    terminal: Terminal, summary: Mapping[str, Any], sites: Mapping[str, Mapping[str, Any]], what: str
+) -> None:
     rows = [
         [
             name,
@@ -81,7 +116,7 @@ def print_operating_points(terminal: Terminal, summary: Mapping[str, Any]) -> No
             format_count(point["negatives"]),
         ]
         + [format_interval(point[rate], point[f"{rate}_ci"]) for rate in RATES]
-        for name, entry in sorted(summary["sites"].items())
+        for name, entry in sorted(sites.items())
         for target, point in (entry.get("operating") or {}).items()
         if entry["role"] == "held_out"
     ]
@@ -89,7 +124,7 @@ def print_operating_points(terminal: Terminal, summary: Mapping[str, Any]) -> No
         wanted = summary["operating"]["sensitivity"] if summary.get("operating") else None
         purpose = f" for sensitivity {wanted:g}" if wanted else ""
         columns = ["site", "target", "threshold", "positive", "negative", *(f"{rate} [95 %]" for rate in RATES)]
-        terminal.table(f"Held-out sites, at thresholds from validation data{purpose}", columns, rows, keys=2)
+        terminal.table(f"{what}, at thresholds from validation data{purpose}", columns, rows, keys=2)
 
 
 def _withheld_lines(sites: Mapping[str, SiteResult]) -> Iterator[str]:
@@ -140,11 +175,13 @@ def print_outcome(
     terminal: Terminal, summary: Mapping[str, Any], folder: str, tracking: str, pipeline: Pipeline | None = None
 ) -> None:
     """The end of a run: tables, stability, and last, where the eye is, what the model misses and where things are."""
-    print_sites(terminal, summary["sites"], f"Test data, measured once, model of round {summary['selected_round']}")
+    title = f"Test data, measured once, model of round {summary['selected_round']}"
+    print_sites(terminal, summary["sites"], title, patch_heading(summary))
     print_own_models(terminal, summary["sites"])
     if summary.get("cross_site_auroc"):
         print_cross_sites(terminal, summary["cross_site_auroc"])
     print_operating_points(terminal, summary)
+    print_units(terminal, summary)
     if summary.get("adaptation"):
         print_adapted(terminal, summary)
     terminal.say(
@@ -170,11 +207,19 @@ def _held_out_lines(summary: Mapping[str, Any]) -> list[str]:
             f"{format_figure(held_out.get('mean_ece_before'))} -> {format_figure(held_out['mean_ece'])}"
             + _noise_words(held_out)
         )
+    for key in units_shown(summary["sites"]):
+        if over := held_out.get(key):
+            word = UNITS[key]
+            mean = format_interval(over["mean_auroc"], over.get("mean_auroc_ci"))
+            lines.append(
+                f"Held-out sites, per {word}: mean AUROC {mean}, worst {over['worst_site']} "
+                f"{format_figure(over['worst_auroc'])}, mean ECE {format_figure(over['mean_ece'])}"
+            )
     pooled = (summary.get("pooled") or {}).get("held_out")
     if pooled:
         bound = pooled["auroc_resolution"]
         lines.append(
-            f"All their {pooled['n']} patches together: AUROC "
+            f"All their {pooled['n']} {patch_words(summary.get('source'))} together: AUROC "
             + (
                 format_about(pooled["auroc"])
                 if bound is None

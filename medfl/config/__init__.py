@@ -21,6 +21,7 @@ from medfl.config.fields import Name as Name
 from medfl.config.fields import Transform as Transform
 from medfl.config.model_config import InputNormalisation as InputNormalisation
 from medfl.config.model_config import ModelConfig as ModelConfig
+from medfl.config.model_config import TileEncoder as TileEncoder
 from medfl.config.model_config import TrainedPart as TrainedPart
 from medfl.config.pipeline_config import Baseline as Baseline
 from medfl.config.pipeline_config import CalibrationFit as CalibrationFit

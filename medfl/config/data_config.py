@@ -111,8 +111,15 @@ class StainNormalisation(ConfigSection):
     reference: Literal["federated", "fixed"] = "federated"
 
 
+class CompressedStore(ConfigSection):
+    """How patches lie in the cache: as JPEGs of a quality, without chroma subsampling."""
+
+    jpeg: int = Field(95, ge=50, le=100)
+
+
 class Data(ConfigSection):
-    """The catalog and how it becomes patches. `normalise` by its method alone takes a federated reference."""
+    """The catalog and how it becomes patches. `normalise` by its method alone takes a federated reference, `store:
+    jpeg` its default quality."""
 
     source: str
     root: str | None = None
@@ -131,6 +138,7 @@ class Data(ConfigSection):
     slides: DrawnSlides | None = None
     features: FeatureTables | None = None
     bags: GeneratedBags | None = None
+    store: CompressedStore | None = None
     cache: str | None = None
 
     @field_validator("normalise", mode="before")
@@ -139,6 +147,17 @@ class Data(ConfigSection):
         if isinstance(value, str):
             return None if value == "none" else {"method": value}
         return value
+
+    @field_validator("store", mode="before")
+    @classmethod
+    def _kind_alone(cls, value: Any) -> Any:
+        return {"raw": None, "jpeg": {}}.get(value, value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _only_patches_are_compressed(self) -> Data:
+        if self.source == "features" and self.store:
+            raise ValueError("`store` is for patches; remove it, since features of slides are kept as they are")
+        return self
 
     @model_validator(mode="after")
     def _tiles_show_the_field(self) -> Data:

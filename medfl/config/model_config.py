@@ -41,14 +41,41 @@ class TrainedPart(ConfigSection):
         return self
 
 
+class TileEncoder(ConfigSection):
+    """A frozen network that gives the feature vector of each tile of a slide; its keys mean what they do in `model`."""
+
+    backbone: str | None = None
+    weights: str
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    input: Literal["timm"] | InputNormalisation | None = None
+    licence: str | None = None
+    pooling: Pooling | None = None
+    args: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _says_which(self) -> TileEncoder:
+        _check_backbone(self.backbone, self.weights)
+        return self
+
+
+def _check_backbone(backbone: str | None, weights: str) -> None:
+    """Raise ValueError where nothing says what network it is."""
+    if backbone is None and weights in ("random", "pretrained"):
+        raise ValueError(
+            "the key `backbone` is missing; only weights that are a run, package, local-dir: or hf-hub: say it "
+            "themselves"
+        )
+
+
 class ModelConfig(ConfigSection):
     """A timm backbone by name, and the weights it starts from; `args` goes to `timm.create_model` untouched. With `mil`
-    a network over bags of feature vectors of `dim` numbers in its place. With `classifier: zero` the layer that gives
-    the logits starts at zero, unless the weights bring one that fits."""
+    a network over bags of feature vectors in its place, of `dim` numbers or of those that `encoder` gives. With
+    `classifier: zero` the layer that gives the logits starts at zero, unless the weights bring one that fits."""
 
     backbone: str | None = None
     mil: Literal["abmil", "mean", "max"] | None = None
     dim: Count | None = None
+    encoder: TileEncoder | None = None
     weights: str = "random"
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     input: Literal["timm"] | InputNormalisation | None = None
@@ -66,19 +93,20 @@ class ModelConfig(ConfigSection):
             return self._of_bags()
         if self.dim:
             raise ValueError("`dim` is the length of a feature vector, which `mil` reads; state that, or remove `dim`")
-        if self.backbone is None and self.weights in ("random", "pretrained"):
-            raise ValueError(
-                "the key `backbone` is missing; only weights that are a run, package, local-dir: or hf-hub: say it "
-                "themselves"
-            )
+        if self.encoder:
+            raise ValueError("`encoder` gives feature vectors of tiles, which `mil` reads; state that, or remove it")
+        _check_backbone(self.backbone, self.weights)
         if self.hidden and self.head == "linear":
             raise ValueError("`hidden` is the width of `head: mlp`; state that, or remove `hidden`")
         return self
 
     def _of_bags(self) -> ModelConfig:
         """Raise ValueError for a key that says something of images."""
-        if self.dim is None:
-            raise ValueError("`dim` is missing: how many numbers the encoder gives for a tile, 1024 for example")
+        if self.dim is None and self.encoder is None:
+            raise ValueError(
+                "`dim` is missing: how many numbers the encoder gives for a tile, 1024 for example; or name the "
+                "`encoder`, which is asked"
+            )
         strange = {
             "backbone": self.backbone,
             "classifier": self.classifier,
@@ -90,7 +118,10 @@ class ModelConfig(ConfigSection):
         }
         for key, value in strange.items():
             if value is not None:
-                raise ValueError(f"`{key}` is for networks that see images, and `mil` reads feature vectors; remove it")
+                remedy = "remove it"
+                if key in TileEncoder.model_fields:
+                    remedy = f"write it under `encoder`, which gives them of slides, or {remedy}"
+                raise ValueError(f"`{key}` is for networks that see images, and `mil` reads feature vectors; {remedy}")
         if beside := sorted({"dim", "hidden"} & set(self.args)):
             raise ValueError(f"`args.{beside[0]}` is written `{beside[0]}`, beside `mil`")
         return self

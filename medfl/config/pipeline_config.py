@@ -37,6 +37,12 @@ class CalibrationFit(ConfigSection):
     stain_strength: float = Field(0.5, gt=0, le=1)
 
 
+class TopPatches(ConfigSection):
+    """A slide or patient is scored by so many of its patches, those that look most malignant."""
+
+    top: Count
+
+
 class Evaluation(ConfigSection):
     """How figures are made: intervals, calibration and its bins, thresholds, the stability window and target."""
 
@@ -49,6 +55,7 @@ class Evaluation(ConfigSection):
     sensitivity: float = Field(0.95, gt=0, le=1)
     members: int = Field(1000, ge=0)
     monitoring: bool | None = None
+    patients: Literal["mean"] | TopPatches = "mean"
 
     @property
     def fit(self) -> CalibrationFit | None:
@@ -56,6 +63,11 @@ class Evaluation(ConfigSection):
         if self.calibrate == "none":
             return None
         return CalibrationFit(method=self.calibrate) if isinstance(self.calibrate, str) else self.calibrate
+
+    @property
+    def top(self) -> int:
+        """How many patches stand for a slide or patient; 0 for all of them."""
+        return self.patients.top if isinstance(self.patients, TopPatches) else 0
 
 
 class Disclosure(ConfigSection):
@@ -80,6 +92,10 @@ class Gates(ConfigSection):
     worst_site_auroc_min: Fraction | None = None
     held_out_adapted_auroc_min: Fraction | None = None
     held_out_adapted_ece_max: Fraction | None = None
+    held_out_patient_auroc_min: Fraction | None = None
+    held_out_patient_mean_auroc_min: Fraction | None = None
+    held_out_patient_ece_max: Fraction | None = None
+    held_out_slide_auroc_min: Fraction | None = None
 
 
 class Registry(ConfigSection):

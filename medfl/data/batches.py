@@ -1,13 +1,16 @@
 """Batches of patches on the training device: gathering, augmentation, normalisation. No worker processes.
 
-A site's uint8 array lives on the device when it fits, else in host memory (memory-mapped on a CPU). All randomness
+A site's uint8 array lives on the device when it fits, else in host memory (memory-mapped on a CPU). What lies in
+several files or as JPEGs (`stored_patches`) and does not fit is read ahead of the steps on threads. All randomness
 comes from a seed given by the caller, so a round repeats exactly.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,13 +19,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
-from medfl.data.patch_store import U8, PatchStore
+from medfl.data.patch_store import U8, Patches, PatchStore
 from medfl.data.restain import draw_laboratories, restain
 from medfl.data.stain_exchange import DyeExchange
+from medfl.data.stored_patches import StoredPatches
 from medfl.seeds import seed_for
 
 Jitter = Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]
 COLOUR_CHUNKS = 4  # colour factors are drawn per quarter of a batch: torchvision takes one factor a call
+AHEAD = 2  # batches that are decoded before they are asked for
+COPIED = 1024  # patches that go to a device at a time
 
 
 @dataclass(frozen=True)
@@ -99,15 +105,19 @@ class Batches:
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the array is read-only and never written through
-            self.images = torch.from_numpy(np.asarray(store.images))
-            self.labels = torch.from_numpy(np.asarray(store.labels))
-        if device.type == "cuda" and jitter is None:
-            free, _ = torch.cuda.mem_get_info(device)
-            if self.images.numel() < free // 2:
-                self.images = self.images.to(device)
-            else:
-                self.images = self.images.pin_memory()
-        self.labels = self.labels.to(device)
+            self.labels = torch.from_numpy(np.asarray(store.labels)).to(device)
+            self.images = self._placed(store.images)
+
+    def _placed(self, images: Patches) -> Tensor | StoredPatches:
+        """The patches where batches are gathered from: on the device where they fit and are not jittered before."""
+        pinned = self.device.type == "cuda" and self.jitter is None
+        fits = pinned and images.nbytes < torch.cuda.mem_get_info(self.device)[0] // 2
+        if isinstance(images, StoredPatches):
+            return _copied(images, self.device) if fits else images
+        tensor = torch.from_numpy(np.asarray(images))
+        if fits:
+            return tensor.to(self.device)
+        return tensor.pin_memory() if pinned else tensor
 
     @property
     def training_patches(self) -> U8:
@@ -126,12 +136,8 @@ class Batches:
         laboratories = draw_laboratories(order.numpy(), seed, self.augment.stain, self.augment.exchange, self.exchange)
         laboratories = laboratories and laboratories.to(self.device)
         rows = _to(order, self.device)
-        source = rows if self.images.device == self.device else order
-        ahead = self._gather(source[0], seed if self.jitter else None)
-        for step in range(len(order)):
-            images = ahead
-            if step + 1 < len(order):
-                ahead = self._gather(source[step + 1], seed + step + 1 if self.jitter else None)
+        source = rows if self._place == self.device else order
+        for step, images in enumerate(self._gathered(source, seed if self.jitter else None)):
             images = flip_and_turn(images, self.augment, coins[step])
             if laboratories is not None:
                 images = restain(images, laboratories.transforms[step], laboratories.white[step])
@@ -140,22 +146,50 @@ class Batches:
     def evaluation(self, rows: NDArray[np.int64], batch_size: int, full: bool = False) -> Iterator[Tensor]:
         """Normalised images f32[<= batch_size, 3, S, S] in the order of `rows`. With `full` the last batch repeats its
         last row up to `batch_size`, so that a compiled network sees one shape."""
-        order = torch.from_numpy(np.ascontiguousarray(rows)).to(self.images.device)
+        order = torch.from_numpy(np.ascontiguousarray(rows)).to(self._place)
         if full and len(order):
             order = torch.cat([order, order[-1:].expand(-len(order) % batch_size)])
-        for begin in range(0, len(order), batch_size):
-            yield self._normalise(self._gather(order[begin : begin + batch_size], None), None)
+        parts = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
+        for images in self._gathered(parts, None):
+            yield self._normalise(images, None)
 
     def normalised(self, patches: NDArray[np.uint8]) -> Tensor:
         """Patches u8[B, S, S, 3] that are no rows of the store, as the network takes them, f32[B, 3, S, S]."""
         return self._normalise(self._on_device(torch.from_numpy(patches)), None)
 
+    @property
+    def _place(self) -> torch.device:
+        """Where row numbers are needed."""
+        return self.images.device if isinstance(self.images, Tensor) else torch.device("cpu")
+
+    def _gathered(self, batches: Sequence[Tensor] | Tensor, jitter_seed: int | None) -> Iterator[Tensor]:
+        """u8[B, 3, S, S] on the device for each batch of rows, gathered one batch ahead; decoded ahead on threads."""
+
+        def gather(step: int) -> Tensor:
+            return self._gather(batches[step], None if jitter_seed is None else jitter_seed + step)
+
+        if isinstance(self.images, Tensor):
+            ahead = self._on_device(gather(0)) if len(batches) else None
+            for step in range(len(batches)):
+                images = ahead
+                ahead = self._on_device(gather(step + 1)) if step + 1 < len(batches) else None
+                assert images is not None
+                yield images
+            return
+        with ThreadPoolExecutor(1) as pool:
+            waiting = deque(pool.submit(gather, step) for step in range(min(AHEAD, len(batches))))
+            for step in range(AHEAD, len(batches) + AHEAD):
+                decoded = waiting.popleft().result()
+                if step < len(batches):
+                    waiting.append(pool.submit(gather, step))
+                yield self._on_device(decoded)
+
     def _gather(self, rows: Tensor, jitter_seed: int | None) -> Tensor:
-        """uint8 [B, 3, S, S] on the device; `rows` are where the patches are."""
-        images = self.images[rows]
+        """u8[B, S, S, 3] where the patches are, which is where `rows` are."""
+        images = self.images[rows] if isinstance(self.images, Tensor) else torch.from_numpy(self.images[rows.numpy()])
         if jitter_seed is not None and self.jitter is not None:
             images = torch.from_numpy(self.jitter(images.numpy(), jitter_seed))
-        return self._on_device(images)
+        return images
 
     def _on_device(self, images: Tensor) -> Tensor:
         """u8[B, S, S, 3] -> u8[B, 3, S, S] on the device."""
@@ -167,6 +201,14 @@ class Batches:
             images = jitter_colour(images, self.augment, generator)
         result: Tensor = tvf.normalize(images, self.mean, self.std, inplace=True)
         return result
+
+
+def _copied(patches: StoredPatches, device: torch.device) -> Tensor:
+    """All patches on a device, COPIED at a time."""
+    images = torch.empty(patches.shape, dtype=torch.uint8, device=device)
+    for begin in range(0, len(patches), COPIED):
+        images[begin : begin + COPIED] = torch.from_numpy(patches[begin : begin + COPIED]).to(device)
+    return images
 
 
 def _to(tensor: Tensor, device: torch.device) -> Tensor:

@@ -37,7 +37,13 @@ def entries(cache: Path) -> list[CacheEntry]:
 def unfinished(cache: Path) -> list[CacheEntry]:
     """Stores and tissue that a killed process left half made."""
     folders = [*left_behind(cache / STORES), *left_behind(cache, f".{TISSUE}")]
-    return [CacheEntry(path, folder_size(path), "left by a process that was killed", True) for path in folders]
+    return [CacheEntry(path, folder_size(path), _left_text(path), True) for path in folders]
+
+
+def _left_text(folder: Path) -> str:
+    pieces = len(list(folder.glob("images-*.json")))
+    begun = f", {pieces} pieces of patches from which a run of the same data goes on" if pieces else ""
+    return f"left by a process that was killed{begun}"
 
 
 def verify(cache: Path) -> Iterator[tuple[CacheEntry, str]]:
@@ -65,7 +71,8 @@ def _store_entry(folder: Path) -> CacheEntry:
     try:
         record = json.loads((folder / "store.json").read_text(encoding="utf-8").splitlines()[0])
         rows, side, *_ = record["shape"]
-        text, outdated = f"{int(rows):,} patches of {int(side)} pixels", record["version"] != STORE_VERSION
+        kind = " as JPEGs" if record.get("facts", {}).get("jpeg") else ""
+        text, outdated = f"{int(rows):,} patches of {int(side)} pixels{kind}", record["version"] != STORE_VERSION
     except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):
         text, outdated = "patches, without a record that can be read", False
     if outdated:

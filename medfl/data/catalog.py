@@ -65,7 +65,7 @@ def pipeline_source(pipeline: config.Pipeline) -> Source:
         MedflError: no data.
     """
     data = pipeline.data
-    return source_class(data.source)(
+    return source_class(data.source, pipeline.model.mil is not None)(
         SourceSpec(
             where=f"pipeline {pipeline.name}",
             root=data.root,
@@ -96,7 +96,7 @@ def site_catalog(pipeline: config.Pipeline, site: config.SiteConfig) -> Catalog:
     """
     where, own = f"site {site.name}", site.data or config.OwnData()
     kind = own.source or pipeline.data.source
-    source = source_class(kind)
+    source = source_class(kind, pipeline.model.mil is not None)
     if source.dealt_only:
         absent = "" if own.source else "not stated and the pipeline's is "
         raise MedflError(

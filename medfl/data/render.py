@@ -11,9 +11,10 @@ at all sites. Where one of the two is unknown the whole image is resized; `warn_
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -25,14 +26,16 @@ from medfl.data.partition import SitePartition
 from medfl.data.patch_store import I64, U8, PatchStore
 from medfl.data.sources.source_registry import source_class
 from medfl.data.stain import Stain, apply, profile
-from medfl.data.store_file import Problems, open_store, store_digest, store_key, write_store
+from medfl.data.store_file import Problems, open_store, store_digest, store_key
+from medfl.data.store_pieces import PatchProgress, write_store
 from medfl.errors import MedflError
 from medfl.seeds import seed_for
 
+if TYPE_CHECKING:
+    from medfl.data.image_file import PatchReader
+
 CHUNK = 256  # patches stained at a time
 LISTING = 10  # unreadable patches named in a message
-PatchProgress = Callable[[int], None]
-"""Called with the number of patches each time some are done."""
 log = logging.getLogger(__name__)
 
 
@@ -70,14 +73,15 @@ def render(
         raise MedflError(
             f"site {site.name}: `data.source: {source.kind}` gives the features of slides, and no pictures to be shown"
         )
-    settings = _settings(pipeline, site, source.reads_by_scale)
-    key = store_key(share, asdict(settings))
+    settings = render_settings(pipeline, site, source.reads_by_scale)
+    jpeg = pipeline.data.store.jpeg if pipeline.data.store else None
+    key = store_key(share, asdict(settings) | ({"jpeg": jpeg} if jpeg else {}))
     folder = pipeline.cache_dir / "stores" / key
     store = open_store(folder, site.name)
     if store is None:
         problems: Problems = {}
-        patches = _render(share, settings, problems, progress)
-        store = write_store(folder, settings.size, site.name, patches, len(share.rows), problems)
+        patches = Renderer(share, settings, progress).patches
+        store = write_store(folder, settings.size, site.name, len(share.rows), patches, problems, jpeg, progress)
     elif progress:
         progress(len(share.rows))
     images, problems = store
@@ -88,8 +92,19 @@ def render(
         digest=store_digest(key, kept.labels, kept.groups, kept.splits),
         mpp=pipeline.data.mpp if settings.field else None,
         folder=folder,
+        **_slides(share, problems),
+        jpeg=jpeg,
         **vars(kept),
     )
+
+
+def _slides(share: SitePartition, problems: Problems) -> dict[str, Any]:
+    """The slide of each readable patch, as a store has it; nothing where patches are not of slides."""
+    names = share.catalog.source.slides([r for at, r in enumerate(share.references) if at not in problems])
+    if names is None:
+        return {}
+    numbered, slides = np.unique(names, return_inverse=True)
+    return {"slides": slides.astype(np.int64), "slide_names": tuple(map(str, numbered))}
 
 
 @dataclass(frozen=True)
@@ -189,7 +204,8 @@ def warn_of_resolution(pipeline: config.Pipeline, sites: Iterable[config.SiteCon
         log.warning("%s", "; ".join(parts))
 
 
-def _settings(pipeline: config.Pipeline, site: config.SiteConfig, by_scale: bool) -> RenderSettings:
+def render_settings(pipeline: config.Pipeline, site: config.SiteConfig, by_scale: bool) -> RenderSettings:
+    """How a site's patches are rendered; `by_scale` where they are read at the microns per pixel of the model."""
     data, own = pipeline.data, brings_own_data(pipeline, site)
     strength = data.stain_strength if site.stain_strength is None else site.stain_strength
     stain = None
@@ -218,53 +234,88 @@ def _field(data: config.Data, site: config.SiteConfig) -> int | None:
     return max(1, round(data.size * data.mpp / site.mpp))
 
 
-def _render(
-    share: SitePartition, settings: RenderSettings, problems: Problems, progress: PatchProgress | None
-) -> Iterator[U8]:
-    """A site's patches, up to CHUNK at a time; notes in `problems` what is wrong with a file.
+class PatchList(Protocol):
+    """Patches to be read, of one site: their names, a reader of each, and where each lies."""
+
+    @property
+    def site(self) -> str: ...
+    @property
+    def names(self) -> Sequence[str]: ...
+    @property
+    def readers(self) -> Sequence[PatchReader]: ...
+    @property
+    def locations(self) -> Sequence[str]: ...
+
+
+class Renderer:
+    """Renders a site's patches, some positions after others.
+
+    Args:
+        share: the site's part of a catalog, or other patches.
+        settings: what shapes its pixels.
+        progress: called with the number of patches each time some are done.
 
     Raises:
-        MedflError: no patch can be read, or one cannot be read now for a reason that is not in its file.
+        MedflError: a transform that does not exist.
     """
-    from medfl.data.decode import decode
-    from medfl.data.image_file import ReadFailure
-    from medfl.data.rgb import Unreadable
-    from medfl.data.transforms import Rendering
 
-    where, names = f"site {share.site}", share.names
-    transform = Rendering(settings.transforms, where)
-    rows: list[U8] = []
-    count = stretches = 0
+    def __init__(self, share: PatchList, settings: RenderSettings, progress: PatchProgress | None = None) -> None:
+        from medfl.data.transforms import Rendering
 
-    def finish() -> U8:
-        transform.check()
+        self.share, self.settings, self.progress = share, settings, progress
+        self.where = f"site {share.site}"
+        self.names, self.readers = share.names, share.readers
+        self.transform = Rendering(settings.transforms, self.where)
+        self.stretches = 0
+
+    def patches(self, positions: range, problems: Problems) -> Iterator[U8]:
+        """The patches of some positions, up to CHUNK at a time; notes in `problems` what is wrong with a file.
+
+        Raises:
+            MedflError: no patch of the site can be read, or one cannot be read now for a reason that is not in its
+                file; a transform that fails.
+        """
+        from medfl.data.decode import decode
+        from medfl.data.image_file import ReadFailure
+        from medfl.data.rgb import Unreadable
+
+        settings, rows = self.settings, list[U8]()
+        readers = self.readers[positions.start : positions.stop]
+        for position, result in zip(positions, decode(readers, settings.size, settings.field), strict=True):
+            if isinstance(result, ReadFailure):
+                raise MedflError(
+                    f"{self.where}: {self.share.locations[position]} cannot be read now ({result}), which need not be "
+                    f"the file's fault, so nothing is noted of it; mend that and give the same command again"
+                )
+            if isinstance(result, Unreadable):
+                problems[position] = str(result)
+                continue
+            self.stretches += not settings.field and result.width != result.height
+            rows.append(self.transform(result.image, seed_for(settings.seed, self.names[position])))
+            if len(rows) == CHUNK:
+                yield self._chunk(rows)
+        if rows:
+            yield self._chunk(rows)
+        if positions.stop == len(self.readers):
+            self._conclude(problems)
+
+    def _chunk(self, rows: list[U8]) -> U8:
+        self.transform.check()
         chunk = np.stack(rows)
         rows.clear()
-        if progress:
-            progress(len(chunk))
-        return chunk if settings.stain is None else apply(chunk, settings.stain, settings.strength)
+        if self.progress:
+            self.progress(len(chunk))
+        stain = self.settings.stain
+        return chunk if stain is None else apply(chunk, stain, self.settings.strength)
 
-    for position, result in enumerate(decode(share.readers, settings.size, settings.field)):
-        if isinstance(result, ReadFailure):
-            raise MedflError(
-                f"{where}: {share.locations[position]} cannot be read now ({result}), which need not be the file's "
-                f"fault, so nothing is noted of it; mend that and give the same command again"
-            )
-        if isinstance(result, Unreadable):
-            problems[position] = str(result)
-            continue
-        stretches += not settings.field and result.width != result.height
-        rows.append(transform(result.image, seed_for(settings.seed, names[position])))
-        count += 1
-        if len(rows) == CHUNK:
-            yield finish()
-    if rows:
-        yield finish()
-    if not count:
-        raise MedflError(f"{where}: {_list_problems(share.locations, problems)}; replace them")
-    if stretches:
-        total = len(share.rows)
-        log.warning("%s: %d of %d images are not square and were stretched to a square", where, stretches, total)
+    def _conclude(self, problems: Problems) -> None:
+        """What is to be said of all patches. Raises MedflError where none can be read."""
+        total = len(self.readers)
+        if len(problems) == total:
+            raise MedflError(f"{self.where}: {_list_problems(self.share.locations, problems)}; replace them")
+        if self.stretches:
+            text = "%s: %d of %d images are not square and were stretched to a square"
+            log.warning(text, self.where, self.stretches, total)
 
 
 def _list_problems(locations: Sequence[str], problems: Problems, what: str = "images") -> str:

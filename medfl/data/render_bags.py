@@ -16,9 +16,9 @@ import numpy as np
 from medfl import config
 from medfl.config.spelling import show
 from medfl.data.bag_files.bag_reader import BagHeader, read_bag, read_header
-from medfl.data.bag_store import BagStore, FeatureOrigin, Features, SiteStore, check_origins
+from medfl.data.bag_store import BagStore, FeatureOrigin, Features, check_origins
 from medfl.data.partition import Partition, SitePartition
-from medfl.data.render import PatchProgress, readable_rows, render
+from medfl.data.render import readable_rows
 from medfl.data.rgb import Unreadable
 from medfl.data.sources.feature_folders import FeatureFolders
 from medfl.data.store_file import (
@@ -30,20 +30,13 @@ from medfl.data.store_file import (
     store_key,
     write_rows_of,
 )
+from medfl.data.store_pieces import PatchProgress
 from medfl.errors import MedflError
 
 BAG_STORE_VERSION = 1
 T = TypeVar("T")
-
-
-def site_store(
-    pipeline: config.Pipeline, site: config.SiteConfig, share: SitePartition, progress: PatchProgress | None = None
-) -> SiteStore:
-    """What a site trains on and is measured on: its patches, rendered, or its bags. Raises MedflError as `render` and
-    `render_bags` do."""
-    if isinstance(share.catalog.source, FeatureFolders):
-        return render_bags(pipeline, share, share.catalog.source, progress)
-    return render(pipeline, site, share, progress)
+Rows = tuple[Any, Problems]
+"""What a store of bags holds: features of the type that it has on the disk, and slides left out."""
 
 
 def render_bags(
@@ -69,18 +62,26 @@ def render_bags(
         store = write_rows_of(kind, folder, share.site, bags, sum(header.instances for header in good), problems)
     elif progress:
         progress(len(share.rows))
-    features: Any = store[0]  # of the type that the store has on the disk
-    problems = store[1]
     facts = store_facts(folder)
-    _check_dim(pipeline, share, features.shape[1], facts["origin"][0])
+    _check_dim(pipeline, share, store[0].shape[1], facts["origin"][0])
+    return bag_store(pipeline, share, folder, store, _origin(source, FeatureOrigin(*facts["origin"])))
+
+
+def bag_store(
+    pipeline: config.Pipeline, share: SitePartition, folder: Path, store: Rows, origin: FeatureOrigin
+) -> BagStore:
+    """A site's bags over what its store, in the folder `<cache>/stores/<key>`, holds. Raises MedflError as
+    `readable_rows`."""
+    features, problems = store
+    facts = store_facts(folder)
     kept = readable_rows(pipeline, share, problems)
     sizes = [size for position, size in enumerate(facts["sizes"]) if position not in problems]
     return BagStore(
         site=share.site,
         features=features,
         offsets=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
-        digest=store_digest(key, kept.labels, kept.groups, kept.splits),
-        origin=_origin(source, FeatureOrigin(*facts["origin"])),
+        digest=store_digest(folder.name, kept.labels, kept.groups, kept.splits),
+        origin=origin,
         folder=folder,
         **vars(kept),
     )
@@ -189,7 +190,8 @@ def bag_warnings(partition: Partition) -> list[str]:
     origins = {}
     for share in partition.sites:
         source, problems = share.catalog.source, Problems()
-        assert isinstance(source, FeatureFolders)
+        if not isinstance(source, FeatureFolders):
+            continue  # slides, which have been tiled: a damaged one is known
         origins[share.site] = _origin(
             source, FeatureOrigin(*_facts(share, _headers(share, source, problems))["origin"])
         )

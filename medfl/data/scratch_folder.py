@@ -44,6 +44,45 @@ def making(folder: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
+@contextmanager
+def resuming(folder: Path, parts: str) -> Iterator[Path]:
+    """The same for what takes long: a hidden folder that an earlier process may have left with some of its parts.
+
+    After an error it stays, to go on from, if it holds a part. Who comes while another process is at work on it gets a
+    folder as of `making`. Raises OSError.
+
+    Args:
+        folder: the place.
+        parts: a pattern of the names that whole parts have.
+    """
+    draft = draft_of(folder)
+    draft.mkdir(parents=True, exist_ok=True)
+    owner = os.open(draft / OWNER, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        if not (_lock(owner) and _is_file(owner, draft / OWNER)):
+            with making(folder) as other:
+                yield other
+            return
+        try:
+            yield draft
+            try:
+                draft.rename(folder)
+                (folder / OWNER).unlink()  # last, so that nobody takes the draft for left behind before it is in place
+            except OSError:
+                if not folder.is_dir():
+                    raise
+        finally:
+            if folder.is_dir() or not any(draft.glob(parts)):
+                shutil.rmtree(draft, ignore_errors=True)
+    finally:
+        os.close(owner)
+
+
+def draft_of(folder: Path) -> Path:
+    """The hidden folder in which `resuming` makes a folder."""
+    return folder.with_name(f".{folder.name}-parts")
+
+
 def left_behind(parent: Path, prefix: str = ".") -> list[Path]:
     """Hidden folders that were being made when their process ended, sorted by name."""
     if not parent.is_dir():
@@ -80,6 +119,14 @@ def _is_owned(part: Path) -> bool:
         return not _lock(owner)
     finally:
         os.close(owner)
+
+
+def _is_file(number: int, path: Path) -> bool:
+    """Whether an open file is still the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(number), os.stat(path))
+    except OSError:
+        return False
 
 
 def _lock(number: int) -> bool:

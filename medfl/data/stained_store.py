@@ -12,7 +12,8 @@ import numpy as np
 
 from medfl.data.normalise import NoStain, StainStatistics, method_of, normalise, stain_statistics, statistics_of
 from medfl.data.patch_store import I64, U8, PatchStore
-from medfl.data.store_file import open_store, write_store
+from medfl.data.store_file import Problems, open_store
+from medfl.data.store_pieces import write_store
 
 PATCHES = 1024  # behind a site's statistics, evenly over its patches
 CHUNK = 256  # patches normalised at a time
@@ -57,16 +58,17 @@ def in_stain(
         log.warning("site %s: its patches are not normalised, they stay as they are", store.site)
         return store
 
-    def patches() -> Iterator[U8]:
-        for begin in range(0, len(store.images), CHUNK):
-            yield normalise(store.images[begin : begin + CHUNK], own, target)
+    def patches(positions: range, _: Problems) -> Iterator[U8]:
+        for begin in range(positions.start, positions.stop, CHUNK):
+            yield normalise(store.images[begin : min(begin + CHUNK, positions.stop)], own, target)
 
     look = json.dumps([STAINED_VERSION, own.numbers, target.numbers])
     digest = hashlib.sha256(f"{store.digest} {look}".encode()).hexdigest()[:16]
+    everything = range(len(store.images))
     if store.folder is None:
-        return dataclasses.replace(store, images=np.concatenate(list(patches())), digest=digest)
+        return dataclasses.replace(store, images=np.concatenate(list(patches(everything, {}))), digest=digest)
     folder = store.folder.with_name(hashlib.sha256(f"{store.folder.name} {look}".encode()).hexdigest()[:32])
     made = open_store(folder, store.site)
     if made is None:
-        made = write_store(folder, store.images.shape[1], store.site, patches(), len(store.images), {})
+        made = write_store(folder, store.images.shape[1], store.site, len(everything), patches, {}, store.jpeg)
     return dataclasses.replace(store, images=made[0], digest=digest, folder=folder)

@@ -1,8 +1,9 @@
 """Rendered patches on the disk, found again by what they were rendered from.
 
 A store lies under `<cache>/stores/<key>/`: images.npy, and store.json with the shape, what was left out, and checksums
-of both files. The key is a sha256 of the patches' names and fingerprints, of everything that shapes the pixels, and of
-STORE_VERSION; so copied data find their store again, and changed data or settings do not.
+of both files. A large one, or one of JPEGs, lies in pieces (`store_pieces`) that have a record each. The key is a
+sha256 of the patches' names and fingerprints, of everything that shapes the pixels, and of STORE_VERSION; so copied
+data find their store again, and changed data or settings do not.
 
 Checksums are looked at whenever a process opens a store first, which takes about a second a gigabyte and core. Patches
 are written through a file and not a memory map, so that a disk that fills is an error and not the end of the process.
@@ -15,9 +16,8 @@ import json
 import logging
 import os
 import shutil
-import zlib
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -25,15 +25,17 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from medfl.data.patch_store import I64, U8
 from medfl.data.scratch_folder import making
+from medfl.data.store_record import STORE_VERSION as STORE_VERSION
+from medfl.data.store_record import Damaged as Damaged
+from medfl.data.store_record import block_sums, check_blocks, piece_name, read_note, read_text, record_text
+from medfl.data.stored_patches import I64, JpegPatches, PatchFiles
 from medfl.errors import MedflError
 
 if TYPE_CHECKING:
     from medfl.data.partition import SitePartition
 
-STORE_VERSION = 2
-BLOCK = 1 << 24  # bytes that have a checksum of their own
+ARRAY = "images.npy"
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,7 @@ Problems = dict[int, str]
 """Patches that cannot be read: position among the site's patches, and why."""
 log = logging.getLogger(__name__)
 _sound: set[tuple[str, int, int, int, int]] = set()
-"""Stores that this process has checked: path, inode, size and times of images.npy."""
-
-
-class Damaged(Exception):
-    """A store that is not what was written; says in what."""
+"""Stores that this process has checked: path, inode, size and times of each file."""
 
 
 def store_key(share: SitePartition, settings: Mapping[str, Any]) -> str:
@@ -76,8 +74,9 @@ def store_key(share: SitePartition, settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def open_store(folder: Path, site: str) -> tuple[U8, Problems] | None:
-    """Images u8[n, S, S, 3], memory-mapped, and what was left out; None without a sound store.
+def open_store(folder: Path, site: str) -> tuple[Any, Problems] | None:
+    """The rows, memory-mapped or read like that (`Patches` of patches), and what was left out; None without a sound
+    store.
 
     A damaged store is removed and a warning says so.
     """
@@ -91,58 +90,81 @@ def open_store(folder: Path, site: str) -> tuple[U8, Problems] | None:
         return None
 
 
-def read_store(folder: Path, recheck: bool = False) -> tuple[U8, Problems]:
-    """Images and what was left out. `recheck` also reads a store again that this process has checked.
+def read_store(folder: Path, recheck: bool = False) -> tuple[Any, Problems]:
+    """Rows and what was left out. `recheck` also reads a store again that this process has checked.
 
     Raises:
         FileNotFoundError: there is no store. Damaged: there is one that is not what was written.
     """
-    record, file = _read_record(folder), folder / "images.npy"
+    record = _read_record(folder)
+    problems = {int(position): str(reason) for position, reason in record["bad"].items()}
+    if "pieces" not in record:
+        return _map_array(folder / ARRAY, record["blocks"], recheck), problems
+    notes = [read_note(folder / f"{piece_name(number)}.json") for number in range(record["pieces"])]
+    parts = [(number, note) for number, note in enumerate(notes) if note.rows]
+    if not parts:
+        raise Damaged("no patch in it")
+    files = [_map_array(folder / note.file(number), note.blocks, recheck) for number, note in parts]
+    if any(note.sizes is not None for note in notes):
+        return JpegPatches(files, [note.sizes or [] for _, note in parts], record["shape"][1]), problems
+    return PatchFiles(files), problems
+
+
+def _map_array(file: Path, blocks: list[int], recheck: bool) -> NDArray[Any]:
+    """A file of a store, memory-mapped. Raises Damaged unless it has the checksums of its blocks."""
     try:
         status = os.stat(file)
         mark = (str(file), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         if recheck or mark not in _sound:
-            _check_blocks(file, status.st_size, record["blocks"])
+            check_blocks(file, status.st_size, blocks)
             _sound.add(mark)
-        images: U8 = np.load(file, mmap_mode="r", allow_pickle=False)
+        if file.suffix == ".npy":
+            array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+            return array
+        return np.memmap(file, dtype=np.uint8, mode="r")
     except (OSError, EOFError, ValueError) as error:
         raise Damaged(f"{file.name}: {error}") from None
-    return images, {int(position): str(reason) for position, reason in record["bad"].items()}
-
-
-def write_store(
-    folder: Path, size: int, site: str, patches: Iterator[U8], room: int, problems: Problems
-) -> tuple[U8, Problems]:
-    """Make a store beside its place, then rename it: it is whole or absent, whoever else writes it.
-
-    Args:
-        folder: the store's place.
-        size: pixels a side of a patch.
-        site: name of the site, for messages.
-        patches: the images in their order, u8[k, S, S, 3] at a time.
-        room: how many there may be.
-        problems: what is left out; filled while `patches` is read.
-
-    Raises:
-        MedflError: the folder cannot be written, there is no room, or what `patches` raises.
-    """
-    return write_rows_of(ArrayKind("|u1", (size, size, 3)), folder, site, patches, room, problems)
 
 
 def write_rows_of(
     kind: ArrayKind, folder: Path, site: str, chunks: Iterator[NDArray[Any]], room: int, problems: Problems
-) -> tuple[NDArray[Any], Problems]:
-    """The same for rows of any kind; `chunks` are some of them at a time."""
+) -> tuple[Any, Problems]:
+    """Make a store of one file beside its place, then rename it: it is whole or absent, whoever else writes it.
+
+    Args:
+        kind: of its rows.
+        folder: the store's place.
+        site: name of the site, for messages.
+        chunks: the rows in their order, some of them at a time.
+        room: how many there may be.
+        problems: what is left out; filled while `chunks` is read.
+
+    Raises:
+        MedflError: the folder cannot be written, there is no room, or what `chunks` raises.
+    """
+    with writing(folder, site, room * kind.row_bytes), making(folder) as draft:
+        rows = write_array(draft / ARRAY, kind, chunks)
+        blocks = block_sums(draft / ARRAY)
+        write_record(draft, [rows, *kind.row], problems, {"blocks": blocks}, kind.facts)
+    return reopened(folder, site)
+
+
+@contextmanager
+def writing(folder: Path, site: str, need: int) -> Iterator[None]:
+    """A block that writes so many bytes into the cache. Raises MedflError where there is no room, or no right to."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _check_room(folder.parent, room * kind.row_bytes, site)
-        with making(folder) as part:
-            _write_files(part, kind, chunks, problems)
+        _check_room(folder.parent, need, site)
+        yield
     except OSError as error:
         raise MedflError(
             f"site {site}: the cache {folder.parent} cannot be written ({error.strerror or error}); make room, or name "
             f"another folder under `data.cache` or in the environment variable MEDFL_CACHE"
         ) from None
+
+
+def reopened(folder: Path, site: str) -> tuple[Any, Problems]:
+    """A store that was just written."""
     store = open_store(folder, site)
     if store is None:
         raise MedflError(f"the store {folder} was lost while it was read; run again")
@@ -173,8 +195,9 @@ def store_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def _write_files(part: Path, kind: ArrayKind, chunks: Iterator[NDArray[Any]], problems: Problems) -> None:
-    file, rows = part / "images.npy", 0
+def write_array(file: Path, kind: ArrayKind, chunks: Iterator[NDArray[Any]]) -> int:
+    """Write rows as one array; how many they were."""
+    rows = 0
     with file.open("wb") as stream:
         _write_header(stream, kind.dtype, (0, *kind.row))
         begin = stream.tell()
@@ -184,10 +207,16 @@ def _write_files(part: Path, kind: ArrayKind, chunks: Iterator[NDArray[Any]], pr
         stream.seek(0)
         _write_header(stream, kind.dtype, (rows, *kind.row))  # numpy leaves room for the number of rows
         assert stream.tell() == begin
-    blocks = _block_sums(file, file.stat().st_size)
-    record = {"version": STORE_VERSION, "shape": [rows, *kind.row], "bad": problems, "blocks": blocks}
-    record |= {"facts": dict(kind.facts)} if kind.facts else {}
-    (part / "store.json").write_text(_record_text(json.dumps(record)), encoding="utf-8")
+    return rows
+
+
+def write_record(
+    draft: Path, shape: list[int], problems: Problems, where: Mapping[str, Any], facts: Mapping[str, Any]
+) -> None:
+    """Write store.json: the shape, what was left out, where the rows are, and facts besides."""
+    record = {"version": STORE_VERSION, "shape": shape, "bad": problems, **where}
+    record |= {"facts": dict(facts)} if facts else {}
+    (draft / "store.json").write_text(record_text(json.dumps(record)), encoding="utf-8")
 
 
 def _write_header(stream: BinaryIO, dtype: str, shape: tuple[int, ...]) -> None:
@@ -197,11 +226,7 @@ def _write_header(stream: BinaryIO, dtype: str, shape: tuple[int, ...]) -> None:
 
 def _read_record(folder: Path) -> dict[str, Any]:
     try:
-        text = (folder / "store.json").read_text(encoding="utf-8")
-        body = text.split("\n")[0]
-        if text != _record_text(body):
-            raise ValueError
-        record: dict[str, Any] = json.loads(body)
+        record = read_text(folder / "store.json")
         if record["version"] != STORE_VERSION:
             raise ValueError
         return record
@@ -211,33 +236,3 @@ def _read_record(folder: Path) -> dict[str, Any]:
         raise
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise Damaged("store.json") from None
-
-
-def _check_blocks(file: Path, size: int, due: list[int]) -> None:
-    """Raise Damaged unless a file's blocks have these checksums."""
-    sums = _block_sums(file, size)
-    if len(sums) != len(due):
-        raise Damaged(f"{file.name}: {size:,} bytes are not what was written")
-    bad = sum(here != there for here, there in zip(sums, due, strict=True))
-    if bad:
-        raise Damaged(f"{file.name}: {bad} of {len(sums)} blocks")
-
-
-def _record_text(body: str) -> str:
-    """A record as it is on the disk: one line of JSON, and a line with its checksum."""
-    return f"{body}\n{zlib.crc32(body.encode()):08x}\n"
-
-
-def _block_sums(file: Path, size: int) -> list[int]:
-    """CRC-32 of each BLOCK of a file, on two threads (zlib leaves the lock of the interpreter)."""
-
-    def sum_at(begin: int) -> int:
-        with file.open("rb", buffering=0) as stream:
-            stream.seek(begin)
-            left, check = min(BLOCK, size - begin), 0
-            while left and (piece := stream.read(min(left, 1 << 20))):
-                check, left = zlib.crc32(piece, check), left - len(piece)
-            return check
-
-    with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(sum_at, range(0, size, BLOCK)))

@@ -7,7 +7,7 @@ from typing import Any
 from medfl.data.transforms import packages
 from medfl.export.exported_model import ExportedModel, version
 from medfl.plain_text import markdown
-from medfl.runs.model_facts import transform_names
+from medfl.runs.model_facts import stored_as, transform_names
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 CAUTION = "Research software. Not a medical device; not for diagnosis or treatment."
@@ -81,7 +81,8 @@ def required_packages(source: ExportedModel) -> list[str]:
 
 def _resolution(source: ExportedModel) -> str:
     mpp = source.facts.get("mpp")
-    return f"{mpp:g} microns per pixel" if mpp else "microns per pixel unknown"
+    resolution = f"{mpp:g} microns per pixel" if mpp else "microns per pixel unknown"
+    return resolution + stored_as(source.facts)
 
 
 def _figures(source: ExportedModel) -> dict[str, float]:

@@ -24,6 +24,7 @@ from medfl.metrics import figure_checks as checks
 from medfl.metrics.monitored import moments_check
 from medfl.metrics.remedies import PLAIN
 from medfl.metrics.targets import targets
+from medfl.metrics.units import UNITS
 
 PHASES = ("train", "evaluate")
 MODEL_NAME = 32  # letters
@@ -111,7 +112,7 @@ class CheckedTransport:
             return checks.record({"scaling": checks.scaling_sums_check(points, len(self.classes))})
         histograms = checks.histograms_check(n_targets)
         if isinstance(request, HistogramRequest):
-            return checks.record({"histograms": histograms})
+            return checks.record({"histograms": histograms}, dict.fromkeys(UNITS, histograms))
         if isinstance(request, MeasureRequest):
             sums = checks.score_sums_check(len(self.classes), self.bins)
             wanted = {"after": sums, "before": sums, "histograms": histograms, "min_count": checks.count}

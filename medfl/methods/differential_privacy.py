@@ -11,8 +11,10 @@ anybody trains; a site that does not reply adds nothing. The noise comes from th
 value, and nothing is kept from which it could be drawn again. `seeded: true` draws it from the run's seed, for tests:
 whoever knows the seed subtracts the noise, and nothing is private.
 
-What the noise buys is accounted in medfl.runs.privacy_ledger: a run with a site against one without it (add or remove),
-not against one in which it is replaced. docs/privacy.md says what it covers and what not.
+`epsilon` is a budget: no round is begun whose release would pass it, and where no `noise` is stated the one that spends
+it in the planned rounds is taken when the pipeline is read. What the noise buys is accounted in
+medfl.runs.privacy_ledger: a run with a site against one without it (add or remove), not against one in which it is
+replaced. docs/privacy.md says what it covers and what not.
 """
 
 from __future__ import annotations
@@ -49,12 +51,15 @@ class Dp(Method):
     runs_last: ClassVar[bool] = True  # what is sent must be what was clipped
     clip: float = 1.0
     noise: float = 1.0
+    epsilon: float | None = None
     delta: float = 1e-5
     seeded: bool = False
 
     def __post_init__(self) -> None:
         number(self.clip, "clip", 0.0, math.inf, open_low=True)
         number(self.noise, "noise", 0.0, math.inf, open_low=True)
+        if self.epsilon is not None:
+            number(self.epsilon, "epsilon", 0.0, math.inf, open_low=True)
         number(self.delta, "delta", 0.0, 0.5, open_low=True)
         require(isinstance(self.seeded, bool), f"`seeded` must be true or false, not {self.seeded!r}")
 

@@ -16,6 +16,7 @@ from medfl.metrics.intervals import LARGEST_BRIER, LARGEST_NLL
 from medfl.metrics.operating import RATES
 from medfl.metrics.remedies import REASONS, STEPS
 from medfl.metrics.roc import GRID
+from medfl.metrics.units import MIXED, UNITS
 from medfl.plain_text import printable
 
 Check = Callable[[Any, str], None]
@@ -171,7 +172,8 @@ def site_figures_check(classes: Sequence[str], targets: Sequence[str], bins: int
         required, further = _row_checks(row, classes)
         fields |= required
         optional |= further
-    return record(fields, optional)
+    per_unit = record(fields, optional | {"left_out": _one_of([MIXED])})
+    return record(fields, optional | dict.fromkeys(UNITS, per_unit))
 
 
 def _row_checks(row: figures.SiteFigure, classes: Sequence[str]) -> tuple[dict[str, Check], dict[str, Check]]:

@@ -17,6 +17,11 @@ def format_figure(value: float | None, form: str = ".3f", missing: str = MISSING
     return str(value) if isinstance(value, int) else f"{value:{form}}"
 
 
+def patch_words(source: str | None) -> str:
+    """What patches of a kind of source are called, several of them."""
+    return {"slides": "tiles", "features": "slides"}.get(source or "", "patches")
+
+
 def format_count(count: int | None) -> str:
     """A count, or the mark of one that is withheld."""
     return WITHHELD if count is None else str(count)

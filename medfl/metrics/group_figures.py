@@ -10,6 +10,7 @@ from medfl.metrics import figures
 from medfl.metrics.intervals import LeastError
 from medfl.metrics.measure import mean_supported
 from medfl.metrics.t_intervals import logit_interval, not_narrower
+from medfl.metrics.units import unit_sites, units_in
 
 
 def group_figures(sites: Mapping[str, Mapping[str, Any]], role: str) -> dict[str, Any]:
@@ -19,7 +20,8 @@ def group_figures(sites: Mapping[str, Mapping[str, Any]], role: str) -> dict[str
 
     Returns:
         {"sites", and for each figure of a group "mean_<key>", "worst_<key>", for AUROC also "mean_auroc_ci" and
-        "worst_site", for one kept before calibration "mean_<key>_before" and "worst_<key>_before"}.
+        "worst_site", for one kept before calibration "mean_<key>_before" and "worst_<key>_before"}; where sites have
+        figures per slide or per patient, the same of these as "slides" and "patients".
     """
     chosen = {name: entry for name, entry in sites.items() if entry["role"] == role}
     result: dict[str, Any] = {"sites": sorted(chosen)}
@@ -34,6 +36,8 @@ def group_figures(sites: Mapping[str, Mapping[str, Any]], role: str) -> dict[str
         if row.before is not None:
             before = _values(chosen, f"{row.key}_before").values()
             result |= {f"mean_{row.key}_before": mean_supported(before), f"worst_{row.key}_before": row.worst(before)}
+    for key in units_in(sites):
+        result[key] = group_figures(unit_sites(sites, key), role)
     return result
 
 
@@ -43,15 +47,23 @@ def held_out_figures(measured: Mapping[str, Mapping[str, Mapping[str, Any]]]) ->
     A held-out site's figure is its mean over the sites' own models: what an institution can expect that is handed the
     model of one of them. Such means have no interval here: models measured at one site share its patches.
     """
+    result = group_figures(_mean_entries(measured), "held_out")
+    for key in units_in({name: entry for row in measured.values() for name, entry in row.items()}):
+        rows = {own: unit_sites(row, key) for own, row in measured.items()}
+        result[key] = group_figures(_mean_entries(rows), "held_out")
+    return result
+
+
+def _mean_entries(measured: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Of every held-out site the means over the models that were measured there."""
     names = sorted({site for row in measured.values() for site, entry in row.items() if entry["role"] == "held_out"})
     keys = [row.key for row in figures.grouped_figures()]
     keys += [f"{row.key}_before" for row in figures.grouped_figures() if row.before is not None]
-    means = {
+    return {
         name: {"role": "held_out"}
         | {key: mean_supported(row[name].get(key) for row in measured.values() if name in row) for key in keys}
         for name in names
     }
-    return group_figures(means, "held_out")
 
 
 def _values(sites: Mapping[str, Mapping[str, Any]], key: str) -> dict[str, float]:

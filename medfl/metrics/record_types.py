@@ -55,6 +55,9 @@ class SiteFigures(TypedDict, total=False):
     membership: Mapping[str, Any]
     withheld: Mapping[str, Any]
     adaptation: AdaptationRecord
+    slides: SiteFigures
+    patients: SiteFigures
+    left_out: str
 
 
 class AdaptationRecord(TypedDict):

@@ -171,6 +171,16 @@ def create(spec: ModelSpec, seed: int) -> Backbone:
     return Backbone(net.float(), spec, given, start)
 
 
+def feature_count(spec: ModelSpec) -> int:
+    """Numbers of the features that a network's classifier receives. Raises MedflError where it has no linear one."""
+    with torch.random.fork_rng(devices=[]):
+        net: Any = _timm_network(dataclasses.replace(spec, weights=RANDOM))
+    classifier = net.get_classifier() if hasattr(net, "get_classifier") else None
+    if not isinstance(classifier, nn.Linear):
+        raise MedflError(f"`model.encoder`: {spec.backbone} has no single linear classifier at its end; take another")
+    return classifier.in_features
+
+
 def _zero_classifier(net: nn.Module, backbone: str) -> None:
     """Set the layer that gives the logits to zero, in place. Raises MedflError where there is no single one."""
     classifier = net.get_classifier() if hasattr(net, "get_classifier") else None  # type: ignore[operator]

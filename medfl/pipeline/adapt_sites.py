@@ -27,7 +27,8 @@ from medfl.metrics.record_types import AdaptedResult, FailureRecord, SiteResult
 from medfl.metrics.remedies import PLAIN, looks_changed, name_of, steps_of
 from medfl.metrics.temperature import TemperatureSums, fit_temperature, temperature_sums
 from medfl.pipeline.adaptation_needs import ADAPTED_STAIN, no_batchnorm
-from medfl.pipeline.final_evaluation import Measured, SelectedModel, Tuning, answers, malignant_classes, named
+from medfl.pipeline.final_evaluation import Measured, SelectedModel, Tuning, answers, named
+from medfl.pipeline.malignancy import malignant_classes
 from medfl.pipeline.prepare import RunSetup
 
 CANDIDATES = (

@@ -86,7 +86,9 @@ def anchor(raw: Mapping[str, Any], base: Path) -> None:
     for key in ("root", "source_groups", "cache"):
         _anchor(raw.get("data"), key, base)
     _anchor_tables(raw.get("data"), base)
-    _anchor_weights(raw.get("model"), base)
+    model = raw.get("model")
+    _anchor_weights(model, base)
+    _anchor_weights(model.get("encoder") if isinstance(model, dict) else None, base)
     sites = raw.get("sites")
     for role in ("train", "held_out"):
         entries = sites.get(role) if isinstance(sites, dict) else None

@@ -16,9 +16,7 @@ from medfl.data.bag_store import BagStore, SiteStore
 from medfl.data.partition import SitePartition, make_partition, own_partition
 from medfl.data.patch_store import U8
 from medfl.data.render import read_patches, warn_of_resolution
-from medfl.data.render_bags import site_store
 from medfl.data.stained_store import in_stain
-from medfl.data.table_cells import NeutralWriter
 from medfl.errors import MedflError
 from medfl.messages import MeasureRequest
 from medfl.metrics.group_figures import group_figures
@@ -27,9 +25,12 @@ from medfl.pipeline.adapt_sites import adaptation_facts, adapted_result
 from medfl.pipeline.build_site import build_site
 from medfl.pipeline.final_evaluation import Measured
 from medfl.pipeline.load_pipeline import load_pipeline, load_site
+from medfl.pipeline.prediction_tables import write_predictions
+from medfl.pipeline.site_stores import SiteStores
 from medfl.pipeline.slide_scores import check_encoder, score_folder
 from medfl.pipeline.summary import pooled_figures
 from medfl.pipeline.trained_model import TrainedModel
+from medfl.runs.model_facts import unit_top
 from medfl.site.evaluator import SiteDiverged
 from medfl.site.measurement import probabilities
 from medfl.site.shared_model import SharedModel
@@ -48,7 +49,7 @@ def measure_model(
         model: what to measure.
         shares: per site the pipeline that says how its data is rendered, the site, and its data.
         resamples: bootstrap resamples; None takes the pipeline's.
-        predictions: where each site writes `<site>.csv` with one row a patch; the file stays at the site.
+        predictions: where each site writes its tables (`medfl.pipeline.prediction_tables`), which stay there.
         adapt: a remedy, whose figures stand beside the others at sites that never trained.
     """
     if adapt:
@@ -65,7 +66,7 @@ def measure_model(
             )
         as_trained = {"size": model.facts["size"], "render": model.render}
         pipeline = pipeline.model_copy(update={"data": pipeline.data.model_copy(update=as_trained)})
-        store = as_the_model_sees(model, site_store(pipeline, site, share))
+        store = as_the_model_sees(model, SiteStores(pipeline).of(site, share))
         role = site.role or "held_out"
         here = build_site(pipeline, site.model_copy(update={"role": role}), store, bench)
         wanted = pipeline.evaluation.resamples if resamples is None else resamples
@@ -80,6 +81,8 @@ def measure_model(
             bias=model.calibration.bias,
             thresholds=facts.get("thresholds"),
             malignant=tuple(facts.get("malignant") or ()),
+            top=unit_top(facts),
+            unit_thresholds=facts.get("unit_thresholds") or {},
         )
         try:
             measured.add(here.handle(request), role)
@@ -90,7 +93,7 @@ def measure_model(
             raise MedflError(f"{model.directory}: at site {site.name}, {error}") from None
         if predictions is not None:
             scores = probabilities(here.evaluator.logits(weights, buffers, "test"), model.calibration)
-            _write_predictions(predictions, store, scores, facts["classes"])
+            write_predictions(predictions, store, scores, facts)
     return measured
 
 
@@ -100,21 +103,6 @@ def as_the_model_sees(model: TrainedModel, store: SiteStore) -> SiteStore:
         check_encoder(model.facts, store.origin.encoder, f"site {store.site}")
         return store
     return in_stain(store, model.stain_reference)
-
-
-def _write_predictions(directory: Path, store: SiteStore, probs: NDArray[np.float64], classes: Sequence[str]) -> None:
-    """`<site>.csv`: id, source_group, label, p_<class>... for every test patch; probabilities with 9 digits."""
-    path = directory / f"{store.site}.csv"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8") as stream:
-            writer = NeutralWriter(stream, lineterminator="\n")
-            writer.writerow(["id", "source_group", "label", *(f"p_{name}" for name in classes)])
-            for row, scores in zip(store.splits["test"], probs, strict=True):
-                group, label = store.group_names[store.groups[row]], classes[store.labels[row]]
-                writer.writerow([store.names[row], group, label, *(f"{score:.9g}" for score in scores)])
-    except OSError as error:
-        raise MedflError(f"--predictions: {path} cannot be written ({error.strerror})") from None
 
 
 def sites_to_measure(
@@ -173,12 +161,19 @@ def evaluate(
         "fingerprint": model.facts["fingerprint"],
         "temperature": model.facts.get("temperature"),
         "calibration": model.calibration.vector,
+        "source": _source_of(triples),
         "sites": sites,
         "held_out": group_figures(sites, "held_out"),
         "train_sites": group_figures(sites, "train"),
         "pooled": pooled_figures(sites, measured.sums, model.facts["classes"]),
         **({"adaptation": adaptation_facts(model.facts, adapt, sites)} if adapt else {}),
     }
+
+
+def _source_of(triples: Sequence[tuple[config.Pipeline, config.SiteConfig, SitePartition]]) -> str:
+    """The kind of source of the sites, "" where they differ."""
+    kinds = {share.catalog.source.kind for _, _, share in triples}
+    return kinds.pop() if len(kinds) == 1 else ""
 
 
 def predict(

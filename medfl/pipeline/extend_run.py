@@ -69,8 +69,8 @@ def reopen(folder: RunFolder, pipeline: config.Pipeline, state: ServerState) -> 
     rounds = pipeline.training.rounds
     if state.closing is not None:
         raise MedflError(
-            f"--rounds {rounds}: {folder.path} ended early (`select.patience`), as it would with more rounds planned; "
-            f"begin a new run"
+            f"--rounds {rounds}: {folder.path} ended early (`select.patience`, or the budget of `method.dp`), as it "
+            f"would with more rounds planned; begin a new run"
         )
     if state.round >= rounds:
         raise MedflError(

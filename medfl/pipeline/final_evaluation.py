@@ -24,11 +24,11 @@ from medfl.metrics.record_types import FailureRecord, Role, SiteResult
 from medfl.metrics.site_weights import Sums, pooled_sums
 from medfl.metrics.targets import targets
 from medfl.metrics.temperature import TemperatureFit, TemperatureSums, fit_temperature, temperature_sums
+from medfl.metrics.units import UNITS
 from medfl.metrics.vector_scaling import ScalingFit, ScalingSums, fit_scaling, scaling_sums
+from medfl.pipeline.malignancy import malignant_classes
 from medfl.pipeline.prepare import RunSetup
 
-MALIGNANT = ("lung_aca", "lung_scc", "colon_aca")
-BENIGN = ("lung_n", "colon_n")
 Lost = Sequence[FailureRecord]
 
 
@@ -53,6 +53,7 @@ class Tuning:
         fit: how it was fitted, `calibration` of summary.json; None where nothing was.
         thresholds: target -> score from which a patch is called positive; a target that no validation patch belongs to
             is left out. None where none were chosen.
+        unit_thresholds: the same of slides and of patients, by the keys of `medfl.metrics.units.UNITS`.
         operating: that part of summary.json, or None.
         failures: sites that did not answer.
     """
@@ -60,6 +61,7 @@ class Tuning:
     calibration: Calibration | None = None
     fit: dict[str, Any] | None = None
     thresholds: dict[str, float] | None = None
+    unit_thresholds: Mapping[str, dict[str, float]] = field(default_factory=dict)
     operating: dict[str, Any] | None = None
     failures: Lost = ()
 
@@ -87,18 +89,6 @@ class Measured:
         self.curves[reply.site] = {"role": role, **reply.curves["test"]}
 
 
-def malignant_classes(task: config.Task) -> tuple[str, ...]:
-    """The classes of the target "malignant", in class order.
-
-    Where the task names none, those of LC25000 that are, as long as every class is one of LC25000's and some are
-    benign; otherwise nothing is known, and there is no such target.
-    """
-    if task.malignant is not None:
-        return tuple(name for name in task.classes if name in task.malignant)
-    familiar = set(task.classes) <= {*MALIGNANT, *BENIGN} and any(name in BENIGN for name in task.classes)
-    return tuple(name for name in task.classes if familiar and name in MALIGNANT)
-
-
 def tune(prepared: RunSetup, chosen: SelectedModel) -> Tuning:
     """Calibration and thresholds from the validation data of all training sites."""
     tuned = calibrate(prepared, chosen, prepared.config.train_sites)
@@ -112,21 +102,46 @@ def tune(prepared: RunSetup, chosen: SelectedModel) -> Tuning:
         scale=own.scale,
         bias=own.bias,
         malignant=malignant,
+        top=prepared.pipeline.evaluation.top,
     )
-    histograms = [
-        ScoreHistograms.from_lists(reply.sums["val"]["histograms"])
-        for reply in answers(prepared, chosen, prepared.config.train_sites, lost, question)
-    ]
+    sums = [reply.sums["val"] for reply in answers(prepared, chosen, prepared.config.train_sites, lost, question)]
     failures = (*tuned.failures, *(failure for failure in named(lost) if failure not in tuned.failures))
-    if not histograms:
+    if not sums:
         return replace(tuned, failures=failures)
-    pooled = reduce(add, histograms)
     wanted = prepared.pipeline.evaluation.sensitivity
-    values = zip(targets(classes, malignant), pooled.threshold(wanted).tolist(), strict=True)
-    thresholds = {target: value for target, value in values if not math.isnan(value)}
-    patches = int((pooled.positive + pooled.negative).sum(axis=-1).max())
-    operating = {"sensitivity": wanted, "patches": patches, "thresholds": thresholds} if patches else None
-    return replace(tuned, thresholds=thresholds, operating=operating, failures=failures)
+    patches, thresholds = _thresholds([part["histograms"] for part in sums], wanted, targets(classes, malignant))
+    operating: dict[str, Any] = {"sensitivity": wanted, "patches": patches, "thresholds": thresholds}
+    by_unit: dict[str, dict[str, float]] = {}
+    for key in UNITS:
+        parts = _unit_histograms(sums, key)
+        if parts:
+            count, by_unit[key] = _thresholds(parts, wanted, targets(classes, malignant))
+            operating[key] = {"count": count, "thresholds": by_unit[key]}
+    return replace(
+        tuned,
+        thresholds=thresholds,
+        unit_thresholds=by_unit,
+        operating=operating if patches else None,
+        failures=failures,
+    )
+
+
+def _unit_histograms(sums: Sequence[Mapping[str, Any]], key: str) -> list[Mapping[str, Any]]:
+    """The histograms of the slides or patients of every site that has them; at a site where each patch is a patient of
+    its own, those of patches. None where no site has several patches of one."""
+    if not any(key in part for part in sums):
+        return []
+    return [part.get(key, part["histograms"]) for part in sums if key in part or key == "patients"]
+
+
+def _thresholds(
+    parts: Sequence[Mapping[str, Any]], wanted: float, names: Sequence[str]
+) -> tuple[int, dict[str, float]]:
+    """How many scores these histograms count together, and target -> threshold for the wanted sensitivity."""
+    pooled = reduce(add, map(ScoreHistograms.from_lists, parts))
+    values = zip(names, pooled.threshold(wanted).tolist(), strict=True)
+    count = int((pooled.positive + pooled.negative).sum(axis=-1).max())
+    return count, {name: value for name, value in values if not math.isnan(value)}
 
 
 def calibrate(prepared: RunSetup, chosen: SelectedModel, names: Collection[str], failures: Lost = ()) -> Tuning:
@@ -226,6 +241,8 @@ def measure_sites(
         malignant=malignant_classes(prepared.pipeline.task),
         members=prepared.pipeline.evaluation.members if resamples is None else 0,
         monitoring=bool(prepared.pipeline.evaluation.monitoring) and resamples is None,
+        top=prepared.pipeline.evaluation.top,
+        unit_thresholds=tuned.unit_thresholds,
     )
     measured = Measured()
     for reply in answers(prepared, chosen, names, lost, question):

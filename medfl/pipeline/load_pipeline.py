@@ -68,9 +68,10 @@ def load_pipeline(path: Path | str | Mapping[str, Any], overrides: Sequence[str]
     if not (file.parent / ROUNDS).is_file():  # what a run began with stands as it is
         check_end(pipeline, str(file))
     if _method_matters(pipeline):
-        from medfl.pipeline.method_requirements import check_method  # brings torch in
+        from medfl.pipeline.method_requirements import check_method, with_noise  # brings torch in
 
         check_method(pipeline, str(file))
+        pipeline = with_noise(pipeline, str(file))
     return pipeline.with_notices(notices)
 
 

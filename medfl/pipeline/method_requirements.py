@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from medfl.config import Pipeline
 from medfl.errors import MedflError
 from medfl.methods.core.chain import MethodChain, build_chain
-from medfl.methods.differential_privacy import private_link
+from medfl.methods.differential_privacy import Dp, private_link
+from medfl.runs.privacy_ledger import noise_for
 
 REMEDY = "remove the key or choose another method"
 
@@ -32,6 +35,28 @@ def check_method(pipeline: Pipeline, where: str) -> None:
                 raise MedflError(reason)
     except MedflError as error:
         raise MedflError(f"{where}: {error}") from None
+
+
+def with_noise(pipeline: Pipeline, where: str) -> Pipeline:
+    """The pipeline with the noise of a `dp` that states an epsilon and none: the least that the planned rounds allow.
+
+    Raises:
+        MedflError: opacus is not installed, or no noise is enough; the sentence begins with `where`.
+    """
+    method: list[str | dict[str, Any]] = []
+    for entry in pipeline.method:
+        if isinstance(entry, dict) and entry.get("name") == Dp.name and entry.get("epsilon") and "noise" not in entry:
+            link = private_link(build_chain([entry]))
+            assert link is not None
+            assert link.epsilon is not None
+            try:
+                noise = noise_for(link.epsilon, pipeline.training.rounds, link.delta)
+            except MedflError as error:
+                raise MedflError(f"{where}: {error}") from None
+            method.append({**entry, "noise": noise})
+        else:
+            method.append(entry)
+    return pipeline if method == pipeline.method else pipeline.model_copy(update={"method": method})
 
 
 def _without_link(pipeline: Pipeline, chain: MethodChain) -> str | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import json
 from typing import Literal
 
 from medfl import config
-from medfl.model.backbone import ModelSpec, complete
+from medfl.model.backbone import ModelSpec, complete, feature_count
 from medfl.model.bag_network import PREFIX
 from medfl.model.lora import Lora
 from medfl.model.trained_part import Train
@@ -26,23 +27,18 @@ def model_spec(pipeline: config.Pipeline) -> ModelSpec:
         return ModelSpec(
             PREFIX + model.mil,
             tuple(pipeline.task.classes),
-            {"dim": model.dim, **hidden, **model.args},
-            weights=_weights(pipeline),
+            {"dim": _dim(pipeline), **hidden, **model.args},
+            weights=_local(model.weights, pipeline.tracking),
             sha256=model.sha256,
             licence=model.licence or "",
         )
-    given: InputSpec | Literal["timm"] | None = None
-    if isinstance(model.input, config.InputNormalisation):
-        given = InputSpec(model.input.mean, model.input.std, model.input.interpolation or "")
-    elif model.input is not None:
-        given = model.input
     return ModelSpec(
         backbone=model.backbone,
         classes=tuple(pipeline.task.classes),
         args=model.args,
-        weights=_weights(pipeline),
+        weights=_local(model.weights, pipeline.tracking),
         sha256=model.sha256,
-        input=given,
+        input=_given(model.input),
         licence=model.licence or "",
         train=_train(model.train),
         pooling=model.pooling,
@@ -50,6 +46,42 @@ def model_spec(pipeline: config.Pipeline) -> ModelSpec:
         zero_classifier=model.classifier == "zero",
         network=pipeline.parts.network,
     )
+
+
+def encoder_spec(encoder: config.TileEncoder, tracking: config.Tracking) -> ModelSpec:
+    """What is said of an encoder of tiles: a network whose classifier, of which nothing is asked, alone would train."""
+    return ModelSpec(
+        backbone=encoder.backbone,
+        classes=("one", "other"),
+        args=encoder.args,
+        weights=_local(encoder.weights, tracking),
+        sha256=encoder.sha256,
+        input=_given(encoder.input),
+        licence=encoder.licence or "",
+        train="head",
+        pooling=encoder.pooling,
+    )
+
+
+def _dim(pipeline: config.Pipeline) -> int | None:
+    """Numbers of a feature vector: as stated, or as many as the encoder gives."""
+    model = pipeline.model
+    if model.dim is not None or model.encoder is None:
+        return model.dim
+    spec, _ = complete(encoder_spec(model.encoder, pipeline.tracking))
+    return _count_of(str(spec.backbone), json.dumps(dict(spec.args)), spec.pooling)
+
+
+@functools.lru_cache(maxsize=8)
+def _count_of(backbone: str, args: str, pooling: str | None) -> int:
+    """Building a network takes seconds, and a run asks several times."""
+    return feature_count(ModelSpec(backbone, ("one", "other"), json.loads(args), pooling=pooling))
+
+
+def _given(value: str | config.InputNormalisation | None) -> InputSpec | Literal["timm"] | None:
+    if isinstance(value, config.InputNormalisation):
+        return InputSpec(value.mean, value.std, value.interpolation or "")
+    return None if value is None else "timm"
 
 
 def _train(value: str | config.TrainedPart) -> Train:
@@ -61,10 +93,9 @@ def _train(value: str | config.TrainedPart) -> Train:
     return value.blocks
 
 
-def _weights(pipeline: config.Pipeline) -> str:
-    """`model.weights`, of a model in MLflow the folder on this machine that it has been brought to."""
-    value = pipeline.model.weights
-    return str(_fetched(value, pipeline.tracking).directory) if value.startswith(REFERENCES) else value
+def _local(weights: str, tracking: config.Tracking) -> str:
+    """`weights` as stated, of a model in MLflow the folder on this machine that it has been brought to."""
+    return str(_fetched(weights, tracking).directory) if weights.startswith(REFERENCES) else weights
 
 
 def _fetched(reference: str, tracking: config.Tracking) -> Fetched:
@@ -87,8 +118,30 @@ def pinned(pipeline: config.Pipeline) -> config.Pipeline:
     if pipeline.model.weights.startswith(REFERENCES):
         version = _fetched(pipeline.model.weights, pipeline.tracking).uri
         pipeline = _with_model(pipeline, weights=version)
+    if (encoder := pipeline.model.encoder) is not None:
+        encoder = pinned_encoder(encoder, pipeline.tracking)
+        pipeline = _with_model(pipeline, encoder=encoder)
+        pipeline = _with_model(pipeline, dim=_dim(pipeline))
     spec, _ = complete(model_spec(pipeline))
     return pipeline if spec.sha256 == pipeline.model.sha256 else _with_model(pipeline, sha256=spec.sha256)
+
+
+def pinned_encoder(encoder: config.TileEncoder, tracking: config.Tracking) -> config.TileEncoder:
+    """The encoder with all stated that its weights say of themselves, so that it never means another. Raises
+    MedflError as `pinned`."""
+    if encoder.weights.startswith(REFERENCES):
+        encoder = encoder.model_copy(update={"weights": _fetched(encoder.weights, tracking).uri})
+    spec, _ = complete(encoder_spec(encoder, tracking))
+    update: dict[str, object] = {"backbone": spec.backbone, "args": dict(spec.args), "pooling": spec.pooling}
+    return encoder.model_copy(update=update | {"sha256": spec.sha256, "input": _as_stated(spec.input)})
+
+
+def _as_stated(given: InputSpec | Literal["timm"] | None) -> config.InputNormalisation | Literal["timm"] | None:
+    """How images are given, as a pipeline states it."""
+    if not isinstance(given, InputSpec):
+        return given
+    resized = {"interpolation": given.interpolation or None}
+    return config.InputNormalisation.model_validate({"mean": given.mean, "std": given.std, **resized})
 
 
 def as_saved(pipeline: config.Pipeline) -> config.Pipeline:
@@ -112,13 +165,8 @@ def model_at_a_site(pipeline: config.Pipeline) -> config.ModelConfig:
     if pipeline.model.mil is not None:
         return pipeline.model.model_copy(update={"weights": "random", "sha256": None})
     spec, _ = complete(model_spec(pipeline))
-    given: config.InputNormalisation | str | None = None
-    if isinstance(spec.input, InputSpec):
-        resized = {"interpolation": spec.input.interpolation or None}
-        given = config.InputNormalisation.model_validate({"mean": spec.input.mean, "std": spec.input.std, **resized})
-    elif spec.input is not None:
-        given = spec.input
-    update = {"backbone": spec.backbone, "args": dict(spec.args), "input": given, "pooling": spec.pooling}
+    update: dict[str, object] = {"backbone": spec.backbone, "args": dict(spec.args), "pooling": spec.pooling}
+    update |= {"input": _as_stated(spec.input)}
     begins = spec.train != "all"
     update |= {"weights": spec.weights if begins else "random", "sha256": spec.sha256 if begins else None}
     return pipeline.model.model_copy(update=update)

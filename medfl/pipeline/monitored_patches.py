@@ -15,13 +15,13 @@ from medfl.data.normalise import F64
 from medfl.data.partition import own_partition
 from medfl.data.patch_store import I64
 from medfl.data.render import read_patches, warn_of_resolution
-from medfl.data.render_bags import site_store
 from medfl.errors import MedflError
 from medfl.metrics.auroc import FloatArray
 from medfl.metrics.drift import LEAST_GROUPS
 from medfl.pipeline.build_site import build_site
 from medfl.pipeline.evaluate_model import as_the_model_sees, scores
 from medfl.pipeline.load_pipeline import load_pipeline, load_site
+from medfl.pipeline.site_stores import SiteStores
 from medfl.pipeline.trained_model import TrainedModel
 from medfl.site.measurement import probabilities
 
@@ -110,7 +110,7 @@ def _of_site(model: TrainedModel, file: str, pipeline_file: str | None) -> Monit
     site = site.model_copy(update={"role": "held_out", "patches": None})
     share = own_partition(pipeline, site, "held_out")
     warn_of_resolution(pipeline, [site])
-    rendered = site_store(pipeline, site, share)
+    rendered = SiteStores(pipeline).of(site, share)
     seen = as_the_model_sees(model, rendered)
     bench, weights, buffers = model.load()
     here = build_site(

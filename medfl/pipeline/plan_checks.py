@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from medfl.config import Pipeline, Registry
 from medfl.config.registry_names import check_alias, check_model_name
 from medfl.errors import MedflError
+from medfl.pipeline.malignancy import malignant_classes
 from medfl.runs.gates import GATES, Gate
 from medfl.runs.verdict import ROLES
 from medfl.tracking.connect import check_scheme, resolve_uri
@@ -23,6 +24,11 @@ def check_end(pipeline: Pipeline, where: str) -> None:
     """
     try:
         check_tracking(pipeline)
+        if pipeline.evaluation.top and not malignant_classes(pipeline.task):
+            raise MedflError(
+                "`evaluation.patients: {top: ...}` scores a patient by the patches that look most malignant; name the "
+                "malignant ones of `task.classes` under `task.malignant`, or write `patients: mean`"
+            )
         if pipeline.registry:
             _check_names(pipeline.registry)
         roles = {site.role or "train" for site in pipeline.all_sites}

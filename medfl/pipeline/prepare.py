@@ -13,7 +13,7 @@ from medfl.data.grey_levels import store_warnings
 from medfl.data.partition import Partition, make_partition
 from medfl.data.patch_store import PatchStore
 from medfl.data.render import warn_of_resolution
-from medfl.data.render_bags import site_store
+from medfl.data.sources.source_registry import drawn_data
 from medfl.federation.callbacks import Callback
 from medfl.federation.checked_transport import CheckedTransport
 from medfl.federation.rounds import Federation
@@ -23,6 +23,7 @@ from medfl.messages import POOL
 from medfl.metrics.record_types import Role
 from medfl.pipeline.build_federation import build_schedule, federation_config
 from medfl.pipeline.build_site import build_sites, checked_shared_model, pooled_site, views
+from medfl.pipeline.site_stores import SiteStores
 from medfl.runs.progress import ProgressCallbacks
 from medfl.site.shared_model import SharedModel
 from medfl.site.site import Site
@@ -107,14 +108,8 @@ def prepare(
         watcher.say(notice)
     began = time.perf_counter()
     shared = checked_shared_model(pipeline)
-    if pipeline.data.source == "tissue" and pipeline.data.root is None:
-        watcher.say("Tissue: generated from a seed and kept in the cache for the next run")
-    if (
-        pipeline.data.source == "features"
-        and pipeline.data.root is None
-        and not any(s.data for s in pipeline.all_sites)
-    ):
-        watcher.say("Features: generated from a seed and kept in the cache for the next run")
+    for what in drawn_data(pipeline.model_dump()):
+        watcher.say(f"{what}: generated from a seed and kept in the cache for the next run")
     if views(pipeline):
         watcher.say("Features: each patch goes through the frozen backbone once; they are kept beside the patches")
     if partition is None:
@@ -123,7 +118,8 @@ def prepare(
         watcher.say(sentence)
     by_name = {site.name: site for site in pipeline.all_sites}
     warn_of_resolution(pipeline, pipeline.all_sites)
-    stores = {share.site: site_store(pipeline, by_name[share.site], share) for share in partition.sites}
+    site_stores = SiteStores(pipeline, watcher.say)
+    stores = {share.site: site_stores.of(by_name[share.site], share) for share in partition.sites}
     origins = {name: store.origin for name, store in stores.items() if isinstance(store, BagStore)}
     pictures = {name: store for name, store in stores.items() if isinstance(store, PatchStore)}
     warnings = (*store_warnings(pictures), *check_origins(origins))

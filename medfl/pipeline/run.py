@@ -163,7 +163,7 @@ def play(
     timer, ledger = PhaseTimer(spent), Ledger.open(setup.shared.chain, folder.privacy)
     callbacks: list[Callback] = [
         timer,
-        *([PrivacyAccount(ledger)] if ledger else []),
+        *([PrivacyAccount(ledger, setup.config.rounds)] if ledger else []),
         CheckpointWriter(folder, setup.sites.values(), timer, watcher),
         RoundTeller(watcher, setup.config.rounds),
     ]

@@ -21,13 +21,24 @@ from medfl.site.site import Site
 
 @dataclass
 class PrivacyAccount(Callback):
-    """Notes each round's release in the ledger, and what is spent in the round's record."""
+    """Notes each round's release in the ledger, and what is spent in the round's record; lets the next round close the
+    run where another release would pass its budget."""
 
     ledger: Ledger
+    rounds: int
+
+    def before_run(self, state: ServerState) -> None:
+        """A resumed run has spent more than its rounds tell where one of them is to be repeated."""
+        self._close(state)
 
     def after_round(self, record: RoundRecord, state: ServerState) -> None:
         """See Callback."""
         record.update(self.ledger.spend(record))
+        self._close(state)
+
+    def _close(self, state: ServerState) -> None:
+        if state.closing is None and state.round < self.rounds and self.ledger.exhausted():
+            state.closing = state.round
 
 
 @dataclass

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from medfl.config.program_parts import ProgramParts
 from medfl.errors import MedflError
 from medfl.metrics.record_types import RoundRecord, RunSummary
+from medfl.metrics.units import units_in
 from medfl.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ class RunTables(NamedTuple):
         rounds: a row for each round and site. `round`, `site`, `role`, whether the round `counted`, `samples`, `steps`,
             `train_loss`, bytes, and as `val_<figure>` what the model entering the round gave on validation data.
         sites: a row for each site, measured once on test data: `site`, `role`, `n` patches, `n_groups`, every figure of
-            docs/metrics.md, and the ends of its 95 % interval as `<figure>_low` and `<figure>_high`.
+            docs/metrics.md, and the ends of its 95 % interval as `<figure>_low` and `<figure>_high`; the same per slide
+            and per patient, where there are several patches of one, as `slides_<figure>` and `patients_<figure>`.
     """
 
     rounds: pd.DataFrame
@@ -106,7 +108,13 @@ class EvaluationResult:
 
 def site_table(sites: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A row of numbers for each site of a summary."""
-    return [{"site": name, **dict(_cells(entry))} for name, entry in sorted(sites.items())]
+    rows = []
+    for name, entry in sorted(sites.items()):
+        row: dict[str, Any] = {"site": name, **dict(_cells(entry))}
+        for key in units_in({name: entry}):
+            row |= dict(_cells(entry[key], f"{key}_"))
+        rows.append(row)
+    return rows
 
 
 def _round_rows(records: Iterable[RoundRecord]) -> list[dict[str, Any]]:

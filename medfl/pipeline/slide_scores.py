@@ -72,7 +72,7 @@ def score_folder(
         scores, weights = score_bag(shared, facts, features)
         rows.append((slide, scores.tolist()))
         if attention is not None:
-            _write_attention(attention, slide, coords, weights)
+            write_attention(attention, slide, coords, weights)
     if problems:
         raise MedflError(
             f"{directory}: {len(problems)} of {len(layout.files)} slides cannot be read: {first_few(problems.values())}"
@@ -99,7 +99,8 @@ def _check(facts: Mapping[str, Any], path: Path, dim: int, encoder: str) -> None
         )
 
 
-def _write_attention(folder: Path, slide: str, coords: NDArray[Any] | None, weights: Attention) -> None:
+def write_attention(folder: Path, slide: str, coords: NDArray[Any] | None, weights: Attention) -> None:
+    """Write `<slide>.csv` of x, y and the weight of each tile. Raises MedflError where it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with open_table(folder / f"{slide}.csv", ("x", "y", "attention")) as writer:

@@ -9,13 +9,16 @@ from typing import Any
 import torch
 
 from medfl import config
-from medfl.methods.core.chain import MethodChain
+from medfl.data.sources.source_registry import source_class
+from medfl.methods.core.chain import MethodChain, build_chain
+from medfl.methods.differential_privacy import private_link
 from medfl.metrics.group_figures import group_figures
 from medfl.metrics.record_types import RoundRecord, RunFailure, RunSummary
 from medfl.metrics.site_figures import pooled
 from medfl.metrics.stability import Stability
 from medfl.model.trained_part import train_facts
-from medfl.pipeline.final_evaluation import Measured, Tuning, malignant_classes
+from medfl.pipeline.final_evaluation import Measured, Tuning
+from medfl.pipeline.malignancy import malignant_classes
 from medfl.pipeline.prepare import RunSetup
 from medfl.runs.folder import RunFolder
 from medfl.runs.versions import versions
@@ -39,10 +42,14 @@ def model_facts(prepared: RunSetup, run_name: str, tuned: Tuning | None = None) 
         "interpolation": model.input.interpolation or None,
         "mpp": pipeline.data.mpp,
         **({} if model.bag_dim is None else {"origin": dataclasses.asdict(prepared.origin)}),
+        **_of_slides(prepared),
         "render": pipeline.data.render,
+        **({} if pipeline.data.store is None else {"jpeg": pipeline.data.store.jpeg}),
         "temperature": tuned.temperature,
         "calibration": None if tuned.calibration is None else tuned.calibration.vector,
         "thresholds": tuned.thresholds,
+        "unit_thresholds": {key: dict(own) for key, own in tuned.unit_thresholds.items()},
+        "patients": pipeline.evaluation.model_dump(include={"patients"})["patients"],
         "malignant": list(malignant_classes(pipeline.task)),
         "buffers": pipeline.training.buffers,
         "kept_at_sites": kept_at_sites(prepared.shared.chain, pipeline.training.buffers),
@@ -56,6 +63,18 @@ def model_facts(prepared: RunSetup, run_name: str, tuned: Tuning | None = None) 
         "fingerprint": model.saved_fingerprint(),
         "versions": versions(),
     }
+
+
+def _of_slides(prepared: RunSetup) -> dict[str, Any]:
+    """What model.json says where slides were read: how they are tiled, and what gives the features of a tile."""
+    pipeline = prepared.pipeline
+    kinds = {(site.data and site.data.source) or pipeline.data.source for site in pipeline.all_sites}
+    if not any(source_class(kind, pipeline.model.mil is not None).reads_by_scale for kind in kinds):
+        return {}
+    facts: dict[str, Any] = {"tile": (pipeline.data.tile or config.TileSettings()).model_dump(exclude_none=True)}
+    if (encoder := pipeline.model.encoder) is not None:
+        facts["encoder"] = {"name": prepared.origin.encoder, **encoder.model_dump(mode="json", exclude_none=True)}
+    return facts
 
 
 def kept_at_sites(chain: MethodChain, buffers: str) -> list[str]:
@@ -128,7 +147,15 @@ def early_stop(pipeline: config.Pipeline, records: Sequence[RoundRecord]) -> dic
     """
     planned, select = pipeline.training.rounds, pipeline.select
     last = records[-1]["round"] if records else planned
-    if last >= planned or isinstance(select, str) or select.patience is None:
+    if last >= planned:
+        return None
+    if (link := private_link(build_chain(pipeline.method))) is not None:
+        reason = (
+            f"ended after {last} of {planned} rounds: one more would have spent more than the epsilon of "
+            f"{link.epsilon:g} (`method.dp.epsilon`)"
+        )
+        return {"round": last, "epsilon": link.epsilon, "reason": reason}
+    if isinstance(select, str) or select.patience is None:
         return None
     reason = (
         f"ended after {last} of {planned} rounds: {select.metric} had not been better for {select.patience} "

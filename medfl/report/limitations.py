@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from medfl.data.sources.source_registry import drawn_data
 from medfl.metrics import format_figure
 from medfl.report.run_results import Evidence, arrow
 from medfl.runs.data_record import data_warnings
@@ -35,8 +36,8 @@ def _data(evidence: Evidence) -> Iterator[tuple[str, str]]:
     warnings = data_warnings(evidence.run.folder)
     for warning in warnings if not evidence.site else [w for w in warnings if w.startswith(f"site {evidence.site}:")]:
         yield "Unusual patches.", f"{warning[:1].upper()}{warning[1:]}."
-    if data["source"] == "tissue":
-        yield "No patient.", "The tissue is drawn by a program from a seed; the figures say nothing about patients."
+    for what in drawn_data(evidence.pipeline) or (["Tissue"] if data["source"] == "tissue" else []):
+        yield "No patient.", f"{what}: drawn by a program from a seed; the figures say nothing about patients."
     if data["source"] == "lc25000":
         yield (
             "No patients told apart.",

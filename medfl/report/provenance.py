@@ -12,6 +12,7 @@ from medfl.data.citations import GROUPS, LC25000
 from medfl.report.html_blocks import folded, heading, join, links, listing, table, text
 from medfl.report.html_page import PageSection
 from medfl.report.run_results import Evidence, role_word
+from medfl.runs.model_facts import stored_as
 
 FEDAVG = "arXiv:1602.05629"
 TEMPERATURE = "arXiv:1706.04599"
@@ -128,7 +129,8 @@ def _link(link: Mapping[str, Any]) -> str:
 def _patches(summary: Mapping[str, Any], pipeline: Mapping[str, Any]) -> str:
     pixels = pipeline["data"].get("size", "?")
     mpp = summary.get("mpp")
-    return f"{pixels} × {pixels} pixels, " + (f"{mpp:g} microns per pixel" if mpp else "microns per pixel unknown")
+    resolution = f"{mpp:g} microns per pixel" if mpp else "microns per pixel unknown"
+    return f"{pixels} × {pixels} pixels, {resolution}{stored_as(pipeline['data'].get('store') or {})}"
 
 
 def _epochs(work: Mapping[str, Any]) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
 
 from medfl.metrics import format_figure, format_interval
 from medfl.metrics.figures import WORST_ECE, Place, Style, figure, figures_at
-from medfl.metrics.formatting import MISSING, format_about
+from medfl.metrics.formatting import MISSING, format_about, patch_words
 from medfl.metrics.site_signature import signature_sentence
 from medfl.report.html_blocks import Tile, Tint, finding, heading, heat_map, join, notes, table, text, tiles
 from medfl.report.html_page import PageSection
@@ -76,7 +76,7 @@ def _own_tiles(evidence: Evidence) -> list[Tile]:
         _tile("AUROC", interval(entry, "auroc"), "mean over the classes that the site has"),
         Tile("ECE", _calibration(entry, "ece_before", "ece"), note=stages),
         _tile("Balanced accuracy", interval(entry, "balanced_accuracy")),
-        Tile("Test patches", f"{entry['n']:,}", note=groups),
+        Tile(f"Test {patch_words(evidence.summary.get('source'))}", f"{entry['n']:,}", note=groups),
     ]
 
 
@@ -128,8 +128,15 @@ def _calibration(entry: Mapping[str, Any], before: str, after: str) -> str:
 
 def site_table(evidence: Evidence) -> PageSection:
     """A row a site, the figures as the console prints them."""
-    columns = _columns(evidence.calibrated)
-    headings = ["site", "role", "patches", "groups", "classes", *(heading for heading, _ in columns)]
+    columns = figure_columns(evidence.calibrated)
+    headings = [
+        "site",
+        "role",
+        patch_words(evidence.summary.get("source")),
+        "groups",
+        "classes",
+        *(heading for heading, _ in columns),
+    ]
     rows = [[*_site_cells(n, entry), *(cell(entry) for _, cell in columns)] for n, entry in evidence.measured.items()]
     roles = [entry["role"] for entry in evidence.measured.values()]
     body = table(headings, rows, text=2, break_before=_changes(roles))
@@ -155,10 +162,12 @@ def _which(evidence: Evidence) -> str:
     return f"model of round {evidence.summary['selected_round']}"
 
 
-def _columns(calibrated: bool) -> list[tuple[str, Cell]]:
-    """(heading, cell of a site) for every figure of the table."""
+def figure_columns(calibrated: bool, shown: Collection[str] = ()) -> list[tuple[str, Cell]]:
+    """(heading, cell of a site) for every figure of the table, or for those `shown`."""
     columns: list[tuple[str, Cell]] = []
     for row, style in figures_at(Place.REPORT).items():
+        if shown and row.key not in shown:
+            continue
         if style is Style.VALUE:
             columns.append((row.heading, row.format))
         elif style is Style.CHANGE and calibrated:

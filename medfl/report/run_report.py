@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medfl.errors import MedflError
-from medfl.report import diagnostics, learning_curves, privacy_section, provenance, results_sections
+from medfl.report import diagnostics, learning_curves, privacy_section, provenance, results_sections, unit_section
 from medfl.report.html_page import PageSection, render_page
 from medfl.report.run_results import Evidence, read_evidence
 from medfl.runs.digests import reading
@@ -69,6 +69,7 @@ def _page(evidence: Evidence, extras: Extras) -> str:
     sections = (
         results_sections.result(evidence),
         results_sections.site_table(evidence),
+        unit_section.per_unit(evidence),
         results_sections.adapted(evidence),
         learning_curves.class_mix(evidence),
         learning_curves.learning_curves(evidence),

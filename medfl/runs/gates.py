@@ -13,6 +13,7 @@ from medfl import config
 from medfl.config.yaml_file import BROKEN, parse, read_mapping, validate
 from medfl.errors import MedflError
 from medfl.metrics.figures import figure
+from medfl.metrics.units import UNITS, unit_entry
 from medfl.runs.verdict import ROLES
 
 SIDES = {"higher": "below", "lower": "above"}
@@ -31,12 +32,16 @@ class Gate:
         role: of the sites.
         figure: key of the figure.
         adapted: whether it is read of the adapted model, at each site on the patches that it was judged on.
+        unit: "slides" or "patients" for a figure over these (`medfl.metrics.units`); "" for patches.
+        of_mean: whether it is held to the lower 95 % bound of the mean over the sites in place of the smallest.
     """
 
     key: str
     role: str
     figure: str
     adapted: bool = False
+    unit: str = ""
+    of_mean: bool = False
 
 
 GATES = (
@@ -45,6 +50,10 @@ GATES = (
     Gate("held_out_ece_max", "held_out", "ece"),
     Gate("held_out_adapted_auroc_min", "held_out", "auroc", adapted=True),
     Gate("held_out_adapted_ece_max", "held_out", "ece", adapted=True),
+    Gate("held_out_patient_auroc_min", "held_out", "auroc", unit="patients"),
+    Gate("held_out_patient_mean_auroc_min", "held_out", "auroc", unit="patients", of_mean=True),
+    Gate("held_out_patient_ece_max", "held_out", "ece", unit="patients"),
+    Gate("held_out_slide_auroc_min", "held_out", "auroc", unit="slides"),
 )
 
 
@@ -142,7 +151,9 @@ def gate_results(
     AUROC gates read the smallest lower 95 % bound over the sites they speak of: held-out sites on all their data
     (`held_out_auroc_min`), training sites on their test splits (`worst_site_auroc_min`). `held_out_ece_max` reads
     the mean ECE over the held-out sites of what is registered, the calibrated model. `held_out_adapted_auroc_min` and
-    `held_out_adapted_ece_max` read the same of the adapted model. A figure that is not available misses its gate.
+    `held_out_adapted_ece_max` read the same of the adapted model, `held_out_patient_*` and `held_out_slide_*` per
+    patient and per slide; `held_out_patient_mean_auroc_min` the lower bound of the mean over the sites. A figure that
+    is not available misses its gate.
 
     Args:
         summary: `summary.json`.
@@ -158,7 +169,10 @@ def gate_results(
             continue
         names = sorted(name for name, role in roles.items() if role == gate.role)
         direction = figure(gate.figure).direction
-        if direction == "higher":
+        if gate.of_mean:
+            value, what = _bound_of_mean(summary, gate, names)
+            passes = value is not None and value >= bound
+        elif direction == "higher":
             value, what = _smallest_lower_bound(summary, gate, names)
             passes = value is not None and value >= bound
         else:
@@ -170,7 +184,7 @@ def gate_results(
 
 
 def _smallest_lower_bound(summary: Mapping[str, Any], gate: Gate, names: list[str]) -> tuple[float | None, str]:
-    label, kind = figure(gate.figure).label, ROLES[gate.role]
+    label, kind = _label(gate), ROLES[gate.role]
     bounds: dict[str, float] = {}
     for name in names:
         interval = _entry(summary, gate, name).get(f"{gate.figure}_ci")
@@ -183,20 +197,40 @@ def _smallest_lower_bound(summary: Mapping[str, Any], gate: Gate, names: list[st
     return bounds[worst], f"the {_whose(gate)}lower 95 % bound of {label} at the {kind} site {worst}"
 
 
+def _bound_of_mean(summary: Mapping[str, Any], gate: Gate, names: list[str]) -> tuple[float | None, str]:
+    what = f"the lower 95 % bound of the {_whose(gate)}mean {_label(gate)} of the {ROLES[gate.role]} sites"
+    interval = _over(summary, gate, names).get(f"mean_{gate.figure}_ci")
+    return (None if interval is None else float(interval[0])), what
+
+
 def _mean(summary: Mapping[str, Any], gate: Gate, names: list[str]) -> tuple[float | None, str]:
-    over = summary["held_out" if gate.role == "held_out" else "train_sites"]
+    what = f"the {_whose(gate)}mean {_label(gate)} of the {ROLES[gate.role]} sites"
+    return _over(summary, gate, names).get(f"mean_{gate.figure}"), what
+
+
+def _over(summary: Mapping[str, Any], gate: Gate, names: list[str]) -> Mapping[str, Any]:
+    """The figures over all sites of a gate's role; none where a site lacks the gate's figure."""
+    if not names or any(_entry(summary, gate, name).get(gate.figure) is None for name in names):
+        return {}
+    over: Mapping[str, Any] = summary["held_out" if gate.role == "held_out" else "train_sites"]
     if gate.adapted:
         over = (summary.get("adaptation") or {}).get("held_out") or {}
-    complete = names and all(_entry(summary, gate, name).get(gate.figure) is not None for name in names)
-    what = f"the {_whose(gate)}mean {figure(gate.figure).label} of the {ROLES[gate.role]} sites"
-    return (over[f"mean_{gate.figure}"] if complete else None), what
+    # Without figures per patient at any site, each patch is a patient of its own, whose figures are those of patches.
+    return over.get(gate.unit, over) if gate.unit else over
 
 
 def _entry(summary: Mapping[str, Any], gate: Gate, site: str) -> Mapping[str, Any]:
     """The figures of a site that a gate reads; none where there are none."""
     entry: Mapping[str, Any] = summary["sites"].get(site, {})
+    if gate.unit:
+        slides = gate.unit == "slides" and summary.get("source") == "features"  # whose rows are slides
+        return entry if slides else unit_entry(entry, gate.unit)
     return (entry.get("adapted") or {}).get("figures") or {} if gate.adapted else entry
 
 
 def _whose(gate: Gate) -> str:
     return "adapted model's " if gate.adapted else ""
+
+
+def _label(gate: Gate) -> str:
+    return figure(gate.figure).label + (f" per {UNITS[gate.unit]}" if gate.unit else "")

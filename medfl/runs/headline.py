@@ -15,12 +15,13 @@ Both are read from counts that sites tell (`medfl.metrics.small_cells`); what a 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from medfl import config
-from medfl.metrics.formatting import format_figure, format_interval
+from medfl.metrics.formatting import format_figure, format_interval, patch_words
 from medfl.metrics.targets import MALIGNANT
+from medfl.metrics.units import UNITS, unit_sites, units_shown
 from medfl.runs.gates import GateResult, gate_results
 from medfl.runs.verdict import ROLES
 
@@ -74,6 +75,9 @@ class RunHeadline:
         registered: its name in the registry, in words; "" where it is in none.
         asked: the name that the pipeline asks for; "" where it asks for none.
         own_models: whether every site was measured with a model of its own.
+        patches: what patches are called: "patches", "tiles", "slides".
+        of_units: sensitivity for malignant per slide and per patient (keys of `medfl.metrics.units.UNITS`), at the site
+            where it is lowest, and the threshold.
     """
 
     role: str
@@ -93,6 +97,8 @@ class RunHeadline:
     registered: str = ""
     asked: str = ""
     own_models: bool = False
+    patches: str = "patches"
+    of_units: Mapping[str, tuple[HitRate, float | None]] = field(default_factory=dict)
 
     @property
     def sentence(self) -> str:
@@ -100,13 +106,13 @@ class RunHeadline:
         model = "the site's own model" if self.own_models else "the model"
         missed, wrong = self.malignant, self.recall
         if missed is None and wrong is None:
-            return "No site was measured." if not self.sites else "No site tells how many patches were found."
+            return "No site was measured." if not self.sites else f"No site tells how many {self.patches} were found."
         said = []
         if missed is not None:
             where = f"at {missed.site} {model} misses" if missed.missed else f"{model} misses"
             overall = self.malignant_overall or missed
             count = f"{missed.missed} of {missed.patches}" if missed.missed else f"none of {overall.patches}"
-            said.append(f"{where} {count} malignant patches at the threshold {format_figure(self.threshold)}")
+            said.append(f"{where} {count} malignant {self.patches} at the threshold {format_figure(self.threshold)}")
         if wrong is not None and wrong.missed:
             same = missed is not None and missed.missed and missed.site == wrong.site
             where = "and takes" if same else f"at {wrong.site} {'it' if missed else model} takes"
@@ -123,6 +129,10 @@ class RunHeadline:
         lines = []
         if self.has_malignant:
             lines.append(("Sensitivity for malignant", self._sensitivity()))
+        for key, (rate, threshold) in self.of_units.items():
+            shown = f"{format_interval(rate.rate, rate.ci)} at {rate.site} ({rate.hits} of {rate.patches})"
+            lowest = "lowest " if self.sites > 1 else ""
+            lines.append((f"Sensitivity per {UNITS[key]}", f"{lowest}{shown}; threshold {format_figure(threshold)}"))
         if self.recall is not None:
             lines.append(("Recall, worst class", self._recall(self.recall)))
         if self.silent:
@@ -218,7 +228,20 @@ def headline(
         registered=registered,
         asked=_asked_for(registry),
         own_models=bool(summary.get("cross_site_auroc")),
+        patches=patch_words(summary.get("source")),
+        of_units=_of_units(chosen),
     )
+
+
+def _of_units(sites: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[HitRate, float | None]]:
+    """Sensitivity for malignant per slide and per patient at the site where it is lowest, and the threshold."""
+    lowest = {}
+    for key in units_shown(sites):
+        points = {name: (e.get("operating") or {}).get(MALIGNANT) for name, e in unit_sites(sites, key).items()}
+        rate = _lowest([own for name, point in points.items() if (own := _sensitivity(name, point)) is not None])
+        if rate is not None:
+            lowest[key] = rate, (points[rate.site] or {}).get("threshold")
+    return lowest
 
 
 def _asked_for(registry: Mapping[str, Any]) -> str:

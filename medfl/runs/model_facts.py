@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+from medfl.config import ConfigSection, TileEncoder, TileSettings
 from medfl.config.model_config import Pooling
 from medfl.data.normalise import FIXED, method_of, statistics_of
 from medfl.errors import MedflError
@@ -28,19 +29,34 @@ def read_model_facts(path: Path) -> dict[str, Any]:
     wrong += ["temperature"] if not _positive(facts.get("temperature")) else []
     wrong += ["calibration"] if not _vector(facts) else []
     thresholds = facts.get("thresholds") or {}
-    if not isinstance(thresholds, dict) or not all(isinstance(value, float | int) for value in thresholds.values()):
+    if not isinstance(thresholds, dict) or not _numbers(thresholds):
         wrong.append("thresholds")
+    by_unit = facts.get("unit_thresholds") or {}
+    if not isinstance(by_unit, dict) or not all(isinstance(own, dict) and _numbers(own) for own in by_unit.values()):
+        wrong.append("unit_thresholds")
+    wrong += [] if facts.get("patients", "mean") == "mean" or unit_top(facts) else ["patients"]
     wrong += [] if _transforms(facts.get("render", [])) else ["render"]
     if not isinstance(facts.get("malignant") or [], list) or not isinstance(facts.get("versions") or {}, dict):
         wrong.append("malignant` or `versions")
     wrong += [] if facts.get("train", "all") in ("all", "head") or _part(facts["train"]) else ["train"]
     wrong += [] if facts.get("pooling") in (None, *get_args(Pooling)) else ["pooling"]
     wrong += _wrong_adaptation(facts)
+    wrong += [] if _section(TileSettings, facts.get("tile")) else ["tile"]
+    wrong += [] if _section(TileEncoder, facts.get("encoder"), "name") else ["encoder"]
+    wrong += [] if facts.get("jpeg") is None or _count(facts["jpeg"]) else ["jpeg"]
     wrong += [] if facts.get("hidden") is None or _count(facts["hidden"]) else ["hidden"]
     wrong += [] if _normalisation(facts.get("normalise")) else ["normalise"]
     if wrong:
         raise MedflError(f"{path} does not say what model this is (`{wrong[0]}`); take the file of the run")
     return facts
+
+
+def unit_top(facts: Mapping[str, Any]) -> int:
+    """How many patches stand for a slide or patient (`medfl.metrics.units`); 0 for all, as in a file that does not
+    say."""
+    rule = facts.get("patients")
+    top = rule.get("top") if isinstance(rule, dict) else None
+    return int(top) if top is not None and _count(top) else 0
 
 
 def model_rendering(facts: Mapping[str, Any], pipeline: Mapping[str, Any] | None) -> list[Any]:
@@ -49,6 +65,12 @@ def model_rendering(facts: Mapping[str, Any], pipeline: Mapping[str, Any] | None
     if "render" in facts:
         return list(facts["render"])
     return list(((pipeline or {}).get("data") or {}).get("render") or [])
+
+
+def stored_as(facts: Mapping[str, Any]) -> str:
+    """ ", kept as JPEGs of quality 95" or the like, for a model whose patches in training and measurement were; else
+    ""."""
+    return f", kept as JPEGs of quality {facts['jpeg']}" if facts.get("jpeg") else ""
 
 
 def model_stain(facts: Mapping[str, Any]) -> list[float]:
@@ -106,6 +128,17 @@ def _wrong_adaptation(facts: Mapping[str, Any]) -> list[str]:
     return wrong
 
 
+def _section(kind: type[ConfigSection], value: Any, *further: str) -> bool:
+    """Whether a value is a section of a pipeline with these texts besides, or nothing."""
+    if value is None:
+        return True
+    try:
+        kind.model_validate({key: part for key, part in value.items() if key not in further})
+    except (AttributeError, TypeError, ValueError):
+        return False
+    return all(isinstance(value.get(key), str) for key in further)
+
+
 def _normalisation(value: Any) -> bool:
     """Whether a value is a method of stain normalisation and its reference, or nothing."""
     if value is None:
@@ -139,6 +172,10 @@ def _vector(facts: Mapping[str, Any]) -> bool:
         return isinstance(vector, dict) and len(Calibration.of(facts).scale) == classes
     except ValueError:
         return False
+
+
+def _numbers(values: Mapping[str, Any]) -> bool:
+    return all(isinstance(value, float | int) for value in values.values())
 
 
 def _count(value: Any) -> bool:

@@ -104,6 +104,12 @@ class Ledger:
             "sites": {site: {"rounds": count, "epsilon": self._epsilon(count)} for site, count in rounds.items()},
         }
 
+    def exhausted(self) -> bool:
+        """Whether one more release of every site would pass the budget `epsilon`, where there is one."""
+        if self.link.epsilon is None:
+            return False
+        return self._epsilon(max(self.rounds().values(), default=0) + 1) > self.link.epsilon
+
     def _epsilon(self, rounds: int) -> float:
         return epsilon(self.link.noise, rounds, self.link.delta)
 
@@ -152,6 +158,21 @@ def epsilon(noise: float, rounds: int, delta: float) -> float:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the best of the orders may be the first or the last of them
         return max(0.0, float(accountant.get_epsilon(delta, alphas=list(ORDERS))))
+
+
+def noise_for(budget: float, rounds: int, delta: float) -> float:
+    """The smallest noise, to 1 %, whose `rounds` releases spend an epsilon of `budget` at most.
+
+    Raises:
+        MedflError: opacus is not installed; there is none below a million.
+    """
+    low, high = 1e-2, 1e6
+    if epsilon(high, rounds, delta) > budget:
+        raise MedflError(f"`method.dp.epsilon`: no noise below {high:g} spends {budget:g} in {rounds} rounds; raise it")
+    while high / low > 1.005:
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if epsilon(middle, rounds, delta) > budget else (low, middle)
+    return float(f"{high * 1.002:.3g}") if epsilon(float(f"{high * 1.002:.3g}"), rounds, delta) <= budget else high
 
 
 def best_guess(epsilon: float, delta: float) -> float:

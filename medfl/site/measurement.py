@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,6 +31,7 @@ from medfl.metrics.site_figures import SiteMeasurement, site_figures
 from medfl.metrics.small_cells import SmallCells
 from medfl.metrics.targets import target_scores
 from medfl.metrics.temperature import temperature_sums
+from medfl.metrics.units import Units, units_of
 from medfl.metrics.vector_scaling import scaling_sums
 from medfl.seeds import seed_for
 from medfl.site.shared_model import LocalTrainingConfig
@@ -76,11 +77,15 @@ class Measurement:
         return {"scaling": replace(scaling.weighted(1 / views), n=patches).to_lists()}
 
     def histograms(self, request: HistogramRequest, split: str, logits: Tensor) -> Metrics:
-        """What thresholds are chosen by, of logits f64[n, C] of a split."""
+        """What thresholds are chosen by, of logits f64[n, C] of a split: of patches, and of slides and patients."""
         rows, logits = self._disclosable(split, logits)
         calibration = Calibration(request.temperature or 1.0, request.scale, request.bias)
-        scores = target_scores(probabilities(logits, calibration), self.classes, request.malignant)
-        return {"histograms": self._cells(rows, request.malignant).histograms(scores, BELOW).to_lists()}
+        probs = probabilities(logits, calibration)
+        scores = target_scores(probs, self.classes, request.malignant)
+        made = {"histograms": self._cells(rows, request.malignant).histograms(scores, BELOW)}
+        units = self._units(rows, request)
+        made |= {key: own.histograms(probs, self.training.min_count, BELOW) for key, own in units.items()}
+        return {key: histograms.to_lists() for key, histograms in made.items()}
 
     def figures(self, request: Request, split: str, logits: Tensor, personal: bool = False) -> SiteMeasurement:
         """What the final measurement asks for; in a round, and of a personal model, the figures at temperature 1."""
@@ -103,6 +108,7 @@ class Measurement:
             data |= {"malignant": request.malignant, "thresholds": request.thresholds}
             calibrated = probabilities(logits, Calibration(request.temperature, request.scale, request.bias))
             made = site_figures(calibrated, plain, **data, min_count=self.training.min_count)
+            made.figures.update(self._unit_figures(rows, request, calibrated, plain, data))
         if not self.enough(self.store.splits[split]):
             made.figures["withheld"] = {"min_count": self.training.min_count, "all": True, "classes": []}
         return made
@@ -115,6 +121,22 @@ class Measurement:
         labels, groups = self.store.labels[rows], self.store.groups[rows]
         stain = group_stains(rendered.images, rows, groups) if isinstance(rendered, PatchStore) else NO_STAIN
         return to_lists(group_moments(probs, labels, groups, self.classes, stain, self.training.min_count))
+
+    def _unit_figures(
+        self,
+        rows: NDArray[np.int64],
+        request: MeasureRequest,
+        probs: NDArray[np.float64],
+        before: NDArray[np.float64],
+        data: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Figures per slide and per patient, where there are several patches of one."""
+        settings = {key: data[key] for key in ("resamples", "seed", "bins")} | {"min_count": self.training.min_count}
+        measured = {}
+        for key, units in self._units(rows, request).items():
+            thresholds = None if request.thresholds is None else request.unit_thresholds.get(key, {})
+            measured[key] = units.figures(probs, before, thresholds=thresholds, **settings)
+        return measured
 
     def judged(self, request: AdaptRequest, rows: NDArray[np.int64], logits: Tensor) -> dict[str, Any]:
         """Figures of calibrated logits f64[n, C] of some rows of a split, others of which are told of, too: where cells
@@ -145,9 +167,20 @@ class Measurement:
         rows = self.store.splits[split]
         return (rows, logits) if self.enough(rows) else (rows[:0], logits[:0])
 
+    def _units(self, rows: NDArray[np.int64], request: HistogramRequest | MeasureRequest) -> dict[str, Units]:
+        return store_units(self.store, rows, self.classes, request.malignant, request.top)
+
     def _cells(self, rows: NDArray[np.int64], malignant: Sequence[str] = ()) -> SmallCells:
         labels, groups = self.store.labels[rows], self.store.groups[rows]
         return SmallCells(self.training.min_count, labels, groups, self.classes, malignant)
+
+
+def store_units(
+    store: SiteStore, rows: NDArray[np.int64], classes: Sequence[str], malignant: Sequence[str], top: int
+) -> dict[str, Units]:
+    """The slides and patients of some rows of a store (`medfl.metrics.units`); where its rows are slides, patients."""
+    slides = store.slides[rows] if isinstance(store, PatchStore) and store.slides is not None else None
+    return units_of(store.labels[rows], store.groups[rows], slides, classes, malignant, top)
 
 
 def _without_counts(figures: Metrics) -> dict[str, Any]:

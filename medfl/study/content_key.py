@@ -27,6 +27,8 @@ def content_key(pipeline: config.Pipeline) -> str:
         content.pop(key, None)
     for section, key in NOT_FIGURES:
         content[section].pop(key, None)
+    if content["evaluation"].get("patients") == "mean":  # as before there was a choice
+        del content["evaluation"]["patients"]
     _without_paths(content["data"], "root", "cache", "source_groups")
     _without_paths(content["data"].get("features") or {}, "table", "slide_table")
     for site in content["sites"]["train"] + content["sites"]["held_out"]:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from medfl.data.partition import Partition
 
 CONTENTS = "contents.json"
+WORKERS = "spawn"
+"""How workers begin: a fresh process has no threads or locks of this one, and a GPU can be used in it."""
 KEPT_PARTITIONS = 32
 """So many deals of a study are kept in memory from planning to training; further ones are dealt anew for each run."""
 
@@ -200,8 +202,7 @@ def _carry_out_each(todo: Sequence[Planned], jobs: int, deals: _Deals) -> Iterat
         for run in todo:
             yield Finished(run, *_one(_quiet(run, threads), deals.begin(run), deals.partition(run)))
         return
-    # "spawn": a fresh process has no threads or locks of this one, and a GPU can be used in it.
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context(WORKERS)
     with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context, initializer=_leave_with_parent) as pool:
         waiting = {pool.submit(_one, _quiet(run, threads), deals.begin(run), deals.partition(run)): run for run in todo}
         try:

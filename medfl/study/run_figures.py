@@ -9,9 +9,16 @@ from typing import Literal
 from medfl.metrics.figures import FIGURES, Place, SiteFigure, Style, figures_at
 from medfl.metrics.stability_figures import STABILITY_FIGURES, stability_at
 from medfl.metrics.t_intervals import Interval
+from medfl.metrics.units import UNITS
 
 STABILITY = tuple(row.key for row in stability_at(Place.STUDY_RUNS))
 COSTS = ("megabytes", "virtual_seconds")
+UNIT_ROLES = {
+    f"{role}_{unit}": (word, f" per {unit}")
+    for role, word in (("held_out", "held-out"), ("train", "training"))
+    for unit in UNITS.values()
+}
+"""Beginning of the columns per slide and per patient -> the role of the sites, and the unit, in words."""
 
 
 def group_columns() -> list[str]:
@@ -31,8 +38,9 @@ def validation_columns() -> list[str]:
 def figure_of(column: str) -> SiteFigure | None:
     """The row of the table of figures that a column of runs.csv is made of; None for stability, bytes and time."""
     for row in FIGURES:
-        means = {f"{part}_mean_{row.key}" for part in ("held_out", "train", "val")}
-        if column.removesuffix("_before") in means | {f"{part}_worst_{row.key}" for part in ("held_out", "train")}:
+        means = {f"{part}_mean_{row.key}" for part in (*UNIT_ROLES, "held_out", "train", "val")}
+        worst = {f"{part}_worst_{row.key}" for part in (*UNIT_ROLES, "held_out", "train")}
+        if column.removesuffix("_before") in means | worst:
             return row
     return None
 
@@ -51,6 +59,7 @@ def run_figures() -> list[str]:
     """The columns of runs.csv that are averaged and compared."""
     return [
         *(f"{role}_{column}" for role in ("held_out", "train") for column in group_columns()),
+        *(f"{role}_{column}" for role in UNIT_ROLES for column in group_columns()),
         *validation_columns(),
         *STABILITY,
         *(f"inertia_{part}" for part in ("first", "middle", "last")),
@@ -75,14 +84,15 @@ def direction(column: str) -> Literal["higher", "lower"] | None:
 
 def figure_title(column: str) -> str:
     """A column in words: `held_out_mean_auroc` is "mean AUROC at held-out sites"."""
-    for part, word in (("held_out", "held-out"), ("train", "training"), ("val", "training")):
+    parts = {"held_out": ("held-out", ""), "train": ("training", ""), "val": ("training", "")} | UNIT_ROLES
+    for part, (word, per) in parts.items():
         data = " on validation data" if part == "val" else ""
         for row in FIGURES:
             if column == f"{part}_mean_{row.key}":
-                return f"mean {row.label} at {word} sites{data}"
+                return f"mean {row.label}{per} at {word} sites{data}"
             if column == f"{part}_mean_{row.key}_before":
-                return f"mean {row.label} at {word} sites before calibration"
+                return f"mean {row.label}{per} at {word} sites before calibration"
             if column == f"{part}_worst_{row.key}":
-                return f"{row.label} at the worst {word} site"
+                return f"{row.label}{per} at the worst {word} site"
     labels = {row.key: row.label for row in STABILITY_FIGURES}
     return labels.get(column, column.replace("_", " "))

@@ -15,6 +15,7 @@ from medfl.metrics import mean_supported, round_stability
 from medfl.metrics.figures import Place, Style, figures_at
 from medfl.metrics.record_types import RoundRecord
 from medfl.metrics.remedies import name_of
+from medfl.metrics.units import UNITS, units_in
 from medfl.study.csv_rows import Row, read_table, write_table
 from medfl.study.run_figures import STABILITY, group_columns, validation_columns
 from medfl.study.study_file import Planned
@@ -87,6 +88,9 @@ def run_row(summary: Mapping[str, Any], records: Sequence[RoundRecord], data: st
     for role in ("held_out", "train"):
         group = summary["held_out" if role == "held_out" else "train_sites"]
         values |= {f"{role}_{figure}": group.get(figure) for figure in group_columns()}
+        for key, word in UNITS.items():
+            if own := group.get(key):
+                values |= {f"{role}_{word}_{figure}": own.get(figure) for figure in group_columns()}
     entries = records[-1]["sites"].values()
     last: list[Mapping[str, Any]] = [entry["val"] for entry in entries if entry["role"] == "train" and "val" in entry]
     values |= {
@@ -119,11 +123,12 @@ def _thirds(inertia: Mapping[str, float]) -> tuple[float | None, ...]:
 
 
 def site_rows(summary: Mapping[str, Any]) -> list[Row]:
-    """Lines of sites.csv: the global model, the further models that a method keeps at a site, and the adapted model
-    with the plain one on the same patches."""
+    """Lines of sites.csv: the global model, also per slide and per patient, the further models that a method keeps at a
+    site, and the adapted model with the plain one on the same patches."""
     rows = []
     for site, entry in sorted(summary["sites"].items()):
         further = entry.get("models", {}) | _adapted(entry.get("adapted"))
+        further |= {f"global, per {UNITS[key]}": entry[key] for key in units_in({site: entry})}
         for model, figures in [("global", entry), *sorted(further.items())]:
             values = {
                 "site": site,

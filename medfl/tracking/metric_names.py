@@ -17,6 +17,7 @@ from typing import Any
 from medfl.metrics import RATES, figures, mean_supported, round_stability
 from medfl.metrics.figures import Style
 from medfl.metrics.record_types import RoundRecord, SiteRecord
+from medfl.metrics.units import UNITS, units_in
 from medfl.runs.headline import headline
 
 Values = dict[str, float]
@@ -53,14 +54,31 @@ def site_final(entry: Mapping[str, Any], largest_drop: float | None) -> Values:
     keys += [f"{row.key}_before" for row in figures.figures_before(Style.INTERVAL)]
     for key in keys:
         values |= _interval(f"test/{key}", entry.get(key), entry.get(f"{key}_ci"))
-    for target, point in (entry.get("operating") or {}).items():
-        for rate in RATES:
-            values |= _interval(f"test/{rate}/{plain(target)}", point[rate], point[f"{rate}_ci"])
+    values |= _rates("test/", entry)
     membership = entry.get("membership") or {}
     values |= _interval("test/membership_auroc", membership.get("auroc"), membership.get("auroc_ci"))
     values |= _finite({"test/patches": entry.get("n"), "test/groups": entry.get("n_groups")})
     values |= _adapted(entry.get("adapted") or {})
+    for key in units_in({"": entry}):
+        values |= _per_unit(key, entry[key])
     return values | _finite({"final/stability/largest_drop": largest_drop})
+
+
+def _per_unit(key: str, entry: Mapping[str, Any]) -> Values:
+    """`patients/<figure>` and `slides/<figure>` of a site, with their bounds and rates, and how many they are."""
+    values = measured_values(f"{key}/", entry) | _finite({f"{key}/{key}": entry.get("n")})
+    for row in figures.FIGURES:
+        values |= _interval(f"{key}/{row.key}", entry.get(row.key), entry.get(f"{row.key}_ci"))
+    return values | _rates(f"{key}/", entry)
+
+
+def _rates(prefix: str, entry: Mapping[str, Any]) -> Values:
+    """Sensitivity and specificity of every target, with their bounds."""
+    values: Values = {}
+    for target, point in (entry.get("operating") or {}).items():
+        for rate in RATES:
+            values |= _interval(f"{prefix}{rate}/{plain(target)}", point[rate], point[f"{rate}_ci"])
+    return values
 
 
 def _adapted(entry: Mapping[str, Any]) -> Values:
@@ -79,6 +97,8 @@ def federation_final(summary: Mapping[str, Any]) -> Values:
     sites = [test_values(entry) for entry in summary["sites"].values() if entry["role"] == "train"]
     stability = {k: v for k, v in (summary.get("stability") or {}).items() if k != "largest_drop_by_site"}
     values = _means(sites) | _worst(sites, "test/auroc", "test/auroc_worst_site")
+    for key in UNITS:
+        values |= _flat(f"train_sites/{key}", (summary.get("train_sites") or {}).get(key) or {})
     values |= held_out(summary)
     for part in ("calibration", "temperatures", "operating", "timings"):
         values |= _flat(f"final/{part}", summary.get(part) or {})
@@ -92,6 +112,9 @@ def held_out(summary: Mapping[str, Any]) -> Values:
     over = summary["held_out"]
     pooled = {role: merged for role, merged in (summary.get("pooled") or {}).items() if merged}
     mean = _interval("held_out/mean_auroc", over["mean_auroc"], over.get("mean_auroc_ci"))
+    for key in UNITS:
+        if own := over.get(key):
+            mean |= _interval(f"held_out/{key}/mean_auroc", own["mean_auroc"], own.get("mean_auroc_ci"))
     first = headline(summary)
     lowest = {"malignant_sensitivity": first.malignant, "recall": first.recall} if first.role == "held_out" else {}
     misses = {f"held_out/lowest_{key}": None if rate is None else rate.rate for key, rate in lowest.items()}

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from medfl.data.citations import GROUPS, LC25000
+from medfl.data.sources.source_registry import drawn_data
 from medfl.metrics import RATES, format_figure, format_interval
 from medfl.metrics.figures import Place, Style, figures_at
 from medfl.metrics.fit_words import fit_cautions, fit_means, fit_name, fit_ways
-from medfl.metrics.formatting import format_count
+from medfl.metrics.formatting import format_count, patch_words
 from medfl.metrics.stability_figures import stability_at
+from medfl.metrics.targets import MALIGNANT
+from medfl.metrics.units import SHOWN, UNITS, unit_notes, unit_sites, units_shown
 from medfl.plain_text import markdown
 from medfl.runs.adapted_figures import TITLE, adaptation_sentences, adapted_table
 from medfl.runs.headline import headline
-from medfl.runs.model_facts import model_rendering, model_stain, stain_sentences, transform_names
+from medfl.runs.model_facts import model_rendering, model_stain, stain_sentences, stored_as, transform_names
 from medfl.runs.records import RunRecords, SiteData, papers
 from medfl.runs.redact import scrub
 from medfl.runs.verdict import ROLES
@@ -24,6 +27,8 @@ _SOURCES = {
     "tissue": "generated tissue: drawn from a seed, no patient is behind it",
     "folder": "patches from the sites' own folders",
     "csv": "patches listed by the sites' own tables",
+    "slides": "whole slides, cut into tiles",
+    "features": "features of whole slides, which another tool had extracted",
 }
 
 
@@ -44,6 +49,7 @@ def model_card(
         _method(summary, pipeline, methods),
         _table("Held-out sites (never trained on)", summary, "held_out"),
         _table("Training sites (their test splits)", summary, "train"),
+        *(_units(summary, key) for key in units_shown(summary["sites"])),
         *([_adapted(summary)] if summary.get("adaptation") else []),
         _calibration(summary),
         _operating(summary),
@@ -74,7 +80,7 @@ def _head(summary: Mapping[str, Any], model: Mapping[str, Any], pipeline: Mappin
         yield "\n**Leaky: copies of one source image may be on both sides of a split. The figures are too good.**"
     yield from paragraphs(pipeline.get("description"))
     mpp = model.get("mpp")
-    resolution = f"{mpp:g} microns per pixel" if mpp else "microns per pixel unknown"
+    resolution = (f"{mpp:g} microns per pixel" if mpp else "microns per pixel unknown") + stored_as(model)
     size = model["size"]
     classes = _list(model["classes"])
     yield f"\n{markdown(model['backbone'])}, {size} x {size} pixels, {resolution}. Classes: {classes}."
@@ -182,10 +188,29 @@ def _table(title: str, summary: Mapping[str, Any], role: str) -> Iterator[str]:
         yield f"| {' | '.join(cells + [cell(site) for _, cell in columns])} |"
 
 
-def _columns() -> list[tuple[str, Callable[[Mapping[str, Any]], str]]]:
-    """(heading, cell of a site) for every figure that the card shows."""
+def _units(summary: Mapping[str, Any], key: str) -> Iterator[str]:
+    """The figures of every site per slide or patient, with sensitivity and specificity for what is malignant."""
+    yield f"## Per {UNITS[key]}"
+    words = patch_words(summary.get("source"))
+    yield f"A {UNITS[key]} is scored by the probabilities of its {words}. 95 % intervals over patients.\n"
+    columns = _columns(SHOWN)
+    yield f"| {' | '.join(['site', 'role', key, *(heading for heading, _ in columns), *RATES])} |"
+    yield "|" + "---|" * (3 + len(columns) + len(RATES))
+    for name, entry in unit_sites(summary["sites"], key).items():
+        point = (entry.get("operating") or {}).get(MALIGNANT) or {}
+        rates = [format_interval(point.get(rate), point.get(f"{rate}_ci")) for rate in RATES]
+        cells = [markdown(name), entry["role"].replace("_", "-"), str(entry["n"])]
+        yield f"| {' | '.join([*cells, *(cell(entry) for _, cell in columns), *rates])} |"
+    yield "\nSensitivity and specificity are those for what is malignant, at a threshold from validation data."
+    yield from (f"\n{markdown(note)}." for note in unit_notes(summary["sites"], key))
+
+
+def _columns(shown: Collection[str] = ()) -> list[tuple[str, Callable[[Mapping[str, Any]], str]]]:
+    """(heading, cell of a site) for every figure that the card shows, or for those `shown`."""
     columns: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = []
     for row, style in figures_at(Place.CARD).items():
+        if shown and row.key not in shown:
+            continue
         if style is Style.CHANGE:
             columns.append((f"{row.label} before", row.format_before))
         columns.append((row.label, row.format if style is Style.VALUE else row.format_interval))
@@ -250,8 +275,8 @@ def _limits(summary: Mapping[str, Any], model: Mapping[str, Any], pipeline: Mapp
     yield "## Limits"
     if summary["leaky"]:
         yield "- Leaky splits: copies of one source image may be on both sides. Nothing follows for new patients."
-    if settings["source"] == "tissue":
-        yield "- Trained and measured on generated tissue: the figures say nothing about patients."
+    for what in drawn_data(pipeline) or (["Tissue"] if settings["source"] == "tissue" else []):
+        yield f"- Trained and measured on generated {what.lower()}: the figures say nothing about patients."
     if settings["source"] == "lc25000":
         yield "- LC25000 is augmented from few source tiles; its source groups are no patients."
     if settings.get("mode", "dealt") == "dealt":

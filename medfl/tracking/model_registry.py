@@ -178,6 +178,7 @@ def held_out_digest(run: RunRecords) -> str:
     """
     data = run.pipeline.get("data") or {}
     shared = {key: data.get(key) for key in ("stain_strength", "mpp", "render", "tissue")}
+    shared |= {"store": data["store"]} if data.get("store") else {}  # where there is none, digests of before hold
     sites = {site["name"]: site for site in (run.pipeline.get("sites") or {}).get("held_out") or []}
     facts = [
         [name, run.data[name].digest, {key: site.get(key) for key in ("stain", "stain_strength", "mpp", "render")}]

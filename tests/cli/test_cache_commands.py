@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from medfl.cli import app
 from medfl.data.scratch_folder import UNOWNED, making
-from medfl.data.store_file import Damaged, read_store, write_store
+from medfl.data.store_file import Damaged, read_store
+from medfl.data.store_pieces import write_store
 
 
 def command(*words, code=0):
@@ -23,7 +24,7 @@ def cache(tmp_path, monkeypatch):
     """A cache with two stores, one of version 0.1 and some tissue."""
     monkeypatch.setenv("MEDFL_CACHE", str(tmp_path))
     for name in ("one", "two"):
-        write_store(tmp_path / "stores" / name, 8, "here", iter([np.ones((5, 8, 8, 3), np.uint8)]), 5, {})
+        write_store(tmp_path / "stores" / name, 8, "here", 5, lambda *_: iter([np.ones((5, 8, 8, 3), np.uint8)]), {})
     old = tmp_path / "stores" / "three"
     old.mkdir()
     (old / "store.json").write_text(json.dumps({"version": 1, "shape": [5, 8, 8, 3], "bad": {}}))

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from medfl.cli import console_tables
-from medfl.cli.commands import run_commands, study_command
+from medfl.cli.commands import predict_command, run_commands, study_command
 from medfl.cli.standard_streams import SafeStream
 from medfl.cli.terminal import Terminal
 from medfl.errors import GateFailed, RunFailed
@@ -105,7 +105,7 @@ def test_predictions_are_one_utf_8_table(steps, tmp_path, monkeypatch, out):
         trained_model, "find_model", SimpleNamespace(reads_bags=False, facts={"classes": ["норма", "HER2 [/0]"]})
     )
     steps.note(evaluate_model, "predict", [(name, [0.25, 0.75]) for name in names])
-    run_commands.predict("r", "images", out and str(tmp_path / out))
+    predict_command.predict("r", "images", out and str(tmp_path / out))
     data = (tmp_path / out).read_bytes() if out else raw.getvalue()
     head, *rows = csv.reader(io.StringIO(data.decode("utf-8")))
     assert head == ["file", "p_норма", "p_HER2 [/0]"]

@@ -8,7 +8,7 @@ import yaml
 from medfl.data import render_bags as module
 from medfl.data.bag_store import FeatureOrigin
 from medfl.data.partition import make_partition
-from medfl.data.render_bags import bag_warnings, site_store
+from medfl.data.render_bags import bag_warnings, render_bags
 from medfl.errors import MedflError
 from medfl.pipeline.load_pipeline import load_pipeline
 from tests.bags import DIM, TOOLS, bag, h5, table, write_layout
@@ -40,7 +40,7 @@ def plan(folder, root, data=None, site=None, **model):
 
 def store_of(pipeline):
     [share] = make_partition(pipeline).sites
-    return site_store(pipeline, pipeline.train_sites[0], share)
+    return render_bags(pipeline, share, share.catalog.source)
 
 
 @pytest.mark.parametrize("tool", TOOLS)

@@ -8,7 +8,7 @@ import pytest
 from medfl.data.normalise import FIXED, METHODS, normalise, stain_statistics
 from medfl.data.patch_store import PatchStore
 from medfl.data.stained_store import in_stain, own_rows, store_statistics
-from medfl.data.store_file import write_store
+from medfl.data.store_pieces import write_store
 from medfl.data.synthetic.tissue import TISSUE_CLASSES, draw_copies
 
 REFERENCE = FIXED["reinhard"].numbers
@@ -35,7 +35,7 @@ def test_training_patches_say_how_all_are_changed(store, method):
 
 def test_it_is_kept_beside_the_patches_and_found_again(store, tmp_path, monkeypatch):
     folder = tmp_path / "stores" / ("0" * 32)
-    write_store(folder, 32, "north", iter([store.images]), 10, {})
+    write_store(folder, 32, "north", 10, lambda *_: iter([store.images]), {})
     kept = dataclasses.replace(store, folder=folder)
     made = in_stain(kept, REFERENCE)
     assert made.folder.parent == folder.parent

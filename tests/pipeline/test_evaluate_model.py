@@ -15,10 +15,10 @@ class Looked(Exception):
 
 @pytest.mark.parametrize("render", [[], ["NormalizeHEStainsd"]])
 def test_the_models_transforms_replace_those_of_the_pipeline(tmp_path, monkeypatch, render):
-    def look(pipeline, site, share):
+    def look(pipeline):
         raise Looked(pipeline.data.render, pipeline.data.size)
 
-    monkeypatch.setattr(evaluate_model, "site_store", look)
+    monkeypatch.setattr(evaluate_model, "SiteStores", look)
     monkeypatch.setattr(TrainedModel, "load", lambda model: (None, None, None))
     raw = {"name": "p", "task": {"classes": ["a", "b"]}, "data": {**OWN, "render": ["Flipd"]}}
     raw |= {"sites": {"train": ["a.yaml"]}, "model": {"backbone": "test_resnet"}, "training": {"rounds": 1}}

@@ -88,6 +88,16 @@ def test_figures_are_of_slides_and_intervals_of_patients(finished, tmp_path):
     truth = [row["label"] == "malignant" for row in rows]
     assert roc_auc_score(truth, [float(row["p_malignant"]) for row in rows]) == pytest.approx(own["auroc"], abs=1e-6)
     assert "west" in report_html(finished.path)
+    # A patient counts once: by the mean of the probabilities of its slides.
+    patients = own["patients"]
+    assert patients["n"] == patients["n_groups"] == 14
+    assert "slides" not in own
+    with (tmp_path / "west.patients.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    truth = [row["label"] == "malignant" for row in rows]
+    mine = roc_auc_score(truth, [float(row["p_malignant"]) for row in rows])
+    assert patients["auroc"] == pytest.approx(mine, abs=1e-6)
+    assert summary["held_out"]["patients"]["mean_auroc"] == patients["auroc"]
 
 
 def test_a_folder_of_features_is_predicted_and_attention_sums_to_one(finished, west, tmp_path):

@@ -14,13 +14,14 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from medfl.cli.console_tables import print_outcome
 from medfl.cli.terminal import Terminal
-from medfl.config import Task
+from medfl.config import Gates, Task
 from medfl.engines.remote.codec import Bounds, pack, unpack_answer, unpack_request
 from medfl.errors import MedflError
 from medfl.federation.transport import InProcess
 from medfl.messages import Failure, TemperatureRequest, TrainRequest
 from medfl.metrics import EDGES, temperature_sums
 from medfl.metrics.adaptive_bins import ADAPTIVE_BINS
+from medfl.metrics.figures import figure
 from medfl.metrics.group_figures import group_figures
 from medfl.metrics.temperature import ENOUGH_GROUPS, fit_temperature
 from medfl.metrics.vector_scaling import fit_scaling, scaling_sums
@@ -31,19 +32,22 @@ from medfl.pipeline.final_evaluation import (
     SelectedModel,
     Tuning,
     calibrate,
-    malignant_classes,
     measure_sites,
     tune,
 )
 from medfl.pipeline.load_pipeline import load_pipeline
+from medfl.pipeline.malignancy import malignant_classes
 from medfl.pipeline.prepare import prepare
 from medfl.pipeline.run import resume, run
+from medfl.pipeline.run_result import site_table
 from medfl.pipeline.summary import summarise
 from medfl.pipeline.trained_model import find_model
 from medfl.report.run_report import report_html
-from medfl.runs.gates import check
+from medfl.runs.gates import check, gate_results
+from medfl.runs.headline import headline
 from medfl.site.evaluator import SiteDiverged
 from medfl.site.measurement import probabilities
+from medfl.study.study_tables import run_row, site_rows
 from medfl.tracking import metric_names
 from medfl.tracking.model_card import model_card
 from tests.tiny import CLASSES, write_tiny
@@ -365,6 +369,45 @@ def test_console_and_mlflow_show_the_summarys_numbers(finished, capsys):
     assert values["held_out/mean_ece_before"] == over["mean_ece_before"]
     assert values["held_out/mean_auroc_low"] == over["mean_auroc_ci"][0]
     assert not any("reliability" in key for key in values)
+
+
+def test_patients_stand_wherever_patches_do(finished, capsys):
+    """Source groups are the patients of generated tissue: four patches each."""
+    summary = finished.read_summary()
+    east, over = summary["sites"]["east"]["patients"], summary["held_out"]["patients"]
+    assert east["n"] == east["n_groups"] == summary["sites"]["east"]["n_groups"]
+    facts, operating = find_model(str(finished.path)).facts, summary["operating"]["patients"]
+    assert facts["patients"] == "mean"
+    assert facts["unit_thresholds"]["patients"] == operating["thresholds"]
+    point = east["operating"]["malignant"]
+    assert point["threshold"] == operating["thresholds"]["malignant"]
+    assert point["positives"] == east["support"]["lung_aca"]["patches"]
+    site, federation = metric_names.site_final(summary["sites"]["east"], None), metric_names.federation_final(summary)
+    assert site["patients/auroc_low"] == east["auroc_ci"][0]
+    assert site["patients/sensitivity/malignant"] == point["sensitivity"]
+    assert federation["held_out/patients/mean_auroc"] == over["mean_auroc"]
+    assert federation["train_sites/patients/mean_ece"] == summary["train_sites"]["patients"]["mean_ece"]
+    gates = Gates(held_out_patient_auroc_min=0, held_out_patient_mean_auroc_min=0, held_out_patient_ece_max=1)
+    results = {result.gate: result for result in gate_results(summary, gates)}
+    both = [summary["sites"][name]["patients"] for name in ("east", "west")]
+    assert results["held_out_patient_auroc_min"].value == min(own["auroc_ci"][0] for own in both)
+    assert results["held_out_patient_mean_auroc_min"].value == over["mean_auroc_ci"][0]
+    assert results["held_out_patient_ece_max"].value == over["mean_ece"]
+    assert "per patient" in str(results["held_out_patient_ece_max"])
+    assert not check(summary, gates)
+    (missed,) = check(summary, Gates(held_out_slide_auroc_min=0))  # there are none
+    assert missed.value is None
+    row = run_row(summary, finished.records(), "data")
+    assert float(row["held_out_patient_mean_auroc"]) == pytest.approx(over["mean_auroc"], rel=1e-8)
+    (own,) = [row for row in site_rows(summary) if (row["site"], row["model"]) == ("east", "global, per patient")]
+    assert float(own["auroc"]) == pytest.approx(east["auroc"], rel=1e-8)
+    assert site_table(summary["sites"])[0]["patients_auroc"] == east["auroc"]
+    card = model_card(summary, facts, yaml.safe_load(finished.pipeline.read_text()))
+    print_outcome(Terminal(), summary, "run", "off")
+    for page in (card, capsys.readouterr().out, report_html(finished.path)):
+        assert "Per patient" in page
+        assert figure("auroc").format_interval(east) in page
+    assert dict(headline(summary).lines)["Sensitivity per patient"].endswith(f"{point['threshold']:.3f}")
 
 
 def test_the_card_shows_calibration_and_operating_points(finished):

@@ -18,6 +18,7 @@ SMALL = [
 ]  # a network of 0.4 M that trains from nothing
 
 
+@pytest.mark.long
 @needs_lc25000
 @pytest.mark.parametrize(
     ("settings", "least"), [(FEW, 0.93), pytest.param(ALL, 0.99, marks=pytest.mark.slow)], ids=["few", "all"]

@@ -37,6 +37,16 @@ def test_an_end_that_cannot_be_is_refused_at_load(file, override, said):
     assert all(part in words for part in said)
 
 
+def test_the_most_malignant_patches_need_malignant_classes(file):
+    top, others = "evaluation={patients: {top: 3}}", "task={classes: [lung_n, colon_n]}"
+    words = refusal(load_pipeline, file, [top, others])
+    assert str(file) in words
+    assert "`evaluation.patients: {top: ...}`" in words
+    assert "`task.malignant`" in words
+    assert load_pipeline(file, [top]).evaluation.top == 3
+    assert load_pipeline(file, ["evaluation={patients: mean}"]).evaluation.top == 0
+
+
 def test_a_gate_on_sites_that_are_not_there(file):
     sites = "sites={generate: {count: 3, patches: 45}}"
     assert "held-out sites" in refusal(load_pipeline, file, ["registry={name: x, gates: {held_out_ece_max: 1}}", sites])

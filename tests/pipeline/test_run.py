@@ -2,10 +2,7 @@
 
 import csv
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -32,6 +29,7 @@ from medfl.runs.progress import ProgressCallbacks
 from medfl.site.evaluator import SiteDiverged
 from medfl.site.site import Site
 from tests.datafiles import OWN, own_folder
+from tests.processes import quick_processes
 from tests.tiny import write_tiny
 
 
@@ -154,13 +152,14 @@ def test_interrupted_anywhere_and_resumed_is_the_same_run(small, finished, tmp_p
 
 def test_killed_outright_and_resumed_is_the_same_run(small, finished, tmp_path):
     out = tmp_path / "killed"
-    command = [sys.executable, "-c", "from medfl.cli.app import main; main()", "run", str(small), "--out", str(out)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    process = quick_processes().Process(target=run, args=(load_pipeline(small), out))
+    process.start()
     deadline = time.monotonic() + 120
-    while not (out / "checkpoint" / "state.json").exists() and process.poll() is None and time.monotonic() < deadline:
+    while not (out / "checkpoint" / "state.json").exists() and process.is_alive() and time.monotonic() < deadline:
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     same_result(finished, resume(out).folder)
 
 

@@ -3,15 +3,19 @@
 import json
 
 import pytest
+import torch
 import yaml
 
 from medfl.cli.console_tables import print_outcome
 from medfl.cli.terminal import Terminal
 from medfl.errors import MedflError
+from medfl.federation.server_state import ServerState
+from medfl.methods.differential_privacy import Dp
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.run import resume, run
+from medfl.pipeline.run_callbacks import PrivacyAccount
 from medfl.report.run_report import report_html
-from medfl.runs.privacy_ledger import best_guess, epsilon
+from medfl.runs.privacy_ledger import Ledger, best_guess, epsilon
 from medfl.runs.progress import ProgressCallbacks
 from medfl.tracking import metric_names
 
@@ -85,6 +89,42 @@ def test_a_round_repeated_after_a_lost_checkpoint_counts_twice(finished, tmp_pat
         site: 2 * own["rounds"] for site, own in once["sites"].items()
     }
     assert spent["epsilon"] == again.records()[-1]["privacy"]["epsilon"] > once["epsilon"]
+
+
+def test_a_run_ends_before_its_budget_is_passed(small, tmp_path):
+    budget = epsilon(0.5, 2, 1e-5) * 1.001
+    dp = [{"name": "dp", "clip": 0.1, "noise": 0.5, "epsilon": budget}]
+    plan = load_pipeline(SMALL | {"method": dp, "training": SMALL["training"] | {"sites_per_round": None}})
+    assert plan.method == dp  # a stated noise stays
+    folder = run(plan, tmp_path / "run").folder
+    summary = folder.read_summary()
+    assert [bool(record["participants"]) for record in folder.records()] == [True, True, False]
+    assert summary["privacy"]["epsilon"] <= budget
+    assert summary["stopped"]["round"] == 2
+    assert "one more would have spent more than the epsilon of" in summary["stopped"]["reason"]
+    with pytest.raises(MedflError, match=r"or the budget of `method\.dp`"):
+        resume(folder.path, rounds=9)
+
+
+def test_a_round_to_be_repeated_counts_before_it_is_begun():
+    ledger = Ledger(Dp(noise=0.5, epsilon=epsilon(0.5, 2, 1e-5) * 1.001), None)
+    ledger.releases = [{"round": 0, "sites": ["a"]}, {"round": 1, "sites": ["a", "b"]}]
+    state = ServerState(1, torch.zeros(1), torch.zeros(1))  # the checkpoint of the second was lost
+    PrivacyAccount(ledger, 3).before_run(state)
+    assert state.closing == 1
+    free = ServerState(1, torch.zeros(1), torch.zeros(1))
+    PrivacyAccount(Ledger(Dp(noise=0.5), None, ledger.releases), 3).before_run(free)
+    assert free.closing is None
+
+
+def test_the_noise_of_a_budget_is_the_least_that_keeps_it():
+    plan = load_pipeline(SMALL | {"method": [{"name": "dp", "clip": 0.1, "epsilon": 8}]})
+    (entry,) = plan.method
+    assert epsilon(entry["noise"], 3, 1e-5) <= 8 < epsilon(entry["noise"] * 0.98, 3, 1e-5)
+    with pytest.raises(MedflError, match=r"`method\.dp\.epsilon`: no noise below 1e\+06"):
+        load_pipeline(SMALL | {"method": [{"name": "dp", "epsilon": 1e-9}]})
+    with pytest.raises(MedflError, match="`epsilon` must be a number above 0"):
+        load_pipeline(SMALL | {"method": [{"name": "dp", "epsilon": -1}]})
 
 
 def test_summary_metrics_report_and_console(finished, capsys):

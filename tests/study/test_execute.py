@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
 import time
@@ -22,6 +21,8 @@ from medfl.study.execute import carry_out, missing
 from medfl.study.study_file import leave_one_site_out, load_study
 from medfl.study.study_tables import RunRows, Tables
 from medfl.study.text_tables import headline, markdown
+from medfl.tracking.sync_state import locked
+from tests.processes import quick_processes
 from tests.runfolders import tracking
 from tests.tiny import write_tiny
 
@@ -102,6 +103,8 @@ def test_the_key_is_of_what_decides_the_figures(files):
     assert key("name=other", "training.threads=2", "tracking.enabled=false", "data.cache=/elsewhere") == base
     different = [key("seed=6"), key("training.optimizer.lr=0.1"), key("method=[ecgr]"), key("data.tissue.seed=1")]
     assert len({base, *different}) == 5
+    assert key("evaluation.patients=mean") == base
+    assert key("evaluation.patients={top: 3}") != base
 
 
 def test_folds_leave_each_site_out_and_never_touch_the_held_out_ones(files):
@@ -187,11 +190,14 @@ def test_nothing_is_trained_twice(finished, files):
     assert {name: (finished / name).read_bytes() for name in TABLES} == before
 
 
-def test_a_study_killed_in_the_middle_gives_the_same_tables(finished, files, tmp_path):
+@pytest.mark.parametrize("workers", ["quick", pytest.param("new", marks=pytest.mark.slow)])
+def test_a_study_killed_in_the_middle_gives_the_same_tables(finished, files, tmp_path, monkeypatch, workers):
+    """Killed while two workers train, which in a user's study are new processes."""
+    if workers == "quick":
+        monkeypatch.setattr("medfl.study.execute.WORKERS", quick_processes().get_start_method())
     out = tmp_path / "killed"
-    # A fork has all that this process has imported; the workers that train are new processes all the same.
     command = ("study", files / "study.yaml", "--out", out, "--jobs", "2")
-    process = multiprocessing.get_context("fork").Process(target=medfl, args=command)
+    process = quick_processes().Process(target=medfl, args=command)
     process.start()
     waited = time.monotonic()
     while not (out / "runs.csv").is_file() or len((out / "runs.csv").read_text().splitlines()) < 2:
@@ -201,6 +207,8 @@ def test_a_study_killed_in_the_middle_gives_the_same_tables(finished, files, tmp
     process.kill()
     process.join()
     assert not (out / "study.json").exists()
+    with locked(out):  # a worker that is a fork holds the folder too, until it notices that its study has gone
+        pass
     medfl("study", files / "study.yaml", "--out", out)
     assert {name: (out / name).read_bytes() for name in TABLES} == {
         name: (finished / name).read_bytes() for name in TABLES

@@ -1,17 +1,16 @@
-"""A model's way through MLflow and back, by sqlite and by an `mlflow server` with its artifact proxy."""
+"""A model's way through MLflow and back, by sqlite and by a server of MLflow with its artifact proxy."""
 
 from __future__ import annotations
 
 import os
-import signal
+import shutil
 import socket
-import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,41 +25,44 @@ from medfl.tracking.log_evaluation import log_evaluation
 from medfl.tracking.model_registry import register
 from medfl.tracking.sync import sync
 from tests.export.test_write_export import settle
-from tests.runfolders import CLASSES, SIZE, FakeRun
+from tests.processes import quick_processes
+from tests.runfolders import CLASSES, SIZE, FakeRun, database, empty_database
 from tests.tiny import write_tiny
 
 PATIENCE = 120.0  # seconds for a server to answer, on a machine that is busy
 
 
-def alive(group: int) -> bool:
-    """Whether a process of the group is left."""
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
+def serve(folder: Path, port: int) -> None:
+    """What `mlflow server` comes to, in this process, for ever: its settings in the environment, its app in uvicorn."""
+    from mlflow.server import constants
+
+    os.chdir(folder)
+    sys.stdout = sys.stderr = (folder / "log").open("w", buffering=1)
+    os.environ |= {
+        constants.BACKEND_STORE_URI_ENV_VAR: f"sqlite:///{folder}/mlflow.db",
+        constants.ARTIFACT_ROOT_ENV_VAR: "mlflow-artifacts:/",
+        constants.ARTIFACTS_DESTINATION_ENV_VAR: f"{folder}/files",
+        constants.SERVE_ARTIFACTS_ENV_VAR: "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    import uvicorn
+    from mlflow.server.fastapi_app import app
+
+    uvicorn.run(app, host="127.0.0.1", port=port)
 
 
 @contextmanager
 def serving(folder: Path) -> Iterator[str]:
-    """An `mlflow server` over a sqlite file, files through its proxy; its address. Nothing of it is left afterwards."""
+    """An MLflow server over a sqlite file, files through its proxy; its address. Nothing of it is left afterwards."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     folder.mkdir()
-    places = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", f"{folder}/files"]
-    command = [sys.executable, "-m", "mlflow", "server", *places, "--host", "127.0.0.1", "--port", str(port)]
-    settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    shutil.copy(empty_database(), folder / "mlflow.db")
+    server = quick_processes().Process(target=serve, args=(folder, port))
+    server.start()
     address = f"http://127.0.0.1:{port}"
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen(
-            [*command, "--workers", "1"],
-            cwd=folder,
-            env=os.environ | settings,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # its workers are in its group, and end with it
-        )
     try:
         deadline = time.monotonic() + PATIENCE
         while True:
@@ -68,20 +70,13 @@ def serving(folder: Path) -> Iterator[str]:
                 urllib.request.urlopen(f"{address}/health", timeout=5).close()
                 break
             except OSError:
-                assert server.poll() is None, (folder / "log").read_text()
+                assert server.is_alive(), (folder / "log").read_text()
                 assert time.monotonic() < deadline, (folder / "log").read_text()
                 time.sleep(0.1)
         yield address
     finally:
-        for sign in (signal.SIGTERM, signal.SIGKILL):
-            with suppress(ProcessLookupError):
-                os.killpg(server.pid, sign)
-            with suppress(subprocess.TimeoutExpired):
-                server.wait(10)
-            deadline = time.monotonic() + 10
-            while alive(server.pid) and time.monotonic() < deadline:
-                time.sleep(0.05)
-    assert not alive(server.pid)
+        server.kill()
+        server.join()
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0
 
@@ -123,11 +118,10 @@ def there_and_back(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_by_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.runfolders import database
-
     there_and_back(tmp_path, f"sqlite:///{database()}", monkeypatch)
 
 
+@pytest.mark.long
 def test_by_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(tmp_path / "served") as address:
         directory = there_and_back(tmp_path, address, monkeypatch)

@@ -15,11 +15,20 @@ from medfl.plain_text import visible
 
 if TYPE_CHECKING:
     from medfl.cli.terminal import Terminal
+    from medfl.config import Adapt as AdaptSection
 
 PipelineFile = Annotated[str, typer.Argument(metavar="PIPELINE", help="A pipeline file (YAML).")]
 RunPath = Annotated[str, typer.Argument(metavar="RUN", help="A run folder.")]
 ModelRef = Annotated[
     str, typer.Argument(metavar="MODEL", help="A run folder, an MLflow run id, or models:/name@alias.")
+]
+Adapt = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REMEDY",
+        help="Also adapt the model to each hospital by unlabelled patches: normalise, batchnorm, class_mix, joined by "
+        "+, or auto for what the run chose.",
+    ),
 ]
 Set = Annotated[
     list[str] | None,
@@ -66,3 +75,13 @@ def open_terminal(go_on: str = "") -> Iterator[Terminal]:
         raise SystemExit(130) from None
     finally:
         terminal.close()
+
+
+def remedy_of(text: str | None) -> AdaptSection | None:
+    """What --adapt asks for. Raises MedflError where that is no remedy."""
+    from medfl.config.adapt_config import read_adapt
+
+    try:
+        return read_adapt(text) if text else None
+    except ValueError as error:
+        raise MedflError(f"--adapt {text}: {error}") from None

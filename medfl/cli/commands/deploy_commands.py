@@ -72,12 +72,16 @@ def serve(
         float, typer.Option(metavar="SECONDS", help="Begin without sites that have not come by then.")
     ] = 600,
     timeout: Timeout = None,
+    tries: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Go on by itself so often in a row without a new round.")
+    ] = 5,
 ) -> None:
     """Run the server of a kit: wait for the sites, carry out the pipeline, write the run folder."""
     with open_terminal(RESUME) as terminal:
         from medfl.runs.progress import ProgressCallbacks
 
-        outcome = launcher().serve(Path(kit), out, wait, ProgressCallbacks(terminal.say, terminal.round), timeout)
+        progress = ProgressCallbacks(terminal.say, terminal.round)
+        outcome = launcher().serve(Path(kit), out, wait, progress, timeout, tries)
         from medfl.pipeline.load_pipeline import load_pipeline
 
         finish(outcome, load_pipeline(outcome.folder.pipeline), terminal)

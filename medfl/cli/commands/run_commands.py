@@ -1,4 +1,4 @@
-"""Commands about one run: train, go on, measure, predict, register, track."""
+"""Commands about one run: train, go on, measure, register, track."""
 
 from __future__ import annotations
 
@@ -9,13 +9,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medfl.cli.commands.common import ModelRef, PipelineFile, RunPath, Set, about, launcher, open_terminal
+from medfl.cli.commands.common import (
+    Adapt,
+    ModelRef,
+    PipelineFile,
+    RunPath,
+    Set,
+    about,
+    launcher,
+    open_terminal,
+    remedy_of,
+)
 from medfl.errors import MedflError
-from medfl.plain_text import visible
 
 if TYPE_CHECKING:
     from medfl.cli.terminal import Terminal
-    from medfl.config import Adapt as AdaptSection
     from medfl.config import Pipeline
     from medfl.pipeline.run import Outcome
 
@@ -27,14 +35,6 @@ class Engine(StrEnum):
     nvflare = "nvflare"
 
 
-Adapt = Annotated[
-    str | None,
-    typer.Option(
-        metavar="REMEDY",
-        help="Also adapt the model to each hospital by unlabelled patches: normalise, batchnorm, class_mix, joined by "
-        "+, or auto for what the run chose.",
-    ),
-]
 RESUME = "every finished round is kept. Continue with `medfl resume RUN`"
 
 
@@ -115,7 +115,14 @@ def evaluate(
     adapt: Adapt = None,
 ) -> None:
     """Measure a model at sites: AUROC with intervals, calibration, confusion matrix."""
-    from medfl.cli.console_tables import print_adapted, print_confusion, print_operating_points, print_sites
+    from medfl.cli.console_tables import (
+        patch_heading,
+        print_adapted,
+        print_confusion,
+        print_operating_points,
+        print_sites,
+        print_units,
+    )
     from medfl.data.atomic_file import write_text
     from medfl.pipeline.evaluate_model import evaluate as measure
     from medfl.pipeline.trained_model import find_model
@@ -124,7 +131,7 @@ def evaluate(
         from medfl.runs.headline import headline
         from medfl.tracking.log_evaluation import log_evaluation
 
-        remedy, trained = _remedy(adapt), find_model(model)
+        remedy, trained = remedy_of(adapt), find_model(model)
         files, folder = [*(sites or []), *(more or [])], Path(predictions) if predictions else None
         result = measure(trained, files, pipeline, folder, remedy)
         if json_file:
@@ -133,8 +140,9 @@ def evaluate(
             except OSError as error:
                 raise MedflError(f"--json {json_file} cannot be written: {error.strerror}") from None
         tracking = log_evaluation(result, trained.run_id, trained.run.path if trained.run else None)
-        print_sites(terminal, result["sites"], f"{result['run']}: test data")
+        print_sites(terminal, result["sites"], f"{result['run']}: test data", patch_heading(result))
         print_operating_points(terminal, result)
+        print_units(terminal, result)
         if remedy:
             print_adapted(terminal, result)
         for name in sorted(result["sites"]):
@@ -145,63 +153,6 @@ def evaluate(
         if predictions:
             terminal.say(f"Scores (they stay on this machine): {predictions}")
         terminal.say(tracking)
-
-
-def _remedy(text: str | None) -> AdaptSection | None:
-    """What --adapt asks for. Raises MedflError where that is no remedy."""
-    from medfl.config.adapt_config import read_adapt
-
-    try:
-        return read_adapt(text) if text else None
-    except ValueError as error:
-        raise MedflError(f"--adapt {text}: {error}") from None
-
-
-def predict(
-    model: ModelRef,
-    directory: Annotated[
-        str,
-        typer.Argument(metavar="DIR", help="A folder of unlabelled images, or of features where the model reads them."),
-    ],
-    out: Annotated[str | None, typer.Option(help="CSV file; default: standard output.")] = None,
-    attention: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Also write here how much each tile of a slide counted.")
-    ] = None,
-    adapt: Adapt = None,
-    site: Annotated[
-        str | None, typer.Option(metavar="SITE", help="With --adapt: a site file whose `class_mix` counts.")
-    ] = None,
-) -> None:
-    """Class probabilities for every image of a folder, or for every slide of a folder of features."""
-    import io
-
-    from medfl.cli.standard_streams import complain, write_data
-    from medfl.data.atomic_file import write_text
-    from medfl.data.table_cells import NeutralWriter
-    from medfl.pipeline.evaluate_model import predict as score
-    from medfl.pipeline.load_pipeline import load_site
-    from medfl.pipeline.predict_adapted import predict_adapted
-    from medfl.pipeline.trained_model import find_model
-
-    remedy, trained, table = _remedy(adapt), find_model(model), io.StringIO()
-    if site and not remedy:
-        raise MedflError("--site states a class mix, which only --adapt uses; add --adapt class_mix, or leave it out")
-    if remedy:
-        rows, said = predict_adapted(trained, Path(directory), remedy, load_site(site) if site else None)
-        complain("; ".join(said))
-    else:
-        rows = score(trained, Path(directory), attention=Path(attention) if attention else None)
-    writer = NeutralWriter(table, lineterminator="\n")
-    writer.writerow(["slide" if trained.reads_bags else "file", *(f"p_{name}" for name in trained.facts["classes"])])
-    writer.writerows([name, *(f"{p:.6f}" for p in probabilities)] for name, probabilities in rows)
-    text = visible(table.getvalue(), lines=True)
-    if not out:
-        write_data(text)
-        return
-    try:
-        write_text(Path(out), text)
-    except OSError as error:
-        raise MedflError(f"--out {out} cannot be written: {error.strerror}") from None
 
 
 def export(

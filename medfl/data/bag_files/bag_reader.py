@@ -145,13 +145,25 @@ def _is_half(tensor: torch.Tensor) -> bool:
 # ---------------------------------------------------------------------------------------------------------------- HDF5
 
 
-@contextmanager
-def _hdf5(path: Path) -> Iterator[Any]:
-    """The open file. Raises Unreadable for what the library refuses, here or while it is read."""
+def hdf5_library(what: str) -> Any:
+    """h5py. Raises MedflError, begun by `what`, where it is not installed."""
     try:
         import h5py
     except ImportError:
-        raise MedflError(f"{path} is an HDF5 file, which needs h5py; {install_extra('features')}") from None
+        raise MedflError(f"{what}, which needs h5py; {install_extra('features')}") from None
+    return h5py
+
+
+def attribute(path: Path, name: str) -> str:
+    """A text that an HDF5 file has as an attribute, "" where it has none. Raises Unreadable, OSError."""
+    with _hdf5(path) as file:
+        return _text(file.attrs.get(name, ""))
+
+
+@contextmanager
+def _hdf5(path: Path) -> Iterator[Any]:
+    """The open file. Raises Unreadable for what the library refuses, here or while it is read."""
+    h5py = hdf5_library(f"{path} is an HDF5 file")
     with open_regular(path) as stream:
         try:
             with h5py.File(stream, "r") as file:

@@ -16,6 +16,7 @@ from medfl.data.bag_store import Features
 from medfl.data.table_file import open_table
 
 TABLE = "slides.csv"
+MADE_OF = "made_of"
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,9 @@ def features_folder(root: Path, encoder: str, grid: TileGrid) -> Path:
     return root / f"{grid.magnification:g}x_{grid.pixels}px_{grid.overlap}px_overlap" / f"features_{encoder}"
 
 
-def write_bag(folder: Path, slide: str, features: Features, coords: NDArray[Any], encoder: str, grid: TileGrid) -> Path:
+def write_bag(
+    folder: Path, slide: str, features: Features, coords: NDArray[Any], encoder: str, grid: TileGrid, made_of: str = ""
+) -> Path:
     """Write `<slide>.h5`, whole or not at all.
 
     Args:
@@ -49,6 +52,7 @@ def write_bag(folder: Path, slide: str, features: Features, coords: NDArray[Any]
         coords: [n, 2], upper left corner of each tile in pixels of the slide's largest level.
         encoder: what made the features.
         grid: the tiles.
+        made_of: a digest of what they were made of, for whoever would make them again.
 
     Returns:
         The file. Raises OSError where it cannot be written, ValueError for arrays that do not fit together.
@@ -56,12 +60,18 @@ def write_bag(folder: Path, slide: str, features: Features, coords: NDArray[Any]
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{slide}.h5"
     with replacing(file) as staged:
-        write_features(staged, features, coords, encoder, grid)
+        write_features(staged, features, coords, encoder, grid, made_of, slide)
     return file
 
 
 def write_features(
-    file: Path, features: Features, coords: NDArray[Any], encoder: str = "", grid: TileGrid | None = None
+    file: Path,
+    features: Features,
+    coords: NDArray[Any],
+    encoder: str = "",
+    grid: TileGrid | None = None,
+    made_of: str = "",
+    slide: str = "",
 ) -> None:
     """Write a file as `write_bag` does, in its place at once. Raises OSError, ValueError."""
     import h5py
@@ -79,7 +89,9 @@ def write_features(
         place.attrs["target_magnification"] = grid.magnification
         place.attrs["level0_magnification"] = MPP_AT_1X / grid.base_mpp
         place.attrs["overlap"] = grid.overlap
-        place.attrs["name"] = file.stem
+        place.attrs["name"] = slide or file.stem
+        if made_of:
+            out.attrs[MADE_OF] = made_of
 
 
 def write_label_table(root: Path, rows: Iterable[tuple[str, str, str]]) -> Path:

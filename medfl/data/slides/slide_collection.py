@@ -191,8 +191,7 @@ class SlideCollection:
         rows = drawn = [row for row, word in enumerate(words) if word]
         limit = self.tile.per_slide_max
         if limit and len(rows) > limit:
-            rng = np.random.default_rng(seed_for("tiles", slide.stem))
-            drawn = sorted(rng.permutation(rows)[:limit].tolist())
+            drawn = drawn_tiles(slide, rows, limit)
         return TiledSlide(
             slide,
             side=tiling.side,
@@ -206,12 +205,26 @@ class SlideCollection:
     def check(self) -> None:
         """Raise MedflError for slides that cannot be tiled, unless they are skipped, where no tile has a label, and for
         a table that gives slides to sites while a pipeline deals them."""
+        self.check_sites()
+        self.check_damaged([f"{result.slide.name} ({result.problem})" for result in self.tiled if result.problem])
+        if not any(result.tiles for result in self.tiled):
+            unlabelled = sum(result.unlabelled for result in self.tiled)
+            raise MedflError(
+                f"{self.spec.where}: no tile of {len(self.tiled)} slides in {self.folder} has a label; {unlabelled} "
+                f"tiles have tissue and no class whose regions cover more than half of them. Look at them with `medfl "
+                f"slides preview`, or lower `data.tile.min_tissue`"
+            )
+
+    def check_sites(self) -> None:
+        """Raise MedflError for a table that gives slides to sites while a pipeline deals them."""
         if self.table.has_sites and self.spec.site is None:
             raise MedflError(
                 f"{self.spec.where}: {SLIDES_CSV} gives slides to sites, and the pipeline deals them out; set "
                 f"`data.mode: own`, or remove the column site"
             )
-        damaged = [f"{result.slide.name} ({result.problem})" for result in self.tiled if result.problem]
+
+    def check_damaged(self, damaged: Sequence[str]) -> None:
+        """Raise MedflError for slides, named with the reason, that cannot be tiled, unless they are skipped."""
         if damaged and not self.tile.skip_damaged:
             raise MedflError(
                 f"{self.spec.where}: {len(damaged)} of {len(self.slides)} slides in {self.folder} cannot be tiled: "
@@ -220,13 +233,6 @@ class SlideCollection:
             )
         if damaged:
             log.warning("%s: %s left out: %s", self.spec.where, _count(len(damaged)), first_few(damaged))
-        if not any(result.tiles for result in self.tiled):
-            unlabelled = sum(result.unlabelled for result in self.tiled)
-            raise MedflError(
-                f"{self.spec.where}: no tile of {len(self.tiled)} slides in {self.folder} has a label; {unlabelled} "
-                f"tiles have tissue and no class whose regions cover more than half of them. Look at them with `medfl "
-                f"slides preview`, or lower `data.tile.min_tissue`"
-            )
 
     def sentences(self) -> Iterator[str]:
         """What is not among the tiles: slides without a label, damaged ones, tiles without one, pen marks."""
@@ -254,6 +260,13 @@ class SlideCollection:
     def without_patient(self) -> Sequence[str]:
         """Names of the tiled slides of which nothing says whose they are."""
         return [result.slide.name for result in self.tiled if result.tiles and not self.patient(result.slide)]
+
+
+def drawn_tiles(slide: SlideFiles, rows: Sequence[int], limit: int) -> list[int]:
+    """So many of a slide's tiles, drawn by its name: the same at every start."""
+    rng = np.random.default_rng(seed_for("tiles", slide.stem))
+    drawn: list[int] = sorted(rng.permutation(rows)[:limit].tolist())
+    return drawn
 
 
 def _count(slides: int) -> str:

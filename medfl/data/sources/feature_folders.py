@@ -29,6 +29,7 @@ class FeatureFolders(FileSource):
     kind = "features"
     patch_words = file_words = "slide", "slides"
     gives_bags = True
+    drawn = "Features"
 
     def find_root(self) -> Path:
         """What `data.root` names, or the folder that is drawn."""
@@ -104,6 +105,10 @@ class FeatureFolders(FileSource):
             "slides of patients without a label": table.unlabelled,
         }
         return [f"Left out: {len(slides):,} {what} ({first_few(slides)})." for what, slides in parts.items() if slides]
+
+    def slide_prints(self, references: Sequence[str]) -> list[str]:
+        """Digests of the slides' features: equal ones are of one slide."""
+        return sorted(set(self.fingerprints(references)))
 
     def read(self, reference: str) -> U8:
         """No patch."""

@@ -15,6 +15,7 @@ class GeneratedTissue(ClassFolders):
 
     kind = "tissue"
     dealt_only = True
+    drawn = "Tissue"
     augmentation = LEAK
 
     def find_root(self) -> Path:

@@ -117,6 +117,9 @@ class Source(ABC):
     gives_bags: ClassVar[bool] = False
     """What it lists are bags of feature vectors, which `medfl.data.render_bags` reads, and no patches."""
 
+    drawn: ClassVar[str] = ""
+    """What it draws from a seed where no root names data, "Tissue" for example; empty where it draws nothing."""
+
     def __init__(self, spec: SourceSpec) -> None:
         self.spec = spec
 
@@ -150,6 +153,11 @@ class Source(ABC):
         """What the patch is, however it is reached: equal for two references, also of two sources, to one patch."""
         return self.kind, self.place, reference
 
+    def slide_prints(self, references: Sequence[str]) -> list[str]:
+        """Digests of the slides that references are of, sorted, by which a slide is known at another site whatever it
+        is called; none where patches are all there is."""
+        return []
+
     def describe(self, reference: str) -> str:
         """Where the patch lies, for people and for tables that stay at the site."""
         return reference
@@ -181,6 +189,10 @@ class Source(ABC):
                 f"`source_groups: ignore`, which marks every result as leaky"
             )
         return PatchGroups([entry.group for entry in entries], self.place)
+
+    def slides(self, references: Sequence[str]) -> list[str] | None:
+        """The slide of each patch by name; None where patches are not of slides."""
+        return None
 
     def drops(self, word: str) -> bool:
         """Whether patches under the source's own word are left out: `labels: {word: null}`."""

@@ -35,6 +35,7 @@ class WholeSlides(FileSource):
     class_word = "annotation or label"
     patch_words = "tile", "tiles"
     reads_by_scale = True
+    drawn = "Slides"
 
     def find_root(self) -> Path:
         """The folder that `data.root` names, or generated slides where data are dealt and it names none."""
@@ -89,6 +90,10 @@ class WholeSlides(FileSource):
         if self.spec.source_groups == "filename":
             return PatchGroups([entry.group for entry in entries], str(self.folder.resolve()))
         return super().groups(entries)
+
+    def slides(self, references: Sequence[str]) -> list[str]:
+        """The slide of each tile."""
+        return [reference.rpartition("#")[0] for reference in references]
 
     def group_tables(self) -> list[Path]:
         """None: patients stand in the table of slides."""
@@ -145,6 +150,11 @@ class WholeSlides(FileSource):
                 prints[name] = self.collection.print_of(self.collection.in_folder[one_form(name)])
             digests.append(hashlib.sha256(f"{prints[name]} {place} {size}".encode()).hexdigest()[:32])
         return digests
+
+    def slide_prints(self, references: Sequence[str]) -> list[str]:
+        """Digests of the slides' files."""
+        slides = {reference.rpartition("#")[0] for reference in references}
+        return sorted({self.collection.print_of(self.collection.in_folder[one_form(slide)]) for slide in slides})
 
     def identity(self, reference: str) -> Hashable:
         """The tile by its slide's content, so that a copy of a slide is the same slide."""

@@ -117,7 +117,7 @@ put {host} into `no_proxy`. Packages may come through a proxy, with `pip install
 
 OWN = "set `data.root` in `medfl/site.yaml` to where your data lie."
 DEALT = "check `data.root` in `medfl/pipeline.yaml`: where the data of `medfl/allocation.csv` lie on this machine."
-DRAWN = "nothing is to be prepared: the tissue is generated."
+DRAWN = "nothing is to be prepared: the data are generated."
 
 
 def server_page(kit: Path, sites: Sequence[str], name: str, host: str, port: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from medfl.engines.nvflare.flare_app import HOME
 from medfl.engines.nvflare.job import write_job
 from medfl.engines.nvflare.preflight import server_kit
 from medfl.engines.nvflare.run_layout import Laid, laid_before, lay_out, lay_out_kit, scratch
+from medfl.engines.nvflare.session import RunningEngine
 from medfl.engines.processes import Crew, stoppable
+from medfl.engines.remote.audit_log import AuditLog
 from medfl.engines.remote.party_files import whole_lines, write_run
 from medfl.engines.remote.server_endpoint import ENDED, SAID
 from medfl.errors import MedflError, RunFailed
@@ -28,7 +30,20 @@ POLL = 0.2  # seconds
 WAIT = 600.0  # seconds that a kit's server waits for its sites
 LAST_WORDS = 15.0  # seconds in which a run that was stopped may still say how it ended
 
-Lost = Callable[[], str | None]  # why the run cannot come to an end any more, or None
+TRIES = 5  # times that a served run goes on by itself without a new round
+
+
+class Interrupted(RunFailed):
+    """The engine ended before the run did; every finished round is kept.
+
+    Attributes:
+        wanted: whether it was ended on purpose, for a site that came late.
+    """
+
+    def __init__(self, laid: Laid, reason: str, wanted: bool = False) -> None:
+        super().__init__(f"{reason}; every finished round is kept. Continue with `medfl resume {laid.folder.path}`")
+        self.reason = reason
+        self.wanted = wanted
 
 
 def run(
@@ -53,12 +68,21 @@ def run(
 
 
 def serve(
-    kit: Path, out: Path | str | None, wait: float, watcher: ProgressCallbacks, limit: float | None = None
+    kit: Path,
+    out: Path | str | None,
+    wait: float,
+    watcher: ProgressCallbacks,
+    limit: float | None = None,
+    tries: int = TRIES,
 ) -> Outcome:
     """Carry out a run from the server's kit, or go on with the one that `out` holds.
 
+    FLARE ends a job when the process of a site ends. Then the sites are waited for, and the run goes on from its last
+    whole round; also for a site that comes while the others are at work.
+
     Args:
         wait: seconds to wait for sites that are not connected; then the run begins without them.
+        tries: so many times in a row, without a new round, before it is left to a person.
 
     Raises:
         MedflError, RunFailed: as `run`; a kit that is not the server's; a run of another kit.
@@ -68,7 +92,7 @@ def serve(
         laid = laid_before(out, kit.resolve())
     else:
         laid = lay_out_kit(kit, out)
-    return _carry_out(laid, watcher, limit, wait)
+    return _carry_out(laid, watcher, limit, wait, tries)
 
 
 def resume(path: Path | str, watcher: ProgressCallbacks) -> Outcome:
@@ -76,29 +100,51 @@ def resume(path: Path | str, watcher: ProgressCallbacks) -> Outcome:
     return _carry_out(laid_before(path), watcher, None)
 
 
-def _carry_out(laid: Laid, watcher: ProgressCallbacks, limit: float | None, wait: float = WAIT) -> Outcome:
+def _carry_out(
+    laid: Laid, watcher: ProgressCallbacks, limit: float | None, wait: float = WAIT, tries: int = 0
+) -> Outcome:
     until = None if limit is None else time.monotonic() + limit
 
     def work(watching: ProgressCallbacks) -> RunSummary:
-        # The crew comes first: what an earlier part left running, if it was killed outright, must not write any more.
-        with stoppable(), Crew(laid.run, laid.pipeline.training.threads) as crew:
-            loaded = laid.folder.load_checkpoint({})
-            begin = loaded[0].round if loaded else 0
-            laid.folder.truncate(begin)
-            for name in (ENDED, SAID):
-                (laid.server / name).unlink(missing_ok=True)
-            if loaded:
-                watcher.say(f"{laid.folder.path}: going on at round {begin} of {laid.pipeline.training.rounds}")
-            write_run(laid.server, laid.run, laid.folder.path)
-            with _engine(laid, crew, watching, wait) as lost:
-                _watch(laid, watching, begin, lost, until)
-        return laid.folder.read_summary()
+        left = tries
+        while True:
+            begin = _round(laid)
+            try:
+                _attempt(laid, watching, wait, until)
+                return laid.folder.read_summary()
+            except Interrupted as end:
+                left = tries if end.wanted or _round(laid) > begin else left - 1
+                if left < 0 or tries == 0:
+                    raise
+                watching.say(f"{end.reason}; going on by itself, {left} more times without a new round")
+                AuditLog(laid.server).write("goes on", run=laid.run, round=_round(laid), reason=end.reason, left=left)
 
     with laid.folder:
         return follow(laid.folder, laid.pipeline, watcher, work)
 
 
-def _engine(laid: Laid, crew: Crew, watcher: ProgressCallbacks, wait: float) -> AbstractContextManager[Lost]:
+def _attempt(laid: Laid, watcher: ProgressCallbacks, wait: float, until: float | None) -> None:
+    """Carry the run out from its last whole round. Raises as `run`; Interrupted where the engine ends before."""
+    # The crew comes first: what an earlier part left running, if it was killed outright, must not write any more.
+    with stoppable(), Crew(laid.run, laid.pipeline.training.threads) as crew:
+        begin = _round(laid)
+        laid.folder.truncate(begin)
+        for name in (ENDED, SAID):
+            (laid.server / name).unlink(missing_ok=True)
+        if begin:
+            watcher.say(f"{laid.folder.path}: going on at round {begin} of {laid.pipeline.training.rounds}")
+        write_run(laid.server, laid.run, laid.folder.path)
+        with _engine(laid, crew, watcher, wait) as engine:
+            _watch(laid, watcher, begin, engine, until)
+
+
+def _round(laid: Laid) -> int:
+    """The first round that is not in the run's checkpoint."""
+    loaded = laid.folder.load_checkpoint({})
+    return loaded[0].round if loaded else 0
+
+
+def _engine(laid: Laid, crew: Crew, watcher: ProgressCallbacks, wait: float) -> AbstractContextManager[RunningEngine]:
     """The processes of the engine."""
     if laid.engine == "kit":
         from medfl.engines.nvflare.run_kit import kit_server
@@ -112,25 +158,26 @@ def _engine(laid: Laid, crew: Crew, watcher: ProgressCallbacks, wait: float) -> 
 
 
 @contextmanager
-def _simulator(laid: Laid, crew: Crew) -> Iterator[Lost]:
+def _simulator(laid: Laid, crew: Crew) -> Iterator[RunningEngine]:
     with scratch(laid) as folder:
         job = write_job(folder, laid.run, laid.timeout, len(laid.sites))
         module = ["-m", "medfl.engines.nvflare.simulator", str(folder / "workspace"), str(job), ",".join(laid.sites)]
         log = laid.home / "simulator.log"
         crew.start("simulator", [sys.executable, *module], log, {HOME: str(laid.home)})
         try:
-            yield lambda: f"the simulator has ended; see {log}" if crew.ended() else None
+            yield RunningEngine(lambda: f"the simulator has ended; see {log}" if crew.ended() else None)
         finally:
             crew.end()  # before its workspace goes
 
 
-def _watch(laid: Laid, watcher: ProgressCallbacks, begin: int, lost: Lost, until: float | None) -> None:
+def _watch(laid: Laid, watcher: ProgressCallbacks, begin: int, engine: RunningEngine, until: float | None) -> None:
     """Tell what the server writes until it has ended.
 
     Raises:
-        MedflError, RunFailed: what the server raised, or an engine that is gone.
+        MedflError, RunFailed: what the server raised. Interrupted: the engine is gone, or is to be started again.
     """
     said = records = 0
+    newcomer: str | None = None
     size = -1
     deadline: float | None = None
     reason: str | None = None
@@ -144,25 +191,24 @@ def _watch(laid: Laid, watcher: ProgressCallbacks, begin: int, lost: Lost, until
             rounds = [record for record in laid.folder.records() if record["round"] >= begin]
             for record in rounds[records:]:
                 watcher.round(record, laid.pipeline.training.rounds)
+            if newcomer is not None and len(rounds) > records and _round(laid) < laid.pipeline.training.rounds:
+                raise Interrupted(laid, newcomer, wanted=True)
             records = len(rounds)
         if end is not None:
             break
-        if deadline is None and (reason := lost()) is not None:
+        newcomer = newcomer or engine.newcomer()
+        if deadline is None and (reason := engine.lost()) is not None:
             deadline = time.monotonic() + LAST_WORDS
         if until is not None and time.monotonic() > until:
-            deadline, reason = until, "the run took longer than --timeout allows"
+            raise RunFailed(str(Interrupted(laid, "the run took longer than --timeout allows")))
         if deadline is not None and time.monotonic() > deadline:
-            raise _stopped(laid, str(reason))
+            raise Interrupted(laid, str(reason))
         time.sleep(POLL)
     if end["done"]:
         return
     if end["kind"] == "Stopped":
-        raise _stopped(laid, end["message"])
+        raise Interrupted(laid, end["message"])
     raise (MedflError if end["kind"] == "MedflError" else RunFailed)(end["message"])
-
-
-def _stopped(laid: Laid, reason: str) -> RunFailed:
-    return RunFailed(f"{reason}; every finished round is kept. Continue with `medfl resume {laid.folder.path}`")
 
 
 def _ended(laid: Laid) -> dict[str, Any] | None:

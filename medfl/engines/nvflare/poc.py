@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from medfl.data.atomic_file import replacing, write_text
@@ -12,7 +12,7 @@ from medfl.engines.nvflare.flare_app import HOME
 from medfl.engines.nvflare.job import write_job
 from medfl.engines.nvflare.provision import place_server, provision
 from medfl.engines.nvflare.run_layout import Laid, scratch
-from medfl.engines.nvflare.session import Job, command, free_port, session, wait_for_sites
+from medfl.engines.nvflare.session import Job, RunningEngine, command, free_port, session, wait_for_sites
 from medfl.engines.processes import Crew
 from medfl.errors import MedflError
 from medfl.runs.progress import ProgressCallbacks
@@ -21,8 +21,8 @@ START = 180.0  # seconds in which server and sites must be up
 
 
 @contextmanager
-def poc(laid: Laid, crew: Crew, watcher: ProgressCallbacks) -> Iterator[Callable[[], str | None]]:
-    """Kits, processes and the job; yields what says why the run cannot end any more.
+def poc(laid: Laid, crew: Crew, watcher: ProgressCallbacks) -> Iterator[RunningEngine]:
+    """Kits, processes and the job.
 
     Raises:
         MedflError: a process that does not come up.
@@ -50,7 +50,7 @@ def poc(laid: Laid, crew: Crew, watcher: ProgressCallbacks) -> Iterator[Callable
                     raise MedflError(
                         f"{missing[0]} did not connect within {START:g} s; see {laid.home / missing[0]}.log"
                     )
-                yield Job(opened, write_job(folder, laid.run, laid.timeout, len(laid.sites)), gone)
+                yield RunningEngine(Job(opened, write_job(folder, laid.run, laid.timeout, len(laid.sites)), gone))
         finally:
             crew.end()
             for name in ("server", *laid.sites):  # what the processes of the job wrote; the rest of a kit goes

@@ -15,7 +15,7 @@ from medfl.engines.nvflare.job import write_job
 from medfl.engines.nvflare.preflight import address, reach, site_name
 from medfl.engines.nvflare.provision import place_server
 from medfl.engines.nvflare.run_layout import Laid, scratch
-from medfl.engines.nvflare.session import Job, command, free_port, session, wait_for_sites
+from medfl.engines.nvflare.session import Job, RunningEngine, command, connected, free_port, session, wait_for_sites
 from medfl.engines.processes import Crew, stoppable
 from medfl.engines.remote.party_files import PARTY, read_site, whole_lines
 from medfl.engines.remote.site_endpoint import LOG
@@ -38,11 +38,12 @@ TWICE = re.compile(r"Failed to re-activate the client: ?([^\s:]+): already regis
 START = 60.0  # seconds in which the server's own process must be up
 RETRY = 5.0  # seconds between attempts to reach the server
 NOTE = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (?!Traceback)(.+)$", re.MULTILINE)
+LOOK = 10.0  # seconds between looks for sites that come late
 AGAIN = 10.0  # seconds before a site's process that ended is started again
 
 
 @contextmanager
-def kit_server(laid: Laid, crew: Crew, watcher: ProgressCallbacks, wait: float) -> Iterator[Callable[[], str | None]]:
+def kit_server(laid: Laid, crew: Crew, watcher: ProgressCallbacks, wait: float) -> Iterator[RunningEngine]:
     """The server of a kit and the job, with the sites that have come within `wait` seconds, or as soon as all have.
 
     Raises:
@@ -70,7 +71,32 @@ def kit_server(laid: Laid, crew: Crew, watcher: ProgressCallbacks, wait: float) 
         )
         if not here:
             raise MedflError(f"no site has come within {wait:g} s; wait longer with --wait, or see what they say")
-        yield Job(opened, write_job(folder, laid.run, laid.timeout, len(here)), gone)
+        job = Job(opened, write_job(folder, laid.run, laid.timeout, len(here)), gone)
+        yield RunningEngine(job, Newcomers(lambda: connected(opened), set(laid.sites) - here))
+
+
+class Newcomers:
+    """Says which sites have come that the job began without.
+
+    Args:
+        connected: asks the server who is connected.
+        missing: those that were not when the job began.
+    """
+
+    def __init__(self, connected: Callable[[], Collection[str]], missing: Collection[str]) -> None:
+        self.connected, self.missing = connected, frozenset(missing)
+        self.looked = time.monotonic()
+
+    def __call__(self) -> str | None:
+        """Looks at most every `LOOK` seconds."""
+        if not self.missing or time.monotonic() - self.looked < LOOK:
+            return None
+        self.looked = time.monotonic()
+        try:
+            come = sorted(self.missing & set(self.connected()))
+        except Exception:  # a server that does not answer is the job's to notice
+            return None
+        return f"{', '.join(come)} has come, and takes part from the next round" if come else None
 
 
 class TwiceHeard:

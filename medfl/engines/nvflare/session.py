@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,6 +47,19 @@ def free_port(wanted: int = 8002) -> int:
                 continue
             return int(probe.getsockname()[1])
     raise MedflError("there is no free port on this machine")
+
+
+@dataclass(frozen=True)
+class RunningEngine:
+    """Processes that carry out a run.
+
+    Attributes:
+        lost: says why the run cannot come to an end any more, or None.
+        newcomer: says who has come that does not take part yet, or None.
+    """
+
+    lost: Callable[[], str | None]
+    newcomer: Callable[[], str | None] = lambda: None
 
 
 class _Ours(logging.Filter):

@@ -13,6 +13,7 @@ from medfl import config
 from medfl.data.atomic_file import write_text
 from medfl.data.catalog import brings_own_data
 from medfl.data.partition import SitePartition, make_partition
+from medfl.data.sources.source_registry import drawn_data
 from medfl.engines.nvflare.kit_page import DEALT, DRAWN, OWN, server_page, site_page
 from medfl.engines.nvflare.kit_software import write_software
 from medfl.engines.nvflare.provision import provision
@@ -74,7 +75,7 @@ def make_kits(pipeline: config.Pipeline, out: Path, host: str, port: int) -> lis
         own = site.name not in shares
         if own:
             write_text(party / KEY, key + "\n")
-        drawn = pipeline.data.source == "tissue" and pipeline.data.root is None
+        drawn = drawn_data(pipeline.model_dump())
         data = OWN if own else DRAWN if drawn else DEALT
         write_software(out / site.name, "join", f"site {site.name} of {pipeline.name}")
         _page(out / site.name, site_page(out / site.name, site.name, data, host, port, pipeline.data.size))

@@ -26,7 +26,7 @@ MAX_SKEW = 300.0  # seconds
 GREETING_LIMIT = 64_000_000  # bytes; 20 a source group
 WORD = 64  # characters of a version, a fingerprint or a name
 REASON = 300
-SCOPES = ("published", "own")
+SCOPES = ("published", "own", "slides")
 ROLES = ("train", "held_out")
 SPLITS = ("train", "val", "test")
 HEXADECIMAL = re.compile(r"[0-9a-f]{0,64}")
@@ -95,7 +95,7 @@ class SiteGreeting:
         frozen: sha256 of what does not train in it, "" where all does.
         leaky: whether its source groups are unknown.
         allocation: what it holds, by split and class.
-        groups: keyed hashes of its source groups, by scope.
+        groups: keyed hashes of its source groups, by scope, and of its slides' content.
         origin: what made its features, where it holds bags of them.
     """
 

@@ -63,6 +63,10 @@ def _maybe_numbers_by_name(value: Any) -> bool:
     return value is None or _numbers_by_name(value)
 
 
+def _numbers_by_two_names(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_numbers_by_name, value.values()))
+
+
 def _by_split(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(figures, dict) for figures in value.values())
 
@@ -81,7 +85,10 @@ REQUESTS: Mapping[str, tuple[type[Request], Fields]] = {
     "stain": (StainRequest, {**_MODEL, "method": _text, "dyes": _truth}),
     "temperatures": (TemperatureRequest, {**_MODEL, "temperatures": _numbers, **_LABORATORIES}),
     "scaling": (ScalingRequest, {**_MODEL, "points": _numbers, **_LABORATORIES}),
-    "histograms": (HistogramRequest, {**_MODEL, "temperature": _maybe_number, **_VECTOR, "malignant": _names}),
+    "histograms": (
+        HistogramRequest,
+        {**_MODEL, "temperature": _maybe_number, **_VECTOR, "malignant": _names, "top": _count},
+    ),
     "measure": (
         MeasureRequest,
         {
@@ -93,6 +100,8 @@ REQUESTS: Mapping[str, tuple[type[Request], Fields]] = {
             "malignant": _names,
             "members": _count,
             "monitoring": _truth,
+            "top": _count,
+            "unit_thresholds": _numbers_by_two_names,
         },
     ),
     "adapt": (

@@ -185,14 +185,14 @@ def compare_groups(keyed: Mapping[str, Mapping[str, Sequence[str]]], say: Callab
     """Compare the source groups of sites by their keyed hashes.
 
     Raises:
-        MedflError: two sites hold a group whose name means the same everywhere. Where names are the sites' own, equal
-            ones are told only, since "patient-1" may be another patient elsewhere.
+        MedflError: two sites hold a group whose name means the same everywhere, or one slide. Where names are the
+            sites' own, equal ones are told only, since "patient-1" may be another patient elsewhere.
     """
     for one, two in combinations(sorted(keyed), 2):
-        for scope in ("published", "own"):
+        for scope, what in {"published": "source groups", "slides": "slides", "own": "source groups"}.items():
             count = len(set(keyed[one].get(scope, ())) & set(keyed[two].get(scope, ())))
-            if count and scope == "published":
-                raise MedflError(f"{count} source groups are at site {one} and at site {two}; remove them from one")
+            if count and scope != "own":
+                raise MedflError(f"{count} {what} are at site {one} and at site {two}; remove them from one")
             if count:
                 say(
                     f"{count} source groups have the same names at {one} and {two}: if those names mean the same "

@@ -14,7 +14,6 @@ from typing import Any
 from medfl.data.bag_store import UNSTATED, BagStore
 from medfl.data.partition import Partition, SitePartition
 from medfl.data.render import warn_of_resolution
-from medfl.data.render_bags import site_store
 from medfl.engines.remote.audit_log import AUDIT, AuditLog, asked, entries, left
 from medfl.engines.remote.codec import BadMessage, Bounds, pack, unpack_request
 from medfl.engines.remote.greeting import BadGreeting, Installation, SiteGreeting, problem
@@ -24,6 +23,7 @@ from medfl.engines.remote.site_state import SiteStateFile, StateLost
 from medfl.errors import MedflError
 from medfl.messages import Failure
 from medfl.pipeline.build_site import build_sites, checked_shared_model
+from medfl.pipeline.site_stores import SiteStores
 from medfl.plain_text import visible
 from medfl.runs.data_record import data_key, disclosed_summary
 from medfl.site.evaluator import SiteDiverged
@@ -172,7 +172,7 @@ def build(folder: Path, name: str) -> _Ready:
     policy = check_permitted(folder, pipeline)
     bench = checked_shared_model(pipeline)
     warn_of_resolution(pipeline, [site_config])
-    store = site_store(pipeline, site_config, share)
+    store = SiteStores(pipeline).of(site_config, share)
     site = build_sites(pipeline, {name: store}, bench)[name]
     greeting = SiteGreeting(
         site=name,
@@ -194,12 +194,18 @@ def build(folder: Path, name: str) -> _Ready:
 
 def keyed_groups(share: SitePartition, file: Path) -> dict[str, tuple[str, ...]]:
     """HMAC-SHA256 (64 bits of it, hexadecimal) of the source groups' names under the consortium's key, which the server
-    does not have: by scope "published" where names mean the same everywhere, "own" where they are the site's own.
-    Empty where there is no key.
+    does not have: by scope "published" where names mean the same everywhere, "own" where they are the site's own. Where
+    a site has slides, or features of slides, those of the digests of their files besides: "slides". Empty where there
+    is no key.
     """
     if not file.is_file():
         return {}
     key, catalog = bytes.fromhex(file.read_text(encoding="ascii").strip()), share.catalog
     scope = "published" if catalog.published else "own"
-    names = sorted({catalog.group_names[group] for group in catalog.groups[share.rows]})
-    return {scope: tuple(hmac.new(key, name.encode(), "sha256").hexdigest()[:16] for name in names)}
+    words = {scope: sorted({catalog.group_names[group] for group in catalog.groups[share.rows]})}
+    if slides := catalog.source.slide_prints(share.references):
+        words["slides"] = slides
+    return {
+        kind: tuple(hmac.new(key, word.encode(), "sha256").hexdigest()[:16] for word in listed)
+        for kind, listed in words.items()
+    }

@@ -19,7 +19,7 @@ from medfl.data.render import render
 from medfl.data.rgb import Unreadable
 from medfl.data.sources import source_registry
 from medfl.data.sources.source import PatchEntry, Source
-from medfl.data.sources.source_registry import source_class
+from medfl.data.sources.source_registry import drawn_data, source_class
 from medfl.engines.remote.party_files import read_site, write_site
 from medfl.errors import MedflError
 from medfl.pipeline.load_pipeline import load_pipeline
@@ -188,3 +188,39 @@ def test_the_built_in_sources():
     made = pipeline([site("a", source="tissue")], classes=CLASSES)
     with pytest.raises(MedflError, match=r"site a: `data.source` is tissue, which is generated and dealt"):
         site_catalog(made, made.train_sites[0])
+
+
+def test_what_a_pipeline_draws_is_said_by_its_sources():
+    sites = {"train": [{"name": "a"}], "held_out": [{"name": "b", "data": {"root": "/b"}}]}
+    drawn = {
+        kind: drawn_data({"data": {"source": kind}, "sites": sites}) for kind in ("tissue", "features", "slides", "csv")
+    }
+    assert drawn == {"tissue": ["Tissue"], "features": ["Features"], "slides": ["Slides"], "csv": []}
+    assert drawn_data({"data": {"source": "slides", "root": "/x"}, "sites": sites}) == []
+    own = {"train": [{"name": "a", "data": {"source": "slides", "root": "/a"}}]}
+    assert drawn_data({"data": {"source": "features"}, "sites": own}) == []
+    assert drawn_data({"data": {"source": "tissue"}, "sites": {}}) == ["Tissue"]
+
+
+def test_slides_are_bags_for_a_model_over_bags_which_names_their_encoder(tmp_path):
+    assert not source_class("slides").gives_bags
+    assert source_class("slides", bags=True).gives_bags
+    plan = {
+        "name": "p",
+        "task": {"classes": ["a", "b"]},
+        "data": {"source": "slides", "size": 32, "mpp": 1.0},
+        "sites": {"train": [{"name": "a"}]},
+        "model": {"mil": "abmil", "dim": 8},
+        "training": {"rounds": 1},
+    }
+    with pytest.raises(MedflError, match=r"`model.mil: abmil` .* `data.source: slides`; add `model.encoder"):
+        load_pipeline(plan)
+    assert load_pipeline({**plan, "model": {"mil": "abmil", "encoder": {"weights": "package"}}}).model.dim is None
+    for model, sentence in (
+        ({"mil": "abmil"}, "or name the `encoder`"),
+        ({"mil": "abmil", "backbone": "resnet18", "dim": 8}, "write it under `encoder`"),
+        ({"backbone": "resnet18", "encoder": {"weights": "package"}}, "`encoder` gives feature vectors of tiles"),
+        ({"mil": "abmil", "encoder": {"weights": "random"}}, "the key `backbone` is missing"),
+    ):
+        with pytest.raises(MedflError, match=sentence):
+            load_pipeline({**plan, "model": model})

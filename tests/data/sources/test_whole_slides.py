@@ -93,6 +93,10 @@ def test_a_site_is_rendered_at_the_models_scale_whatever_its_scanners(ward: Path
     store = render(plan, plan.all_sites[0], share)
     assert store.images.shape == (len(share.rows), 32, 32, 3)
     assert store.mpp == 1.0
+    assert store.slides is not None
+    of_slide = [reference.rpartition("#")[0] for reference in share.references]
+    assert [store.slide_names[slide] for slide in store.slides] == of_slide
+    assert len(set(of_slide)) == 2
     assert np.array_equal(store.images[0], share.readers[0]())
     warn_of_resolution(plan, plan.all_sites)
 
@@ -255,3 +259,5 @@ def test_a_federated_run_over_generated_slides(tmp_path: Path) -> None:
     assert result.summary["mpp"] == 2.0
     rows = (tmp_path / "run" / "allocation.csv").read_text().splitlines()
     assert ".tif#" in rows[1]
+    held_out = result.summary["sites"]["held-out-01"]
+    assert held_out["n"] > held_out["slides"]["n"] == held_out["patients"]["n"] == held_out["n_groups"]

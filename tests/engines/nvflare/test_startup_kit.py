@@ -16,6 +16,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from cryptography import x509
@@ -34,6 +35,7 @@ from medfl.engines.nvflare.session import Job, command, free_port, session, wait
 from medfl.engines.nvflare.startup_kit import make_kits
 from medfl.engines.own_wheel import own_wheel
 from medfl.engines.processes import Crew
+from medfl.engines.remote.audit_log import certificate_beside, entries, verify
 from medfl.engines.remote.party_files import read_site
 from medfl.engines.remote.server_endpoint import compare_groups
 from medfl.engines.remote.site_endpoint import SiteEndpoint
@@ -430,40 +432,89 @@ def ended(*processes: subprocess.Popen) -> list[int]:
     return [process.wait(30) for process in processes]
 
 
+def until_round(number: int, out: Path, logs: Path, server: subprocess.Popen) -> None:
+    """Wait until a run has so many rounds."""
+    deadline = time.monotonic() + 400
+    while len(RunFolder(out).records() if (out / "rounds.jsonl").exists() else []) < number:
+        assert server.poll() is None, logs.read_text()
+        assert time.monotonic() < deadline, logs.read_text()
+        time.sleep(0.05)
+
+
+def kill_job_of(kit: Path) -> None:
+    """Kill the process that works for a kit in the run that is on, as a machine's trouble would."""
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if "worker_process" in " ".join(words) and str(kit) in words:
+            process.kill()
+
+
 @pytest.mark.slow
-def test_a_site_that_comes_late_is_named_until_then_and_takes_part_when_the_run_goes_on(pipeline, tmp_path):
+def test_a_site_killed_twice_and_the_server_once_come_back_and_cost_no_bit(pipeline, tmp_path):
+    longer = pipeline.training.model_copy(update={"rounds": 40, "local_steps": 20})
+    pipeline = pipeline.model_copy(update={"training": longer})
+    here = run(pipeline, tmp_path / "here").folder
+    kits, out, logs = tmp_path / "kits", tmp_path / "run", tmp_path / "log.txt"
+    make_kits(pipeline, kits, "localhost", free_port(0))
+    sites = [joined(kits / name, logs) for name in SITES]
+    serve = ("deploy", "serve", kits / "server", "--out", out, "--wait", "200")
+    try:
+        server = medfl(*serve, log=logs)
+        for number in (3, 12):
+            until_round(number, out, logs, server)
+            kill_job_of(kits / "site-01")
+        until_round(22, out, logs, server)
+        server.kill()
+        assert medfl(*serve, log=logs).wait(400) == 0, logs.read_text()
+    finally:
+        ended(*sites)
+    same_result(here, RunFolder(out))
+    log = kits / "server" / "medfl" / "audit.jsonl"
+    assert sum(entry["event"] == "goes on" for entry in entries(log)) == 2
+    for name in ("server", *SITES):
+        log = kits / name / "medfl" / "audit.jsonl"
+        checked = verify(log, certificate_beside(log))
+        assert (checked.problems, checked.signed) == ([], checked.entries)
+
+
+@pytest.mark.slow
+def test_a_site_that_comes_late_is_named_until_then_and_takes_part_from_the_next_round(pipeline, tmp_path):
     changes = {
-        "training": pipeline.training.model_copy(update={"rounds": 12, "local_steps": 40}),
+        "training": pipeline.training.model_copy(update={"rounds": 2000, "local_steps": 20}),  # more than are awaited
         "tracking": config.Tracking(uri=f"sqlite:///{tmp_path / 'mlflow.db'}"),
     }
     make_kits(pipeline.model_copy(update=changes), tmp_path / "kits", "localhost", free_port(0))
     out, logs = tmp_path / "run", tmp_path / "log.txt"
     sites = [joined(tmp_path / "kits" / name, logs) for name in ("site-01", "held-out-01")]
     try:
-        serve = ("deploy", "serve", tmp_path / "kits" / "server", "--out", out, "--wait")
-        interrupted_after_a_round(medfl(*serve, "20", log=logs), out, logs)
+        server = medfl("deploy", "serve", tmp_path / "kits" / "server", "--out", out, "--wait", "40", log=logs)
+        until_round(2, out, logs, server)
         assert "Site site-02 is not connected" in logs.read_text()
         sites.append(joined(tmp_path / "kits" / "site-02", logs))
-        again = medfl(*serve, "120", log=logs)
-        assert again.wait(200) == 0, logs.read_text()
+        deadline = time.monotonic() + 400
+        while not (whole := [t for t, names in enumerate(failures(out)) if not names]):
+            assert server.poll() is None, logs.read_text()
+            assert time.monotonic() < deadline, logs.read_text()
+            time.sleep(0.5)
+        server.send_signal(signal.SIGINT)
+        assert server.wait(60) == 130, logs.read_text()
     finally:
         assert ended(*sites) == [130] * len(sites)
-    folder = RunFolder(out)
-    failed = [[(f["site"], f["reason"]) for f in record["failures"]] for record in folder.records()]
-    early = failed.index([])
-    assert 0 < early < 12
-    assert failed == [[("site-02", "not connected")]] * early + [[]] * (13 - early)
-    assert all(record["counted"] for record in folder.records()[:-1])
-    assert set(folder.read_summary()["sites"]) == set(SITES)
-    # MLflow has the whole run once, those of the second part behind those of the first.
+    early = whole[0]
+    assert early > 1
+    assert failures(out) == [[("site-02", "not connected")]] * early + [[]] * (len(failures(out)) - early)
+    assert all(record["counted"] for record in RunFolder(out).records())
+    # MLflow has the rounds once, those of the second part behind those of the first.
     client = client_for(changes["tracking"].uri)
     runs = client.search_runs([client.get_experiment_by_name("medfl").experiment_id])
-    assert sorted(run.data.tags["role"] for run in runs) == ["federation", "held_out", "train", "train"]
-    (whole,) = (run for run in runs if run.data.tags["role"] == "federation")
-    history = client.get_metric_history(whole.info.run_id, "failures")
-    assert [(m.step, m.value) for m in sorted(history, key=lambda m: m.step)] == [
-        (round_, float(round_ < early)) for round_ in range(13)
-    ]
+    (told,) = (run for run in runs if run.data.tags["role"] == "federation")
+    history = sorted(client.get_metric_history(told.info.run_id, "failures"), key=lambda m: m.step)
+    assert [(m.step, m.value) for m in history] == [(t, float(t < early)) for t in range(len(history))]
+
+
+def failures(out: Path) -> list[list[tuple[str, str]]]:
+    """Who failed in each round of a run, and why."""
+    return [[(f["site"], f["reason"]) for f in record["failures"]] for record in RunFolder(out).records()]
 
 
 def certificate(folder: Path, authority: Path, ends: dt.timedelta) -> tuple[Path, Path]:
