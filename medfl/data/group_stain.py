@@ -8,12 +8,13 @@ import numpy as np
 
 from medfl.data.normalise import F64, NoStain, stain_statistics
 from medfl.data.patch_store import I64, U8
+from medfl.data.stored_patches import StoredPatches
 
 PATCHES, PIXELS = 8, 1 << 15  # of a source group, at most
 NO_STAIN: F64 = np.empty((0, 6))
 
 
-def group_stains(images: U8, rows: I64, groups: I64) -> F64:
+def group_stains(images: U8 | StoredPatches, rows: I64, groups: I64) -> F64:
     """Mean and deviation of density per channel, f64[S, 6], of every source group in which there is enough tissue.
 
     Args:

@@ -76,10 +76,10 @@ def site_sums(new: MonitoredPatches, classes: Sequence[str]) -> tuple[MonitorSum
     moments = group_moments(new.probs, new.labels, new.groups, classes, new.stain, new.min_count)
     predicted = PredictedCounts.of(new.probs.argmax(axis=1), new.groups, len(classes))
     cells = SmallCells(new.min_count, new.labels[rows], new.groups[rows], classes)
-    labelled, told = int(rows.sum()), bool(rows.any()) and cells.enough
-    scores = cells.sums(new.probs[rows], BINS) if told else None
+    labelled, enough = int(rows.sum()), bool(rows.any()) and cells.enough
+    scores = cells.sums(new.probs[rows], BINS) if enough else None
     figures = None
-    if told:
+    if enough:
         data = new.probs[rows], new.labels[rows], new.groups[rows], classes
         figures = {
             key: value for key, value in measure(*data, resamples=RESAMPLES, bins=BINS).items() if key in CALIBRATION

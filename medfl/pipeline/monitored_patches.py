@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from medfl import config
+from medfl.config.pipeline_config import Disclosure
 from medfl.data.bag_store import BagStore
 from medfl.data.group_stain import NO_STAIN, group_stains
 from medfl.data.normalise import F64
@@ -87,7 +88,7 @@ def _of_folder(model: TrainedModel, folder: Path) -> MonitoredPatches:
     groups = np.unique(words, return_inverse=True)[1].astype(np.int64)
     notes = [f"{len(loose)} images lie in no sub-folder, and each counts as a patient"] if loose else []
     labels, rows = np.full(len(names), -1, dtype=np.int64), np.arange(len(names))
-    floor = load_pipeline(model.run.pipeline).disclosure.min_count if model.run else config.Disclosure().min_count
+    floor = load_pipeline(model.run.pipeline).disclosure.min_count if model.run else Disclosure().min_count
     stain = group_stains(images, rows, groups)
     return MonitoredPatches(folder.resolve().name or "site", scores(model, images), labels, groups, stain, floor, notes)
 
