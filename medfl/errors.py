@@ -34,6 +34,12 @@ class RunFailed(MedflError):
     exit_code = 1
 
 
+class DriftAlarm(MedflError):
+    """Monitoring finds patches unlike those that the model was measured on; all is written; exit code 4."""
+
+    exit_code = 4
+
+
 def nearest(word: str, words: Iterable[str], limit: int = 3) -> str:
     """Return ` Did you mean "x" or "y"?` for the closest known words, or an empty string."""
     matches = difflib.get_close_matches(str(word), list(words), n=limit, cutoff=0.5)

@@ -157,6 +157,8 @@ class MeasureRequest(Request):
         malignant: names of the classes that together are the target "malignant", possibly none.
         members: at most so many training patches to tell from test patches by their loss, at a training site
             (`medfl.metrics.membership`); 0 for none.
+        monitoring: whether sums over source groups are asked for, with which later patches are compared
+            (`medfl.metrics.monitored`).
         top: as in a `HistogramRequest`.
         unit_thresholds: thresholds of slides and of patients, by the keys of `medfl.metrics.units.UNITS`.
     """
@@ -168,6 +170,7 @@ class MeasureRequest(Request):
     thresholds: Mapping[str, float] | None = None
     malignant: tuple[str, ...] = ()
     members: int = 0
+    monitoring: bool = False
     top: int = 0
     unit_thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 

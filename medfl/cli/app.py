@@ -21,6 +21,7 @@ from medfl.cli.commands.dossier_command import dossier
 from medfl.cli.commands.feature_commands import features_app
 from medfl.cli.commands.init_commands import init_app
 from medfl.cli.commands.methods_command import methods
+from medfl.cli.commands.monitor_command import monitor
 from medfl.cli.commands.predict_command import predict
 from medfl.cli.commands.report_command import report
 from medfl.cli.commands.run_commands import evaluate, export, register, resume, run, track
@@ -56,6 +57,7 @@ for command in (
     resume,
     evaluate,
     predict,
+    monitor,
     export,
     register,
     track,

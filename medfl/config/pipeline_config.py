@@ -56,6 +56,7 @@ class Evaluation(ConfigSection):
     calibrate: Literal["temperature", "vector", "none"] | CalibrationFit = "temperature"
     sensitivity: float = Field(0.95, gt=0, le=1)
     members: int = Field(1000, ge=0)
+    monitoring: bool | None = None
     patients: Literal["mean"] | TopPatches = "mean"
     subgroups: SubgroupEntries | None = None
 

@@ -21,6 +21,7 @@ from medfl.messages import (
     TemperatureRequest,
 )
 from medfl.metrics import figure_checks as checks
+from medfl.metrics.monitored import moments_check
 from medfl.metrics.remedies import PLAIN
 from medfl.metrics.targets import targets
 from medfl.metrics.units import UNITS
@@ -126,7 +127,8 @@ class CheckedTransport:
             sums = checks.score_sums_check(len(self.classes), self.bins)
             parts = {"after": sums, "before": sums, "histograms": histograms, "min_count": checks.count}
             by_column = dict.fromkeys(self.columns, checks.by_value(checks.record(parts)))
-            return checks.record(parts, {"subgroups": checks.record({}, by_column)} if by_column else {})
+            further = {"monitoring": moments_check(self.classes)} if request.monitoring else {}
+            return checks.record(parts | further, {"subgroups": checks.record({}, by_column)} if by_column else {})
         return None
 
 

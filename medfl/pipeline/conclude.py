@@ -17,6 +17,7 @@ from medfl.pipeline.adapt_sites import adapt_sites, plan_adaptation
 from medfl.pipeline.adaptation_needs import training_mix
 from medfl.pipeline.feature_signature import feature_signature
 from medfl.pipeline.final_evaluation import Measured, SelectedModel, Tuning, calibrate, measure_sites, tune
+from medfl.pipeline.monitor_reference import monitoring_facts
 from medfl.pipeline.prepare import RunSetup
 from medfl.pipeline.summary import model_facts, summarise
 from medfl.runs.data_record import read_rows
@@ -75,6 +76,9 @@ def conclude_global(
     folder.save_model(setup.shared.model, selected.weights, selected.buffers, facts)
     measured = measure_sites(setup, selected, tuned, setup.roles)
     _check_measured(setup, measured)
+    if setup.pipeline.evaluation.monitoring:
+        facts["monitoring"] = monitoring_facts(measured)
+        folder.save_facts(facts)
     summary = summarise(setup, folder, selected.round, tuned, measured)
     if signature := feature_signature(setup):
         summary["site_signature"] = signature

@@ -66,7 +66,7 @@ def measure_model(
             )
         as_trained = {"size": model.facts["size"], "render": model.render}
         pipeline = pipeline.model_copy(update={"data": pipeline.data.model_copy(update=as_trained)})
-        store = _as_the_model_sees(model, SiteStores(pipeline).of(site, share))
+        store = as_the_model_sees(model, SiteStores(pipeline).of(site, share))
         role = site.role or "held_out"
         here = build_site(pipeline, site.model_copy(update={"role": role}), store, bench)
         wanted = pipeline.evaluation.resamples if resamples is None else resamples
@@ -97,7 +97,7 @@ def measure_model(
     return measured
 
 
-def _as_the_model_sees(model: TrainedModel, store: SiteStore) -> SiteStore:
+def as_the_model_sees(model: TrainedModel, store: SiteStore) -> SiteStore:
     """A site's patches in the model's stain, or its bags where they are of the model's encoder."""
     if isinstance(store, BagStore):
         check_encoder(model.facts, store.origin.encoder, f"site {store.site}")

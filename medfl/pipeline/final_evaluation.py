@@ -240,6 +240,7 @@ def measure_sites(
         thresholds=tuned.thresholds,
         malignant=malignant_classes(prepared.pipeline.task),
         members=prepared.pipeline.evaluation.members if resamples is None else 0,
+        monitoring=bool(prepared.pipeline.evaluation.monitoring) and resamples is None,
         top=prepared.pipeline.evaluation.top,
         unit_thresholds=tuned.unit_thresholds,
     )

@@ -260,6 +260,11 @@ class RunFolder:
 
         with self._written(*AT_THE_END):
             write_tensors(self.model, model.state_dict(weights, buffers))
+        self.save_facts(facts)
+
+    def save_facts(self, facts: Mapping[str, Any]) -> None:
+        """Write model.json for the model.safetensors that is there. Raises MedflError if there is no room."""
+        with self._written(*AT_THE_END):
             whole = {**facts, "weights": file_digest(self.model)}
             write_text(self.model_json, json.dumps(whole, indent=2) + "\n")
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medfl.data.bag_store import SiteStore
+from medfl.data.group_stain import NO_STAIN, group_stains
 from medfl.data.patch_store import PatchStore
 from medfl.messages import (
     AdaptRequest,
@@ -25,6 +26,7 @@ from medfl.messages import (
 )
 from medfl.metrics.logit_calibration import Calibration
 from medfl.metrics.measure import measure, reliability
+from medfl.metrics.monitored import group_moments, to_lists
 from medfl.metrics.site_figures import SiteMeasurement, site_figures
 from medfl.metrics.small_cells import SmallCells
 from medfl.metrics.subgroups import subgroup_measurement
@@ -113,6 +115,15 @@ class Measurement:
         if not self.enough(self.store.splits[split]):
             made.figures["withheld"] = {"min_count": self.training.min_count, "all": True, "classes": []}
         return made
+
+    def monitored(self, request: MeasureRequest, split: str, logits: Tensor, rendered: SiteStore) -> dict[str, Any]:
+        """What later patches are compared with, of logits f64[n, C] of a split; `rendered` is the site's store before
+        any normalisation of its stain."""
+        rows = self.store.splits[split]
+        probs = probabilities(logits, Calibration(request.temperature, request.scale, request.bias))
+        labels, groups = self.store.labels[rows], self.store.groups[rows]
+        stain = group_stains(rendered.images, rows, groups) if isinstance(rendered, PatchStore) else NO_STAIN
+        return to_lists(group_moments(probs, labels, groups, self.classes, stain, self.training.min_count))
 
     def _unit_figures(
         self,

@@ -22,6 +22,7 @@ from medfl.data.patch_store import PatchStore
 from medfl.messages import (
     AdaptRequest,
     HistogramRequest,
+    MeasureRequest,
     Reply,
     Request,
     ScalingRequest,
@@ -239,6 +240,10 @@ class Site:
         if members is not None and all(map(measurement.enough, (members, self.store.splits["test"]))):
             attack = attack_members(self.store, members, logits[-1], by_split["test"])
             measured["test"].figures["membership"] = attack
+        if isinstance(request, MeasureRequest) and request.monitoring:
+            rendered = self.store if self.stain is None else self.stain.rendered
+            for split, own in by_split.items():
+                measured[split].sums["monitoring"] = measurement.monitored(request, split, own, rendered)
         if self.role == "train":
             measured |= self._measure_personal_models(request, measurement)
         return Reply(

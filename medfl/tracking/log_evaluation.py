@@ -87,13 +87,13 @@ def _log(client: MlflowClient, experiment: str, parent: str | None, result: Mapp
         child = client.create_run(experiment, tags=site_tags, run_name=site)
         figures[child.info.run_id] = metric_names.site_final(entry, None)
     for run, values in figures.items():
-        _log_values(client, run, values)
+        log_values(client, run, values)
         client.set_terminated(run)
     client.log_text(top, json.dumps(scrub(result), indent=1) + "\n", RESULT)
     return str(top)
 
 
-def _log_values(client: MlflowClient, run_id: str, values: metric_names.Values) -> None:
+def log_values(client: MlflowClient, run_id: str, values: metric_names.Values) -> None:
     from mlflow.entities import Metric
 
     now = int(time.time() * 1000)

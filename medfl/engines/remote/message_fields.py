@@ -99,6 +99,7 @@ REQUESTS: Mapping[str, tuple[type[Request], Fields]] = {
             "thresholds": _maybe_numbers_by_name,
             "malignant": _names,
             "members": _count,
+            "monitoring": _truth,
             "top": _count,
             "unit_thresholds": _numbers_by_two_names,
         },

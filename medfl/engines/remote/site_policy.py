@@ -137,6 +137,8 @@ class Questions:
             raise NotPermitted(f"the policy of this site does not permit figures of {', '.join(other)} data")
         if isinstance(request, MeasureRequest) and request.members and not policy.members:
             raise NotPermitted("the policy of this site does not permit to tell training patches from test patches")
+        if isinstance(request, MeasureRequest) and request.monitoring and not policy.stain:
+            raise NotPermitted("the policy of this site does not permit the stain of its test patches to be monitored")
         self._answered[run, request.round] += 1
         if self._answered[run, request.round] > policy.messages_a_round:
             raise NotPermitted(f"more than {policy.messages_a_round} questions in round {request.round}")
@@ -158,6 +160,8 @@ def in_words(folder: Path, pipeline: config.Pipeline, site: str) -> Iterator[str
     )
     if columns := pipeline.evaluation.columns:
         yield f"Figures of subgroups leave, too, with the words of these columns: {', '.join(columns)}."
+    if pipeline.evaluation.monitoring:
+        yield "Sums over patients of scores and stain of test data leave, and become part of the model's facts."
     yield f"Differential privacy: {_privacy(chain)}."
     registry = pipeline.registry
     yield f"Registry: {f'the model is registered as {registry.name}' if registry else 'the model is not registered'}."
@@ -176,6 +180,8 @@ def _broken(policy: SitePolicy, pipeline: config.Pipeline) -> Iterator[str]:
         yield f"its disclosure floor is {pipeline.disclosure.min_count}, `min_count` is {policy.min_count}"
     if pipeline.evaluation.columns and not policy.subgroups:
         yield f"it asks for subgroups by {', '.join(pipeline.evaluation.columns)}, and `subgroups` is false"
+    if pipeline.evaluation.monitoring and not policy.stain:
+        yield "`evaluation.monitoring` has the stain of test patches told, `stain` is false"
     if policy.max_epsilon is not None:
         spent = _epsilon(pipeline, chain)
         if spent is None:

@@ -1,0 +1,163 @@
+"""Whether new patches differ from those a model was measured on, from sums over source groups that merge exactly.
+
+A figure of a source group is the mean over its patches, and every source group counts the same. A place tells of a
+figure how many groups it has and the sums of their values, squares and cubes (`Moments`), in whole millionths, so that
+two places' sums add up to those of their groups together to the last digit, in any order. docs/monitoring.md gives the
+rule for an alarm and how often it is raised where nothing has changed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, reduce
+from operator import add
+from statistics import NormalDist
+
+import numpy as np
+
+from medfl.metrics.auroc import FloatArray
+
+UNIT = 10**6
+LEAST_GROUPS = 5
+"""Source groups behind any sums: fewer could be told from them, and say nothing of how groups differ."""
+LEVEL = 0.01
+"""Of an alarm where nothing has changed, over all figures looked at together."""
+LARGEST_DF = 400
+LEAST_ERROR = 1e-4
+"""Of a difference: figures of groups that are all alike still have it."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over source groups of one figure, in millionths: how many, of values, of squares, of cubes."""
+
+    groups: int
+    total: int
+    square: int
+    cube: int
+
+    @classmethod
+    def of(cls, values: FloatArray) -> Moments:
+        """Those of a figure's values f64[G], one a source group."""
+        whole = np.rint(np.asarray(values, dtype=np.float64) * UNIT).astype(np.int64).astype(object)
+        return cls(len(whole), *(int((whole**power).sum()) for power in (1, 2, 3)))
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(*(mine + more for mine, more in zip(self.to_list(), other.to_list(), strict=True)))
+
+    def to_list(self) -> list[int]:
+        """The four numbers, ready for JSON."""
+        return [self.groups, self.total, self.square, self.cube]
+
+    @property
+    def mean(self) -> float:
+        """Over groups."""
+        return self.total / self.groups / UNIT
+
+    @property
+    def squares(self) -> float:
+        """Sum over groups of the squared distance to the mean."""
+        return (self.groups * self.square - self.total**2) / self.groups / UNIT**2
+
+    @property
+    def cubes(self) -> float:
+        """Sum over groups of the cubed distance to the mean."""
+        n, s = self.groups, self.total
+        return (n**2 * self.cube - 3 * n * s * self.square + 2 * s**3) / n**2 / UNIT**3
+
+
+@dataclass(frozen=True)
+class Shift:
+    """By how much a figure of new source groups lies above that of the reference.
+
+    Attributes:
+        groups: new source groups.
+        value, reference: means over groups; of several sites that are one another's kind, the mean over sites.
+        low, high: 95 % interval of value - reference.
+        ratio: |value - reference| over the least at which an alarm is raised; above 1 it is.
+    """
+
+    groups: int
+    value: float
+    reference: float
+    low: float
+    high: float
+    ratio: float
+
+    @property
+    def alarm(self) -> bool:
+        """Whether it is more than chance explains."""
+        return self.ratio > 1.0
+
+
+def shift(new: Moments, reference: Sequence[Moments], level: float, between: bool = False) -> Shift:
+    """Compare new source groups with those of a reference, or, `between`, a new site with several others.
+
+    Where nothing has changed the new groups are draws from where the reference's are: the difference of means over
+    s sqrt(1/n + 1/m), s pooled, is about Student's t with n + m - 2 degrees of freedom. A rare class makes it skew, so
+    its quantile is moved outwards by the first term of Cornish and Fisher's, skewness (z^2 - 1) / 6, on the side of the
+    long tail. Between sites a site's mean is one draw: the variance is s_B^2 (1 + 1/S), s_B over the S sites of the
+    reference, and s^2/n, with Satterthwaite's degrees of freedom, rounded down.
+
+    Args:
+        new: at least one source group.
+        reference: at least one place, and two where `between`; together at least two groups.
+        level: of a false alarm of this one figure.
+        between: whether the new groups are of a site that the reference does not hold.
+    """
+    whole = reduce(add, reference)
+    n, m = new.groups, whole.groups
+    variance = (new.squares + whole.squares) / (n + m - 2)
+    if between:
+        within = math.fsum([new.squares, *(part.squares for part in reference)])
+        own = within / max(n + m - 1 - len(reference), 1) / n
+        means = [part.mean for part in reference]
+        centre = math.fsum(means) / len(means)
+        others = math.fsum((mean - centre) ** 2 for mean in means) / (len(means) - 1) * (1 + 1 / len(means))
+        square, skewness = own + others, 0.0
+        parts = own**2 / (n + m) + others**2 / (len(means) - 1)
+        df = int(min(square**2 / parts, LARGEST_DF)) if parts > 0 else LARGEST_DF
+    else:
+        centre, square, df = whole.mean, variance * (1 / n + 1 / m), min(n + m - 2, LARGEST_DF)
+        third = (new.cubes + whole.cubes) / (n + m)
+        spread = variance**1.5 * (1 / n + 1 / m) ** 1.5
+        skewness = third * (1 / n**2 - 1 / m**2) / spread if spread > 0 else 0.0
+    error = max(math.sqrt(max(square, 0.0)), LEAST_ERROR)
+    difference = new.mean - centre
+    side = skewness if difference > 0 else -skewness
+    limit = error * _quantile(level, df, side)
+    low = difference - error * _quantile(0.05, df, skewness)
+    high = difference + error * _quantile(0.05, df, -skewness)
+    return Shift(n, new.mean, centre, low, high, abs(difference) / limit)
+
+
+def _quantile(level: float, df: int, skewness: float) -> float:
+    """What |t| passes with probability `level`, further out where the tail of that side is the long one."""
+    z = NormalDist().inv_cdf(1 - level / 2)
+    return _t_quantile(level, max(df, 1)) + max(skewness, 0.0) * (z**2 - 1) / 6
+
+
+@cache
+def _t_quantile(level: float, df: int) -> float:
+    """What |T| of Student's t passes with probability `level`, by bisection."""
+    low, high = 0.0, 1e6
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if t_tail(middle, df) > level else (low, middle)
+    return high
+
+
+def t_tail(t: float, df: int) -> float:
+    """P(|T| > t) of Student's t with a whole number of degrees of freedom (Abramowitz and Stegun 1964, 26.7.3-4)."""
+    angle = math.atan(t / math.sqrt(df))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    odd = df % 2
+    term, terms = (cosine if odd else 1.0), []
+    for k in range(1 + odd, df, 2):  # k / (k + 1): 1/2, 3/4 ... or 2/3, 4/5 ...
+        terms.append(term)
+        term *= cosine**2 * k / (k + 1)
+    inside = math.fsum(terms)
+    share = 2 / math.pi * (angle + sine * inside) if odd else sine * inside
+    return max(0.0, 1.0 - share)
