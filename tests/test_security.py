@@ -290,7 +290,8 @@ def test_a_giant_image_is_not_decoded(tmp_path, side):
 
 
 def marked_site(home: Path, name: str, seed: int) -> dict:
-    """A site's own data with the marker in the root, in label, patient and file names, and an image that is none."""
+    """A site's own data with the marker in root, label, patient and file names, among those spelt alike, and in that of
+    an image that is none."""
     root = own_folder(home / f"{MARKER} {name}", {f"{MARKER} a": 0, f"{MARKER} b": 1}, seed)
     for label in sorted(root.iterdir()):
         for patient in sorted(label.iterdir()):
@@ -299,7 +300,8 @@ def marked_site(home: Path, name: str, seed: int) -> dict:
             patient.rename(label / f"{MARKER} {patient.name}")
     (next(label.iterdir()) / f"{MARKER}-broken.png").write_bytes(b"no image")
     labels = {f"{MARKER} a": "lung_aca", f"{MARKER} b": "lung_n"}
-    return {"name": name, "data": {"root": str(root)}, "labels": labels}
+    alike = [f"{MARKER} 017", f"{MARKER} 17"]
+    return {"name": name, "data": {"root": str(root), "distinct_names": alike}, "labels": labels}
 
 
 def test_no_name_of_a_sites_data_leaves_it(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""What may leave for MLflow: every string that could name a path or a file becomes `<local>`.
+"""What may leave for MLflow: every string that could name a path, a file or a patient becomes `<local>`.
 
 The rule errs on the side of hiding: a word with a slash in a description is lost rather than a folder shown.
 """
@@ -13,6 +13,8 @@ from typing import Any
 LOCAL = "<local>"
 PATH_KEYS = ("root", "source_groups", "table", "slide_table", "checkpoint", "cache", "uri", "path", "file", "dir")
 """Keys of pipeline and site files whose values are paths, or addresses that may carry a password."""
+PATIENT_KEYS = ("distinct_names",)
+"""Keys whose values are names of patients."""
 NAME_KEYS = ("classes", "supported_classes")
 """Keys of names that the pipeline gives out itself."""
 WORDS = ("ignore", "filename")
@@ -38,16 +40,18 @@ def without_credentials(address: str) -> str:
 
 
 def scrub(value: Any, key: str = "") -> Any:
-    """Copy a JSON-like value without its paths.
+    """Copy a JSON-like value without its paths and without names of patients.
 
-    Values under PATH_KEYS, a site's own label names (`labels`, which are folder names) and what is told of
-    `failures` are replaced by rule; every other string goes through `scrub_text`.
+    Values under PATH_KEYS and PATIENT_KEYS, a site's own label names (`labels`, which are folder names) and what is told
+    of `failures` are replaced by rule; every other string goes through `scrub_text`.
     """
     if isinstance(value, Mapping):
         if key == "labels" and value:
             return LOCAL
         failure = key == "failures"
         return {k: scrub(item, key if failure and k not in ("site", "phase") else str(k)) for k, item in value.items()}
+    if key in PATIENT_KEYS and value:
+        return LOCAL
     if key in NAME_KEYS:
         return value
     if isinstance(value, list | tuple):

@@ -29,13 +29,14 @@ def identity(pipeline: Path) -> dict[str, Any]:
     path or a folder, its digest. Sites go by their names, since their order means nothing. Raises MedflError as
     `read_resolved` does."""
     leaves = {key: value for key, value in _leaves(read_resolved(pipeline), "") if not FREE.fullmatch(key)}
-    return {key: _without_paths(value, key.rpartition(".")[2]) for key, value in leaves.items()}
+    return {key: _as_kept(value, key) for key, value in leaves.items()}
 
 
 def check_identity(before: Any, now: Mapping[str, Any], folder: Path) -> None:
     """Raise MedflError, naming the keys, where the pipeline of a run is not what its rounds were made with."""
     if not isinstance(before, dict):
         raise MedflError(f"{folder / 'checkpoint'} does not say what pipeline it belongs to; restore it from a copy")
+    before = {key: _as_kept(value, key) for key, value in before.items()}  # an earlier version kept more as it is
     keys = [key for key in sorted({*before, *now}) if before.get(key, ABSENT) != now.get(key, ABSENT)]
     if not keys:
         return
@@ -71,8 +72,10 @@ def _leaves(value: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
             yield name, item
 
 
-def _without_paths(value: Any, key: str) -> Any:
-    return value if scrub(value, key) == value else f"{LOCAL} {json_digest(value)[:16]}"
+def _as_kept(value: Any, key: str) -> Any:
+    """A value, or its digest where it tells of paths or patients."""
+    kept = isinstance(value, str) and value.startswith(f"{LOCAL} ")
+    return value if kept or scrub(value, key.rpartition(".")[2]) == value else f"{LOCAL} {json_digest(value)[:16]}"
 
 
 def _shown(value: Any) -> str:

@@ -71,6 +71,16 @@ def test_no_path_and_no_name_of_a_folder_is_kept(run):
     assert f"{run.root.rpartition('/')[2]} adeno" not in str(changed(run))
 
 
+def test_names_of_patients_are_kept_as_a_digest_and_a_run_that_kept_them_goes_on(run):
+    names = {"sites__train__0__data__distinct_names": ["Anna 017", "Anna 17"]}
+    now = changed(run, **names)
+    assert "Anna" not in str(now)
+    before = now | {"sites.train.north.data.distinct_names": ["Anna 017", "Anna 17"]}  # as a run of 0.1 has them
+    check_identity(before, now, run.folder)
+    with pytest.raises(MedflError, match="distinct_names"):
+        check_identity(before, changed(run, sites__train__0__data__distinct_names=["Bert"]), run.folder)
+
+
 def test_versions_that_differ_are_told():
     assert (
         other_versions({"torch": "2.8.0", "medfl": "1"}, {"torch": "2.9.0", "medfl": "1"}) == "torch 2.8.0 (now 2.9.0)"
