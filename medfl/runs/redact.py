@@ -42,8 +42,8 @@ def without_credentials(address: str) -> str:
 def scrub(value: Any, key: str = "") -> Any:
     """Copy a JSON-like value without its paths and without names of patients.
 
-    Values under PATH_KEYS and PATIENT_KEYS, a site's own label names (`labels`, which are folder names) and what is told
-    of `failures` are replaced by rule; every other string goes through `scrub_text`.
+    Values under PATH_KEYS and PATIENT_KEYS, a site's own label names (`labels`, which are folder names) and what is
+    told of `failures` are replaced by rule; every other string goes through `scrub_text`.
     """
     if isinstance(value, Mapping):
         if key == "labels" and value:
