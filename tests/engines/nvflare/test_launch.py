@@ -87,17 +87,22 @@ def discreet(folder) -> None:
     assert [word for word in sorted(words) if word in text] == []
 
 
+def the_same_far_away(pipeline, tmp_path, engine: str):
+    """Carry a pipeline out in one process and with processes of their own; the folder of the second run."""
+    here, there = (
+        run(pipeline, tmp_path / "here").folder,
+        far(pipeline, engine, tmp_path / "there", ProgressCallbacks()).folder,
+    )
+    same_result(here, there)
+    nothing_left(there)
+    return there
+
+
 @pytest.mark.long
 def test_two_sites_over_mutual_tls_give_the_numbers_of_one_process(tmp_path):
     """Six processes; the chains below are carried out by eight."""
     pipeline = chained(apart(tmp_path, 2), "scaffold-ecgr")
-    here, there = (
-        run(pipeline, tmp_path / "here").folder,
-        far(pipeline, "poc", tmp_path / "there", ProgressCallbacks()).folder,
-    )
-    same_result(here, there)
-    nothing_left(there)
-    discreet(there)
+    discreet(the_same_far_away(pipeline, tmp_path, "poc"))
 
 
 @pytest.mark.slow
@@ -105,25 +110,14 @@ def test_two_sites_over_mutual_tls_give_the_numbers_of_one_process(tmp_path):
 @pytest.mark.parametrize("chain", ["ecgr", "fedgmr", "fedbuff", "pflalign"])
 def test_every_chain_gives_the_same_numbers(three, tmp_path, chain, engine):
     pipeline = chained(three, chain)
-    here, there = (
-        run(pipeline, tmp_path / "here").folder,
-        far(pipeline, engine, tmp_path / "there", ProgressCallbacks()).folder,
-    )
-    same_result(here, there)
-    nothing_left(there)
+    the_same_far_away(pipeline, tmp_path, engine)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["slides", "features"])
 def test_sites_with_slides_or_features_give_the_numbers_of_one_process(tmp_path, kind):
     pipeline = load_pipeline(consortium(tmp_path, kind))
-    here, there = (
-        run(pipeline, tmp_path / "here").folder,
-        far(pipeline, "poc", tmp_path / "there", ProgressCallbacks()).folder,
-    )
-    same_result(here, there)
-    nothing_left(there)
-    discreet(there)
+    discreet(the_same_far_away(pipeline, tmp_path, "poc"))
 
 
 def workers(folder, party: str) -> list[psutil.Process]:
