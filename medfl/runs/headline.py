@@ -68,6 +68,7 @@ class RunHeadline:
         threshold, sought: of the target malignant, and the sensitivity that it was chosen for on validation data.
         recall: of the class and site where it is lowest; recall_overall: of the class that is lowest over all sites.
         silent: sites that tell none of these counts.
+        withheld: site -> classes whose counts it withholds, of those that tell others.
         figures: the means and the worst of the sites of the role, as `summary.json` has them; none of one
             site alone.
         gates: what the run reached at each gate; None where the page is one site's and may not tell of others.
@@ -99,6 +100,7 @@ class RunHeadline:
     own_models: bool = False
     patches: str = "patches"
     of_units: Mapping[str, tuple[HitRate, float | None]] = field(default_factory=dict)
+    withheld: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def sentence(self) -> str:
@@ -119,7 +121,12 @@ class RunHeadline:
             slip = f", most often {wrong.taken_for}" if wrong.taken_for else ""
             said.append(f"{where} {wrong.missed} of {wrong.patches} {wrong.label} for another class{slip}")
         elif wrong is not None:
-            said.append("every class is named right everywhere")
+            hidden = sorted({label for labels in self.withheld.values() for label in labels})
+            whole = not hidden and not self.silent
+            less = f"nothing is known of {', '.join(hidden) or 'the rest'}, whose counts are withheld"
+            said.append(
+                "every class is named right everywhere" if whole else f"of what is told all is named right; {less}"
+            )
         text = (" " if said[-1].startswith("and ") else "; ").join(said)
         return f"{text[0].upper()}{text[1:]}."
 
@@ -135,8 +142,9 @@ class RunHeadline:
             lines.append((f"Sensitivity per {UNITS[key]}", f"{lowest}{shown}; threshold {format_figure(threshold)}"))
         if self.recall is not None:
             lines.append(("Recall, worst class", self._recall(self.recall)))
-        if self.silent:
-            lines.append(("Counts withheld", f"few patients: {', '.join(self.silent)}"))
+        if self.silent or self.withheld:
+            partly = [f"{name} ({', '.join(labels)})" for name, labels in self.withheld.items()]
+            lines.append(("Counts withheld", f"few patients: {', '.join([*self.silent, *partly])}"))
         return [*lines, ("Gates", self.verdict), ("Registry", self.place)]
 
     @property
@@ -221,6 +229,11 @@ def headline(
         recall=_lowest(recalls),
         recall_overall=_lowest(_overall(recalls)),
         silent=tuple(name for name, entry in chosen.items() if name not in named and entry.get("withheld")),
+        withheld={
+            name: tuple(entry["withheld"]["classes"])
+            for name, entry in chosen.items()
+            if name in named and (entry.get("withheld") or {}).get("classes")
+        },
         figures=(summary.get("held_out" if role == "held_out" else "train_sites") or {}) if site is None else {},
         gates=tuple(results) if site is None else None,
         gates_stated=any_gate,

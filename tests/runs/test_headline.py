@@ -92,6 +92,20 @@ def test_only_what_a_site_tells_is_counted():
     assert dict(first.lines)["Counts withheld"] == "few patients: a"
 
 
+def test_nothing_is_said_of_classes_that_a_site_withholds():
+    """One class alone is told, and all of it is found: that is not every class."""
+    hidden = [[None, None, None], [0, 40, 0], [None, None, None]]
+    small = {"min_count": 5, "all": False, "classes": ["lung_aca", "lung_scc"]}
+    entry = site(GOOD) | {"confusion": hidden, "withheld": small}
+    for label in ("lung_aca", "lung_scc"):
+        entry["support"] = entry["support"] | {label: {"patches": None, "groups": None}}
+    first = headline(summary(north=entry))
+    assert first.sentence == (
+        "Of what is told all is named right; nothing is known of lung_aca, lung_scc, whose counts are withheld."
+    )
+    assert dict(first.lines)["Counts withheld"] == "few patients: north (lung_aca, lung_scc)"
+
+
 def test_without_held_out_sites_it_is_about_training_sites_and_a_site_reads_only_of_itself():
     whole = summary(home=site(BLIND, 0.5, role="train"), other=site(GOOD, 1.0, role="train"))
     assert headline(whole).role == "train"
