@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from medfl.engines.nvflare.run_layout import lay_out
 from medfl.engines.remote.site_endpoint import build
+from medfl.engines.remote.site_policy import approve, pipeline_digest
 from medfl.errors import MedflError
 from medfl.metrics.site_signature import signature_sentence
 from medfl.pipeline.evaluate_model import evaluate
@@ -98,11 +99,13 @@ def test_a_site_with_other_frozen_weights_is_refused_by_name(small, tmp_path, mo
     save_file({name: tensor + 1 for name, tensor in state.items()}, tmp_path / "other.safetensors")
     known["model"] |= {"weights": str(tmp_path / "other.safetensors"), "sha256": None}
     file.write_text(yaml.safe_dump(known))
+    approve(file.parent, pipeline_digest(file.parent))
     end = spoken(laid)
     assert "site site-02 has other frozen weights than the server" in end["message"]
     # Where the file is not where the kit says, it is found by its sha256.
     known["model"] |= {"weights": "/nowhere/w.safetensors", "sha256": laid.pipeline.model.sha256}
     file.write_text(yaml.safe_dump(known))
+    approve(file.parent, pipeline_digest(file.parent))
     monkeypatch.delenv("MEDFL_WEIGHTS", raising=False)
     with pytest.raises(MedflError, match=r"no file /nowhere/w\.safetensors, and no folder MEDFL_WEIGHTS .*put"):
         build(laid.home / "site-02", "site-02")
