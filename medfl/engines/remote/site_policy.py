@@ -11,7 +11,6 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +25,9 @@ from medfl.messages import MeasureRequest, Request, StainRequest
 from medfl.methods.core.chain import MethodChain, build_chain
 from medfl.methods.differential_privacy import private_link
 from medfl.plain_text import visible
+from medfl.runs.digests import json_digest
 from medfl.runs.privacy_ledger import epsilon
+from medfl.runs.run_identity import identity
 
 POLICY, APPROVED = "policy.yaml", "approved.json"
 SHOWN = 12  # characters of a digest that are shown, and at least asked for
@@ -75,8 +76,9 @@ def read_policy(folder: Path) -> SitePolicy:
 
 
 def pipeline_digest(folder: Path) -> str:
-    """SHA-256 of the pipeline that a party was given, as hexadecimal text. Raises OSError."""
-    return sha256((folder / "pipeline.yaml").read_bytes()).hexdigest()
+    """SHA-256, as hexadecimal text, of all that the figures of a party's pipeline depend on: where its data lie, device
+    and threads may change (`medfl.runs.run_identity`). Raises MedflError."""
+    return json_digest(identity(folder / "pipeline.yaml"))
 
 
 def approve(folder: Path, digest: str) -> None:

@@ -60,6 +60,9 @@ def test_nothing_runs_before_somebody_has_approved_that_very_pipeline(party):
     assert check_permitted(party, pipeline) == SitePolicy()
     assert "problem" not in json.loads(SiteEndpoint(party, "north").handshake())
     text = (party / "pipeline.yaml").read_text()
+    here = yaml.safe_load(text) | {"data": {**yaml.safe_load(text)["data"], "root": "/mnt/ward"}}
+    (party / "pipeline.yaml").write_text(yaml.safe_dump(here))  # where the data lie is the site's business
+    assert pipeline_digest(party) == digest
     (party / "pipeline.yaml").write_text(text.replace("rounds: 2", "rounds: 3"))
     with pytest.raises(NotApproved):  # a changed one asks again
         check_permitted(party, pipeline)
