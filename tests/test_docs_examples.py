@@ -87,18 +87,29 @@ def desk(tmp_path_factory):
     medfl.run(place / "plan.yaml", out=place / "run")
     (place / "images").mkdir()
     Image.fromarray(np.full((32, 32, 3), 200, np.uint8)).save(place / "images" / "one.png")
+    (place / "patients.csv").write_text("file,patient\none.png,p1\n")
     return place
 
 
 def on_the_desk(arguments):
     """A documented command as it can be given there; None where it needs more than a run that is there."""
     shown = " ".join(arguments)
-    pages = {"--sites", "--jobs", "--engine", "--help", "--adapt", "--attention", "sites.train=[../site_configs"}
+    pages = {
+        "--sites",
+        "--jobs",
+        "--engine",
+        "--help",
+        "--adapt",
+        "--attention",
+        "--heatmaps",
+        "sites.train=[../site_configs",
+    }
     if not shown.startswith(RUNNABLE) or any(word in shown for word in pages) or shown in RUNNABLE:
         return None
     if shown.startswith("run ") and "--dry-run" not in arguments:
         return None
     words = ["plan.yaml" if PIPELINE.fullmatch(word) else "run" if RUN.fullmatch(word) else word for word in arguments]
+    words = [{"DIR": "images", "TABLE": "patients.csv"}.get(word, word) for word in words]
     if words[0] == "report" and words[1] != "run":
         return None  # of a study
     if "--rounds" in words:
