@@ -47,7 +47,7 @@ def print_units(terminal: Terminal, summary: Mapping[str, Any]) -> None:
     """The same per slide and per patient, with their operating points; nothing where each patch is a patient."""
     for key in units_shown(summary["sites"]):
         sites, word = unit_sites(summary["sites"], key), UNITS[key]
-        title = f"Per {word}, from the probabilities of its {patch_words(summary.get('source'))}"
+        title = f"Per {word}, from the probabilities of its {patch_words(summary)}"
         print_sites(terminal, sites, title, key if key == "patients" else f"{key} (patients)", SHOWN)
         points = {name: {**entry, "operating": shown_points(entry)} for name, entry in sites.items()}
         _print_points(terminal, summary, points, f"Per {word}, held-out sites")
@@ -81,7 +81,7 @@ def _site_cells(name: str, entry: Mapping[str, Any], counted_twice: bool) -> lis
 
 def patch_heading(summary: Mapping[str, Any]) -> str:
     """Heading of the column of patches and their source groups."""
-    words = patch_words(summary.get("source"))
+    words = patch_words(summary)
     return "n (groups)" if words == "patches" else f"{words} (patients)"
 
 
@@ -228,7 +228,7 @@ def _held_out_lines(summary: Mapping[str, Any]) -> list[str]:
     if pooled:
         bound = pooled["auroc_resolution"]
         lines.append(
-            f"All their {pooled['n']} {patch_words(summary.get('source'))} together: AUROC "
+            f"All their {pooled['n']} {patch_words(summary)} together: AUROC "
             + (
                 format_about(pooled["auroc"])
                 if bound is None

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+BAG_NETWORK = "mil_"
+"""How the names of networks over bags of features begin, whose rows are slides."""
 MISSING = "n/a"
 WITHHELD = "*"
 """How a table shows a count of few patients."""
@@ -17,9 +20,12 @@ def format_figure(value: float | None, form: str = ".3f", missing: str = MISSING
     return str(value) if isinstance(value, int) else f"{value:{form}}"
 
 
-def patch_words(source: str | None) -> str:
-    """What patches of a kind of source are called, several of them."""
-    return {"slides": "tiles", "features": "slides"}.get(source or "", "patches")
+def patch_words(summary: Mapping[str, Any]) -> str:
+    """What the patches of a run are called, several of them: slides, where its network sees bags of features."""
+    source, model = summary.get("source"), summary.get("model") or {}
+    if source == "features" or str(model.get("backbone")).startswith(BAG_NETWORK):
+        return "slides"
+    return "tiles" if source == "slides" else "patches"
 
 
 def format_count(count: int | None) -> str:

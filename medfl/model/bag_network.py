@@ -24,10 +24,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medfl.metrics.formatting import BAG_NETWORK
+
 POOLS = ("abmil", "mean", "max")
 BAG_ARGUMENTS = ("attention", "norm")
 """What `model.args` may say of such a network beside `dim` and `hidden`."""
-PREFIX = "mil_"
+PREFIX = BAG_NETWORK
 """Before the pool in a network's name."""
 
 

@@ -76,7 +76,7 @@ def _own_tiles(evidence: Evidence) -> list[Tile]:
         _tile("AUROC", interval(entry, "auroc"), "mean over the classes that the site has"),
         Tile("ECE", _calibration(entry, "ece_before", "ece"), note=stages),
         _tile("Balanced accuracy", interval(entry, "balanced_accuracy")),
-        Tile(f"Test {patch_words(evidence.summary.get('source'))}", f"{entry['n']:,}", note=groups),
+        Tile(f"Test {patch_words(evidence.summary)}", f"{entry['n']:,}", note=groups),
     ]
 
 
@@ -132,7 +132,7 @@ def site_table(evidence: Evidence) -> PageSection:
     headings = [
         "site",
         "role",
-        patch_words(evidence.summary.get("source")),
+        patch_words(evidence.summary),
         "groups",
         "classes",
         *(heading for heading, _ in columns),

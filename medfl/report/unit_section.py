@@ -23,7 +23,7 @@ def per_unit(evidence: Evidence) -> PageSection | None:
     if not keys:
         return None
     scored = evidence.pipeline.get("evaluation", {}).get("patients", "mean")
-    words = patch_words(evidence.summary.get("source"))
+    words = patch_words(evidence.summary)
     how = f"of all its {words}"
     if isinstance(scored, Mapping):
         how = f"of the {scored['top']} of its {words} that look most malignant"

@@ -241,7 +241,7 @@ def headline(
         registered=registered,
         asked=_asked_for(registry),
         own_models=bool(summary.get("cross_site_auroc")),
-        patches=patch_words(summary.get("source")),
+        patches=patch_words(summary),
         of_units=_of_units(chosen),
     )
 

@@ -53,7 +53,7 @@ def subgroup_tables(summary: Mapping[str, Any], sites: Mapping[str, Mapping[str,
 def _table(
     summary: Mapping[str, Any], sites: Mapping[str, Mapping[str, Any]], column: str, alone: bool
 ) -> SubgroupTable:
-    words = patch_words(summary.get("source"))
+    words = patch_words(summary)
     headings = ["subgroup", "site", "role", f"{words} (groups)", "AUROC [95 %]", "ECE", "debiased"]
     headings += [f"{rate} [95 %]" for rate in RATES]
     rows = []

@@ -193,7 +193,7 @@ def _table(title: str, summary: Mapping[str, Any], role: str) -> Iterator[str]:
 def _units(summary: Mapping[str, Any], key: str) -> Iterator[str]:
     """The figures of every site per slide or patient, with sensitivity and specificity for what is malignant."""
     yield f"## Per {UNITS[key]}"
-    words = patch_words(summary.get("source"))
+    words = patch_words(summary)
     yield f"A {UNITS[key]} is scored by the probabilities of its {words}. 95 % intervals over patients.\n"
     columns = _columns(SHOWN)
     yield f"| {' | '.join(['site', 'role', key, *(heading for heading, _ in columns), *RATES])} |"

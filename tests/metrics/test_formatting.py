@@ -1,6 +1,7 @@
 """How figures are printed."""
 
 from medfl.metrics import format_bounds, format_figure, format_mean
+from medfl.metrics.formatting import patch_words
 
 
 def test_figures_alone():
@@ -17,3 +18,13 @@ def test_means_and_bounds():
     assert format_mean(None, None) == "n/a"
     assert format_bounds((-0.01, 0.02), "+.3g") == "[-0.01, +0.02]"
     assert format_bounds(None) == "[n/a]"
+
+
+def test_rows_are_called_by_what_they_are():
+    tiles, bags = {"source": "slides"}, {"source": "slides", "model": {"backbone": "mil_abmil"}}
+    assert [patch_words(s) for s in (tiles, bags, {"source": "features"}, {})] == [
+        "tiles",
+        "slides",
+        "slides",
+        "patches",
+    ]
