@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, reduce
+from functools import reduce
 from operator import add
 from statistics import NormalDist
 
@@ -139,25 +139,8 @@ def _quantile(level: float, df: int, skewness: float) -> float:
     return _t_quantile(level, max(df, 1)) + max(skewness, 0.0) * (z**2 - 1) / 6
 
 
-@cache
 def _t_quantile(level: float, df: int) -> float:
-    """What |T| of Student's t passes with probability `level`, by bisection."""
-    low, high = 0.0, 1e6
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if t_tail(middle, df) > level else (low, middle)
-    return high
+    """What |T| of Student's t passes with probability `level`."""
+    from scipy.special import stdtrit  # the quantile alone; scipy.stats takes a second to import
 
-
-def t_tail(t: float, df: int) -> float:
-    """P(|T| > t) of Student's t with a whole number of degrees of freedom (Abramowitz and Stegun 1964, 26.7.3-4)."""
-    angle = math.atan(t / math.sqrt(df))
-    sine, cosine = math.sin(angle), math.cos(angle)
-    odd = df % 2
-    term, terms = (cosine if odd else 1.0), []
-    for k in range(1 + odd, df, 2):  # k / (k + 1): 1/2, 3/4 ... or 2/3, 4/5 ...
-        terms.append(term)
-        term *= cosine**2 * k / (k + 1)
-    inside = math.fsum(terms)
-    share = 2 / math.pi * (angle + sine * inside) if odd else sine * inside
-    return max(0.0, 1.0 - share)
+    return -float(stdtrit(df, level / 2))

@@ -7,8 +7,10 @@ where equal bins of the probability itself could not tell them apart. docs/metri
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -109,3 +111,8 @@ def score_histograms(scores: FloatArray, positive: BoolArray) -> ScoreHistograms
         return np.bincount(cell[chosen], minlength=n_targets * BINS).astype(np.int64).reshape(n_targets, BINS)
 
     return ScoreHistograms(count(positive), count(~positive))
+
+
+def sum_histograms(parts: Iterable[Mapping[str, Any]]) -> ScoreHistograms:
+    """The histograms of several sites, as their messages have them, together; of one site at least."""
+    return reduce(add, map(ScoreHistograms.from_lists, parts))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from medfl.metrics.auroc import FloatArray, mean_auroc
 from medfl.metrics.calibration import ScoreSums
 from medfl.metrics.figures import Place, ScoredPatches, Style, figures_at, figures_before, finite
-from medfl.metrics.histograms import ScoreHistograms
+from medfl.metrics.histograms import sum_histograms
 from medfl.metrics.measure import measure, reliability
 from medfl.metrics.operating import operating_point
 from medfl.metrics.roc import roc_band
@@ -126,7 +126,7 @@ def pooled(sums: Mapping[str, Mapping[str, Any]], classes: Sequence[str]) -> dic
     if not sums:
         return None
     after, before = (reduce(add, (ScoreSums.from_lists(s[key]) for s in sums.values())) for key in ("after", "before"))
-    histograms = reduce(add, (ScoreHistograms.from_lists(s["histograms"]) for s in sums.values()))
+    histograms = sum_histograms(s["histograms"] for s in sums.values())
     auroc, resolution = histograms.auroc()[: len(classes)], histograms.resolution()[: len(classes)]
     coarse = any(s["min_count"] > 1 for s in sums.values())
     calibrated, plain = ScoredPatches(after, auroc), ScoredPatches(before, auroc)

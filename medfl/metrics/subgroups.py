@@ -11,8 +11,6 @@ import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
-from operator import add
 from typing import Any
 
 import numpy as np
@@ -21,7 +19,7 @@ from numpy.typing import NDArray
 from medfl.metrics.auroc import BoolArray
 from medfl.metrics.calibration import ScoreSums
 from medfl.metrics.figures import finite, grouped_figures
-from medfl.metrics.histograms import ScoreHistograms
+from medfl.metrics.histograms import sum_histograms
 from medfl.metrics.operating import RATES
 from medfl.metrics.site_figures import SiteMeasurement, pooled
 from medfl.metrics.small_cells import SmallCells, withheld
@@ -218,8 +216,3 @@ def pooled_subgroups(
                 rates = dict(zip(RATES, (finite(rate[at]) for rate in total.rates(threshold)), strict=True))
             result[column][value] = {key: merged[key] for key in POOLED} | rates
     return result
-
-
-def sum_histograms(parts: Sequence[Mapping[str, Any]]) -> ScoreHistograms:
-    """The histograms of several sites together."""
-    return reduce(add, map(ScoreHistograms.from_lists, parts))

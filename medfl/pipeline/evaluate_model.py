@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,17 @@ def as_the_model_sees(model: TrainedModel, store: SiteStore) -> SiteStore:
     return in_stain(store, model.stain_reference)
 
 
+def pipeline_of(
+    model: TrainedModel, plan: Path | str | Mapping[str, Any] | None, option: str = "--pipeline"
+) -> config.Pipeline:
+    """How sites are dealt and rendered: as the plan under `option` has it, or the model's run. Raises MedflError."""
+    if plan is not None:
+        return load_pipeline(plan)
+    if model.run is None:
+        raise MedflError(f"the run of this model is not on this machine; say with {option} how its sites are dealt")
+    return load_pipeline(model.run.pipeline)
+
+
 def sites_to_measure(
     model: TrainedModel, site_files: Sequence[str | config.SiteConfig], pipeline_file: str | config.Pipeline | None
 ) -> list[tuple[config.Pipeline, config.SiteConfig, SitePartition]]:
@@ -116,14 +127,7 @@ def sites_to_measure(
     Raises:
         MedflError: no pipeline is known for the model, a site has no data, there is nothing to measure.
     """
-    if isinstance(pipeline_file, config.Pipeline):
-        pipeline = pipeline_file
-    elif pipeline_file is not None:
-        pipeline = load_pipeline(pipeline_file)
-    elif model.run is not None:
-        pipeline = load_pipeline(model.run.pipeline)
-    else:
-        raise MedflError("the run of this model is not on this machine; say with --pipeline how its sites are dealt")
+    pipeline = pipeline_file if isinstance(pipeline_file, config.Pipeline) else pipeline_of(model, pipeline_file)
     sites = {site.name: site for site in pipeline.all_sites}
     named = [load_site(site) if isinstance(site, str) else site for site in site_files] or pipeline.held_out_sites
     if not named:

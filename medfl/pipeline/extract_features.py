@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -68,23 +68,20 @@ def extract_features(
             f"{collection.spec.where}: several slides in {collection.folder} are called {first_few(twice)}, and "
             f"features are named after slides; rename them, or extract the folders one by one"
         )
-    shown = scale.size * scale.mpp / size
-    folder = features_folder(out, name, TileGrid(size, shown, round(scale.overlap * size / scale.size)))
+    grid = TileGrid(size, scale.size * scale.mpp / size, round(scale.overlap * size / scale.size))
+    folder = features_folder(out, name, grid)
     done: dict[bool, list[SlideFiles]] = {True: [], False: []}
     damaged = []
     try:
         for slide in slides:
             try:
-                count, computed = _extract(collection, encoder, size, folder, name, slide)
+                count, computed = _extract(collection, encoder, grid, folder, name, slide)
             except (Unreadable, OSError) as error:
-                if (
-                    isinstance(error, OSError)
-                    and error.filename is not None
-                    and str(error.filename).startswith(str(out))
-                ):
+                if str(getattr(error, "filename", None) or "").startswith(str(out)):
                     raise
-                damaged.append(f"{slide.name} ({getattr(error, 'strerror', None) or error})")
-                say(f"{slide.name}: {getattr(error, 'strerror', None) or error}")
+                reason = getattr(error, "strerror", None) or error
+                damaged.append(f"{slide.name} ({reason})")
+                say(f"{slide.name}: {reason}")
                 continue
             done[computed].append(slide)
             say(f"{slide.name}: {count:,} tiles{'' if computed else ', there already'}")
@@ -98,11 +95,11 @@ def extract_features(
 
 
 def _extract(
-    collection: SlideCollection, encoder: FrozenEncoder, size: int, folder: Path, name: str, slide: SlideFiles
+    collection: SlideCollection, encoder: FrozenEncoder, grid: TileGrid, folder: Path, name: str, slide: SlideFiles
 ) -> tuple[int, bool]:
     """Tiles of a slide, and whether their features were computed now."""
-    tiles, scale = tissue_tiles(collection, slide), collection.scale
-    shaping = [ENCODED_VERSION, tiles_print(collection, slide), size, dict(encoder.settings)]
+    tiles = tissue_tiles(collection, slide)
+    shaping = [ENCODED_VERSION, tiles_print(collection, slide), grid.pixels, dict(encoder.settings)]
     made_of = hashlib.sha256(json.dumps(shaping).encode()).hexdigest()[:32]
     file = folder / f"{slide.stem}.h5"
     if file.exists():
@@ -114,9 +111,9 @@ def _extract(
             raise MedflError(f"{file} is there and is none of this command's; move it away, or name another --out")
         if before == made_of:
             return len(tiles.x), False
-    features = of_tiles(encoder, collection, tiles, plain_look(size))
-    grid = TileGrid(size, scale.size * scale.mpp / size, round(scale.overlap * size / scale.size), tiles.mpp)
-    write_bag(folder, slide.stem, features, np.stack([tiles.x, tiles.y], axis=1), name, grid, made_of)
+    features = of_tiles(encoder, collection, tiles, plain_look(grid.pixels))
+    places = np.stack([tiles.x, tiles.y], axis=1)
+    write_bag(folder, slide.stem, features, places, name, replace(grid, base_mpp=tiles.mpp), made_of)
     return len(tiles.x), True
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial, reduce
-from operator import add
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from medfl import config
 from medfl.messages import Failure, HistogramRequest, MeasureRequest, Reply, Request, ScalingRequest, TemperatureRequest
-from medfl.metrics.histograms import ScoreHistograms
+from medfl.metrics.histograms import sum_histograms
 from medfl.metrics.logit_calibration import Calibration
 from medfl.metrics.record_types import FailureRecord, Role, SiteResult
 from medfl.metrics.site_weights import Sums, pooled_sums
@@ -138,7 +137,7 @@ def _thresholds(
     parts: Sequence[Mapping[str, Any]], wanted: float, names: Sequence[str]
 ) -> tuple[int, dict[str, float]]:
     """How many scores these histograms count together, and target -> threshold for the wanted sensitivity."""
-    pooled = reduce(add, map(ScoreHistograms.from_lists, parts))
+    pooled = sum_histograms(parts)
     values = zip(names, pooled.threshold(wanted).tolist(), strict=True)
     count = int((pooled.positive + pooled.negative).sum(axis=-1).max())
     return count, {name: value for name, value in values if not math.isnan(value)}

@@ -21,13 +21,13 @@ from medfl.federation.selection import selection_value
 from medfl.metrics.record_types import RunSummary
 from medfl.pipeline.classifier import LoadedModel, with_network
 from medfl.pipeline.evaluate_model import evaluate as measure
-from medfl.pipeline.evaluate_model import sites_to_measure
+from medfl.pipeline.evaluate_model import pipeline_of, sites_to_measure
 from medfl.pipeline.load_pipeline import load_pipeline, load_site, plain_mapping
 from medfl.pipeline.register_run import register_run
 from medfl.pipeline.run import resume as carry_on
 from medfl.pipeline.run import run as carry_out
 from medfl.pipeline.run_result import EvaluationResult, RunResult
-from medfl.pipeline.trained_model import TrainedModel, find_model
+from medfl.pipeline.trained_model import find_model
 from medfl.runs.folder import RunFolder
 from medfl.runs.progress import ProgressCallbacks
 
@@ -131,7 +131,7 @@ def evaluate(
         given, network = {**model.parts.patches, **given}, network or model.parts.network
         model = model.folder
     trained = model.trained if isinstance(model, LoadedModel) else with_network(find_model(str(model)), network)
-    plan = _pipeline_of(trained, pipeline)
+    plan = pipeline_of(trained, pipeline, "`pipeline`")
     plan = _at_known_sites(plan.with_parts(ProgramParts(given, network)))
     planned = {site.name: site for site in plan.all_sites}
     wanted = list(sites) if sites is not None else list(patches or [])
@@ -208,15 +208,6 @@ def _at_known_sites(pipeline: config.Pipeline) -> config.Pipeline:
 
     split = {"train": stated(pipeline.train_sites), "held_out": stated(pipeline.held_out_sites)}
     return pipeline.model_copy(update={"sites": pipeline.sites.model_copy(update=split)})
-
-
-def _pipeline_of(model: TrainedModel, pipeline: PipelineLike | None) -> config.Pipeline:
-    """How sites are dealt and rendered: as stated, or as in the model's run."""
-    if pipeline is not None:
-        return load_pipeline(pipeline)
-    if model.run is None:
-        raise MedflError("the run of this model is not on this machine; say with `pipeline` how its sites are dealt")
-    return load_pipeline(model.run.pipeline)
 
 
 def _site(

@@ -89,8 +89,7 @@ def check_device() -> MachineCheck:
 
 def free_space(folder: Path) -> int:
     """Bytes that are free where a folder is, or will be."""
-    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
-    return shutil.disk_usage(there).free
+    return shutil.disk_usage(_nearest(folder)).free
 
 
 def _nearest(path: Path) -> Path:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -119,39 +121,37 @@ def monitor(
 def judged(sums: Mapping[str, MonitorSums], reference: MonitorReference, classes: Sequence[str]) -> dict[str, Any]:
     """What the sums of sites say: class mix and drift of each, figures of all together, alarms. The level of an alarm
     is shared by all figures of all sites that are compared."""
-    pairs = [(site, figure) for site, own in sums.items() for figure in own.moments if reference.of(site, figure)[0]]
-    level = LEVEL / max(len(pairs), 1)
+    compared = {
+        site: {figure: reference.of(site, figure) for figure in own.moments if reference.of(site, figure)[0]}
+        for site, own in sums.items()
+    }
+    count = sum(map(len, compared.values()))
+    level = LEVEL / max(count, 1)
     entries: dict[str, dict[str, Any]] = {}
     for site, own in sums.items():
-        drift = {
-            figure: asdict(shift(own.moments[figure], *_args(reference, site, figure, level)))
-            for name, figure in pairs
-            if name == site
+        shifts = {
+            figure: shift(own.moments[figure], parts, level, between)
+            for figure, (parts, between) in compared[site].items()
         }
         entry = {"patches": own.patches, "groups": own.predicted.groups, "labelled": own.labelled}
         entries[site] = {
             **entry,
             "prevalence": prevalence(own.predicted, reference, classes),
-            "drift": drift,
+            "drift": {figure: asdict(one) for figure, one in shifts.items()},
             "compared_with": _compared_with(site, reference),
-            "alarms": [figure for figure, one in drift.items() if one["ratio"] > 1.0],
-            "notes": [] if drift else [NO_REFERENCE],
+            "alarms": [figure for figure, one in shifts.items() if one.alarm],
+            "notes": [] if shifts else [NO_REFERENCE],
             "sums": own.to_lists(),
         }
     alarms = [{"site": site, "figure": figure} for site, entry in entries.items() for figure in entry["alarms"]]
     result = {
         "reference": reference.name,
         "level": LEVEL,
-        "compared": len(pairs),
+        "compared": count,
         "alarm": bool(alarms),
         "alarms": alarms,
     }
     return {**result, "sites": entries, "together": together(list(sums.values()), reference, classes)}
-
-
-def _args(reference: MonitorReference, site: str, figure: str, level: float) -> tuple[list[Moments], float, bool]:
-    parts, between = reference.of(site, figure)
-    return parts, level, between
 
 
 def _compared_with(site: str, reference: MonitorReference) -> str:
@@ -169,10 +169,7 @@ def together(sums: Sequence[MonitorSums], reference: MonitorReference, classes: 
     """Figures of several sites' patches together; None of one site."""
     if len(sums) < 2:
         return None
-    first, *others = sums
-    whole = first
-    for own in others:
-        whole = whole + own
+    whole = reduce(add, sums)
     scores = whole.scores
     figures = {"ece": scores.ece(), "debiased_ece": scores.debiased_ece(), "nll": scores.nll()} if scores else {}
     return {

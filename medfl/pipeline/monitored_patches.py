@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from medfl import config
 from medfl.config.pipeline_config import Disclosure
 from medfl.data.bag_store import BagStore
 from medfl.data.group_stain import NO_STAIN, group_stains
@@ -20,7 +19,7 @@ from medfl.errors import MedflError
 from medfl.metrics.auroc import FloatArray
 from medfl.metrics.drift import LEAST_GROUPS
 from medfl.pipeline.build_site import build_site
-from medfl.pipeline.evaluate_model import as_the_model_sees, scores
+from medfl.pipeline.evaluate_model import as_the_model_sees, pipeline_of, scores
 from medfl.pipeline.load_pipeline import load_pipeline, load_site
 from medfl.pipeline.site_stores import SiteStores
 from medfl.pipeline.trained_model import TrainedModel
@@ -94,7 +93,7 @@ def _of_folder(model: TrainedModel, folder: Path) -> MonitoredPatches:
 
 
 def _of_site(model: TrainedModel, file: str, pipeline_file: str | None) -> MonitoredPatches:
-    pipeline, site = _planned(model, pipeline_file), load_site(file)
+    pipeline, site = pipeline_of(model, pipeline_file), load_site(file)
     if site.data is None or not (site.data.root or pipeline.data.root):
         raise MedflError(f"{file}: site {site.name} has no `data.root`; add where its new patches lie")
     classes = model.facts["classes"]
@@ -124,13 +123,3 @@ def _of_site(model: TrainedModel, file: str, pipeline_file: str | None) -> Monit
     notes = ["source groups are not known, so each patch counts as a patient"] if share.catalog.groups_unknown else []
     unnamed = np.where(labels == len(classes), -1, labels)
     return MonitoredPatches(site.name, probs, unnamed, groups, stain, pipeline.min_count(site), notes)
-
-
-def _planned(model: TrainedModel, pipeline_file: str | None) -> config.Pipeline:
-    if pipeline_file is not None:
-        return load_pipeline(pipeline_file)
-    if model.run is None:
-        raise MedflError(
-            "the run of this model is not on this machine; say with --pipeline how its patches are rendered"
-        )
-    return load_pipeline(model.run.pipeline)

@@ -35,11 +35,8 @@ def log_evaluation(result: Mapping[str, Any], run_id: str | None = None, folder:
     Returns:
         One line for people.
     """
-    tracking, recorded = config.Tracking(), None
     try:
-        if folder is not None:
-            tracking = config.Tracking(**(read_run(folder).pipeline.get("tracking") or {}))
-            recorded = State.load(folder)
+        tracking, recorded = tracking_of(folder)
     except MedflError as error:
         return f"MLflow: the evaluation is not logged ({error})"
     if not tracking.enabled:
@@ -58,6 +55,14 @@ def log_evaluation(result: Mapping[str, Any], run_id: str | None = None, folder:
     except Exception as error:  # whatever goes wrong here, the figures are sound
         return f"MLflow: the evaluation is not logged ({brief(error)})"
     return f"MLflow: the evaluation is run {logged} at {shown(uri)}"
+
+
+def tracking_of(folder: Path | None) -> tuple[config.Tracking, State | None]:
+    """Where a run folder says that things are logged, and where it was so far; the defaults without one. Raises
+    MedflError."""
+    if folder is None:
+        return config.Tracking(), None
+    return config.Tracking(**(read_run(folder).pipeline.get("tracking") or {})), State.load(folder)
 
 
 def _experiment_of(client: MlflowClient, run_id: str | None) -> str | None:

@@ -8,15 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medfl import config
 from medfl.errors import MedflError
-from medfl.runs.records import read_run
 from medfl.tracking.connect import artifact_location, brief, client_for, resolve_uri, shown
-from medfl.tracking.log_evaluation import log_values
+from medfl.tracking.log_evaluation import log_values, tracking_of
 from medfl.tracking.metric_names import Values, plain
 from medfl.tracking.run_metadata import origin
 from medfl.tracking.sync import experiment_id
-from medfl.tracking.sync_state import State
 
 
 def log_monitoring(result: Mapping[str, Any], folder: Path | None = None) -> str:
@@ -26,11 +23,8 @@ def log_monitoring(result: Mapping[str, Any], folder: Path | None = None) -> str
         result: of `medfl.pipeline.monitor_sites.monitor`.
         folder: run folder of the model, if it is on this machine; its tracking settings count.
     """
-    tracking, recorded = config.Tracking(), None
     try:
-        if folder is not None:
-            tracking = config.Tracking(**(read_run(folder).pipeline.get("tracking") or {}))
-            recorded = State.load(folder)
+        tracking, recorded = tracking_of(folder)
         if not tracking.enabled:
             return "MLflow: off (`tracking.enabled: false`)"
         uri = resolve_uri(tracking, recorded.current if recorded else None)

@@ -13,9 +13,10 @@ from medfl.data.partition import SitePartition
 from medfl.data.rgb import Unreadable
 from medfl.engines.nvflare.kit_software import SOFTWARE, constraints
 from medfl.engines.nvflare.preflight import WAIT, address, end_of, reach, server_kit, site_name
+from medfl.engines.nvflare.session import free_port
 from medfl.engines.remote.greeting import Installation
 from medfl.engines.remote.party_files import PARTY, read_site
-from medfl.engines.remote.site_policy import SHOWN, NotApproved, check_permitted, pipeline_digest
+from medfl.engines.remote.site_policy import SHOWN, NotApproved, check_permitted, how_to_approve, pipeline_digest
 from medfl.errors import DISTRIBUTION, MedflError
 from medfl.pipeline.machine_check import MachineCheck, asked_python, check_device, check_python, free_space
 
@@ -62,13 +63,10 @@ def check_kit(kit: Path) -> Iterator[MachineCheck]:
     yield MachineCheck("kit", True, "unaltered, of the server")
     yield _certificate(kit, "server")
     port = address(kit)[1]
-    try:
-        socket.create_server(("", port)).close()
+    if free_port(port) == port:
         yield MachineCheck("port", True, f"{port} is free")
-    except OSError as error:
-        yield MachineCheck(
-            "port", False, f"{port}: {error.strerror}; end what listens there, or make kits of another port"
-        )
+    else:
+        yield MachineCheck("port", False, f"{port} is in use; end what listens there, or make kits of another port")
 
 
 def expected(kit: Path, site: str, server: str) -> list[str]:
@@ -147,14 +145,13 @@ def _disk(pipeline: config.Pipeline, site: config.SiteConfig, share: SitePartiti
 
 
 def _approval(kit: Path, pipeline: config.Pipeline) -> MachineCheck:
-    digest = pipeline_digest(kit / PARTY)[:SHOWN]
     try:
         check_permitted(kit / PARTY, pipeline)
     except NotApproved as error:
-        return MachineCheck("approval", False, f"{error}; `medfl deploy join {kit} --approve {digest}` approves it")
+        return MachineCheck("approval", False, f"{error}; {how_to_approve(kit)}")
     except MedflError as error:
         return MachineCheck("approval", False, str(error))
-    return MachineCheck("approval", True, f"the pipeline {digest} may run here")
+    return MachineCheck("approval", True, f"the pipeline {pipeline_digest(kit / PARTY)[:SHOWN]} may run here")
 
 
 def _server(kit: Path) -> MachineCheck:

@@ -106,18 +106,18 @@ def _carry_out(
     until = None if limit is None else time.monotonic() + limit
 
     def work(watching: ProgressCallbacks) -> RunSummary:
-        left = tries
+        left, begin = tries, _round(laid)
         while True:
-            begin = _round(laid)
             try:
                 _attempt(laid, watching, wait, until)
                 return laid.folder.read_summary()
             except Interrupted as end:
-                left = tries if end.wanted or _round(laid) > begin else left - 1
+                before, begin = begin, _round(laid)
+                left = tries if end.wanted or begin > before else left - 1
                 if left < 0 or tries == 0:
                     raise
                 watching.say(f"{end.reason}; going on by itself, {left} more times without a new round")
-                AuditLog(laid.server).write("goes on", run=laid.run, round=_round(laid), reason=end.reason, left=left)
+                AuditLog(laid.server).write("goes on", run=laid.run, round=begin, reason=end.reason, left=left)
 
     with laid.folder:
         return follow(laid.folder, laid.pipeline, watcher, work)

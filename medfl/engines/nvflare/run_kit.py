@@ -21,13 +21,12 @@ from medfl.engines.remote.party_files import PARTY, read_site, whole_lines
 from medfl.engines.remote.site_endpoint import LOG
 from medfl.engines.remote.site_policy import (
     POLICY,
-    SHOWN,
     NotApproved,
     NotPermitted,
     approve,
     check_permitted,
+    how_to_approve,
     in_words,
-    pipeline_digest,
 )
 from medfl.errors import MedflError
 from medfl.runs.progress import ProgressCallbacks
@@ -199,8 +198,7 @@ def permitted(
     except NotApproved as error:
         for line in in_words(party, pipeline, site):
             say(line)
-        digest = pipeline_digest(party)[:SHOWN]
-        raise NotApproved(f"{error}; `medfl deploy join {kit} --approve {digest}` approves it") from None
+        raise NotApproved(f"{error}; {how_to_approve(kit)}") from None
     except NotPermitted as error:
         raise NotPermitted(f"{error}; change {party / POLICY}, or ask the consortium for another pipeline") from None
 

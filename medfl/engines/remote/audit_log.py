@@ -130,10 +130,10 @@ def sentence(entry: Mapping[str, Any]) -> str:
     facts = entry["facts"]
     words = [f"{entry['number']:>6}  {entry['at']}  {entry['event']:<9}", _question(facts)]
     if "reason" in facts:
-        words.append(f"refused: {facts['reason']}")
+        words.append(facts["reason"])
     if "bytes_out" in facts:
         words.append(f"{facts['bytes_out']:,} bytes left{_named(facts)}")
-    words += [f"{key} {facts[key]}" for key in ("pipeline", "problem", "sites", "ended") if key in facts]
+    words += [f"{key} {facts[key]}" for key in ("pipeline", "problem", "sites") if key in facts]
     return visible("  ".join(word for word in words if word))
 
 

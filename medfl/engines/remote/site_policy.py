@@ -20,6 +20,7 @@ from medfl import config
 from medfl.config.fields import ConfigSection, Count, Positive
 from medfl.config.yaml_file import read_mapping, validate
 from medfl.data.atomic_file import write_text
+from medfl.engines.remote.party_files import PARTY
 from medfl.errors import MedflError
 from medfl.messages import MeasureRequest, Request, StainRequest
 from medfl.methods.core.chain import MethodChain, build_chain
@@ -111,6 +112,11 @@ def check_permitted(folder: Path, pipeline: config.Pipeline) -> SitePolicy:
     if policy.approve == "each" and digest not in _approved(folder):
         raise NotApproved(f"nobody at this site has approved the pipeline {digest[:SHOWN]} yet")
     return policy
+
+
+def how_to_approve(kit: Path) -> str:
+    """The command by which a person approves the pipeline of a site's kit."""
+    return f"`medfl deploy join {kit} --approve {pipeline_digest(kit / PARTY)[:SHOWN]}` approves it"
 
 
 class Questions:
