@@ -30,7 +30,7 @@ class Request:
     Each kind of message says what is measured. A `StainRequest` may come before the first round. In a round, a site
     that takes part gets a `TrainRequest` and one that only measures an `EvaluateRequest`; after the last round come
     `TemperatureRequest` or `ScalingRequest`, `HistogramRequest`, `MeasureRequest` and, where the pipeline adapts,
-    `AdaptRequest`, of which none trains.
+    `StainRequest` and `AdaptRequest`, of which none trains.
 
     Attributes:
         round: index t of the round, 0-based; metrics made for this request describe the model entering round t.
@@ -86,8 +86,8 @@ class EvaluateRequest(Request):
 
 @dataclass(frozen=True)
 class StainRequest(Request):
-    """Before the first round: the statistics of a training site's stain, as sums of its training patches. Carries no
-    model: weights and buffers are empty.
+    """Before the first round, or before held-out sites are adapted: the statistics of a training site's stain, as sums
+    of its training patches. Carries no model: weights and buffers are empty.
 
     Attributes:
         method: of `medfl.data.normalise`; "" where none are wanted.

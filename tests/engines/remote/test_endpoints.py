@@ -402,6 +402,22 @@ def test_a_run_over_bytes_is_the_run_in_one_process(small, here, tmp_path):
         resume(laid.folder.path)
 
 
+STAINED = {"training": {"augment": {"exchange": 0.5}}, "adapt": {"remedy": ["normalise", "batchnorm"]}}
+"""Sites tell their dyes, and a held-out one is adapted to."""
+
+
+def test_dyes_and_adaptation_over_bytes_are_those_in_one_process(tmp_path):
+    sites = {"generate": SMALL["sites"]["generate"] | {"stain_strength": 0.5}}
+    stained = SMALL | STAINED | {"training": SMALL["training"] | STAINED["training"], "sites": sites}
+    (tmp_path / "stained.yaml").write_text(yaml.safe_dump(stained))
+    pipeline = load_pipeline(tmp_path / "stained.yaml")
+    alone = run(pipeline, tmp_path / "alone").folder
+    laid = lay_out(pipeline, "simulator", tmp_path / "far")
+    assert spoken(laid) == {"done": True}
+    same_result(alone, laid.folder)
+    assert alone.read_summary()["sites"]["held-out-01"]["adapted"]["steps"] == ["normalise", "batchnorm"]
+
+
 def test_each_party_is_given_its_own_and_no_more(small, tmp_path):
     laid = lay_out(load_pipeline(small), "simulator", tmp_path / "far")
     with laid.folder.allocation.open() as stream:
