@@ -69,7 +69,7 @@ class Evaluator:
         """The same for several sets of rows, the model loaded once."""
         rows = [self.rows(part) if isinstance(part, str) else part for part in parts]
         self.shared.model.load(weights, buffers)
-        self.shared.net.eval()
+        self.shared.eval_mode()
         return [self._forward(part) for part in rows]
 
     def _forward(self, rows: Rows) -> Tensor:
