@@ -11,6 +11,8 @@ from medfl.metrics.intervals import multiplicities, tail
 
 GRID: FloatArray = np.arange(51) / 50
 """False positive rates at which the curve is given."""
+ROWS = 64
+"""Resamples worked on at a time, so that memory stays small at sites of many patches."""
 
 
 def roc_band(
@@ -40,12 +42,12 @@ def roc_band(
     if positive.all() or not positive.any():
         return None
     curves = _Curves(scores, positive, group)
-    tpr = curves.at(np.ones(n_groups))
+    tpr = curves.at(np.ones((1, n_groups)))[0]
     result: dict[str, Any] = {"fpr": GRID.tolist(), "tpr": tpr.tolist(), "low": None, "high": None}
     sides = [len(np.unique(group[side])) for side in (positive, ~positive)]
     if resamples > 0 and min(sides) >= 2 and binary_auroc(scores, positive) not in (0.0, 1.0):
         drawn = multiplicities(np.random.default_rng(seed), n_groups, resamples)
-        resampled = np.array([curves.at(weights) for weights in drawn])
+        resampled = np.concatenate([curves.at(part) for part in np.array_split(drawn, -(-len(drawn) // ROWS))])
         usable = resampled[~np.isnan(resampled[:, 0])]
         if len(usable):
             outside = tail(min(sides))
@@ -64,19 +66,25 @@ class _Curves:
         self._last = np.append(np.flatnonzero(falling[1:] < falling[:-1]), len(falling) - 1)  # of each tied block
 
     def at(self, weights: FloatArray) -> FloatArray:
-        """TPR on GRID when the patches of each group count `weights [G]` times; nan where a side has no weight.
+        """TPR on GRID, [R, 51], when the patches of each group count `weights [R, G]` times; nan in rows where a side
+        has no weight.
 
-        The curve joins the points of all thresholds by straight lines, so that ties are shared out evenly as in AUROC;
+        A curve joins the points of all thresholds by straight lines, so that ties are shared out evenly as in AUROC;
         on a vertical stretch its upper end counts.
         """
-        weight = weights[self._group]
-        true = np.append(0.0, np.cumsum(weight * self._positive)[self._last])
-        false = np.append(0.0, np.cumsum(weight * ~self._positive)[self._last])
-        if true[-1] == 0 or false[-1] == 0:
-            return np.full(len(GRID), np.nan)
-        tpr, fpr = true / true[-1], false / false[-1]
-        before = np.searchsorted(fpr, GRID, side="right") - 1
-        after = np.minimum(before + 1, len(fpr) - 1)
-        width = fpr[after] - fpr[before]
-        along = np.divide(GRID - fpr[before], width, out=np.zeros(len(GRID)), where=width > 0)
-        return np.asarray(tpr[before] + along * (tpr[after] - tpr[before]))
+        weight = weights[:, self._group]
+        true, false = (
+            np.pad(np.cumsum(weight * side, axis=1)[:, self._last], ((0, 0), (1, 0)))
+            for side in (self._positive, ~self._positive)
+        )
+        drawn = (true[:, -1] > 0) & (false[:, -1] > 0)
+        result = np.full((len(weights), len(GRID)), np.nan)
+        tpr, fpr = true[drawn] / true[drawn, -1:], false[drawn] / false[drawn, -1:]
+        before = np.array([np.searchsorted(row, GRID, side="right") - 1 for row in fpr], dtype=np.int64)
+        before = before.reshape(len(fpr), len(GRID))
+        after = np.minimum(before + 1, fpr.shape[1] - 1)
+        low, high = (np.take_along_axis(fpr, at, axis=1) for at in (before, after))
+        along = np.divide(GRID - low, high - low, out=np.zeros(low.shape), where=high > low)
+        start, end = (np.take_along_axis(tpr, at, axis=1) for at in (before, after))
+        result[drawn] = start + along * (end - start)
+        return result
