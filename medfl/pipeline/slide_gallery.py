@@ -60,10 +60,10 @@ def write_slide_page(folder: Path, facts: Mapping[str, Any], attention: bool, sc
     """Write `index.html` into the folder of a prediction's heat maps. Raises OSError."""
     lead = f"{colours(facts, attention)} Beside this page lie the pictures as they are, and GeoJSON for QuPath."
     section = PageSection("slides", "Slides", slides(scored), lead)
-    stated = [f"model of run {facts.get('run', '(not stated)')}", f"{len(scored):,} slides"]
+    counts = [f"model of run {facts.get('run', '(not stated)')}", f"{len(scored):,} slides"]
     write_text(
         folder / PAGE,
-        render_page("Slides as the model sees them", [section], facts=stated, kicker="medfl predict", notice=NOTICE),
+        render_page("Slides as the model sees them", [section], facts=counts, kicker="medfl predict", notice=NOTICE),
     )
 
 
