@@ -18,17 +18,23 @@ from medfl.errors import MedflError
 from medfl.pipeline.site_slides import site_slides
 from medfl.pipeline.slide_gallery import ScoredSlide, slide_figure, write_slide_page
 from medfl.pipeline.slide_scores import write_attention
-from medfl.pipeline.slide_verdicts import Verdict, slide_scorer
+from medfl.pipeline.slide_verdicts import Probs, Verdict, slide_scorer
 from medfl.pipeline.trained_model import TrainedModel
 from medfl.report.html_blocks import PatchPicture
 
 
 @dataclass
 class SlidePredictions:
-    """What a model says of slides: (slide, probability of each class), and the slides that cannot be read, with the
-    reason."""
+    """What a model says of slides.
+
+    Attributes:
+        rows: (slide, probability of each class).
+        tiles: slide -> probabilities f64[n, C] of its tiles, of which a patch classifier makes a patient's.
+        damaged: slides that cannot be read, with the reason.
+    """
 
     rows: list[tuple[str, list[float]]] = field(default_factory=list)
+    tiles: dict[str, Probs] = field(default_factory=dict)
     damaged: list[str] = field(default_factory=list)
 
 
@@ -71,6 +77,8 @@ def predict_slides(
         except OSError as error:
             raise MedflError(f"{error.filename or heatmaps}: {error.strerror or error}") from None
         predictions.rows.append((slide.name, verdict.slide.tolist()))
+        if not model.reads_bags:
+            predictions.tiles[slide.name] = verdict.tiles
         if attention is not None and verdict.attention is not None:
             write_attention(attention, slide.stem, np.stack([tiles.x, tiles.y], axis=1), verdict.attention)
     if heatmaps is not None and figures:
