@@ -190,7 +190,7 @@ class AdaptRequest(Request):
             that the site stands for one that never trained; 0 for none.
         temperatures: where there are any, the sums of `medfl.metrics.temperature` at each are asked for in place of
             figures: of the judged patches of a site where the one remedy could be done.
-        resamples, temperature, scale, bias, thresholds, malignant: as in a `MeasureRequest`.
+        resamples, temperature, scale, bias, thresholds, malignant, top, unit_thresholds: as in a `MeasureRequest`.
     """
 
     remedies: tuple[str, ...] = ()
@@ -205,6 +205,8 @@ class AdaptRequest(Request):
     bias: tuple[float, ...] = ()
     thresholds: Mapping[str, float] | None = None
     malignant: tuple[str, ...] = ()
+    top: int = 0
+    unit_thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

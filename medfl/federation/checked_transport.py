@@ -128,7 +128,10 @@ class CheckedTransport:
             parts = {"after": sums, "before": sums, "histograms": histograms, "min_count": checks.count}
             by_column = dict.fromkeys(self.columns, checks.by_value(checks.record(parts)))
             further = {"monitoring": moments_check(self.classes)} if request.monitoring else {}
-            return checks.record(parts | further, {"subgroups": checks.record({}, by_column)} if by_column else {})
+            optional = dict.fromkeys(UNITS, checks.record(parts))
+            if by_column:
+                optional["subgroups"] = checks.record({}, by_column)
+            return checks.record(parts | further, optional)
         return None
 
 

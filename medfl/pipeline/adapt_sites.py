@@ -82,6 +82,7 @@ class AdaptationPlan:
             "scale": own.scale,
             "bias": own.bias,
             "malignant": malignant_classes(pipeline.task),
+            "top": pipeline.evaluation.top,
         }
         return partial(AdaptRequest, **(asked | changes))
 
@@ -193,9 +194,12 @@ def adapt_sites(
     that part of summary.json."""
     names = [name for name, entry in measured.sites.items() if entry["role"] == "held_out"]
     lost: dict[str, str] = {}
-    question = plan.request(
-        tuned, setup.pipeline, resamples=setup.pipeline.evaluation.resamples, thresholds=tuned.thresholds
-    )
+    closing: dict[str, Any] = {
+        "resamples": setup.pipeline.evaluation.resamples,
+        "thresholds": tuned.thresholds,
+        "unit_thresholds": tuned.unit_thresholds,
+    }
+    question = plan.request(tuned, setup.pipeline, **closing)
     for reply in answers(setup, chosen, names, lost, question):
         measured.sites[reply.site]["adapted"] = adapted_result(reply.metrics, plan.remedy)
     classes = setup.pipeline.task.classes
