@@ -11,8 +11,8 @@ from medfl.metrics.intervals import multiplicities, tail
 
 GRID: FloatArray = np.arange(51) / 50
 """False positive rates at which the curve is given."""
-ROWS = 64
-"""Resamples worked on at a time, so that memory stays small at sites of many patches."""
+LARGEST_BLOCK = 200_000
+"""Patches times resamples that are looked at together."""
 
 
 def roc_band(
@@ -42,12 +42,12 @@ def roc_band(
     if positive.all() or not positive.any():
         return None
     curves = _Curves(scores, positive, group)
-    tpr = curves.at(np.ones((1, n_groups)))[0]
+    tpr = curves.at(np.ones(n_groups))
     result: dict[str, Any] = {"fpr": GRID.tolist(), "tpr": tpr.tolist(), "low": None, "high": None}
     sides = [len(np.unique(group[side])) for side in (positive, ~positive)]
     if resamples > 0 and min(sides) >= 2 and binary_auroc(scores, positive) not in (0.0, 1.0):
         drawn = multiplicities(np.random.default_rng(seed), n_groups, resamples)
-        resampled = np.concatenate([curves.at(part) for part in np.array_split(drawn, -(-len(drawn) // ROWS))])
+        resampled = curves.of_each(drawn)
         usable = resampled[~np.isnan(resampled[:, 0])]
         if len(usable):
             outside = tail(min(sides))
@@ -66,25 +66,32 @@ class _Curves:
         self._last = np.append(np.flatnonzero(falling[1:] < falling[:-1]), len(falling) - 1)  # of each tied block
 
     def at(self, weights: FloatArray) -> FloatArray:
-        """TPR on GRID, [R, 51], when the patches of each group count `weights [R, G]` times; nan in rows where a side
-        has no weight.
+        """TPR on GRID when the patches of each group count `weights [G]` times; nan where a side has no weight.
 
-        A curve joins the points of all thresholds by straight lines, so that ties are shared out evenly as in AUROC;
+        The curve joins the points of all thresholds by straight lines, so that ties are shared out evenly as in AUROC;
         on a vertical stretch its upper end counts.
         """
-        weight = weights[:, self._group]
-        true, false = (
-            np.pad(np.cumsum(weight * side, axis=1)[:, self._last], ((0, 0), (1, 0)))
-            for side in (self._positive, ~self._positive)
-        )
-        drawn = (true[:, -1] > 0) & (false[:, -1] > 0)
-        result = np.full((len(weights), len(GRID)), np.nan)
-        tpr, fpr = true[drawn] / true[drawn, -1:], false[drawn] / false[drawn, -1:]
-        before = np.array([np.searchsorted(row, GRID, side="right") - 1 for row in fpr], dtype=np.int64)
-        before = before.reshape(len(fpr), len(GRID))
+        return self.of_each(weights[None])[0]
+
+    def of_each(self, drawn: FloatArray) -> FloatArray:
+        """The same of many weights [R, G] at once, [R, 51]."""
+        most = max(1, LARGEST_BLOCK // len(self._group))
+        return np.concatenate([self._block(drawn[begin : begin + most]) for begin in range(0, len(drawn), most)])
+
+    def _block(self, drawn: FloatArray) -> FloatArray:
+        weight = drawn[:, self._group]
+        true = np.cumsum(weight * self._positive, axis=1)[:, self._last]
+        false = np.cumsum(weight * ~self._positive, axis=1)[:, self._last]
+        curves = np.full((len(drawn), len(GRID)), np.nan)
+        usable = np.flatnonzero((true[:, -1] > 0) & (false[:, -1] > 0))
+        if not len(usable):
+            return curves
+        first = np.zeros((len(usable), 1))
+        tpr, fpr = (np.hstack([first, side[usable] / side[usable, -1:]]) for side in (true, false))
+        before = np.stack([np.searchsorted(row, GRID, side="right") for row in fpr]) - 1
         after = np.minimum(before + 1, fpr.shape[1] - 1)
-        low, high = (np.take_along_axis(fpr, at, axis=1) for at in (before, after))
-        along = np.divide(GRID - low, high - low, out=np.zeros(low.shape), where=high > low)
-        start, end = (np.take_along_axis(tpr, at, axis=1) for at in (before, after))
-        result[drawn] = start + along * (end - start)
-        return result
+        left, low = (np.take_along_axis(side, before, axis=1) for side in (fpr, tpr))
+        width = np.take_along_axis(fpr, after, axis=1) - left
+        along = np.divide(GRID - left, width, out=np.zeros(width.shape), where=width > 0)
+        curves[usable] = low + along * (np.take_along_axis(tpr, after, axis=1) - low)
+        return curves

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -96,6 +97,10 @@ class FlatModel:
 
     def frozen(self) -> dict[str, Tensor]:
         """The parameters and float buffers that never move, by timm's names; none where all trains."""
+        return dict(self._frozen)
+
+    @cached_property
+    def _frozen(self) -> dict[str, Tensor]:
         moving = {slot.name for layout in (self.layout, self.buffer_layout) for slot in layout.slots}
         tensors = {**dict(self.net.named_parameters()), **persistent_buffers(self.net)}
         return {name: t for name, t in tensors.items() if name not in moving and t.is_floating_point()}
