@@ -271,6 +271,11 @@ def _privacy_lines(summary: Mapping[str, Any]) -> list[str]:
     spent = summary.get("privacy")
     if spent and spent["seeded"]:
         lines.append("NOT PRIVATE: the noise of `dp` came from the run's seed, which is for tests only")
+    elif spent and spent.get("unit") == "patient":
+        lines.append(
+            f"Privacy of each patient: epsilon {spent['epsilon']:.3g} at delta {spent['delta']:g}; updates only, and "
+            "for leaving a patient out, not for replacing one"
+        )
     elif spent:
         lines.append(
             f"Privacy of a whole site: epsilon {spent['epsilon']:.3g} at delta {spent['delta']:g}; weights only, and "

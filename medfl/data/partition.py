@@ -217,22 +217,26 @@ class Partition:
         return [row for share in self.sites for row, _ in _counts(share)]
 
 
-def make_partition(pipeline: config.Pipeline) -> Partition:
+def make_partition(pipeline: config.Pipeline, catalog: Catalog | None = None) -> Partition:
     """Give every site its patches, split them, and check the result.
+
+    Args:
+        pipeline: its seed, data and sites decide who is given what.
+        catalog: what `pipeline_catalog` gives, where that has been read already.
 
     Raises:
         MedflError: bad or missing data, demand above supply, a site with too few source groups, data in two places.
     """
     recipients = [site for site in pipeline.all_sites if not brings_own_data(pipeline, site)]
     if recipients:
-        catalog = pipeline_catalog(pipeline)
+        catalog = catalog or pipeline_catalog(pipeline)
         rows_of = partition_by_class_mix(pipeline, catalog, recipients)
     shares = []
     for role, sites in (("train", pipeline.train_sites), ("held_out", pipeline.held_out_sites)):
         for site in sites:
             if brings_own_data(pipeline, site):
                 shares.append(own_partition(pipeline, site, role))
-            else:
+            elif catalog is not None:
                 shares.append(_site_partition(pipeline, site, role, catalog, rows_of[site.name]))
     partition = Partition(tuple(shares))
     partition.check()

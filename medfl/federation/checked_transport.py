@@ -13,13 +13,16 @@ from medfl.messages import (
     AdaptRequest,
     Failure,
     HistogramRequest,
+    KeyRequest,
     MeasureRequest,
     Reply,
     Request,
     ScalingRequest,
     StainRequest,
     TemperatureRequest,
+    UnmaskRequest,
 )
+from medfl.methods.core.masked_sums import KEY, OWN, PAIR, SEED, SIGNED
 from medfl.metrics import figure_checks as checks
 from medfl.metrics.monitored import moments_check
 from medfl.metrics.remedies import PLAIN
@@ -55,6 +58,7 @@ class CheckedTransport:
         self.bins = bins
         self.personal = personal
         self.columns = tuple(columns)
+        self._figure_checks: dict[tuple[tuple[str, ...], tuple[str, ...]], checks.Check] = {}
 
     def call(self, sites: Sequence[str], request: Callable[[str], Request]) -> Iterator[Reply | Failure]:
         """See Transport.call."""
@@ -100,7 +104,7 @@ class CheckedTransport:
         figures, fitting = None, isinstance(request, AdaptRequest) and bool(request.temperatures)
         if not (isinstance(request, TemperatureRequest | ScalingRequest | HistogramRequest | StainRequest) or fitting):
             columns = self.columns if isinstance(request, MeasureRequest) else ()
-            figures = checks.site_figures_check(self.classes, names, self.bins, columns)
+            figures = self._figures(tuple(names), columns)
         _by_split(sums, request.splits)(reply.sums, "sums")
         _by_split(curves, request.splits)(reply.curves, "curves")
         if isinstance(request, AdaptRequest) and not fitting:
@@ -108,7 +112,14 @@ class CheckedTransport:
         else:
             own = [name for name in reply.metrics if self.personal and _of_own_model(name, request.splits)]
             _by_split(figures, request.splits, own)(reply.metrics, "metrics")
+        _look_at_masking(request, reply)
         checks.record({}, dict.fromkeys(PHASES, checks.number(0.0, LARGEST_SECONDS)))(reply.seconds, "seconds")
+
+    def _figures(self, names: tuple[str, ...], columns: tuple[str, ...]) -> checks.Check:
+        """What figures of a site may be; made once for all messages of a kind."""
+        if (names, columns) not in self._figure_checks:
+            self._figure_checks[names, columns] = checks.site_figures_check(self.classes, names, self.bins, columns)
+        return self._figure_checks[names, columns]
 
     def _closing(self, request: Request, n_targets: int) -> checks.Check | None:
         """What a request asks for as sums of a split."""
@@ -133,6 +144,21 @@ class CheckedTransport:
                 optional["subgroups"] = checks.record({}, by_column)
             return checks.record(parts | further, optional)
         return None
+
+
+def _look_at_masking(request: Request, reply: Reply) -> None:
+    """Keys and seeds, where they were asked for and nowhere else."""
+    if isinstance(request, KeyRequest):
+        wanted, further = {KEY}, set(SIGNED)
+    elif isinstance(request, UnmaskRequest):
+        wanted, further = {OWN}, {name for name in reply.masking if name.startswith(PAIR)}
+    else:
+        wanted, further = set(), set()
+    if not wanted <= reply.masking.keys() <= wanted | further:
+        raise ValueError("`masking` has other parts than were asked for")
+    for name, text in reply.masking.items():
+        if name not in SIGNED and not (len(text) == 2 * SEED and text.isalnum() and int(text, 16) >= 0):
+            raise ValueError(f"`masking.{checks.brief(name)}` is no key or seed")
 
 
 def _by_split(inner: checks.Check | None, splits: Sequence[str], further: Sequence[str] = ()) -> checks.Check:

@@ -160,6 +160,12 @@ def early_stop(pipeline: config.Pipeline, records: Sequence[RoundRecord]) -> dic
             f"{link.epsilon:g} (`method.dp.epsilon`)"
         )
         return {"round": last, "epsilon": link.epsilon, "reason": reason}
+    if (budget := pipeline.training.dp_sgd) is not None:
+        reason = (
+            f"ended after {last} of {planned} rounds: one more would have spent more than the epsilon of "
+            f"{budget.epsilon:g} (`training.dp_sgd.epsilon`)"
+        )
+        return {"round": last, "epsilon": budget.epsilon, "reason": reason}
     if isinstance(select, str) or select.patience is None:
         return None
     reason = (

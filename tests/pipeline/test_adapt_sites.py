@@ -306,7 +306,8 @@ def test_a_stain_that_nobody_tells_costs_the_step_and_not_the_run(setup, monkeyp
 
     monkeypatch.setattr(adapt_sites, "agree", nobody)
     heard = []
-    assert adapt_sites._reference(setup, heard.append) == ()
+    chosen = SimpleNamespace(round=2, accepted={})
+    assert adapt_sites._reference(setup, chosen, heard.append) == ()
     assert heard == ["Adaptation: without normalisation, since no training site could tell its stain"]
 
 
