@@ -22,9 +22,11 @@ from medfl.export.onnx_graphs import graph_of
 from medfl.export.write_export import export
 from medfl.pipeline.evaluate_model import evaluate, predict
 from medfl.pipeline.load_pipeline import load_pipeline
+from medfl.pipeline.patch_gallery import with_patches
 from medfl.pipeline.run import run
 from medfl.pipeline.trained_model import find_model
 from medfl.report.run_report import report_html
+from medfl.report.run_results import read_evidence
 from medfl.runs.records import finished_run
 from medfl.tracking.log_model import portable, save_model
 from tests.bags import h5, table
@@ -162,6 +164,8 @@ def test_the_served_model_takes_the_features_of_a_slide(finished, tmp_path):
 def test_what_is_for_images_is_refused_in_a_sentence(small, finished, tmp_path):
     with pytest.raises(MedflError, match="reads the features of a whole slide, and monai-bundle is written for models"):
         export(str(finished.path), "monai-bundle", tmp_path / "out")
+    with pytest.raises(MedflError, match="was trained on features, of which there are no pictures"):
+        with_patches(read_evidence(finished.path))
     with pytest.raises(MedflError, match="in which no near-copies are looked for"):
         find_leaks(make_partition(load_pipeline(small)), 0.75, False, lambda *_: None)
 
