@@ -140,7 +140,7 @@ def hospital() -> None:
     """How well a probe names the hospital of a test patch, and write it."""
     lines = []
     for name, changes in (("no privacy", []), ("patients, epsilon 8", ["training.dp_sgd={clip: 0.5, epsilon: 8}"])):
-        pipeline = load_pipeline(SMALL, ["training.rounds=30", "training.evaluate_every=1000", *changes, *FIXED])
+        pipeline = load_pipeline(SMALL, ["training.rounds=20", "training.evaluate_every=1000", *changes, *FIXED])
         prepared = prepare(pipeline)
         federation: Federation = prepared.federation(prepared.initial_state())
         for _ in range(pipeline.training.rounds):
