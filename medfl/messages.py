@@ -30,8 +30,8 @@ class Request:
     Each kind of message says what is measured. A `StainRequest` may come before the first round. In a round, a site
     that takes part gets a `TrainRequest` and one that only measures an `EvaluateRequest`; after the last round come
     `TemperatureRequest` or `ScalingRequest`, `HistogramRequest`, `MeasureRequest` and, where the pipeline adapts,
-    `AdaptRequest`, of which none trains. Around a `TrainRequest` whose update is masked stand `KeyRequest` and
-    `UnmaskRequest`.
+    `StainRequest` and `AdaptRequest`, of which none trains. Around a `TrainRequest` whose update is masked stand
+    `KeyRequest` and `UnmaskRequest`.
 
     Attributes:
         round: index t of the round, 0-based; metrics made for this request describe the model entering round t.
@@ -92,8 +92,8 @@ class EvaluateRequest(Request):
 
 @dataclass(frozen=True)
 class StainRequest(Request):
-    """Before the first round: the statistics of a training site's stain, as sums of its training patches. Carries no
-    model: weights and buffers are empty.
+    """Before the first round, or before held-out sites are adapted: the statistics of a training site's stain, as sums
+    of its training patches. Carries no model: weights and buffers are empty.
 
     Attributes:
         method: of `medfl.data.normalise`; "" where none are wanted.
@@ -214,7 +214,7 @@ class AdaptRequest(Request):
             that the site stands for one that never trained; 0 for none.
         temperatures: where there are any, the sums of `medfl.metrics.temperature` at each are asked for in place of
             figures: of the judged patches of a site where the one remedy could be done.
-        resamples, temperature, scale, bias, thresholds, malignant: as in a `MeasureRequest`.
+        resamples, temperature, scale, bias, thresholds, malignant, top, unit_thresholds: as in a `MeasureRequest`.
     """
 
     remedies: tuple[str, ...] = ()
@@ -229,6 +229,8 @@ class AdaptRequest(Request):
     bias: tuple[float, ...] = ()
     thresholds: Mapping[str, float] | None = None
     malignant: tuple[str, ...] = ()
+    top: int = 0
+    unit_thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -30,12 +30,23 @@ class GreyLevels:
     patches: int
 
 
+_levels: dict[str, GreyLevels] = {}
+"""Of the stores that this process has looked at, by their digest."""
+
+
 def grey_levels(patches: Iterable[U8]) -> GreyLevels | None:
     """The figures of some patches u8[H, W, 3]; None without any."""
-    figures = np.array([(patch.mean(), patch.std(axis=(0, 1)).max()) for patch in patches])
+    figures = np.array([_mean_and_spread(patch) for patch in patches])
     if not len(figures):
         return None
     return GreyLevels(float(figures[:, 0].mean()), float((figures[:, 1] < FLAT).mean()), len(figures))
+
+
+def _mean_and_spread(patch: U8) -> tuple[float, float]:
+    """Mean of a patch, and the largest standard deviation of a channel."""
+    pixels = np.ascontiguousarray(patch.reshape(-1, 3).T).astype(np.float64)
+    mean, square = pixels.mean(axis=1), np.einsum("cn,cn->c", pixels, pixels) / pixels.shape[1]
+    return float(mean.mean()), float(np.sqrt(np.maximum(square - mean * mean, 0.0)).max())
 
 
 def grey_warnings(levels: Mapping[str, GreyLevels]) -> list[str]:
@@ -59,11 +70,19 @@ def grey_warnings(levels: Mapping[str, GreyLevels]) -> list[str]:
 
 def store_warnings(stores: Mapping[str, PatchStore]) -> list[str]:
     """`grey_warnings` of rendered patches."""
-    sampled = {
-        name: grey_levels(store.images[row] for row in _some(len(store.images), SAMPLE))
-        for name, store in stores.items()
-    }
+    sampled = {name: _levels_of(store) for name, store in stores.items()}
     return grey_warnings({name: levels for name, levels in sampled.items() if levels is not None})
+
+
+def _levels_of(store: PatchStore) -> GreyLevels | None:
+    """Those of some of a store's patches, looked at once in a process: a study has many runs of the same stores."""
+    levels = _levels.get(store.digest)
+    if levels is None or levels.patches != min(len(store.images), SAMPLE):
+        levels = grey_levels(store.images[row] for row in _some(len(store.images), SAMPLE))
+        if levels is None:
+            return None
+        _levels[store.digest] = levels
+    return levels
 
 
 def file_warnings(partition: Partition) -> list[str]:

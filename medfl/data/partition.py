@@ -114,11 +114,17 @@ class Partition:
             for sentence in catalog.source.left_out([*catalog.references, *(name for _, name in catalog.dropped)])
         ]
 
+    @property
+    def patch_words(self) -> str:
+        """What is counted, several of them: "slides" or "tiles" where all sites have slides, else "patches"."""
+        words = {share.catalog.source.patch_words[1] for share in self.sites}
+        return next(iter(words)) if len(words) == 1 and words <= {"slides", "tiles"} else "patches"
+
     def dropped(self) -> list[str]:
         """A sentence for each site on the patches that its `labels` drop."""
         counts = {share.site: Counter(word for word, _ in share.catalog.dropped) for share in self.sites}
         return [
-            f"site {site}: {count.total():,} patches dropped by `labels` "
+            f"site {site}: {count.total():,} {self.patch_words} dropped by `labels` "
             f"({', '.join(f'{show(word)} {number:,}' for word, number in sorted(count.items()))})"
             for site, count in counts.items()
             if count
@@ -211,22 +217,26 @@ class Partition:
         return [row for share in self.sites for row, _ in _counts(share)]
 
 
-def make_partition(pipeline: config.Pipeline) -> Partition:
+def make_partition(pipeline: config.Pipeline, catalog: Catalog | None = None) -> Partition:
     """Give every site its patches, split them, and check the result.
+
+    Args:
+        pipeline: its seed, data and sites decide who is given what.
+        catalog: what `pipeline_catalog` gives, where that has been read already.
 
     Raises:
         MedflError: bad or missing data, demand above supply, a site with too few source groups, data in two places.
     """
     recipients = [site for site in pipeline.all_sites if not brings_own_data(pipeline, site)]
     if recipients:
-        catalog = pipeline_catalog(pipeline)
+        catalog = catalog or pipeline_catalog(pipeline)
         rows_of = partition_by_class_mix(pipeline, catalog, recipients)
     shares = []
     for role, sites in (("train", pipeline.train_sites), ("held_out", pipeline.held_out_sites)):
         for site in sites:
             if brings_own_data(pipeline, site):
                 shares.append(own_partition(pipeline, site, role))
-            else:
+            elif catalog is not None:
                 shares.append(_site_partition(pipeline, site, role, catalog, rows_of[site.name]))
     partition = Partition(tuple(shares))
     partition.check()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import warnings
@@ -44,11 +45,16 @@ def split_by_group(
     return {name: np.flatnonzero(split[of_row] == index) for index, name in enumerate(SPLITS)}
 
 
+@functools.cache
+def _drawing_versions() -> tuple[str, str]:
+    return version("scikit-learn"), version("numpy")
+
+
 def _fold(counts: I64, share: float, seed: int, cache: Path | None) -> NDArray[np.bool_]:
     """`_draw`, or what it gave before for the same arguments."""
     if cache is None:
         return _draw(counts, share, seed)
-    facts = json.dumps([counts.shape, share, seed, version("scikit-learn"), version("numpy")])
+    facts = json.dumps([counts.shape, share, seed, *_drawing_versions()])
     digest = hashlib.sha256(facts.encode() + counts.tobytes()).hexdigest()
     file = cache / f"{digest[:32]}.npy"
     with contextlib.suppress(OSError, ValueError, EOFError):

@@ -58,6 +58,7 @@ class CheckedTransport:
         self.bins = bins
         self.personal = personal
         self.columns = tuple(columns)
+        self._figure_checks: dict[tuple[tuple[str, ...], tuple[str, ...]], checks.Check] = {}
 
     def call(self, sites: Sequence[str], request: Callable[[str], Request]) -> Iterator[Reply | Failure]:
         """See Transport.call."""
@@ -103,7 +104,7 @@ class CheckedTransport:
         figures, fitting = None, isinstance(request, AdaptRequest) and bool(request.temperatures)
         if not (isinstance(request, TemperatureRequest | ScalingRequest | HistogramRequest | StainRequest) or fitting):
             columns = self.columns if isinstance(request, MeasureRequest) else ()
-            figures = checks.site_figures_check(self.classes, names, self.bins, columns)
+            figures = self._figures(tuple(names), columns)
         _by_split(sums, request.splits)(reply.sums, "sums")
         _by_split(curves, request.splits)(reply.curves, "curves")
         if isinstance(request, AdaptRequest) and not fitting:
@@ -113,6 +114,12 @@ class CheckedTransport:
             _by_split(figures, request.splits, own)(reply.metrics, "metrics")
         _look_at_masking(request, reply)
         checks.record({}, dict.fromkeys(PHASES, checks.number(0.0, LARGEST_SECONDS)))(reply.seconds, "seconds")
+
+    def _figures(self, names: tuple[str, ...], columns: tuple[str, ...]) -> checks.Check:
+        """What figures of a site may be; made once for all messages of a kind."""
+        if (names, columns) not in self._figure_checks:
+            self._figure_checks[names, columns] = checks.site_figures_check(self.classes, names, self.bins, columns)
+        return self._figure_checks[names, columns]
 
     def _closing(self, request: Request, n_targets: int) -> checks.Check | None:
         """What a request asks for as sums of a split."""
@@ -132,7 +139,10 @@ class CheckedTransport:
             parts = {"after": sums, "before": sums, "histograms": histograms, "min_count": checks.count}
             by_column = dict.fromkeys(self.columns, checks.by_value(checks.record(parts)))
             further = {"monitoring": moments_check(self.classes)} if request.monitoring else {}
-            return checks.record(parts | further, {"subgroups": checks.record({}, by_column)} if by_column else {})
+            optional = dict.fromkeys(UNITS, checks.record(parts))
+            if by_column:
+                optional["subgroups"] = checks.record({}, by_column)
+            return checks.record(parts | further, optional)
         return None
 
 

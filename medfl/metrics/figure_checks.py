@@ -96,6 +96,7 @@ def named(inner: Check, names: Sequence[str]) -> Check:
 def record(fields: Mapping[str, Check], optional: Mapping[str, Check] | None = None) -> Check:
     """A mapping of these fields, and of no others but the optional ones."""
     allowed = {**fields, **(optional or {})}
+    shown = {name: brief(name) for name in allowed}
 
     def check(value: Any, where: str) -> None:
         if not isinstance(value, Mapping):
@@ -105,7 +106,7 @@ def record(fields: Mapping[str, Check], optional: Mapping[str, Check] | None = N
         if missing := sorted(fields.keys() - value.keys()):
             raise ValueError(f"`{where}` lacks {brief(missing[0])}")
         for name, part in value.items():
-            allowed[name](part, f"{where}.{brief(name)}" if where else brief(name))
+            allowed[name](part, f"{where}.{shown[name]}" if where else shown[name])
 
     return check
 

@@ -11,6 +11,8 @@ from medfl.metrics.intervals import multiplicities, tail
 
 GRID: FloatArray = np.arange(51) / 50
 """False positive rates at which the curve is given."""
+LARGEST_BLOCK = 200_000
+"""Patches times resamples that are looked at together."""
 
 
 def roc_band(
@@ -45,7 +47,7 @@ def roc_band(
     sides = [len(np.unique(group[side])) for side in (positive, ~positive)]
     if resamples > 0 and min(sides) >= 2 and binary_auroc(scores, positive) not in (0.0, 1.0):
         drawn = multiplicities(np.random.default_rng(seed), n_groups, resamples)
-        resampled = np.array([curves.at(weights) for weights in drawn])
+        resampled = curves.of_each(drawn)
         usable = resampled[~np.isnan(resampled[:, 0])]
         if len(usable):
             outside = tail(min(sides))
@@ -69,14 +71,27 @@ class _Curves:
         The curve joins the points of all thresholds by straight lines, so that ties are shared out evenly as in AUROC;
         on a vertical stretch its upper end counts.
         """
-        weight = weights[self._group]
-        true = np.append(0.0, np.cumsum(weight * self._positive)[self._last])
-        false = np.append(0.0, np.cumsum(weight * ~self._positive)[self._last])
-        if true[-1] == 0 or false[-1] == 0:
-            return np.full(len(GRID), np.nan)
-        tpr, fpr = true / true[-1], false / false[-1]
-        before = np.searchsorted(fpr, GRID, side="right") - 1
-        after = np.minimum(before + 1, len(fpr) - 1)
-        width = fpr[after] - fpr[before]
-        along = np.divide(GRID - fpr[before], width, out=np.zeros(len(GRID)), where=width > 0)
-        return np.asarray(tpr[before] + along * (tpr[after] - tpr[before]))
+        return np.asarray(self.of_each(weights[None])[0])
+
+    def of_each(self, drawn: FloatArray) -> FloatArray:
+        """The same of many weights [R, G] at once, [R, 51]."""
+        most = max(1, LARGEST_BLOCK // len(self._group))
+        return np.concatenate([self._block(drawn[begin : begin + most]) for begin in range(0, len(drawn), most)])
+
+    def _block(self, drawn: FloatArray) -> FloatArray:
+        weight = drawn[:, self._group]
+        true = np.cumsum(weight * self._positive, axis=1)[:, self._last]
+        false = np.cumsum(weight * ~self._positive, axis=1)[:, self._last]
+        curves = np.full((len(drawn), len(GRID)), np.nan)
+        usable = np.flatnonzero((true[:, -1] > 0) & (false[:, -1] > 0))
+        if not len(usable):
+            return curves
+        first = np.zeros((len(usable), 1))
+        tpr, fpr = (np.hstack([first, side[usable] / side[usable, -1:]]) for side in (true, false))
+        before = np.stack([np.searchsorted(row, GRID, side="right") for row in fpr]) - 1
+        after = np.minimum(before + 1, fpr.shape[1] - 1)
+        left, low = (np.take_along_axis(side, before, axis=1) for side in (fpr, tpr))
+        width = np.take_along_axis(fpr, after, axis=1) - left
+        along = np.divide(GRID - left, width, out=np.zeros(width.shape), where=width > 0)
+        curves[usable] = low + along * (np.take_along_axis(tpr, after, axis=1) - low)
+        return curves

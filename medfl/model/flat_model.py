@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from medfl.model.backbone import ModelSpec, create
 from medfl.model.bag_network import BagNetwork, Bags
 from medfl.model.layout import Layout, Slot
 from medfl.model.lora import Lora, is_factor, merged
-from medfl.model.trained_part import evaluating, freeze
+from medfl.model.trained_part import TrainingModes, evaluating, freeze
 
 
 class FlatModel:
@@ -49,7 +50,7 @@ class FlatModel:
         self.net = built.net.to(device)
         self.input = built.input
         self.mean, self.std = built.input.mean, built.input.std
-        self._modes = freeze(self.net, spec.train, str(self.spec.backbone), seed)
+        self._modes = TrainingModes(self.net, freeze(self.net, spec.train, str(self.spec.backbone), seed))
         self.train_mode()
         trainable = {name: p for name, p in self.net.named_parameters() if p.requires_grad}
         buffers = {
@@ -78,12 +79,16 @@ class FlatModel:
                 if tensor.dim() == 4:
                     tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
         self._fingerprint = ""
+        self._frozen_digest: tuple[list[int], str] | None = None
         self.check()
 
     def train_mode(self) -> None:
         """Put what trains into training mode, and what is frozen into evaluation mode."""
-        for module, training in self._modes:
-            module.train(training)
+        self._modes.train()
+
+    def eval_mode(self) -> None:
+        """Put all of the network into evaluation mode."""
+        self._modes.eval()
 
     @property
     def trains_features(self) -> bool:
@@ -92,24 +97,33 @@ class FlatModel:
 
     def frozen(self) -> dict[str, Tensor]:
         """The parameters and float buffers that never move, by timm's names; none where all trains."""
+        return dict(self._frozen)
+
+    @cached_property
+    def _frozen(self) -> dict[str, Tensor]:
         moving = {slot.name for layout in (self.layout, self.buffer_layout) for slot in layout.slots}
         tensors = {**dict(self.net.named_parameters()), **persistent_buffers(self.net)}
         return {name: t for name, t in tensors.items() if name not in moving and t.is_floating_point()}
 
     def frozen_digest(self) -> str:
-        """sha256 of the names, shapes and values of what is frozen, the same on every device; "" where nothing is."""
+        """sha256 of the names, shapes and values of what is frozen, the same on every device; "" where nothing is.
+        Taken again only once a value was written."""
         frozen, digest = self.frozen(), hashlib.sha256()
+        written = [tensor._version for tensor in frozen.values()]
+        if self._frozen_digest is not None and self._frozen_digest[0] == written:
+            return self._frozen_digest[1]
         for name in sorted(frozen):
             values = frozen[name].detach().cpu().contiguous()
             digest.update(f"{name} {list(values.shape)}\n".encode())
             digest.update(values.numpy().tobytes())
-        return digest.hexdigest() if frozen else ""
+        self._frozen_digest = written, digest.hexdigest() if frozen else ""
+        return self._frozen_digest[1]
 
     def load_frozen(self, state: Mapping[str, Tensor]) -> None:
         """Give what is frozen the values of a state dict with timm names. Raises MedflError as `from_state_dict`."""
         for name, tensor in self.frozen().items():
             tensor.data.copy_(self._tensor_of(state, name, tensor.shape))
-        self._fingerprint = ""
+        self._fingerprint, self._frozen_digest = "", None
 
     def check(self) -> None:
         """Raise RuntimeError if a parameter or buffer no longer is a view of its vector (after a move or cast)."""

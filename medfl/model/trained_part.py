@@ -49,6 +49,44 @@ def freeze(net: nn.Module, train: Train, backbone: str, seed: int = 0) -> Modes:
     return ((net, True), *((module, False) for module in frozen))
 
 
+class TrainingModes:
+    """A network put into training and evaluation mode and back, every round of every site: of hundreds of modules only
+    those are touched that change.
+
+    Args:
+        net: the network.
+        modes: what `freeze` returns.
+    """
+
+    def __init__(self, net: nn.Module, modes: Modes) -> None:
+        self.net, self.modes = net, modes
+        self._set_in_turn()
+        self._own = any(type(module).train is not nn.Module.train for module in net.modules())
+        self._training = [(module, module.training) for module in net.modules()]
+
+    def train(self) -> None:
+        """What trains into training mode, what is frozen into evaluation mode."""
+        if self._own:  # a module that does something of its own when it changes its mode
+            self._set_in_turn()
+            return
+        for module, training in self._training:
+            if module.training != training:
+                module.training = training
+
+    def eval(self) -> None:
+        """All of it into evaluation mode."""
+        if self._own:
+            self.net.eval()
+            return
+        for module, _ in self._training:
+            if module.training:
+                module.training = False
+
+    def _set_in_turn(self) -> None:
+        for module, training in self.modes:
+            module.train(training)
+
+
 def train_facts(train: Train) -> Any:
     """What model.json says of which part trained: a word, or a mapping as a pipeline states it."""
     if isinstance(train, Lora):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 from importlib.metadata import version
 
@@ -10,6 +11,7 @@ from medfl.errors import DISTRIBUTION
 PACKAGES = ("medfl", "torch", "torchvision", "timm", "numpy")
 
 
+@functools.cache
 def installed_version(package: str = "medfl") -> str:
     """The version of a package that is installed, medfl's own by default.
 

@@ -91,7 +91,7 @@ class FeatureBatches:
         features = None if file is None else load_features(file, len(rows))
         if features is None:
             with torch.inference_mode(), self.shared.autocast():
-                self.shared.net.eval()
+                self.shared.eval_mode()
                 parts = [self.shared.model.features(images).float().cpu() for images in batches]
             features = torch.cat(parts)[: len(rows)].clone() if parts else torch.zeros(0, 0)
             if file is not None:

@@ -84,6 +84,12 @@ class SharedModel:
             self.net = torch.compile(self.model.net)  # type: ignore[assignment]
             self.model.check()
 
+    def eval_mode(self) -> None:
+        """Put the network into evaluation mode, and its compiled form."""
+        self.model.eval_mode()
+        if self.compiled:
+            self.net.eval()
+
     def logits(self, inputs: Tensor | Bags) -> Tensor:
         """Logits [N, C] of normalised images [N, 3, S, S], of their features [N, F], or of N bags."""
         if isinstance(inputs, Tensor) and inputs.dim() == 2:

@@ -10,6 +10,7 @@ import os
 import shutil
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -26,13 +27,17 @@ from medfl.study.study_tables import Tables, rows_of
 from medfl.tracking.sync_state import locked
 
 if TYPE_CHECKING:
+    from medfl.data.catalog import Catalog
     from medfl.data.partition import Partition
 
 CONTENTS = "contents.json"
 WORKERS = "spawn"
 """How workers begin: a fresh process has no threads or locks of this one, and a GPU can be used in it."""
-KEPT_PARTITIONS = 32
-"""So many deals of a study are kept in memory from planning to training; further ones are dealt anew for each run."""
+KEPT_PARTITIONS = 64
+"""So many deals of a study are kept in memory; another one is dealt anew when its next run is due."""
+WRITING_SHARE = 0.05
+"""Of the time of a study, what writing its tables may take. What a kill keeps from them is read from the runs' folders
+when the study is next started."""
 
 
 @dataclass(frozen=True)
@@ -83,20 +88,44 @@ def _carry_out(study: StudyPlan, out: Path, jobs: int, on_finished: Callable[[Fi
             todo.setdefault(run.key, run)
     tables.save(out, study.runs)
     failed = []
-    for done in _carry_out_each(list(todo.values()), jobs, deals):
-        deal, folder = deals.deal(done.run), out / "runs" / done.run.key
-        if not done.problem and not deal.is_of(folder):
-            done = replace(done, problem="its data changed while the study ran; start the study again")
-        if done.problem:
-            failed.append(done)
-        else:
-            contents[done.run.key] = deal.contents
-            deals.write_contents(contents)
-            tables.rows[done.run.key] = rows_of(RunFolder.open(folder), deal.digest, study.design)
-            tables.save(out, study.runs)
-        on_finished(done)
-    deals.write_contents(contents)
+
+    def save() -> None:
+        deals.write_contents(contents)
+        tables.save(out, study.runs)
+
+    saving = _Seldom(save)
+    try:
+        for done in _carry_out_each(list(todo.values()), jobs, deals):
+            deal, folder = deals.deal(done.run), out / "runs" / done.run.key
+            if not done.problem and not deal.is_of(folder):
+                done = replace(done, problem="its data changed while the study ran; start the study again")
+            if done.problem:
+                failed.append(done)
+            else:
+                contents[done.run.key] = deal.contents
+                tables.rows[done.run.key] = rows_of(RunFolder.open(folder), deal.digest, study.design)
+                saving.when_due()
+            on_finished(done)
+    finally:
+        save()
     return failed
+
+
+class _Seldom:
+    """Does something again when what it took last is a small part of the time since: tables that are written whole
+    after every run of thousands would take longer than the runs."""
+
+    def __init__(self, do: Callable[[], None]) -> None:
+        self.do = do
+        self.next = 0.0
+
+    def when_due(self) -> None:
+        """Do it now, or leave it to a later time."""
+        began = time.perf_counter()
+        if began >= self.next:
+            self.do()
+            ended = time.perf_counter()
+            self.next = ended + (ended - began) / WRITING_SHARE
 
 
 def missing(study: StudyPlan, out: Path) -> list[Planned]:
@@ -133,27 +162,49 @@ class _Deals:
     def __init__(self, out: Path) -> None:
         self.out = out
         self._deals: dict[str, _Deal] = {}
-        self._partitions: dict[str, Partition] = {}
+        self._partitions: OrderedDict[str, Partition] = OrderedDict()
+        self._catalogs: dict[str, Catalog] = {}
 
     def deal(self, run: Planned) -> _Deal:
         """What a planned run is dealt; it changes when the data behind a study do."""
         facts = self._facts(run)
         if facts not in self._deals:
-            from medfl.data.partition import make_partition
-
+            partition = self.partition(run)
             try:
-                partition = make_partition(run.pipeline)
                 rows = partition.summary(data_key(self.out, run.pipeline.cache_dir))
                 self._deals[facts] = _Deal(_digest(partition.summary()), _digest(rows), rows)
             except MedflError as error:
                 raise MedflError(f"{run.title}: {error}") from None
-            if len(self._partitions) < KEPT_PARTITIONS:
-                self._partitions[facts] = partition
         return self._deals[facts]
 
-    def partition(self, run: Planned) -> Partition | None:
-        """What a run is dealt; None where that was not kept, so that it has to be dealt again."""
-        return self._partitions.get(self._facts(run))
+    def partition(self, run: Planned) -> Partition:
+        """What a run is dealt: the last one that was kept, or dealt now. Raises MedflError as `make_partition`."""
+        from medfl.data.partition import make_partition
+
+        facts = self._facts(run)
+        if facts not in self._partitions:
+            try:
+                self._partitions[facts] = make_partition(run.pipeline, self._catalog(run))
+            except MedflError as error:
+                raise MedflError(f"{run.title}: {error}") from None
+            if len(self._partitions) > KEPT_PARTITIONS:
+                self._partitions.popitem(last=False)
+        self._partitions.move_to_end(facts)
+        return self._partitions[facts]
+
+    def _catalog(self, run: Planned) -> Catalog | None:
+        """What is dealt to a run's sites, read once for all runs that are dealt from the same; None where all sites
+        bring their own."""
+        from medfl.data.catalog import brings_own_data, pipeline_catalog
+
+        pipeline = run.pipeline
+        if all(brings_own_data(pipeline, site) for site in pipeline.all_sites):
+            return None
+        parts = (pipeline.name, pipeline.task.model_dump(), pipeline.data.model_dump(), pipeline.evaluation.columns)
+        facts = json.dumps([*parts, pipeline.model.mil is not None, pipeline.cache_dir], sort_keys=True, default=str)
+        if facts not in self._catalogs:
+            self._catalogs[facts] = pipeline_catalog(pipeline)
+        return self._catalogs[facts]
 
     def begin(self, run: Planned) -> Path:
         """The folder of a run, with the study's key of digests in it."""
@@ -204,10 +255,14 @@ def _carry_out_each(todo: Sequence[Planned], jobs: int, deals: _Deals) -> Iterat
         return
     context = multiprocessing.get_context(WORKERS)
     with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context, initializer=_leave_with_parent) as pool:
-        waiting = {pool.submit(_one, _quiet(run, threads), deals.begin(run), deals.partition(run)): run for run in todo}
+        waiting: dict[concurrent.futures.Future[tuple[float, str]], Planned] = {}
         try:
-            for future in concurrent.futures.as_completed(waiting):
-                yield Finished(waiting[future], *future.result())
+            for run in todo:
+                if len(waiting) > jobs:  # one more than there are workers, so that none waits for its deal
+                    yield from _finished(waiting)
+                waiting[pool.submit(_one, _quiet(run, threads), deals.begin(run), deals.partition(run))] = run
+            while waiting:
+                yield from _finished(waiting)
         except BrokenProcessPool:
             raise MedflError(
                 "a worker process of the study died (out of memory?); what is finished is kept. Start the study again "
@@ -215,6 +270,12 @@ def _carry_out_each(todo: Sequence[Planned], jobs: int, deals: _Deals) -> Iterat
             ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _finished(waiting: dict[concurrent.futures.Future[tuple[float, str]], Planned]) -> Iterator[Finished]:
+    """Those of the runs under way that end first, taken out."""
+    for future in concurrent.futures.wait(waiting, return_when=concurrent.futures.FIRST_COMPLETED).done:
+        yield Finished(waiting.pop(future), *future.result())
 
 
 def _leave_with_parent() -> None:
@@ -242,7 +303,7 @@ def _quiet(run: Planned, threads: int | None) -> config.Pipeline:
     return pipeline.model_copy(update={"training": training, "tracking": tracking})
 
 
-def _one(pipeline: config.Pipeline, path: Path, partition: Partition | None) -> tuple[float, str]:
+def _one(pipeline: config.Pipeline, path: Path, partition: Partition) -> tuple[float, str]:
     """Carry out one run in its folder, in whatever state that is, on what it is dealt. Returns seconds and what went
     wrong, if anything."""
     from medfl.pipeline.run import resume

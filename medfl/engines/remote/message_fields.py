@@ -146,6 +146,8 @@ REQUESTS: Mapping[str, tuple[type[Request], Fields]] = {
             "bias": _numbers,
             "thresholds": _maybe_numbers_by_name,
             "malignant": _names,
+            "top": _count,
+            "unit_thresholds": _numbers_by_two_names,
         },
     ),
 }

@@ -38,6 +38,7 @@ def built_in_methods() -> dict[str, type[Method]]:
     return dict(sorted(classes.items()))
 
 
+@functools.cache
 def _modules() -> list[str]:
     return [module.name for module in pkgutil.iter_modules(medfl.methods.__path__) if not module.ispkg]
 

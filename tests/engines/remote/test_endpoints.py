@@ -415,6 +415,22 @@ def test_a_run_over_bytes_is_the_run_in_one_process(small, here, tmp_path):
         resume(laid.folder.path)
 
 
+STAINED = {"training": {"augment": {"exchange": 0.5}}, "adapt": {"remedy": ["normalise", "batchnorm"]}}
+"""Sites tell their dyes, and a held-out one is adapted to."""
+
+
+def test_dyes_and_adaptation_over_bytes_are_those_in_one_process(tmp_path):
+    sites = {"generate": SMALL["sites"]["generate"] | {"stain_strength": 0.5}}
+    stained = SMALL | STAINED | {"training": SMALL["training"] | STAINED["training"], "sites": sites}
+    (tmp_path / "stained.yaml").write_text(yaml.safe_dump(stained))
+    pipeline = load_pipeline(tmp_path / "stained.yaml")
+    alone = run(pipeline, tmp_path / "alone").folder
+    laid = lay_out(pipeline, "simulator", tmp_path / "far")
+    assert spoken(laid) == {"done": True}
+    same_result(alone, laid.folder)
+    assert alone.read_summary()["sites"]["held-out-01"]["adapted"]["steps"] == ["normalise", "batchnorm"]
+
+
 def test_updates_travel_behind_masks_and_a_site_that_drops_out_does_not_stop_the_sum(small, tmp_path):
     """Of three sites one fails after it has announced its key; both logs have it that only masked updates left."""
     three = ["method=[]", "sites.generate.count=3", "training={rounds: 1, local_steps: 1, secure_aggregation: true}"]
