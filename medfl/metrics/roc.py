@@ -71,7 +71,7 @@ class _Curves:
         The curve joins the points of all thresholds by straight lines, so that ties are shared out evenly as in AUROC;
         on a vertical stretch its upper end counts.
         """
-        return self.of_each(weights[None])[0]
+        return np.asarray(self.of_each(weights[None])[0])
 
     def of_each(self, drawn: FloatArray) -> FloatArray:
         """The same of many weights [R, G] at once, [R, 51]."""

@@ -298,7 +298,8 @@ def _threads(jobs: int) -> int | None:
 def _quiet(run: Planned, threads: int | None) -> config.Pipeline:
     """A run of a study as it is carried out: named by its key, without tracking of its own, with its share of cores."""
     pipeline = run.pipeline
-    training = pipeline.training.model_copy(update={"threads": pipeline.training.threads or threads})
+    share = threads if pipeline.training.workers == 1 else None  # which share out the cores themselves
+    training = pipeline.training.model_copy(update={"threads": pipeline.training.threads or share})
     tracking = pipeline.tracking.model_copy(update={"enabled": False})
     return pipeline.model_copy(update={"training": training, "tracking": tracking})
 
