@@ -38,8 +38,15 @@ WAITING = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
 """Variables by which a user says how idle threads wait. Where none is set they sleep: where runs or people share a
 machine, threads that wait busily take the cores from those that work, and everything is many times slower."""
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network for a newer version
-if not WAITING & os.environ.keys():
-    os.environ["OMP_WAIT_POLICY"] = "passive"  # OpenMP reads it when torch is loaded
+
+
+def wait_passively() -> None:
+    """Let idle threads of OpenMP, which reads this when torch is loaded, sleep unless the user has said otherwise."""
+    if not WAITING & os.environ.keys():
+        os.environ["OMP_WAIT_POLICY"] = "passive"
+
+
+wait_passively()
 
 
 def _tell_version(asked: bool) -> None:

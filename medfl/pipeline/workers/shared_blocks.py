@@ -77,7 +77,7 @@ def send(line: Connection, value: object, block: Block | None = None) -> None:
 
 
 def receive(line: Connection) -> tuple[Any, list[Tensor]]:
-    """What was sent: the value, and the tensors of its block. Raises EOFError and OSError where the other end is gone."""
+    """What was sent: the value, and the tensors of its block. Raises EOFError and OSError where nobody is there."""
     value, size, places = line.recv()
     if not size:
         return value, []
@@ -137,4 +137,5 @@ def _nameless_file() -> int:
 
 def _mapped(file: int, size: int) -> Tensor:
     """u8[size] over an open file, shared; it needs the file no longer."""
-    return torch.from_file(f"{DESCRIPTORS}/{file}", shared=True, size=size, dtype=torch.uint8)
+    memory: Tensor = torch.from_file(f"{DESCRIPTORS}/{file}", shared=True, size=size, dtype=torch.uint8)
+    return memory

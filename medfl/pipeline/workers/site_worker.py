@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -41,10 +42,8 @@ def work(line: Connection, others: Sequence[Connection], run: int, threads: int,
     for other in others:
         other.close()
     torch.set_num_threads(threads)
-    try:
+    with contextlib.suppress(EOFError, OSError):  # the run has gone
         _Worker(line, build()).serve()
-    except (EOFError, OSError):  # the run has gone
-        pass
 
 
 def _leave_with(run: int) -> None:
