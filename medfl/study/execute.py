@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from medfl import config
 from medfl.data.atomic_file import write_text
 from medfl.errors import MedflError
+from medfl.pipeline.cores import cores_of
 from medfl.runs.data_record import KEY_FILE, changed_sites, data_key, keep_key, read_rows
 from medfl.runs.folder import RunFolder
 from medfl.study.study_file import Planned, StudyPlan
@@ -295,10 +296,18 @@ def _threads(jobs: int) -> int | None:
     return None if os.environ.get("OMP_NUM_THREADS") else max(1, (os.cpu_count() or 1) // jobs)
 
 
+def core_sentences(study: StudyPlan, jobs: int) -> tuple[str, ...]:
+    """What the runs of a study use of this machine's cores, and a warning where they share them."""
+    threads = _threads(jobs)
+    used = [cores_of(_quiet(run, threads)) for run in study.runs[:1]]
+    return tuple(sentence for cores in used for sentence in cores.sentences(jobs))
+
+
 def _quiet(run: Planned, threads: int | None) -> config.Pipeline:
     """A run of a study as it is carried out: named by its key, without tracking of its own, with its share of cores."""
     pipeline = run.pipeline
-    training = pipeline.training.model_copy(update={"threads": pipeline.training.threads or threads})
+    share = threads if pipeline.training.workers == 1 else None  # which share out the cores themselves
+    training = pipeline.training.model_copy(update={"threads": pipeline.training.threads or share})
     tracking = pipeline.tracking.model_copy(update={"enabled": False})
     return pipeline.model_copy(update={"training": training, "tracking": tracking})
 
