@@ -19,7 +19,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from medfl.data.atomic_file import open_itself, write_text
+from medfl.data.atomic_file import open_private, write_text
 from medfl.data.file_lock import lock_file
 from medfl.messages import Reply, Request
 from medfl.plain_text import visible
@@ -45,7 +45,7 @@ class AuditLog:
     def write(self, event: str, **facts: Any) -> None:
         """Add an entry, and have the disk hold it before this returns. Raises OSError."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        with self._lock, open(self.file, "a+b", opener=_readable) as stream:
+        with self._lock, open(self.file, "a+b", opener=open_private) as stream:
             lock_file(stream.fileno(), wait=True)
             torn, last = _last_line(stream)
             number, previous = (json.loads(last)["number"], _hash(last)) if last else (0, BEGIN)
@@ -223,12 +223,6 @@ def _last_line(stream: Any) -> tuple[bytes, bytes]:
     *whole, torn = stream.read().split(b"\n")
     stream.seek(0, os.SEEK_END)
     return torn, whole[-1] if whole else b""
-
-
-def _readable(path: str, flags: int) -> int:
-    number = open_itself(path, flags)
-    os.fchmod(number, 0o600)
-    return number
 
 
 def _canonical(entry: Mapping[str, Any]) -> bytes:
