@@ -133,7 +133,7 @@ def run_of(seed: int, frozen: bool) -> list[Row]:
     model = select_model(setup, state)
     tuned = tune(setup, model)
     mix = training_mix(setup.pipeline, setup.shared.chain, setup.partition.counts())
-    plan = AdaptationPlan("auto", 256, mix, _reference(setup, print))
+    plan = AdaptationPlan("auto", 256, mix, _reference(setup, model, print))
     chosen = choose(setup, model, tuned, plan, print)
     trials = {name: trial["nll"] and round(trial["nll"], 3) for name, trial in chosen.trials.items()}
     print(f"seed {seed}: auto chooses {chosen.remedy} ({chosen.trials['none']['sites']} sites): {trials}", flush=True)

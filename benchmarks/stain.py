@@ -45,7 +45,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "normalise: macenko, fixed": ("data.normalise={method: macenko, reference: fixed}",),
     "reinhard and augment.stain": ("data.normalise=reinhard", f"training.augment.stain={LABORATORY}"),
 }
-COLUMNS = ("strength", "arm", "seed", "auroc", "worst", "ece", "nll")
+COLUMNS = ("strength", "arm", "seed", "auroc", "worst", "ece", "nll", "signature")
 APART = ("strength", "normalise", "nearest", "median")
 
 
@@ -89,7 +89,8 @@ def arms() -> None:
                 held_out = [site for site in summary["sites"].values() if site["role"] == "held_out"]
                 row = {"strength": strength, "arm": arm, "seed": seed}
                 row |= {"auroc": over["mean_auroc"], "worst": over["worst_auroc"], "ece": over["mean_ece"]}
-                append(file, row | {"nll": mean(site["nll"] for site in held_out if site["nll"] is not None)}, COLUMNS)
+                row |= {"nll": mean(site["nll"] for site in held_out if site["nll"] is not None)}
+                append(file, row | {"signature": summary["site_signature"]["balanced_accuracy"]}, COLUMNS)
                 print(row, flush=True)
 
 
@@ -123,7 +124,7 @@ def apart_table() -> str:
 
 
 def arms_table() -> str:
-    """Means over the seeds: held-out AUROC (worst site) and ECE."""
+    """Means over the seeds: held-out AUROC (worst site), ECE, and the share of patches whose site is told."""
     rows, body = read(OUT / "arms.csv"), []
     strengths = sorted({row["strength"] for row in rows}, key=float)
     for arm in ARMS:
@@ -134,8 +135,10 @@ def arms_table() -> str:
                 cells.append("not measured")
                 continue
             auroc, worst, ece = (mean(float(row[key]) for row in own) for key in COLUMNS[3:6])
+            signatures = [float(row["signature"]) for row in own if row["signature"]]
+            told = f", {mean(signatures):.0%}" if signatures else ""
             seeds = "" if len(own) == len(SEEDS) else f" ({len(own)})"
-            cells.append(f"{auroc:.3f} / {worst:.3f}, {ece:.3f}{seeds}")
+            cells.append(f"{auroc:.3f} / {worst:.3f}, {ece:.3f}{told}{seeds}")
         body.append([arm, *cells])
     return table(["", *(f"strength {strength}" for strength in strengths)], body)
 

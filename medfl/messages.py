@@ -30,7 +30,8 @@ class Request:
     Each kind of message says what is measured. A `StainRequest` may come before the first round. In a round, a site
     that takes part gets a `TrainRequest` and one that only measures an `EvaluateRequest`; after the last round come
     `TemperatureRequest` or `ScalingRequest`, `HistogramRequest`, `MeasureRequest` and, where the pipeline adapts,
-    `AdaptRequest`, of which none trains.
+    `StainRequest` and `AdaptRequest`, of which none trains. Around a `TrainRequest` whose update is masked stand
+    `KeyRequest` and `UnmaskRequest`.
 
     Attributes:
         round: index t of the round, 0-based; metrics made for this request describe the model entering round t.
@@ -63,11 +64,16 @@ class TrainRequest(Request):
         lr_scale: factor on the site's learning rate in this round (schedule over rounds).
         stain_others: 27 numbers of each other site's dyes (`medfl.data.stain_exchange`), one site after another.
         extra: further server vectors that a method of the chain sends, by name.
+        mask_keys: site -> what it announced in answer to a `KeyRequest`, for all sites whose updates are summed behind
+            masks in this round (`medfl.methods.core.masked_sums`); empty where updates are sent as they are.
+        mask_tag: names this sum; no two have the same.
     """
 
     lr_scale: float = 1.0
     stain_others: tuple[float, ...] = ()
     extra: Mapping[str, Tensor] = field(default_factory=dict)
+    mask_keys: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    mask_tag: str = ""
 
     def vectors(self) -> dict[str, Tensor]:
         """The vectors that travel, by name; those of methods as `extra.<name>`."""
@@ -86,8 +92,8 @@ class EvaluateRequest(Request):
 
 @dataclass(frozen=True)
 class StainRequest(Request):
-    """Before the first round: the statistics of a training site's stain, as sums of its training patches. Carries no
-    model: weights and buffers are empty.
+    """Before the first round, or before held-out sites are adapted: the statistics of a training site's stain, as sums
+    of its training patches. Carries no model: weights and buffers are empty.
 
     Attributes:
         method: of `medfl.data.normalise`; "" where none are wanted.
@@ -96,6 +102,24 @@ class StainRequest(Request):
 
     method: str = ""
     dyes: bool = False
+
+
+@dataclass(frozen=True)
+class KeyRequest(Request):
+    """Before a site's updates are summed behind masks: its public key. Carries no model."""
+
+
+@dataclass(frozen=True)
+class UnmaskRequest(Request):
+    """After the masked updates of a round have come: a site's seeds by which their sum is unmasked. Carries no model.
+
+    Attributes:
+        tag: the `mask_tag` of the sum.
+        survivors: the sites whose masked updates are in it.
+    """
+
+    tag: str = ""
+    survivors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -190,7 +214,7 @@ class AdaptRequest(Request):
             that the site stands for one that never trained; 0 for none.
         temperatures: where there are any, the sums of `medfl.metrics.temperature` at each are asked for in place of
             figures: of the judged patches of a site where the one remedy could be done.
-        resamples, temperature, scale, bias, thresholds, malignant: as in a `MeasureRequest`.
+        resamples, temperature, scale, bias, thresholds, malignant, top, unit_thresholds: as in a `MeasureRequest`.
     """
 
     remedies: tuple[str, ...] = ()
@@ -205,6 +229,8 @@ class AdaptRequest(Request):
     bias: tuple[float, ...] = ()
     thresholds: Mapping[str, float] | None = None
     malignant: tuple[str, ...] = ()
+    top: int = 0
+    unit_thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -229,6 +255,8 @@ class Reply:
         curves: per split, the curves of `medfl.metrics.site_figures`; in the final measurement only.
         extra: further site vectors that a method of the chain sends, by name.
         seconds: wall time by phase ("train", "evaluate").
+        masked: i64[P + B], update and buffers times samples behind masks, in place of both.
+        masking: hexadecimal text by name: the announcement of a key, or the seeds that an `UnmaskRequest` asks for.
     """
 
     site: str
@@ -244,10 +272,17 @@ class Reply:
     curves: Mapping[str, Metrics] = field(default_factory=dict)
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    masked: Tensor | None = None
+    masking: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def trained(self) -> bool:
+        """Whether it carries an update, as it is or masked."""
+        return self.update is not None or self.masked is not None
 
     def vectors(self) -> dict[str, Tensor]:
         """The vectors that travel, by name; those of methods as `extra.<name>`."""
-        trained = {"update": self.update, "buffers": self.buffers}
+        trained = {"update": self.update, "buffers": self.buffers, "masked": self.masked}
         return {name: vector for name, vector in trained.items() if vector is not None} | _extra(self.extra)
 
     @cached_property

@@ -23,6 +23,7 @@ from medfl.cli.commands.init_commands import init_app
 from medfl.cli.commands.methods_command import methods
 from medfl.cli.commands.monitor_command import monitor
 from medfl.cli.commands.predict_command import predict
+from medfl.cli.commands.purge_command import purge
 from medfl.cli.commands.report_command import report
 from medfl.cli.commands.run_commands import evaluate, export, register, resume, run, track
 from medfl.cli.commands.site_commands import sites_app
@@ -77,6 +78,7 @@ for command in (
     compare,
     report,
     dossier,
+    purge,
     methods,
     backbones,
     doctor,

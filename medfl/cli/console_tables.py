@@ -16,8 +16,9 @@ from medfl.metrics.record_types import SiteResult
 from medfl.metrics.site_signature import signature_sentence
 from medfl.metrics.stability_figures import stability_at
 from medfl.metrics.units import SHOWN, UNITS, shown_points, unit_notes, unit_sites, units_shown
-from medfl.runs.adapted_figures import TITLE, adaptation_sentences, adapted_table
+from medfl.runs.adapted_figures import adaptation_sentences, adapted_tables
 from medfl.runs.headline import headline
+from medfl.runs.own_models import own_model_tables
 from medfl.runs.registration import registration
 from medfl.runs.subgroup_tables import subgroup_tables
 
@@ -82,28 +83,24 @@ def _site_cells(name: str, entry: Mapping[str, Any], counted_twice: bool) -> lis
 def patch_heading(summary: Mapping[str, Any]) -> str:
     """Heading of the column of patches and their source groups."""
     words = patch_words(summary)
-    return "n (groups)" if words == "patches" else f"{words} (patients)"
+    return "n (groups)" if words == "patches" else f"{words} ({_group_words(words)})"
+
+
+def _group_words(words: str) -> str:
+    """What the source groups of these are called: slides and their tiles are of patients."""
+    return "source groups" if words == "patches" else "patients"
 
 
 def print_own_models(terminal: Terminal, sites: Mapping[str, SiteResult]) -> None:
     """AUROC of the further models that a method keeps at each site, beside the global one."""
-    models = {name: entry["models"] for name, entry in sorted(sites.items()) if "models" in entry}
-    if not models:
-        return
-    kinds = sorted({kind for own in models.values() for kind in own})
-    auroc = figure("auroc")
-    rows = [
-        [name, auroc.format_interval(sites[name]), *(auroc.format_interval(own[k]) if k in own else "-" for k in kinds)]
-        for name, own in models.items()
-    ]
-    terminal.table("AUROC of each site's own models on its test data", ["site", "global", *kinds], rows)
+    for title, headings, rows in own_model_tables(sites):
+        terminal.table(title, headings, rows)
 
 
 def print_adapted(terminal: Terminal, summary: Mapping[str, Any]) -> None:
     """Figures of the adapted model beside those of the plain one; nothing where no site was adapted."""
-    headings, rows = adapted_table(summary["sites"])
-    if rows:
-        terminal.table(TITLE, headings, rows, keys=2)
+    for title, headings, rows in adapted_tables(summary["sites"]):
+        terminal.table(title, headings, rows, keys=2)
     terminal.say(*adaptation_sentences(summary))
 
 
@@ -151,8 +148,10 @@ def print_confusion(
     terminal.table(f"{site}: confusion", ["", *classes], rows)
 
 
-def print_partition(terminal: Terminal, rows: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> None:
-    """Patches (groups) per site, split and class."""
+def print_partition(
+    terminal: Terminal, rows: Sequence[Mapping[str, Any]], classes: Sequence[str], words: str = "patches"
+) -> None:
+    """Patches (groups) per site, split and class; `words` is what patches are called."""
     cells: dict[tuple[str, str, str], dict[str, tuple[int, int]]] = {}
     for row in rows:
         place = (str(row["site"]), str(row["role"]), str(row["split"]))
@@ -163,7 +162,8 @@ def print_partition(terminal: Terminal, rows: Sequence[Mapping[str, Any]], class
         shown = [f"{patches} ({groups})" if patches else "-" for patches, groups in counts]
         total = f"{sum(p for p, _ in counts)} ({sum(g for _, g in counts)})"
         table.append([site, role.replace("_", "-"), split, *shown, total])
-    terminal.table("Patches (source groups)", ["site", "role", "split", *classes, "all"], table, keys=3)
+    title = f"{words.capitalize()} ({_group_words(words)})"
+    terminal.table(title, ["site", "role", "split", *classes, "all"], table, keys=3)
 
 
 def print_cross_sites(terminal: Terminal, matrix: Mapping[str, Mapping[str, float | None]]) -> None:
@@ -224,20 +224,21 @@ def _held_out_lines(summary: Mapping[str, Any]) -> list[str]:
                 f"Held-out sites, per {word}: mean AUROC {mean}, worst {over['worst_site']} "
                 f"{format_figure(over['worst_auroc'])}, mean ECE {format_figure(over['mean_ece'])}"
             )
-    pooled = (summary.get("pooled") or {}).get("held_out")
+    pooled = (summary.get("pooled") or {}).get("held_out") or {}
     if pooled:
-        bound = pooled["auroc_resolution"]
-        lines.append(
-            f"All their {pooled['n']} {patch_words(summary)} together: AUROC "
-            + (
-                format_about(pooled["auroc"])
-                if bound is None
-                else f"{format_figure(pooled['auroc'])} (to within {max(bound, 1e-4):.4f})"
-            )
-            + f", ECE {format_figure(pooled['ece_before'])} -> {format_figure(pooled['ece'])}, "
-            + f"Brier {format_figure(pooled['brier'])}"
-        )
+        lines.append(f"All their {pooled['n']} {patch_words(summary)} together: {_pooled_figures(pooled)}")
+    for key in units_shown(summary["sites"]):
+        if own := pooled.get(key):
+            lines.append(f"All their {own['n']} {key} together: {_pooled_figures(own)}")
     return lines
+
+
+def _pooled_figures(pooled: Mapping[str, Any]) -> str:
+    """Figures from merged sums, in words."""
+    bound, auroc = pooled["auroc_resolution"], pooled["auroc"]
+    exact = f"{format_figure(auroc)} (to within {max(bound, 1e-4):.4f})" if bound is not None else format_about(auroc)
+    changes = f"ECE {format_figure(pooled['ece_before'])} -> {format_figure(pooled['ece'])}"
+    return f"AUROC {exact}, {changes}, Brier {format_figure(pooled['brier'])}"
 
 
 def _noise_words(held_out: Mapping[str, Any]) -> str:
@@ -270,6 +271,11 @@ def _privacy_lines(summary: Mapping[str, Any]) -> list[str]:
     spent = summary.get("privacy")
     if spent and spent["seeded"]:
         lines.append("NOT PRIVATE: the noise of `dp` came from the run's seed, which is for tests only")
+    elif spent and spent.get("unit") == "patient":
+        lines.append(
+            f"Privacy of each patient: epsilon {spent['epsilon']:.3g} at delta {spent['delta']:g}; updates only, and "
+            "for leaving a patient out, not for replacing one"
+        )
     elif spent:
         lines.append(
             f"Privacy of a whole site: epsilon {spent['epsilon']:.3g} at delta {spent['delta']:g}; weights only, and "

@@ -43,12 +43,14 @@ def print_plan(prepared: LocalRunSetup, terminal: Terminal) -> None:
     patches = sum(stored_bytes(site.store) for site in prepared.sites.values())
     rest = sum(tensor.numel() for tensor in model.frozen().values())
     frozen = f" and {rest:,} frozen values that stay where they are" if rest else ""
+    words = prepared.partition.patch_words
+    stored = "features" if pipeline.model.mil else words
     total = sum(steps.values()) * pipeline.training.rounds
     terminal.say(
         f"Model: {model.spec.backbone}, {model.layout.size:,} trainable parameters{frozen}, on {model.device.type}.",
         f"Memory besides activations: vectors {vectors / 1e6:.0f} MB, method {scratch / 1e6:.0f} MB, "
-        f"patches {patches / 1e6:.0f} MB (memory-mapped on a CPU).",
-        f"Work: {total:,} local steps of {pipeline.training.batch_size} patches.",
+        f"{stored} {patches / 1e6:.0f} MB (memory-mapped on a CPU).",
+        f"Work: {total:,} local steps of {pipeline.training.batch_size} {words}.",
         *prepared.cores.sentences(),
         *stain_sentences(pipeline.model_dump()),
     )

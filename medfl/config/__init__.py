@@ -38,4 +38,5 @@ from medfl.config.site_config import SiteLink as SiteLink
 from medfl.config.site_config import Sites as Sites
 from medfl.config.site_config import StainProfile as StainProfile
 from medfl.config.training_config import Augment as Augment
+from medfl.config.training_config import DpSgd as DpSgd
 from medfl.config.training_config import LearningRateSchedule as LearningRateSchedule

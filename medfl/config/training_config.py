@@ -54,8 +54,19 @@ class Augment(ConfigSection):
     bag_dropout: float | None = Field(None, ge=0, lt=1)
 
 
+class DpSgd(ConfigSection):
+    """Differential privacy of patients at each site: every patient's gradient is shortened to `clip`, and noise added
+    with which the planned rounds spend `epsilon` at `delta`. `seeded` draws it from the run's seed, for tests."""
+
+    epsilon: Positive
+    delta: float = Field(1e-5, gt=0, lt=0.5)
+    clip: Positive = 1.0
+    seeded: bool = False
+
+
 class Training(ConfigSection):
-    """Rounds and local work. `local_steps` replaces `local_epochs` where stated."""
+    """Rounds and local work. `local_steps` replaces `local_epochs` where stated. With `secure_aggregation` the server
+    sees the sum of the updates and none of them; with `dp_sgd` sites train with differential privacy of patients."""
 
     rounds: Count
     local_epochs: Count = 1
@@ -81,6 +92,8 @@ class Training(ConfigSection):
     workers: Count | Literal["auto"] = 1
     timeout: Positive | None = None
     clock: Literal["virtual", "wall"] = "virtual"
+    secure_aggregation: bool | None = None
+    dp_sgd: DpSgd | None = None
 
     @model_validator(mode="after")
     def _one_loss(self) -> Training:

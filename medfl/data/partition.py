@@ -114,11 +114,17 @@ class Partition:
             for sentence in catalog.source.left_out([*catalog.references, *(name for _, name in catalog.dropped)])
         ]
 
+    @property
+    def patch_words(self) -> str:
+        """What is counted, several of them: "slides" or "tiles" where all sites have slides, else "patches"."""
+        words = {share.catalog.source.patch_words[1] for share in self.sites}
+        return next(iter(words)) if len(words) == 1 and words <= {"slides", "tiles"} else "patches"
+
     def dropped(self) -> list[str]:
         """A sentence for each site on the patches that its `labels` drop."""
         counts = {share.site: Counter(word for word, _ in share.catalog.dropped) for share in self.sites}
         return [
-            f"site {site}: {count.total():,} patches dropped by `labels` "
+            f"site {site}: {count.total():,} {self.patch_words} dropped by `labels` "
             f"({', '.join(f'{show(word)} {number:,}' for word, number in sorted(count.items()))})"
             for site, count in counts.items()
             if count
@@ -188,7 +194,7 @@ class Partition:
 
     def write(self, path: Path) -> None:
         """Write every patch as `site,split,class,group,file`. Names patches: the table stays at the site."""
-        with open_table(path, ("site", "split", "class", "group", "file")) as writer:
+        with open_table(path, ("site", "split", "class", "group", "file"), private=True) as writer:
             for share in self.sites:
                 catalog, locations = share.catalog, share.locations
                 for split, positions in share.splits.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -57,6 +57,14 @@ class Aggregation:
         for method in self.chain.acting("on_reply"):
             method.on_reply(server, reply)
         return reply
+
+    def fold_sum(self, server: ServerContext, update: Tensor, buffers: Tensor, samples: Mapping[str, int]) -> None:
+        """Fold replies of which only the sums are known, f32[P] and f32[B], and every site's samples."""
+        server.samples |= samples
+        server.ages |= dict.fromkeys(samples, 0)
+        for mean in (self._mean, self._sent):
+            if mean is not None:
+                mean.add_sum(update, buffers, sum(samples.values()))
 
     def advance(self, server: ServerContext, state: ServerState) -> UpdateRecord:
         """Make the round part of the state; returns the `update` part of the record."""
@@ -118,6 +126,12 @@ class WeightedMean:
         self.buffers.add_(reply.buffers, alpha=reply.samples)
         self.samples += reply.samples
         self._weighted_square += reply.samples * reply.square
+
+    def add_sum(self, update: Tensor, buffers: Tensor, samples: int) -> None:
+        """Fold what several replies come to, the lengths of their updates unknown."""
+        self.update.add_(update)
+        self.buffers.add_(buffers)
+        self.samples += samples
 
     def finish(self) -> tuple[Tensor, Tensor, float]:
         """(mean update f32[P], mean buffers f32[B], sum_i p_i ||D_i||^2)."""

@@ -13,13 +13,16 @@ from medfl.messages import (
     AdaptRequest,
     Failure,
     HistogramRequest,
+    KeyRequest,
     MeasureRequest,
     Reply,
     Request,
     ScalingRequest,
     StainRequest,
     TemperatureRequest,
+    UnmaskRequest,
 )
+from medfl.methods.core.masked_sums import KEY, OWN, PAIR, SEED, SIGNED
 from medfl.metrics import figure_checks as checks
 from medfl.metrics.monitored import moments_check
 from medfl.metrics.remedies import PLAIN
@@ -109,6 +112,7 @@ class CheckedTransport:
         else:
             own = [name for name in reply.metrics if self.personal and _of_own_model(name, request.splits)]
             _by_split(figures, request.splits, own)(reply.metrics, "metrics")
+        _look_at_masking(request, reply)
         checks.record({}, dict.fromkeys(PHASES, checks.number(0.0, LARGEST_SECONDS)))(reply.seconds, "seconds")
 
     def _figures(self, names: tuple[str, ...], columns: tuple[str, ...]) -> checks.Check:
@@ -135,8 +139,26 @@ class CheckedTransport:
             parts = {"after": sums, "before": sums, "histograms": histograms, "min_count": checks.count}
             by_column = dict.fromkeys(self.columns, checks.by_value(checks.record(parts)))
             further = {"monitoring": moments_check(self.classes)} if request.monitoring else {}
-            return checks.record(parts | further, {"subgroups": checks.record({}, by_column)} if by_column else {})
+            optional = dict.fromkeys(UNITS, checks.record(parts))
+            if by_column:
+                optional["subgroups"] = checks.record({}, by_column)
+            return checks.record(parts | further, optional)
         return None
+
+
+def _look_at_masking(request: Request, reply: Reply) -> None:
+    """Keys and seeds, where they were asked for and nowhere else."""
+    if isinstance(request, KeyRequest):
+        wanted, further = {KEY}, set(SIGNED)
+    elif isinstance(request, UnmaskRequest):
+        wanted, further = {OWN}, {name for name in reply.masking if name.startswith(PAIR)}
+    else:
+        wanted, further = set(), set()
+    if not wanted <= reply.masking.keys() <= wanted | further:
+        raise ValueError("`masking` has other parts than were asked for")
+    for name, text in reply.masking.items():
+        if name not in SIGNED and not (len(text) == 2 * SEED and text.isalnum() and int(text, 16) >= 0):
+            raise ValueError(f"`masking.{checks.brief(name)}` is no key or seed")
 
 
 def _by_split(inner: checks.Check | None, splits: Sequence[str], further: Sequence[str] = ()) -> checks.Check:

@@ -45,7 +45,13 @@ def reason_to_reject(
         )
     local = chain.local_layers
     sizes = {"update": server.weights.numel(), "buffers": server.buffers.numel() - len(local)}
+    if (reply.masked is not None) != plan.masked:
+        return f"the update is {'sent as it is' if plan.masked else 'masked'} in round {reply.round}"
     vectors = {"update": reply.update, "buffers": reply.buffers, **reply.extra}
+    if reply.masked is not None:
+        if reply.masked.dtype != torch.int64 or reply.masked.shape != (sizes["update"] + sizes["buffers"],):
+            return f"the masked update has {reply.masked.numel():,} values in round {reply.round}"
+        del vectors["update"], vectors["buffers"]
     for name, length in chain.sends.items():
         vectors.setdefault(name, None)
         sizes[name] = server.weights.numel() if length == WEIGHTS else length

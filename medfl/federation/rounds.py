@@ -152,7 +152,7 @@ class Federation:
 
     def note_answer(self, progress: RoundProgress, answer: Reply | Failure) -> None:
         """Note what a site answered; a trained reply that nothing speaks against goes on to `Schedule.receive`."""
-        if isinstance(answer, Reply) and (answer.update is not None or answer.site in progress.asked):
+        if isinstance(answer, Reply) and (answer.trained or answer.site in progress.asked):
             reason = reason_to_reject(answer, progress.server, self.config, self.chain, progress.asked)
             progress.asked.pop(answer.site, None)
             if reason is not None:
@@ -166,7 +166,7 @@ class Federation:
         entry |= cast(SiteRecord, {split: dict(figures) for split, figures in answer.metrics.items()})
         entry["role"] = self.schedule.role(self, answer.site)
         entry |= {"bytes_down": progress.bytes_down.get(answer.site, 0), "bytes_up": 0}
-        if answer.update is not None:
+        if answer.trained:
             self.schedule.receive(self, progress, answer)
 
     def take(self, progress: RoundProgress, reply: Reply, bytes_up: int) -> None:

@@ -36,6 +36,7 @@ class FederationConfig:
         site_speeds: site -> how fast it is, where site files state a `link`.
         densities: site -> its initial capacity in (0, 1], for methods that cut sub-models.
         fingerprint: the architecture that replies must be of (`FlatModel.fingerprint`); "" leaves it unchecked.
+        masked: whether updates are sent behind masks (`medfl.federation.masked_rounds`).
     """
 
     train_sites: tuple[str, ...]
@@ -55,6 +56,7 @@ class FederationConfig:
     site_speeds: Mapping[str, SiteSpeed] = field(default_factory=dict)
     densities: Mapping[str, float] = field(default_factory=dict)
     fingerprint: str = ""
+    masked: bool = False
 
     @property
     def timed(self) -> bool:

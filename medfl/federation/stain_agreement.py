@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -42,7 +43,14 @@ class StainAgreement:
 
 
 def agree(
-    transport: Transport, sites: Sequence[str], method: str, dyes: bool, quorum: float, say: Callable[[str], None]
+    transport: Transport,
+    sites: Sequence[str],
+    method: str,
+    dyes: bool,
+    quorum: float,
+    say: Callable[[str], None],
+    round_: int = 0,
+    accepted: Mapping[str, int] = MappingProxyType({}),
 ) -> StainAgreement:
     """Ask the training sites for their stains; each that tells counts the same.
 
@@ -53,13 +61,20 @@ def agree(
         dyes: whether dyes are exchanged.
         quorum: share of the sites that must answer, as in a round.
         say: told of each site that tells nothing.
+        round_: in which it is asked.
+        accepted: site -> its last reply that counted, where it has trained before.
 
     Raises:
         RunFailed: too few sites answer, or none of them, or with dyes only one, tells anything.
     """
-    question = StainRequest(0, torch.empty(0), torch.empty(0), ("train",), method=method, dyes=dyes)
+    nothing = torch.empty(0)
+
+    def question(site: str) -> StainRequest:
+        last = accepted.get(site, -1)
+        return StainRequest(round_, nothing, nothing, ("train",), last, method=method, dyes=dyes)
+
     replies, failures = [], []
-    for answer in transport.call(sorted(sites), lambda _: question):
+    for answer in transport.call(sorted(sites), question):
         if isinstance(answer, Failure):
             failures.append(f"{answer.site}: {answer.reason}")
         else:

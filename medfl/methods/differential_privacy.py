@@ -48,6 +48,7 @@ class Dp(Method):
     paper: ClassVar[str] = "arXiv:1710.06963"
     title: ClassVar[str] = "Learning Differentially Private Recurrent Language Models"
     private: ClassVar[bool] = True
+    weighs_equally: ClassVar[bool] = True
     runs_last: ClassVar[bool] = True  # what is sent must be what was clipped
     clip: float = 1.0
     noise: float = 1.0
@@ -108,7 +109,11 @@ def private_link(chain: MethodChain) -> Dp | None:
 
 def entropy_normal(count: int) -> Tensor:
     """f32[count], standard normal: the quantiles of numbers of 52 bits from the operating system's entropy."""
-    bits = np.frombuffer(os.urandom(8 * count), dtype=np.uint64) >> np.uint64(12)
-    uniform = torch.from_numpy((bits.astype(np.float64) + 0.5) * 2.0**-52)  # 0 and 1 never occur
-    normal: Tensor = torch.special.ndtri(uniform)
+    normal: Tensor = torch.special.ndtri(entropy_uniform(count))
     return normal.float()
+
+
+def entropy_uniform(count: int) -> Tensor:
+    """f64[count], uniform between 0 and 1, neither of which occurs: 52 bits each of the operating system's entropy."""
+    bits = np.frombuffer(os.urandom(8 * count), dtype=np.uint64) >> np.uint64(12)
+    return torch.from_numpy((bits.astype(np.float64) + 0.5) * 2.0**-52)

@@ -123,7 +123,11 @@ class Ecgr(Method):
         steps = Steps(local, self.storage)
         gram = steps.gram()
         chosen = choose(gram, self.keep, self.select, local.seed)
-        local.displacement = steps.combine(coefficients(gram, chosen, self.beta))
+        local.displacement = steps.combine(coefficients(gram, chosen, self.exploratory_weight(local, gram)))
+
+    def exploratory_weight(self, local: SiteContext, gram: Tensor) -> float:
+        """beta of this round, from what the site has seen and the inner products f64[T, T] of its steps."""
+        return self.beta
 
     def scratch_bytes(self, steps: int, padded: int) -> int:
         """The recorded steps, [T, P], and their combination; in bf16 the point before a step as well."""

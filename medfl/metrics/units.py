@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from medfl.metrics.auroc import BoolArray, FloatArray, IndexArray, IntArray
 from medfl.metrics.histograms import ScoreHistograms
-from medfl.metrics.site_figures import site_figures
+from medfl.metrics.site_figures import SiteMeasurement, pooled, site_figures
 from medfl.metrics.small_cells import SmallCells
 from medfl.metrics.targets import MALIGNANT, target_scores
 
@@ -75,7 +75,7 @@ class Units:
         rank = np.arange(len(order)) - first[self.of_patch[order]]
         return np.sort(order[rank < self.top])
 
-    def figures(
+    def measured(
         self,
         probs: FloatArray,
         before: FloatArray,
@@ -85,7 +85,7 @@ class Units:
         seed: int,
         bins: int,
         min_count: int,
-    ) -> dict[str, Any]:
+    ) -> SiteMeasurement:
         """`site_figures` of the scores, each slide or patient counting once; intervals and small cells go by patients.
         Without its diagrams and curves, and empty with the reason as `left_out` where not each is of a class.
 
@@ -94,7 +94,7 @@ class Units:
             thresholds, resamples, seed, bins, min_count: as for `site_figures`.
         """
         chosen = slice(None) if self.labelled else slice(0)
-        measured = site_figures(
+        own = site_figures(
             self.scores(probs)[chosen],
             self.scores(before)[chosen],
             self.labels[chosen],
@@ -106,9 +106,9 @@ class Units:
             seed=seed,
             bins=bins,
             min_count=min_count,
-        ).figures
-        figures = {key: value for key, value in measured.items() if not key.startswith("reliability")}
-        return figures if self.labelled else figures | {"left_out": MIXED}
+        )
+        figures = {key: value for key, value in own.figures.items() if not key.startswith("reliability")}
+        return SiteMeasurement(figures if self.labelled else figures | {"left_out": MIXED}, own.sums, {})
 
     def histograms(self, probs: FloatArray, min_count: int, deviations: float) -> ScoreHistograms:
         """Histograms of the scores for every target, as `SmallCells.histograms` has them; empty where not each is of a
@@ -173,6 +173,28 @@ def unit_sites(sites: Mapping[str, Mapping[str, Any]], key: str) -> dict[str, di
     """Site -> its role and its figures per slide or patient, of the sites that have some."""
     entries = {name: unit_entry(entry, key) for name, entry in sites.items()}
     return {name: {**entry, "role": sites[name]["role"]} for name, entry in entries.items() if entry}
+
+
+def pooled_units(
+    sites: Mapping[str, Mapping[str, Any]], sums: Mapping[str, Mapping[str, Any]], classes: Sequence[str]
+) -> dict[str, Any]:
+    """Figures of all slides, and of all patients, of some sites together, by their key in `UNITS`; sites that have none
+    are not among their `sites`, and a key that no site has is left out.
+
+    Args:
+        sites, sums: entries of `summary.json`, and the `sums` of each site's `SiteMeasurement`.
+        classes: C names.
+    """
+    made = {}
+    for key in units_in(sites):
+        parts = {}
+        for name, entry in sites.items():
+            own = unit_entry(entry, key)
+            if own.get("n") and name in sums and (part := sums[name].get(key) if key in entry else sums[name]):
+                parts[name] = part
+        if parts:
+            made[key] = pooled(parts, classes)
+    return made
 
 
 def unit_notes(sites: Mapping[str, Mapping[str, Any]], key: str) -> list[str]:

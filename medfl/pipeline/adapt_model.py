@@ -14,6 +14,7 @@ from medfl.messages import AdaptRequest
 from medfl.metrics.logit_calibration import Calibration
 from medfl.metrics.remedies import PLAIN, Step, looks_changed, steps_of
 from medfl.pipeline.adaptation_needs import check_adaptation
+from medfl.runs.model_facts import unit_top
 from medfl.site.shared_model import SharedModel
 
 OPTION = "--adapt"
@@ -77,6 +78,8 @@ def adapt_request(
         bias=own.bias,
         thresholds=facts.get("thresholds"),
         malignant=tuple(facts.get("malignant") or ()),
+        top=unit_top(facts),
+        unit_thresholds=facts.get("unit_thresholds") or {},
     )
 
 

@@ -82,6 +82,7 @@ class AdaptationPlan:
             "scale": own.scale,
             "bias": own.bias,
             "malignant": malignant_classes(pipeline.task),
+            "top": pipeline.evaluation.top,
         }
         return partial(AdaptRequest, **(asked | changes))
 
@@ -98,7 +99,7 @@ def plan_adaptation(
     adapt = setup.pipeline.adapt
     if adapt is None:
         return None
-    plan = AdaptationPlan(adapt.name, adapt.patches, mix, _reference(setup, say))
+    plan = AdaptationPlan(adapt.name, adapt.patches, mix, _reference(setup, chosen, say))
     plan = choose(setup, chosen, tuned, plan, say) if adapt.remedy == AUTO else plan
     return _calibrated(setup, chosen, tuned, plan)
 
@@ -140,7 +141,7 @@ def _sums_adapted(
     return total
 
 
-def _reference(setup: RunSetup, say: Callable[[str], None]) -> tuple[float, ...]:
+def _reference(setup: RunSetup, chosen: SelectedModel, say: Callable[[str], None]) -> tuple[float, ...]:
     """The mean of the training sites' stains, where patches are to be normalised to it; none where none can be had,
     which costs that step and not the run."""
     adapt, pipeline = setup.pipeline.adapt, setup.pipeline
@@ -148,7 +149,8 @@ def _reference(setup: RunSetup, say: Callable[[str], None]) -> tuple[float, ...]
         return ()
     sites, quorum = setup.config.train_sites, pipeline.training.quorum
     try:
-        return agree(setup.transport, sites, ADAPTED_STAIN, False, quorum, say).reference
+        agreement = agree(setup.transport, sites, ADAPTED_STAIN, False, quorum, say, chosen.round, chosen.accepted)
+        return agreement.reference
     except RunFailed as failed:
         say(f"Adaptation: without normalisation, since {failed}")
         return ()
@@ -192,9 +194,12 @@ def adapt_sites(
     that part of summary.json."""
     names = [name for name, entry in measured.sites.items() if entry["role"] == "held_out"]
     lost: dict[str, str] = {}
-    question = plan.request(
-        tuned, setup.pipeline, resamples=setup.pipeline.evaluation.resamples, thresholds=tuned.thresholds
-    )
+    closing: dict[str, Any] = {
+        "resamples": setup.pipeline.evaluation.resamples,
+        "thresholds": tuned.thresholds,
+        "unit_thresholds": tuned.unit_thresholds,
+    }
+    question = plan.request(tuned, setup.pipeline, **closing)
     for reply in answers(setup, chosen, names, lost, question):
         measured.sites[reply.site]["adapted"] = adapted_result(reply.metrics, plan.remedy)
     classes = setup.pipeline.task.classes

@@ -7,6 +7,7 @@ import math
 from medfl import config
 from medfl.federation.asynchronous import SimulatedAsync, WallClockAsync
 from medfl.federation.baselines import Centralised, LocalOnly
+from medfl.federation.masked_rounds import MaskedRounds
 from medfl.federation.schedule import Schedule, Synchronous
 from medfl.federation.server_state import FederationConfig
 from medfl.federation.virtual_time import SiteSpeed
@@ -35,6 +36,7 @@ def federation_config(pipeline: config.Pipeline, model: FlatModel) -> Federation
         site_speeds={site.name: SiteSpeed(**site.link.model_dump()) for site in pipeline.train_sites if site.link},
         densities={site.name: site.density for site in pipeline.train_sites},
         fingerprint=model.fingerprint(),
+        masked=bool(training.secure_aggregation),
     )
 
 
@@ -45,7 +47,7 @@ def build_schedule(pipeline: config.Pipeline, chain: MethodChain) -> Schedule:
     if pipeline.baseline == "centralised":
         return Centralised()
     if chain.async_schedule(len(pipeline.train_sites)) is None:
-        return Synchronous()
+        return MaskedRounds() if pipeline.training.secure_aggregation else Synchronous()
     return WallClockAsync() if pipeline.training.clock == "wall" else SimulatedAsync()
 
 

@@ -23,8 +23,10 @@ from medfl.model.flat_model import FlatModel
 from medfl.pipeline.adaptation_needs import check_adaptation, stain_statistics_of
 from medfl.pipeline.cores import cores_of
 from medfl.pipeline.model_spec import model_at_a_site, model_spec
+from medfl.pipeline.patient_budget import check_patient_privacy, patient_privacy
 from medfl.seeds import seed_for
 from medfl.site.feature_batches import FeatureBatches, PooledFeatures
+from medfl.site.masked_site import MaskedSite
 from medfl.site.shared_model import LocalTrainingConfig, Loss, SharedModel
 from medfl.site.site import Site
 from medfl.site.trial_pass import try_network
@@ -45,6 +47,7 @@ def checked_shared_model(pipeline: config.Pipeline) -> SharedModel:
     optimizer = pipeline.training.optimizer
     shared.chain.check(shared.model, optimizer.name, optimizer.momentum, optimizer.weight_decay)
     check_precision(shared)
+    check_patient_privacy(pipeline, shared)
     check_adaptation(pipeline.adapt, shared.model)
     try_network(shared, pipeline.data.size, pipeline.training.batch_size, program_loss(pipeline))
     return shared
@@ -169,7 +172,7 @@ def local_training_config(
     """A site's local work: the pipeline's, with what the site states for itself and its patches show."""
     training = pipeline.training
     steps = site.local_steps or (None if site.local_epochs else training.local_steps)
-    return LocalTrainingConfig(
+    work = LocalTrainingConfig(
         batch_size=training.batch_size,
         local_epochs=site.local_epochs or training.local_epochs,
         local_steps=steps,
@@ -193,6 +196,8 @@ def local_training_config(
         class_mix=_class_mix(pipeline, site, store),
         stain_statistics=stain_statistics_of(pipeline),
     )
+    patches = 0 if store is None else len(store.splits.get("train", ()))
+    return dataclasses.replace(work, patients=patient_privacy(pipeline, work, patches))
 
 
 def build_site(
@@ -205,7 +210,8 @@ def build_site(
     """One site over its rendered patches or its bags; without a role it trains."""
     buffers = "average" if pipeline.baseline else pipeline.training.buffers
     work = local_training_config(pipeline, site, store)
-    return Site(site.name, site.role or "train", store, work, shared, jitter=jitter, buffers=buffers)
+    kind = MaskedSite if pipeline.training.secure_aggregation and site.role != "held_out" else Site
+    return kind(site.name, site.role or "train", store, work, shared, jitter=jitter, buffers=buffers)
 
 
 def build_sites(pipeline: config.Pipeline, stores: Mapping[str, SiteStore], shared: SharedModel) -> dict[str, Site]:

@@ -80,7 +80,7 @@ def conclude_global(
         facts["monitoring"] = monitoring_facts(measured)
         folder.save_facts(facts)
     summary = summarise(setup, folder, selected.round, tuned, measured)
-    if signature := feature_signature(setup):
+    if signature := feature_signature(setup, selected):
         summary["site_signature"] = signature
     if plan is not None:
         summary["adaptation"] = adapt_sites(setup, selected, tuned, plan, measured)

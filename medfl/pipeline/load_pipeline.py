@@ -95,7 +95,9 @@ def _plain_value(value: Any) -> Any:
 def _method_matters(pipeline: Pipeline) -> bool:
     """Whether there is anything to check about the method: not for plain FedAvg."""
     training = pipeline.training
-    return bool(pipeline.method or pipeline.baseline) or training.clock == "wall" or training.buffers == "local"
+    private = training.secure_aggregation or training.dp_sgd
+    changed = training.clock == "wall" or training.buffers == "local"
+    return bool(pipeline.method or pipeline.baseline or private) or changed
 
 
 def load_site(path: Path | str) -> SiteConfig:

@@ -7,9 +7,19 @@ from typing import Any
 from medfl.config import Pipeline
 from medfl.errors import MedflError
 from medfl.methods.core.chain import MethodChain, build_chain
+from medfl.methods.core.masked_sums import LEAST_SITES, why_not_summed
 from medfl.methods.differential_privacy import Dp, private_link
 from medfl.runs.privacy_ledger import noise_for
 
+LOOKS = {
+    "before_training": "moves the start by what a site has kept",
+    "transform_batch": "changes patches by what it has seen of others",
+    "perturb": "takes gradients of its own",
+    "ascend": "takes gradients of its own",
+    "modify_logits": "counts the classes of a site",
+    "modify_loss": "looks at the patches of a batch",
+}
+"""Phases in which a method sees the data of patients, whose gradients are not all that leaves them then."""
 REMEDY = "remove the key or choose another method"
 
 
@@ -30,6 +40,8 @@ def check_method(pipeline: Pipeline, where: str) -> None:
             _without_link(pipeline, chain) if asynchronous else None,
             _wrong_selection(pipeline, chain),
             _key_without_use(pipeline, chain, asynchronous),
+            _without_a_sum(pipeline, chain),
+            _beside_patient_privacy(pipeline, chain),
         ):
             if reason is not None:
                 raise MedflError(reason)
@@ -85,6 +97,45 @@ def _wrong_selection(pipeline: Pipeline, chain: MethodChain) -> str | None:
         )
     if pipeline.training.buffers == "local" or chain.local_norms:
         return "`select` must be last where normalisation is local: sites keep only their latest statistics"
+    return None
+
+
+def _without_a_sum(pipeline: Pipeline, chain: MethodChain) -> str | None:
+    """Why updates cannot be summed behind masks."""
+    training = pipeline.training
+    if not training.secure_aggregation:
+        return None
+    key = "`training.secure_aggregation` shows the server a sum of updates"
+    if pipeline.baseline:
+        return f"{key}, and {pipeline.baseline} has none; {REMEDY}"
+    if reason := why_not_summed(chain.methods):
+        return f"{key} and none of them, and {reason}; {REMEDY}"
+    sites = training.sites_per_round or len(pipeline.train_sites)
+    if sites < LEAST_SITES:
+        return f"{key}, which hides no site among {sites}; have {LEAST_SITES} train in a round, or remove the key"
+    return None
+
+
+def _beside_patient_privacy(pipeline: Pipeline, chain: MethodChain) -> str | None:
+    """What would look at patients past the noise, or take the place of it."""
+    training = pipeline.training
+    if training.dp_sgd is None:
+        return None
+    key = "`training.dp_sgd` bounds and noises each patient's gradient"
+    for phase, what in LOOKS.items():
+        if acting := chain.acting(phase):
+            return f"{key}, and {acting[0].name} {what}; {REMEDY}"
+    for name, applies in (
+        (f"the baseline {pipeline.baseline} is", pipeline.baseline),
+        ("`training.weighted_loss` tells a site's counts and is", training.weighted_loss),
+        ("`model.mil` trains on bags and is", pipeline.model.mil),
+        ("`data.source_groups: ignore` hides what is one patient's and is", pipeline.data.source_groups == "ignore"),
+        ("`method.dp`, which has noise of its own, is", private_link(chain)),
+    ):
+        if applies:
+            return f"{key}, and {name} not made for it; remove one of them"
+    if pipeline.select != "last":
+        return f"{key}, and `select` picks a model by validation figures, which have no noise; leave it at last"
     return None
 
 

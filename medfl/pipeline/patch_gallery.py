@@ -5,26 +5,35 @@ Only for a page that stays where the data is. Nothing here is reached without `-
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
+from typing import cast
 
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from medfl import config
-from medfl.data.partition import Partition, make_partition
+from medfl.data.bag_store import BagStore, SiteStore
+from medfl.data.partition import Partition, SitePartition, make_partition
 from medfl.data.patch_store import PatchStore
-from medfl.data.render import render
+from medfl.data.render import render_settings
+from medfl.data.sources.feature_folders import FeatureFolders
+from medfl.data.sources.whole_slides import WholeSlides
 from medfl.data.stained_store import in_stain
 from medfl.errors import MedflError
 from medfl.metrics.logit_calibration import Calibration
 from medfl.pipeline.build_site import build_shared_model, build_site
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.model_spec import as_saved
+from medfl.pipeline.site_stores import SiteStores
+from medfl.pipeline.slide_gallery import SlideScores, slide_blocks, slide_section
+from medfl.pipeline.trained_model import find_model
+from medfl.report.embedded_picture import embedded
 from medfl.report.html_blocks import PatchPicture, heading, join, patches, text
 from medfl.report.html_page import PageSection
 from medfl.report.run_report import Extras
@@ -32,90 +41,161 @@ from medfl.report.run_results import IN_PROCESS, Evidence
 from medfl.runs.data_record import check_data
 from medfl.runs.folder import RunFolder
 from medfl.runs.model_facts import model_stain, read_model_facts
+from medfl.runs.purge import check_unpurged
 from medfl.runs.tensor_files import load_weights
 from medfl.seeds import seed_for
 from medfl.site.measurement import probabilities
+from medfl.site.shared_model import SharedModel
+from medfl.site.site import Site
 
 PER_SITE = 8
 ALL_SITES = 160
 """Patches a gallery may hold over all sites, and again as many mistakes: the page stays under 5 MB."""
-SIDE, QUALITY = 112, 82
+SIDE = 112
 ALIKE = 0.9
 """Two patches whose small grey pictures correlate more than this, turned or mirrored, are shown as one."""
 
 
+LEAD = (
+    "Pictures from this machine, never part of what is logged. Mistakes are test patches, the surest error first. "
+    "Of a source group, and of patches that look alike, one is shown."
+)
+NO_MODEL = "This run keeps one model a site and no final one, so there are no mistakes to show."
 PATCHES = "This page shows patches: it belongs to the machine that holds them. The page without them can be passed on."
 
 
 def with_patches(evidence: Evidence) -> Extras:
     """What `medfl report --with-patches` adds to a page. Raises MedflError as `gallery`, and for sites elsewhere."""
     engine = evidence.summary.get("engine") or IN_PROCESS
+    check_unpurged(evidence.run.folder, "there are no patches to show")
     if engine != IN_PROCESS:
         raise MedflError(
             f"{evidence.run.folder} ran on the {engine} engine, so its patches are at the sites and not here; leave "
             "--with-patches out, or run it at a site"
         )
-    return Extras((gallery(evidence),), PATCHES, "with-patches")
+    return Extras(tuple(gallery(evidence)), PATCHES, "with-patches")
 
 
-def gallery(evidence: Evidence) -> PageSection:
-    """The section of patches, from the data of the run as it is on this machine now.
+def gallery(evidence: Evidence) -> list[PageSection]:
+    """The section of patches, and of slides where these are slides', from the data of the run as it is on this machine
+    now.
 
     Raises:
-        MedflError: the data is not here, or is no longer what the run used.
+        MedflError: the data is not here, is no longer what the run used, or are features, of which there is no picture.
     """
     folder = RunFolder(evidence.run.folder)
     pipeline = load_pipeline(folder.pipeline)
     shares = {share.site: share for share in make_partition(pipeline).sites if share.site in evidence.roles}
+    if any(isinstance(share.catalog.source, FeatureFolders) for share in shares.values()):
+        raise MedflError(
+            f"{folder.path} was trained on features, of which there are no pictures; leave --with-patches out"
+        )
     try:  # pictures of other data would stand beside this run's figures
         check_data(folder, Partition(tuple(shares.values())), pipeline.cache_dir)
     except MedflError as error:
         raise MedflError(f"{error}, or leave --with-patches out") from None
-    sites = {site.name: site for site in pipeline.all_sites}
-    reference = model_stain(read_model_facts(folder.model_json)) if folder.model_json.is_file() else ()
-    stores = {name: in_stain(render(pipeline, sites[name], shares[name]), reference) for name in evidence.roles}
-    scores = _scores(evidence, folder, pipeline, stores)
-    count = max(1, min(PER_SITE, ALL_SITES // len(stores)))
-    blocks: list[Markup] = []
-    for name, store in stores.items():
-        split, data = ("train", "training") if evidence.roles[name] == "train" else ("test", "test")
-        names = shares[name].names if evidence.site else None  # a site knows its files; nobody else should
-        rows = _mixed(store, store.splits[split], count)
-        shown = [
-            PatchPicture(_picture(store, row), evidence.classes[store.labels[row]], name=names[row] if names else "")
-            for row in rows
-        ]
-        blocks += [heading(name), text(f"From its {data} data, as the model sees it:"), patches(shown)]
-        if name in scores:
-            blocks.append(_mistakes(evidence, store, scores[name], count, names))
-    if not scores:
-        blocks.append(text("This run keeps one model a site and no final one, so there are no mistakes to show."))
-    lead = (
-        "Pictures from this machine, never part of what is logged. Mistakes are test patches, the surest error first. "
-        "Of a source group, and of patches that look alike, one is shown."
-    )
-    return PageSection("patches", "Patches", join(*blocks), lead)
+    return _Gallery(evidence, folder, pipeline, shares).sections()
 
 
-def _scores(
-    evidence: Evidence, folder: RunFolder, pipeline: config.Pipeline, stores: Mapping[str, PatchStore]
-) -> dict[str, NDArray[np.float64]]:
-    """Site -> calibrated probabilities [n, C] of its test patches; empty where the run has no global model."""
-    if not folder.model.is_file():
-        return {}
-    pipeline = as_saved(pipeline)
-    shared = build_shared_model(pipeline)
-    by_name = {site.name: site for site in pipeline.all_sites}
-    sites = {name: build_site(pipeline, by_name[name], store, shared) for name, store in stores.items()}
-    loaded = folder.load_checkpoint(sites)  # normalisation that sites keep to themselves
-    accepted = loaded[0].accepted if loaded else {}
-    weights, buffers = shared.model.from_state_dict(load_weights(folder.model))
-    probs = {}
-    for name, site in sites.items():
-        site.restore(site.memory().promoted(accepted.get(name, -1)))
-        logits = site.evaluator.logits(*site.own_model(weights, buffers), "test")
-        probs[name] = probabilities(logits, Calibration.of(evidence.summary))
-    return probs
+@dataclass(frozen=True)
+class _Gallery:
+    """The data of a run's sites, and what its model says of them."""
+
+    evidence: Evidence
+    folder: RunFolder
+    pipeline: config.Pipeline
+    shares: Mapping[str, SitePartition]
+
+    @cached_property
+    def sites(self) -> dict[str, config.SiteConfig]:
+        return {site.name: site for site in self.pipeline.all_sites if site.name in self.evidence.roles}
+
+    @cached_property
+    def stores(self) -> dict[str, SiteStore]:
+        """Each site's patches in the model's stain, or its bags."""
+        facts = self.folder.model_json
+        reference = model_stain(read_model_facts(facts)) if facts.is_file() else ()
+        made, stores = SiteStores(self.pipeline), dict[str, SiteStore]()
+        for name, site in self.sites.items():
+            store = made.of(site, self.shares[name])
+            stores[name] = store if isinstance(store, BagStore) else in_stain(store, reference)
+        return stores
+
+    @cached_property
+    def count(self) -> int:
+        """Pictures of a site."""
+        return max(1, min(PER_SITE, ALL_SITES // len(self.sites)))
+
+    @cached_property
+    def shared(self) -> SharedModel:
+        return build_shared_model(as_saved(self.pipeline))
+
+    @cached_property
+    def own_models(self) -> dict[str, tuple[Site, Tensor, Tensor]]:
+        """The sites, and the model that counts at each; none where the run has no global model."""
+        if not self.folder.model.is_file():
+            return {}
+        pipeline = as_saved(self.pipeline)
+        built = {
+            name: build_site(pipeline, self.sites[name], store, self.shared) for name, store in self.stores.items()
+        }
+        loaded = self.folder.load_checkpoint(built)  # normalisation that sites keep to themselves
+        accepted = loaded[0].accepted if loaded else {}
+        weights, buffers = self.shared.model.from_state_dict(load_weights(self.folder.model))
+        for name, site in built.items():
+            site.restore(site.memory().promoted(accepted.get(name, -1)))
+        return {name: (site, *site.own_model(weights, buffers)) for name, site in built.items()}
+
+    @cached_property
+    def scores(self) -> dict[str, NDArray[np.float64]]:
+        """Site -> calibrated probabilities [n, C] of its test patches or bags."""
+        calibration = Calibration.of(self.evidence.summary)
+        return {
+            name: probabilities(site.evaluator.logits(weights, buffers, "test"), calibration)
+            for name, (site, weights, buffers) in self.own_models.items()
+        }
+
+    def sections(self) -> list[PageSection]:
+        """Patches, then slides."""
+        made = [self._slides()] if all(isinstance(s.catalog.source, WholeSlides) for s in self.shares.values()) else []
+        return [section for section in (self._patches(), *made) if section is not None]
+
+    def _patches(self) -> PageSection | None:
+        """Some patches of every site, and its mistakes; absent where sites hold bags."""
+        evidence, blocks = self.evidence, list[Markup]()
+        for name, store in self.stores.items():
+            if isinstance(store, BagStore):
+                return None
+            split, data = ("train", "training") if evidence.roles[name] == "train" else ("test", "test")
+            names = store.names if evidence.site else None  # a site knows its files; nobody else should
+            rows = _mixed(store, store.splits[split], self.count)
+            shown = [
+                PatchPicture(
+                    _picture(store, row), evidence.classes[store.labels[row]], name=names[row] if names else ""
+                )
+                for row in rows
+            ]
+            blocks += [heading(name), text(f"From its {data} data, as the model sees it:"), patches(shown)]
+            if name in self.scores:
+                blocks.append(_mistakes(evidence, store, self.scores[name], self.count, names))
+        if not self.scores:
+            blocks.append(text(NO_MODEL))
+        return PageSection("patches", "Patches", join(*blocks), LEAD)
+
+    def _slides(self) -> PageSection | None:
+        """Some test slides of every site with what the model says of their tiles; absent without a global model."""
+        if not self.own_models:
+            return None
+        model, blocks = find_model(str(self.folder.path)), list[Markup]()
+        for name, (_, weights, buffers) in self.own_models.items():
+            share = self.shares[name]
+            source = cast(WholeSlides, share.catalog.source)
+            own = SlideScores.of(share, self.stores[name], self.scores[name], model.facts)
+            look = render_settings(self.pipeline, self.sites[name], by_scale=True)
+            self.shared.model.load(weights, buffers)
+            site = bool(self.evidence.site)
+            blocks += [heading(name), *slide_blocks(model, source, look, self.shared, own, self.count, site)]
+        return slide_section(model, blocks)
 
 
 def _mistakes(
@@ -177,9 +257,4 @@ def _turned(image: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 def _picture(store: PatchStore, row: int) -> str:
     """A patch as a `data:` address, small enough for a page of hundreds."""
-    image = Image.fromarray(np.asarray(store.images[row]))
-    if max(image.size) > SIDE:
-        image = image.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-    stream = io.BytesIO()
-    image.save(stream, format="JPEG", quality=QUALITY, subsampling=0)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+    return embedded(np.asarray(store.images[row]), SIDE)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from medfl.config.spelling import one_form, show
 from medfl.data.sources.csv_table import Row, read_rows
 from medfl.errors import MedflError
+from medfl.metrics.auroc import FloatArray
 from medfl.metrics.units import UNITS, units_of
 from medfl.runs.model_facts import unit_top
 
@@ -33,6 +35,16 @@ class Owners:
     rows: Mapping[str, Row]
     of_slides: bool
 
+    def of(self, names: Sequence[str]) -> list[Row | None]:
+        """The row of each file or slide, None where there is none. A slide may be called without its folder and ending,
+        where no other is called so."""
+        stems = [one_form(PurePosixPath(name).stem) for name in names]
+        alone = {stem for stem, count in Counter(stems).items() if count == 1 and self.of_slides}
+        pairs = zip(names, stems, strict=True)
+        return [
+            self.rows.get(one_form(name)) or (self.rows.get(stem) if stem in alone else None) for name, stem in pairs
+        ]
+
 
 def read_owners(table: Path) -> Owners:
     """A table `file,patient[,slide]`, or `slide,patient`. Raises MedflError for one that is none, or names a file
@@ -49,7 +61,10 @@ def read_owners(table: Path) -> Owners:
 
 
 def score_units(
-    scored: Sequence[tuple[str, Sequence[float]]], owners: Owners, facts: Mapping[str, Any]
+    scored: Sequence[tuple[str, Sequence[float]]],
+    owners: Owners,
+    facts: Mapping[str, Any],
+    tiles: Mapping[str, FloatArray] | None = None,
 ) -> dict[str, list[list[str]]]:
     """The tables per slide and per patient, by the keys of `medfl.metrics.units.UNITS`: headings, then rows.
 
@@ -57,11 +72,13 @@ def score_units(
         scored: (file or slide, probability per class) of a folder.
         owners: whose they are.
         facts: model.json.
+        tiles: slide -> probabilities [n, C] of its tiles, where a patient is scored by all tiles of its slides, as the
+            run measured it.
 
     Raises:
         MedflError: what was scored has no row.
     """
-    row_of = [owners.rows.get(one_form(name)) for name, _ in scored]
+    row_of = owners.of([name for name, _ in scored])
     missing = [name for (name, _), row in zip(scored, row_of, strict=True) if row is None]
     if missing:
         raise MedflError(
@@ -73,11 +90,14 @@ def score_units(
     if not owners.of_slides and all(row.get("slide", "") for row in rows):
         names["slides"] = [row["slide"] for row in rows]
     numbered = {key: np.unique(own, return_inverse=True) for key, own in names.items()}
-    probs = np.array([own for _, own in scored], dtype=np.float64)
-    slides = numbered["slides"][1] if "slides" in numbered else None
+    probs, counts = np.array([own for _, own in scored], dtype=np.float64), np.ones(len(rows), dtype=np.int64)
+    if tiles is not None:
+        counts = np.array([len(tiles[name]) for name, _ in scored])
+        probs = np.concatenate([tiles[name] for name, _ in scored])
+    slides = np.repeat(numbered["slides"][1], counts) if "slides" in numbered else None
     made = units_of(
-        np.zeros(len(rows), dtype=np.int64),  # not known, and not read
-        numbered["patients"][1],
+        np.zeros(len(probs), dtype=np.int64),  # not known, and not read
+        np.repeat(numbered["patients"][1], counts),
         slides,
         facts["classes"],
         tuple(facts.get("malignant") or ()),
@@ -87,7 +107,8 @@ def score_units(
     for key, units in made.items():
         counted = "slides" if owners.of_slides else "files"
         head = [[UNITS[key], counted, *(f"p_{name}" for name in facts["classes"])]]
-        lines = zip(units.numbers.tolist(), units.sizes.tolist(), units.scores(probs).tolist(), strict=True)
+        sizes = np.bincount(numbered[key][1])
+        lines = zip(units.numbers.tolist(), sizes.tolist(), units.scores(probs).tolist(), strict=True)
         own_names = numbered[key][0].tolist()
         tables[key] = head + [[own_names[n], str(size), *(f"{p:.6f}" for p in own)] for n, size, own in lines]
     return tables

@@ -27,8 +27,10 @@ from medfl.pipeline.run_callbacks import CheckpointWriter, PrivacyAccount, Round
 from medfl.pipeline.summary import early_stop
 from medfl.runs.data_record import check_data, note_data
 from medfl.runs.folder import RunFolder
+from medfl.runs.patient_ledger import PatientLedger
 from medfl.runs.privacy_ledger import Ledger
 from medfl.runs.progress import ProgressCallbacks
+from medfl.runs.purge import check_unpurged
 from medfl.runs.verdict import why_untrained
 from medfl.tracking.background_sync import Mirror
 
@@ -99,6 +101,7 @@ def resume(
     folder = RunFolder.open(path)
     if folder.engine.is_file():
         raise MedflError(f"the sites of {folder.path} keep their own state; continue it with `medfl resume`")
+    check_unpurged(folder.path, "it cannot go on")
     with folder:
         pipeline = load_pipeline(folder.pipeline).with_parts(parts or ProgramParts())
         if rounds is not None:
@@ -165,7 +168,7 @@ def play(
     Raises:
         RunFailed: too many rounds without a quorum, or none that counted; a model that is not finite; no site measured.
     """
-    timer, ledger = PhaseTimer(spent), Ledger.open(setup.shared.chain, folder.privacy)
+    timer, ledger = PhaseTimer(spent), open_ledger(setup, folder)
     callbacks: list[Callback] = [
         timer,
         *([PrivacyAccount(ledger, setup.config.rounds)] if ledger else []),
@@ -188,6 +191,15 @@ def play(
     folder.save_curves(setup.pipeline.task.classes, curves)
     folder.save_summary(summary)
     return summary
+
+
+def open_ledger(setup: RunSetup, folder: RunFolder) -> Ledger | PatientLedger | None:
+    """The account of what a run spends of privacy, of sites or of patients; None where it has none. Raises MedflError
+    as the two do."""
+    training = setup.pipeline.training
+    if training.dp_sgd is not None:
+        return PatientLedger(training.dp_sgd, training.batch_size, training.rounds, folder.privacy)
+    return Ledger.open(setup.shared.chain, folder.privacy)
 
 
 def follow(

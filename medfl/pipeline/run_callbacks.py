@@ -14,6 +14,7 @@ from medfl.federation.server_state import ServerState
 from medfl.metrics.record_types import RoundRecord
 from medfl.runs.background_writer import Background
 from medfl.runs.folder import RunFolder
+from medfl.runs.patient_ledger import PatientLedger
 from medfl.runs.privacy_ledger import Ledger
 from medfl.runs.progress import ProgressCallbacks
 from medfl.site.site import Site
@@ -24,7 +25,7 @@ class PrivacyAccount(Callback):
     """Notes each round's release in the ledger, and what is spent in the round's record; lets the next round close the
     run where another release would pass its budget."""
 
-    ledger: Ledger
+    ledger: Ledger | PatientLedger
     rounds: int
 
     def before_run(self, state: ServerState) -> None:

@@ -18,6 +18,7 @@ from medfl.metrics.site_figures import pooled
 from medfl.metrics.stability import Stability
 from medfl.metrics.subgroups import pooled_subgroups
 from medfl.metrics.targets import MALIGNANT
+from medfl.metrics.units import pooled_units
 from medfl.model.trained_part import train_facts
 from medfl.pipeline.final_evaluation import Measured, Tuning
 from medfl.pipeline.malignancy import malignant_classes
@@ -159,6 +160,12 @@ def early_stop(pipeline: config.Pipeline, records: Sequence[RoundRecord]) -> dic
             f"{link.epsilon:g} (`method.dp.epsilon`)"
         )
         return {"round": last, "epsilon": link.epsilon, "reason": reason}
+    if (budget := pipeline.training.dp_sgd) is not None:
+        reason = (
+            f"ended after {last} of {planned} rounds: one more would have spent more than the epsilon of "
+            f"{budget.epsilon:g} (`training.dp_sgd.epsilon`)"
+        )
+        return {"round": last, "epsilon": budget.epsilon, "reason": reason}
     if isinstance(select, str) or select.patience is None:
         return None
     reason = (
@@ -174,14 +181,16 @@ def pooled_figures(
     classes: Sequence[str],
     malignant: Sequence[str],
 ) -> dict[str, Any]:
-    """Figures of all patches of the held-out sites, and of the training sites, from merged sums; those of subgroups
-    with them, by column and value."""
+    """Figures of all patches of the held-out sites, and of the training sites, from merged sums; those of slides, of
+    patients and of subgroups (by column and value) with them."""
     by_role = {role: {n: sums[n] for n, e in sites.items() if e["role"] == role} for role in ("held_out", "train")}
     points = [(entry.get("operating") or {}).get(MALIGNANT) or {} for entry in sites.values()]
     threshold = next((point["threshold"] for point in points if point.get("threshold") is not None), None)
     made: dict[str, Any] = {}
     for role, chosen in by_role.items():
         made[role] = pooled(chosen, classes)
+        if units := pooled_units({name: sites[name] for name in chosen}, chosen, classes):
+            made[role] |= units
         if subgroups := pooled_subgroups(chosen, classes, malignant, threshold):
             made[role]["subgroups"] = subgroups
     return made

@@ -173,6 +173,11 @@ def patches(pictures: Sequence[PatchPicture]) -> Markup:
     return _block("patches", pictures)
 
 
+def slides(pictures: Sequence[PatchPicture]) -> Markup:
+    """Whole slides of a site, each in small."""
+    return _block("patches", pictures, "slides")
+
+
 def _block(macro: str, *arguments: Any) -> Markup:
     module = templates().get_template("blocks.html").module
     return Markup(str(getattr(module, macro)(*arguments)).strip())

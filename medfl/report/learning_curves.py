@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from medfl.metrics import format_figure, mean_supported, round_stability
 from medfl.metrics.figures import Place
+from medfl.metrics.formatting import patch_words
 from medfl.metrics.record_types import RoundRecord
 from medfl.metrics.stability import bend
 from medfl.metrics.stability_figures import stability_at
@@ -32,19 +33,22 @@ BY_ROUND = (
 
 def class_mix(evidence: Evidence) -> PageSection | None:
     """Patches by class of every site and split."""
-    pictures = []
+    pictures, words = [], patch_words(evidence.summary)
     for name in evidence.roles:
         data = evidence.run.data.get(name)
         if data is None:
             continue
         rows = [(split, [by_class.get(c, 0) for c in evidence.classes]) for split, by_class in data.patches.items()]
         finding = "; ".join(f"{split} {_counts(evidence.classes, counts)}" for split, counts in rows)
-        picture = charts.bars(rows, name=f"mix {name}", finding=f"Patches at {name}: {finding}.")
-        pictures.append(Picture(name, picture, f"{role_word(evidence.roles[name])}, {data.total():,} patches"))
+        picture = charts.bars(rows, name=f"mix {name}", finding=f"{words.capitalize()} at {name}: {finding}.")
+        pictures.append(Picture(name, picture, f"{role_word(evidence.roles[name])}, {data.total():,} {words}"))
     if not pictures:
         return None
     key = [("box", class_token(index), name) for index, name in enumerate(evidence.classes)]
-    lead = "Patches of each split by class; the total stands at the bar's end, and the scale is each site's own."
+    lead = (
+        f"{words.capitalize()} of each split by class; the total stands at the bar's end, and the scale is each site's "
+        f"own."
+    )
     return PageSection("class-mix", "Class mix", join(legend(key), figures(pictures)), lead)
 
 

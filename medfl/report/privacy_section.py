@@ -18,6 +18,11 @@ COVERED = (
     "not to one in which the site had other data, which moves a sum twice as far. The server is trusted with the "
     "clipped updates."
 )
+PATIENTS_COVERED = (
+    "Covered: the updates of every round and with them the weights, against anyone who sees all of them, the server "
+    "too, for each patient (source group) of a site: that he took part at all. Epsilon compares a run with the patient "
+    "to one without him (add or remove)."
+)
 NOT_COVERED = (
     "Not covered: everything else that leaves a site. That is every figure on this page, the training losses, the "
     "counts of patches and steps, the calibration and the thresholds, and whether a site answered."
@@ -44,14 +49,18 @@ def _guarantee(evidence: Evidence, spent: Mapping[str, Any]) -> list[Markup]:
         for name, own in spent["sites"].items()
         if evidence.site in (None, name)
     ]
+    of_patients = spent.get("unit") == "patient"
+    what = "patients: gradients of each in a step" if of_patients else "whole sites: updates"
+    who = "one of its patients" if of_patients else "the site"
     explanation = (
-        f"Differential privacy of whole sites: updates clipped to length {spent['clip']:g}, noise of "
-        f"{spent['noise']:g} times that. Epsilon at a delta of {spent['delta']:g}, by {spent['accountant']}. The last "
-        f"column is how often someone can be right at most who guesses from all models whether the site took part; "
+        f"Differential privacy of {what} clipped to length {spent['clip']:g}, noise of up to "
+        f"{spent['noise']:.3g} times that. Epsilon at a delta of {spent['delta']:g}, by {spent['accountant']}. The "
+        f"last column is how often someone can be right at most who guesses from all models whether {who} took part; "
         f"guessing blindly is right 50 % of the time."
     )
     head = ["site", "rounds it may have been part of", "epsilon", "best guess"]
-    return [heading("Guarantee"), text(explanation), table(head, rows), text(COVERED, NOT_COVERED)]
+    covered = PATIENTS_COVERED if of_patients else COVERED
+    return [heading("Guarantee"), text(explanation), table(head, rows), text(covered, NOT_COVERED)]
 
 
 def _members(evidence: Evidence) -> list[Markup]:

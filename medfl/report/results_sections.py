@@ -11,12 +11,14 @@ from medfl.metrics import format_figure, format_interval
 from medfl.metrics.figures import WORST_ECE, Place, Style, figure, figures_at
 from medfl.metrics.formatting import MISSING, format_about, patch_words
 from medfl.metrics.site_signature import signature_sentence
+from medfl.metrics.units import UNITS, units_shown
 from medfl.report.html_blocks import Tile, Tint, finding, heading, heat_map, join, notes, table, text, tiles
 from medfl.report.html_page import PageSection
 from medfl.report.limitations import limits
 from medfl.report.run_results import Evidence, arrow, interval, role_word
-from medfl.runs.adapted_figures import TITLE, adaptation_sentences, adapted_table
+from medfl.runs.adapted_figures import TITLE, adaptation_sentences, adapted_tables
 from medfl.runs.headline import RunHeadline
+from medfl.runs.own_models import own_model_tables
 
 Cell = Callable[[Mapping[str, Any]], str]
 
@@ -191,15 +193,8 @@ def _changes(values: Sequence[Any]) -> list[int]:
 def _other_models(evidence: Evidence) -> list[Markup]:
     """Models a method keeps at its sites; with `local_only`, every model at every site."""
     blocks: list[Markup] = []
-    own = {name: entry["models"] for name, entry in evidence.measured.items() if entry.get("models")}
-    if own:
-        kinds = sorted({kind for models in own.values() for kind in models})
-        rows = [
-            [name, interval(evidence.measured[name], "auroc")]
-            + [interval(models[kind], "auroc") if kind in models else "-" for kind in kinds]
-            for name, models in own.items()
-        ]
-        blocks += [heading("AUROC of each site's own models on its test data"), table(["site", "global", *kinds], rows)]
+    for title, headings, rows in own_model_tables(evidence.measured):
+        blocks += [heading(title), table(headings, rows)]
     if evidence.summary.get("cross_site_auroc") and not evidence.site:
         blocks += _cross_sites(evidence.summary["cross_site_auroc"], len(evidence.classes))
     return blocks
@@ -250,15 +245,18 @@ def _per_class(evidence: Evidence, entry: Mapping[str, Any]) -> list[float | Non
 
 def adapted(evidence: Evidence) -> PageSection | None:
     """Figures of the adapted model beside the plain ones; absent where the run does not adapt."""
-    headings, rows = adapted_table(evidence.measured)
-    if not rows:
+    tables = adapted_tables(evidence.measured)
+    if not tables:
         return None
+    blocks = [table(headings, rows, text=3) for _, headings, rows in tables[:1]]
+    for title, headings, rows in tables[1:]:
+        blocks += [heading(title), table(headings, rows, text=3)]
     sentences = adaptation_sentences(evidence.summary) if not evidence.site else []
     lead = (
         "The plain figures are those of the same patches: half of a site's source groups, none adapted on. "
         "What the run reached, and what its gates read unless they say otherwise, stands in the sections above."
     )
-    return PageSection("adapted", TITLE, join(table(headings, rows, text=3), *map(text, sentences)), lead)
+    return PageSection("adapted", TITLE, join(*blocks, *map(text, sentences)), lead)
 
 
 def pooled(evidence: Evidence) -> PageSection | None:
@@ -267,9 +265,23 @@ def pooled(evidence: Evidence) -> PageSection | None:
     parts = {role: merged[role] for role in ("held_out", "train") if merged.get(role)}
     if not parts or evidence.site:
         return None
+    blocks = [_pooled_table(evidence, parts, patch_words(evidence.summary))]
+    for key in units_shown(evidence.measured):
+        if own := {role: part[key] for role, part in parts.items() if part.get(key)}:
+            blocks += [heading(f"Per {UNITS[key]}"), _pooled_table(evidence, own, key)]
+    lead = (
+        f"All {patch_words(evidence.summary)} of a group of sites as one set, merged from counts: no score left a "
+        "site. Large sites weigh more here than in the means above. There is no interval, since the counts do not say "
+        "which belong together."
+    )
+    return PageSection("pooled", "Pooled figures", join(*blocks), lead)
+
+
+def _pooled_table(evidence: Evidence, parts: Mapping[str, Mapping[str, Any]], words: str) -> Markup:
+    """A column for each role; `words` is what is counted."""
     columns = ["figure", *({"held_out": "held-out sites", "train": "training sites"}[role] for role in parts)]
     rows = [["sites"] + [str(len(part["sites"])) for part in parts.values()]]
-    rows.append(["patches"] + [f"{part['n']:,}" for part in parts.values()])
+    rows.append([words] + [f"{part['n']:,}" for part in parts.values()])
     for row, style in figures_at(Place.POOLED).items():
         if row.key == "auroc":
             rows.append([row.label] + [_binned(part) for part in parts.values()])
@@ -281,11 +293,7 @@ def pooled(evidence: Evidence) -> PageSection | None:
         for name in evidence.classes if row.per_class is not None else ():
             values = (part[f"{row.key}_per_class"].get(name) for part in parts.values())
             rows.append([f"{row.label}, {name}", *map(format_figure, values)])
-    lead = (
-        "All patches of a group of sites as one set, merged from counts: no score left a site. Large sites weigh more "
-        "here than in the means above. There is no interval, since the counts do not say which patches belong together."
-    )
-    return PageSection("pooled", "Pooled figures", table(columns, rows), lead)
+    return table(columns, rows)
 
 
 def _binned(part: Mapping[str, Any]) -> str:

@@ -8,20 +8,36 @@ from typing import Any
 from medfl.metrics.figures import figure
 from medfl.metrics.formatting import format_figure
 from medfl.metrics.remedies import PLAIN, left_out, name_of
+from medfl.metrics.units import UNITS, unit_entry, units_shown
 
 TITLE = "Adapted at sites that never trained"
 HEADINGS = ("site", "remedy", "adapted on", "judged on (groups)", "AUROC plain", "AUROC adapted [95 %]")
 CHANGES = ("ece", "nll")
 
 
-def adapted_table(sites: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Headings, and a row for each site that was adapted, of `sites` of summary.json; no rows where none was."""
+def adapted_tables(sites: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """(title, headings, rows) of `sites` of summary.json, a row for each site that was adapted: of patches, then per
+    slide and per patient where there are several patches of one. Nothing where none was adapted."""
+    adapted = {name: entry["adapted"] for name, entry in sites.items() if "adapted" in entry}
+    if not adapted:
+        return []
+    tables = [(TITLE, *_table(adapted))]
+    for key in units_shown({name: entry["figures"] for name, entry in adapted.items()}):
+        own = {
+            name: {**entry, **{part: unit_entry(entry[part], key) for part in ("figures", "plain")}}
+            for name, entry in adapted.items()
+        }
+        own = {name: entry for name, entry in own.items() if entry["figures"] and entry["plain"]}
+        tables.append((f"{TITLE}, per {UNITS[key]}", *_table(own)))
+    return tables
+
+
+def _table(sites: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Headings, and a row for each site, of its `adapted`."""
     auroc, changes = figure("auroc"), [figure(key) for key in CHANGES]
     headings = [*HEADINGS, *(f"{row.label} {when}" for row in changes for when in ("plain", "adapted"))]
     rows = []
-    for name, entry in sorted(sites.items()):
-        if (adapted := entry.get("adapted")) is None:
-            continue
+    for name, adapted in sorted(sites.items()):
         after, before = adapted["figures"], adapted["plain"]
         cells = [name, name_of(adapted["steps"]), f"{adapted['patches']} unlabelled patches"]
         cells += [f"{after['n']} ({after['n_groups']})", auroc.format(before), auroc.format_interval(after)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,12 +73,19 @@ class Evaluator:
         self.shared.eval_mode()
         return [self._forward(part) for part in rows]
 
-    def _forward(self, rows: Rows) -> Tensor:
-        """Logits of the network as it is loaded."""
+    def features(self, weights: Tensor, buffers: Tensor, rows: Rows) -> Tensor:
+        """What the classifier of the model (f32[P], f32[B]) receives, f32[n, F] on the CPU, for these rows."""
+        self.shared.model.load(weights, buffers)
+        self.shared.net.eval()
+        return self._forward(rows, self.shared.model.features).float()
+
+    def _forward(self, rows: Rows, network: Callable[[Any], Tensor] | None = None) -> Tensor:
+        """Logits of the network as it is loaded, or what else of it gives a row for each."""
         shared, outputs = self.shared, []
+        called = network or shared.logits
         with torch.inference_mode(), shared.autocast():
             for images in self.batches.evaluation(rows, self.batch_size, full=shared.compiled):
-                outputs.append(shared.logits(images).float())
+                outputs.append(called(images).float())
         if not outputs:
             return torch.empty(0, len(shared.model.spec.classes), dtype=torch.float64)
         return torch.cat(outputs)[: len(rows)].cpu().double()

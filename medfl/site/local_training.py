@@ -15,6 +15,7 @@ from medfl.methods.core.context import SiteContext, TrainingBatch
 from medfl.model.bag_network import Bags
 from medfl.model.flat_model import FlatModel
 from medfl.site.feature_batches import FeatureBatches
+from medfl.site.patient_gradients import PatientGradients
 from medfl.site.shared_model import LocalTrainingConfig, SharedModel
 
 
@@ -24,8 +25,10 @@ def take_steps(
     training: LocalTrainingConfig,
     batches: Batches | FeatureBatches | BagBatches,
     rows: NDArray[np.int64],
+    groups: NDArray[np.int64] | None = None,
 ) -> Tensor:
     """Take `local.steps` steps on the training patches `rows`; the network ends at e. Returns the mean loss, f32[].
+    `groups` are the patients of the store's patches, whom training with differential privacy needs.
 
     Gradients are gathered into a flat vector only where a method asks for them. Nothing here waits for the device: the
     losses are summed there, and the host has queued the last step when this returns.
@@ -40,9 +43,15 @@ def take_steps(
     model.train_mode()
     for parameter in model.parameters:
         parameter.grad = None  # a step that was cut short may have left some
+    private = _private(local, training, rows, groups)
     order = epoch_order(rows, training.batch_size, local.steps, local.seed)
-    for images, labels in batches.training(order, local.seed):
-        loss = _at_other_points(local, shared, forward, images, labels) if moves else forward.backward(images, labels)
+    for images, labels in private.batches(batches.training) if private else batches.training(order, local.seed):
+        if private:
+            loss = private.backward(images, labels, forward.backward)
+        elif moves:
+            loss = _at_other_points(local, shared, forward, images, labels)
+        else:
+            loss = forward.backward(images, labels)
         last = local.step + 1 == local.steps and chain.acts("on_last_gradient")
         if observes or edits or last or optimizer is None:
             local.gradient = model.gather_gradient(local.vector("gradient"))
@@ -68,6 +77,15 @@ def take_steps(
     return total / local.steps
 
 
+def _private(
+    local: SiteContext, training: LocalTrainingConfig, rows: NDArray[np.int64], groups: NDArray[np.int64] | None
+) -> PatientGradients | None:
+    if training.patients is None:
+        return None
+    assert groups is not None
+    return PatientGradients(local, training.patients, rows, groups[rows], training.eval_batch_size)
+
+
 class _Forward:
     """The loss of a batch and its gradient, through the phases that methods act in; plain where none does."""
 
@@ -85,14 +103,14 @@ class _Forward:
             chain.acting(phase) for phase in ("transform_batch", "modify_logits", "modify_loss")
         )
 
-    def backward(self, images: Tensor | Bags, labels: Tensor) -> Tensor:
-        """The loss f32[] of a batch; its gradient is in the parameters."""
+    def backward(self, images: Tensor | Bags, labels: Tensor, factor: float = 1.0) -> Tensor:
+        """The loss f32[] of a batch; its gradient, times the factor, is in the parameters."""
         with self.shared.autocast():
             if self.transforms or self.logit_edits or self.loss_edits:
                 loss = self._edited(images, labels)
             else:
                 loss = self.criterion(self.shared.logits(images).float(), labels)
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.scale(loss if factor == 1.0 else loss * factor).backward()  # type: ignore[no-untyped-call]
         return loss
 
     def _edited(self, images: Tensor | Bags, labels: Tensor) -> Tensor:

@@ -105,11 +105,14 @@ class Measurement:
             if "reliability" in measured:
                 measured["reliability"] = reliability(cells.sums(plain, self.training.bins))
             made = SiteMeasurement(cells.figures(measured, plain), {}, {})
+            if isinstance(request, MeasureRequest):
+                made.figures.update(self._plain_units(rows, request, plain, data["seed"]))
         else:
             data |= {"malignant": request.malignant, "thresholds": request.thresholds}
             calibrated = probabilities(logits, Calibration(request.temperature, request.scale, request.bias))
             made = site_figures(calibrated, plain, **data, min_count=self.training.min_count)
-            made.figures.update(self._unit_figures(rows, request, calibrated, plain, data))
+            for key, own in self._of_units(rows, request, calibrated, plain, data["seed"]).items():
+                made.figures[key], made.sums[key] = own.figures, own.sums
             if self.store.subgroups and len(rows):
                 self._add_subgroups(made, rows, request, calibrated, plain, data)
         if not self.enough(self.store.splits[split]):
@@ -125,21 +128,28 @@ class Measurement:
         stain = group_stains(rendered.images, rows, groups) if isinstance(rendered, PatchStore) else NO_STAIN
         return to_lists(group_moments(probs, labels, groups, self.classes, stain, self.training.min_count))
 
-    def _unit_figures(
+    def _of_units(
         self,
         rows: NDArray[np.int64],
-        request: MeasureRequest,
+        request: MeasureRequest | AdaptRequest,
         probs: NDArray[np.float64],
         before: NDArray[np.float64],
-        data: Mapping[str, Any],
-    ) -> dict[str, Any]:
-        """Figures per slide and per patient, where there are several patches of one."""
-        settings = {key: data[key] for key in ("resamples", "seed", "bins")} | {"min_count": self.training.min_count}
+        seed: int,
+    ) -> dict[str, SiteMeasurement]:
+        """What is told per slide and per patient, where there are several patches of one."""
+        settings = {"resamples": request.resamples, "bins": self.training.bins, "min_count": self.training.min_count}
         measured = {}
         for key, units in self._units(rows, request).items():
             thresholds = None if request.thresholds is None else request.unit_thresholds.get(key, {})
-            measured[key] = units.figures(probs, before, thresholds=thresholds, **settings)
+            measured[key] = units.measured(probs, before, thresholds=thresholds, seed=seed, **settings)
         return measured
+
+    def _plain_units(
+        self, rows: NDArray[np.int64], request: MeasureRequest, probs: NDArray[np.float64], seed: int
+    ) -> dict[str, Any]:
+        """The figures per slide and per patient of a model that is not calibrated and has no thresholds."""
+        own = self._of_units(rows, replace(request, thresholds=None), probs, probs, seed)
+        return {key: _plain(made.figures) for key, made in own.items()}
 
     def _add_subgroups(
         self,
@@ -165,7 +175,8 @@ class Measurement:
         """Figures of calibrated logits f64[n, C] of some rows of a split, others of which are told of, too: where cells
         of few source groups may not be told, no count is that a difference would give away."""
         rows, probs = (rows, probabilities(logits)) if self.enough(rows) else (rows[:0], probabilities(logits[:0]))
-        measured = site_figures(
+        seed = seed_for(self.training.seed, "bootstrap", self.store.site, *request.splits)
+        figures = site_figures(
             probs,
             probs,
             self.store.labels[rows],
@@ -174,12 +185,17 @@ class Measurement:
             malignant=request.malignant,
             thresholds=request.thresholds,
             resamples=request.resamples,
-            seed=seed_for(self.training.seed, "bootstrap", self.store.site, *request.splits),
+            seed=seed,
             bins=self.training.bins,
             min_count=self.training.min_count,
         ).figures
-        figures = {key: value for key, value in measured.items() if not OF_CALIBRATION.search(key)}
-        return figures if self.training.min_count <= 1 else figures | _without_counts(figures)
+        units = self._of_units(rows, request, probs, probs, seed)
+        return self._judged(figures) | {key: self._judged(own.figures) for key, own in units.items()}
+
+    def _judged(self, figures: Metrics) -> dict[str, Any]:
+        """Figures without those that compare with before calibration, and without counts where cells are small."""
+        kept = {key: value for key, value in figures.items() if not OF_CALIBRATION.search(key)}
+        return kept if self.training.min_count <= 1 else kept | _without_counts(kept)
 
     def enough(self, rows: NDArray[np.int64]) -> bool:
         """Whether anything may be told of these rows: they are of enough source groups, or none."""
@@ -190,7 +206,9 @@ class Measurement:
         rows = self.store.splits[split]
         return (rows, logits) if self.enough(rows) else (rows[:0], logits[:0])
 
-    def _units(self, rows: NDArray[np.int64], request: HistogramRequest | MeasureRequest) -> dict[str, Units]:
+    def _units(
+        self, rows: NDArray[np.int64], request: HistogramRequest | MeasureRequest | AdaptRequest
+    ) -> dict[str, Units]:
         return store_units(self.store, rows, self.classes, request.malignant, request.top)
 
     def _cells(self, rows: NDArray[np.int64], malignant: Sequence[str] = ()) -> SmallCells:
@@ -204,6 +222,11 @@ def store_units(
     """The slides and patients of some rows of a store (`medfl.metrics.units`); where its rows are slides, patients."""
     slides = store.slides[rows] if isinstance(store, PatchStore) and store.slides is not None else None
     return units_of(store.labels[rows], store.groups[rows], slides, classes, malignant, top)
+
+
+def _plain(figures: Metrics) -> dict[str, Any]:
+    """Figures without those that need a calibration or thresholds."""
+    return {key: value for key, value in figures.items() if key != "operating" and not OF_CALIBRATION.search(key)}
 
 
 def _without_counts(figures: Metrics) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from medfl.data.batches import AugmentSpec
 from medfl.methods.core.chain import MethodChain
 from medfl.model.bag_network import Bags
 from medfl.model.flat_model import FlatModel
+from medfl.site.patient_gradients import PatientPrivacy
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Logits f32[N, C] and labels i64[N] -> the mean loss of the batch, f32[]."""
@@ -26,7 +27,8 @@ class LocalTrainingConfig:
     sees each training patch that often, once and for all; with 0 it sees the batches of every step. `weighted_loss`
     weighs classes by the site's own counts, `class_weights` (one for each class) as stated; `loss` replaces the cross
     entropy altogether. `stain_statistics` is the method by which the site tells its stain; "" where it does not.
-    `class_mix` is the share of each class at the site, from its registry, where that is stated."""
+    `class_mix` is the share of each class at the site, from its registry, where that is stated. With `patients` steps
+    are made with differential privacy of patients."""
 
     batch_size: int = 32
     local_epochs: int = 1
@@ -50,6 +52,7 @@ class LocalTrainingConfig:
     views: int = 0
     class_mix: tuple[float, ...] | None = None
     stain_statistics: str = ""
+    patients: PatientPrivacy | None = None
 
     def steps(self, patches: int) -> int:
         """Local steps T for a site with this many training patches: every patch at least once an epoch."""

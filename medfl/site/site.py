@@ -305,7 +305,8 @@ class Site:
     def _train(self, request: TrainRequest) -> tuple[SiteContext, float]:
         """Local steps from the received model; the network ends at e. Returns the round and the mean loss."""
         local = self.begin(request)
-        mean_loss = float(take_steps(local, self.shared, self.training, self.batches, self.store.splits["train"]))
+        rows, groups = self.store.splits["train"], self.store.groups
+        mean_loss = float(take_steps(local, self.shared, self.training, self.batches, rows, groups))
         if not math.isfinite(mean_loss):
             raise SiteDiverged(f"the training loss is not finite in round {request.round}")
         return local, mean_loss

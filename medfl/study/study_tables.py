@@ -145,12 +145,14 @@ def _thirds(inertia: Mapping[str, float]) -> tuple[float | None, ...]:
 
 
 def site_rows(summary: Mapping[str, Any]) -> list[Row]:
-    """Lines of sites.csv: the global model, also per slide and per patient, the further models that a method keeps at a
-    site, and the adapted model with the plain one on the same patches."""
+    """Lines of sites.csv: the global model, the further models that a method keeps at a site, the adapted model and the
+    plain one on the same patches; each also per slide and per patient."""
     rows = []
     for site, entry in sorted(summary["sites"].items()):
-        further = entry.get("models", {}) | _adapted(entry.get("adapted"))
-        further |= {f"global, per {UNITS[key]}": entry[key] for key in units_in({site: entry})}
+        models = {"global": entry} | entry.get("models", {}) | _adapted(entry.get("adapted"))
+        further = {name: figures for name, figures in models.items() if name != "global"}
+        for name, figures in models.items():
+            further |= {f"{name}, per {UNITS[key]}": figures[key] for key in units_in({name: figures})}
         for model, figures in [("global", entry), *sorted(further.items())]:
             values = {
                 "site": site,

@@ -89,11 +89,13 @@ def _rates(prefix: str, entry: Mapping[str, Any]) -> Values:
 
 def _adapted(entry: Mapping[str, Any]) -> Values:
     """`adapted/<figure>` of the adapted model at a site, and `adapted/plain_<figure>` of the plain one on the same
-    patches."""
+    patches; `adapted/patients/<figure>` and so on where there are several patches of one."""
     values = _finite({"adapted/unlabelled_patches": entry.get("patches")})
-    for prefix, measured in (("adapted/", entry.get("figures") or {}), ("adapted/plain_", entry.get("plain") or {})):
-        for row in figures.FIGURES:
-            values |= _interval(f"{prefix}{row.key}", measured.get(row.key), measured.get(f"{row.key}_ci"))
+    for word, measured in (("", entry.get("figures") or {}), ("plain_", entry.get("plain") or {})):
+        parts = {"": measured} | {f"{key}/": measured[key] for key in units_in({"": measured})}
+        for place, own in parts.items():
+            for row in figures.FIGURES:
+                values |= _interval(f"adapted/{place}{word}{row.key}", own.get(row.key), own.get(f"{row.key}_ci"))
     return values
 
 

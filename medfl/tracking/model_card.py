@@ -15,7 +15,7 @@ from medfl.metrics.stability_figures import stability_at
 from medfl.metrics.targets import MALIGNANT
 from medfl.metrics.units import SHOWN, UNITS, unit_notes, unit_sites, units_shown
 from medfl.plain_text import markdown
-from medfl.runs.adapted_figures import TITLE, adaptation_sentences, adapted_table
+from medfl.runs.adapted_figures import TITLE, adaptation_sentences, adapted_tables
 from medfl.runs.headline import headline
 from medfl.runs.model_facts import model_rendering, model_stain, stain_sentences, stored_as, transform_names
 from medfl.runs.records import RunRecords, SiteData, papers
@@ -222,8 +222,8 @@ def _columns(shown: Collection[str] = ()) -> list[tuple[str, Callable[[Mapping[s
 def _adapted(summary: Mapping[str, Any]) -> Iterator[str]:
     yield f"## {TITLE}"
     yield from (f"{markdown(sentence)}.\n" for sentence in adaptation_sentences(summary))
-    headings, rows = adapted_table(summary["sites"])
-    if rows:
+    for title, headings, rows in adapted_tables(summary["sites"]):
+        yield from () if title == TITLE else ("", f"### {title}")
         yield from _markdown_table(headings, [list(map(markdown, row)) for row in rows])
     yield "\nThe model that is served is the plain one; `medfl evaluate --adapt` and `medfl predict --adapt` adapt it."
 

@@ -46,6 +46,9 @@ def test_names_of_any_kind(capsys, tmp_path, monkeypatch):
     assert shown.count("1234 (5)") == 16
     assert "normal [mucosa]" in shown
     assert "HER2 [/0]" in shown
+    assert "Patches (source groups)" in shown
+    print_partition(Terminal(), rows, classes[:4], "slides")
+    assert "Slides (patients)" in capsys.readouterr().out
 
 
 def test_the_end_says_what_is_missed_before_where_things_are(capsys, tmp_path):

@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 from medfl.metrics.group_figures import group_figures
 from medfl.metrics.measure import measure
 from medfl.metrics.site_figures import site_figures
-from medfl.metrics.units import MIXED, NO_CLASS, unit_entry, unit_notes, units_of
+from medfl.metrics.units import MIXED, NO_CLASS, pooled_units, unit_entry, unit_notes, units_of
 
 CLASSES = ("tumour", "normal")
 SETTINGS = {"thresholds": {"tumour": 0.5}, "resamples": 200, "seed": 1, "bins": 15, "min_count": 1}
@@ -30,7 +30,7 @@ def test_the_mean_stands_for_a_patient_and_the_figures_are_those_of_patients():
     probs, labels, groups = drawn()
     patients = units_of(labels, groups, None, CLASSES)["patients"]
     assert patients.scores(probs) == pytest.approx(by_hand(probs, groups), abs=1e-12)
-    figures = patients.figures(probs, probs, **SETTINGS)
+    figures = patients.measured(probs, probs, **SETTINGS).figures
     truth = labels[::6] == 0
     assert figures["auroc"] == pytest.approx(roc_auc_score(truth, by_hand(probs, groups)[:, 0]), abs=1e-12)
     assert (figures["n"], figures["n_groups"]) == (30, 30)
@@ -42,10 +42,10 @@ def test_the_mean_stands_for_a_patient_and_the_figures_are_those_of_patients():
 def test_intervals_resample_patients():
     """They are those of as many independent patches; with each patch seen ten times over, they are the same."""
     probs, labels, groups = drawn()
-    figures = units_of(labels, groups, None, CLASSES)["patients"].figures(probs, probs, **SETTINGS)
+    figures = units_of(labels, groups, None, CLASSES)["patients"].measured(probs, probs, **SETTINGS).figures
     alone = measure(by_hand(probs, groups), labels[::6], np.arange(30), CLASSES, resamples=200, seed=1)
     many = units_of(np.tile(labels, 10), np.tile(groups, 10), None, CLASSES)["patients"]
-    repeated = many.figures(np.tile(probs, (10, 1)), np.tile(probs, (10, 1)), **SETTINGS)
+    repeated = many.measured(np.tile(probs, (10, 1)), np.tile(probs, (10, 1)), **SETTINGS).figures
     for key in ("auroc_ci", "balanced_accuracy_ci", "ece_ci", "nll_ci"):
         assert figures[key] == pytest.approx(alone[key], abs=1e-12)
         assert repeated[key] == pytest.approx(figures[key], abs=1e-9)
@@ -57,9 +57,9 @@ def test_slides_of_one_patient_are_not_independent():
     slides = np.arange(len(labels)) // 2
     made = units_of(labels, groups, slides, CLASSES)
     assert list(made) == ["slides", "patients"]
-    figures = made["slides"].figures(probs, probs, **SETTINGS)
+    figures = made["slides"].measured(probs, probs, **SETTINGS).figures
     assert (figures["n"], figures["n_groups"]) == (120, 40)
-    alone = units_of(labels, slides, None, CLASSES)["patients"].figures(probs, probs, **SETTINGS)
+    alone = units_of(labels, slides, None, CLASSES)["patients"].measured(probs, probs, **SETTINGS).figures
     assert figures["auroc"] == pytest.approx(alone["auroc"], abs=1e-12)
     assert np.ptp(figures["auroc_ci"]) > 1.2 * np.ptp(alone["auroc_ci"])
 
@@ -77,7 +77,7 @@ def test_the_most_malignant_patches_find_a_small_tumour():
     for top in (0, 2):
         patients = units_of(labels, groups, None, CLASSES, ("tumour",), top)["patients"]
         assert (patients.labels == 0).tolist() == sick.tolist()
-        auroc[top] = patients.figures(probs, probs, **SETTINGS)["auroc"]
+        auroc[top] = patients.measured(probs, probs, **SETTINGS).figures["auroc"]
         wanted = [np.sort(score[groups == g])[-(top or 8) :].mean() for g in range(40)]
         assert patients.scores(probs)[:, 0] == pytest.approx(wanted, abs=1e-12)
         assert patients.scores(probs).sum(axis=1) == pytest.approx(1)
@@ -94,12 +94,36 @@ def test_the_class_of_a_patient_whose_patches_differ():
     unknown = units_of(labels, groups, None, classes)["patients"]
     assert unknown.labels.tolist() == [NO_CLASS, NO_CLASS, NO_CLASS, 2, NO_CLASS]
     probs = np.full((len(labels), 4), 0.25)
-    figures = unknown.figures(probs, probs, **{**SETTINGS, "thresholds": {}})
+    figures = unknown.measured(probs, probs, **{**SETTINGS, "thresholds": {}}).figures
     assert (figures["n"], figures["auroc"], figures["left_out"]) == (0, None, MIXED)
     assert unknown.histograms(probs, 1, 1.0).positive.sum() == 0
     (note,) = unit_notes({"ward": {"n": 16, "n_groups": 5, "patients": figures}}, "patients")
     assert "ward" in note
     assert "task.malignant" in note
+
+
+def test_patients_of_several_sites_are_one_set_of_patients():
+    """Site c has a patch of each patient, so that its patients are its patches; at d nothing says what decides."""
+    sites, sums, scores, truth = {}, {}, [], []
+    for seed, (name, patches) in enumerate({"a": 6, "b": 4, "c": 1}.items()):
+        probs, labels, groups = drawn(24, seed, patches)
+        whole = site_figures(probs, probs, labels, groups, CLASSES, **SETTINGS)
+        sites[name], sums[name] = whole.figures, whole.sums
+        for key, units in units_of(labels, groups, None, CLASSES).items():
+            own = units.measured(probs, probs, **SETTINGS)
+            sites[name][key], sums[name][key] = own.figures, own.sums
+        scores.append(by_hand(probs, groups))
+        truth.append(labels[::patches])
+    sites["d"] = sites["a"] | {"patients": {"n": 0, "n_groups": 0, "left_out": MIXED}}
+    sums["d"] = sums["a"]
+    merged = pooled_units(sites, sums, CLASSES)
+    assert list(merged) == ["patients"]
+    patients = merged["patients"]
+    assert (patients["sites"], patients["n"]) == (["a", "b", "c"], 72)
+    exact = roc_auc_score(np.concatenate(truth) == 0, np.concatenate(scores)[:, 0])
+    assert patients["auroc"] == pytest.approx(exact, abs=patients["auroc_resolution"] + 1e-12)
+    assert patients["auroc_resolution"] < 0.02
+    assert pooled_units({"c": sites["c"]}, sums, CLASSES) == {}
 
 
 def test_few_patients_are_not_told():
@@ -110,7 +134,7 @@ def test_few_patients_are_not_told():
     patients = units_of(labels[few], groups[few], None, CLASSES)["patients"]
     counts = patients.histograms(probs[few], 5, 1.0)
     assert counts.positive.sum() == counts.negative.sum() == 0
-    figures = patients.figures(probs[few], probs[few], **{**SETTINGS, "min_count": 5})
+    figures = patients.measured(probs[few], probs[few], **{**SETTINGS, "min_count": 5}).figures
     assert figures["support"]["normal"] == {"patches": None, "groups": None}
     assert figures["operating"]["tumour"]["sensitivity"] is None
     whole = units_of(labels, groups, None, CLASSES)["patients"].histograms(probs, 5, 0.0)
@@ -126,7 +150,7 @@ def test_nothing_is_added_where_each_patch_is_a_patient():
     entry = {"role": "held_out", **site_figures(probs, probs, labels, alone, CLASSES).figures}
     assert unit_entry(entry, "patients") is entry
     _, _, groups = drawn()
-    patients = units_of(labels, groups, None, CLASSES)["patients"].figures(probs, probs, **SETTINGS)
+    patients = units_of(labels, groups, None, CLASSES)["patients"].measured(probs, probs, **SETTINGS).figures
     several = {"role": "held_out", **site_figures(probs, probs, labels, groups, CLASSES).figures, "patients": patients}
     over = group_figures({"ward": several, "biopsies": entry}, "held_out")
     assert over["patients"]["sites"] == ["biopsies", "ward"]

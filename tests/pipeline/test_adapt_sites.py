@@ -25,7 +25,7 @@ from medfl.pipeline.prepare import prepare
 from medfl.pipeline.run import run
 from medfl.pipeline.trained_model import find_model
 from medfl.report.run_report import report_html
-from medfl.runs.adapted_figures import adaptation_sentences, adapted_table
+from medfl.runs.adapted_figures import adaptation_sentences, adapted_tables
 from medfl.runs.gates import gate_results
 from medfl.runs.records import read_json
 from medfl.study.study_tables import site_rows
@@ -80,14 +80,21 @@ def test_what_was_done_stands_in_summary_and_model(adapted):
     assert adapted.summary["adaptation"]["held_out"]["sites"] == ["east"]
     assert adapted.summary["adaptation"]["held_out"]["mean_auroc"] == east["figures"]["auroc"]
     assert "adapted" not in adapted.summary["sites"]["north"]
+    for part in (east["figures"], east["plain"]):
+        assert part["patients"]["n"] == part["patients"]["n_groups"] == part["n_groups"]
+        assert (
+            part["patients"]["operating"]["malignant"]["threshold"]
+            == adapted.summary["operating"]["patients"]["thresholds"]["malignant"]
+        )
 
 
 def test_the_figures_stand_wherever_figures_stand(adapted, plain):
     summary, folder = adapted.summary, adapted.folder
-    headings, rows = adapted_table(summary["sites"])
+    (_, headings, rows), *by_unit = adapted_tables(summary["sites"])
     assert [row[:2] for row in rows] == [["east", "normalise+class_mix"], ["west", "none"]]
     assert all(len(row) == len(headings) for row in rows)
     sentences = " ".join(adaptation_sentences(summary))
+    assert [title for title, *_ in by_unit] == ["Adapted at sites that never trained, per patient"]
     assert "west: too few source groups" in sentences
     page = report_html(folder.path)
     assert "Adapted at sites that never trained" in page
@@ -102,7 +109,7 @@ def test_the_figures_stand_wherever_figures_stand(adapted, plain):
     assert metric_names.federation_final(summary)["adapted/mean_ece"] == summary["adaptation"]["held_out"]["mean_ece"]
     models = [row["model"] for row in site_rows(summary) if row["site"] == "east" and "per " not in row["model"]]
     assert models == ["global", "adapted normalise+class_mix", "plain, judged half"]
-    assert adapted_table(plain.summary["sites"])[1] == adaptation_sentences(plain.summary) == []
+    assert adapted_tables(plain.summary["sites"]) == adaptation_sentences(plain.summary) == []
 
 
 def test_gates_read_the_plain_figures_unless_they_say_otherwise(adapted):
@@ -299,7 +306,8 @@ def test_a_stain_that_nobody_tells_costs_the_step_and_not_the_run(setup, monkeyp
 
     monkeypatch.setattr(adapt_sites, "agree", nobody)
     heard = []
-    assert adapt_sites._reference(setup, heard.append) == ()
+    chosen = SimpleNamespace(round=2, accepted={})
+    assert adapt_sites._reference(setup, chosen, heard.append) == ()
     assert heard == ["Adaptation: without normalisation, since no training site could tell its stain"]
 
 

@@ -2,6 +2,7 @@
 
 import csv
 
+import numpy as np
 import pytest
 
 from medfl.cli.commands import predict_command
@@ -36,6 +37,20 @@ def test_slides_come_together_to_patients(tmp_path):
     owners = read_owners(table(tmp_path / "t.csv", "slide,patient", "x,P1", "y,P1", "z,P2"))
     made = score_units([("x", [0.2, 0.8]), ("y", [0.4, 0.6])], owners, FACTS)
     assert made == {"patients": [["patient", "slides", "p_tumour", "p_normal"], ["P1", "2", "0.300000", "0.700000"]]}
+
+
+def test_a_patient_of_tiled_slides_is_scored_by_all_tiles_as_the_run_measured_it(tmp_path):
+    owners = read_owners(table(tmp_path / "slides.csv", "slide,patient,label", "x,P1,tumour", "b/y.svs,P1,", "z,P2,"))
+    tiles = {
+        name: np.array([[p, 1 - p] for p in own]) for name, own in (("x.tif", [0.9, 0.1, 0.2]), ("b/y.svs", [0.6]))
+    }
+    scored = [(name, own.mean(axis=0).tolist()) for name, own in tiles.items()]
+    made = score_units(scored, owners, FACTS, tiles)
+    assert made["patients"][1:] == [["P1", "2", "0.450000", "0.550000"]]
+    top = score_units(scored, owners, FACTS | {"patients": {"top": 2}}, tiles)
+    assert top["patients"][1:] == [["P1", "2", "0.750000", "0.250000"]]
+    with pytest.raises(MedflError, match=r"2 of 2 have no row in .*, the first is a/x.tif"):
+        score_units([("a/x.tif", [0.5, 0.5]), ("b/x.tif", [0.5, 0.5])], owners, FACTS)
 
 
 def test_what_is_wrong_with_the_table_is_said(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -9,17 +10,21 @@ import yaml
 from typer.testing import CliRunner
 
 from medfl.cli.app import app
+from medfl.cli.commands.predict_command import predict
 from medfl.engines.nvflare.run_layout import lay_out
 from medfl.engines.remote.site_endpoint import build
 from medfl.errors import MedflError
 from medfl.pipeline.evaluate_model import evaluate
 from medfl.pipeline.load_pipeline import load_pipeline
+from medfl.pipeline.patch_gallery import with_patches
 from medfl.pipeline.predict_slides import predict_slides
 from medfl.pipeline.run import run
 from medfl.pipeline.trained_model import find_model
+from medfl.report.run_results import read_evidence
 from tests.encoders import damage_pixels, ward
 
 pytest.importorskip("openslide")
+SLIDE = re.compile(r'<span class="file">([^<]+)</span>')
 PLAN = {
     "name": "slides",
     "task": {"classes": ["tumour", "normal"]},
@@ -85,6 +90,26 @@ def test_new_slides_are_scored_as_the_run_scored_its_own(trained, folder, tmp_pa
     assert all(each["p_tumour"] + each["p_normal"] == pytest.approx(1, abs=1e-5) for each in measured)
     assert (tmp_path / "maps" / "s0.png").is_file()
     assert len((tmp_path / "attention" / "s0.csv").read_text().splitlines()) == 5
+    page = (tmp_path / "maps" / "index.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == len(result.rows)
+    assert page.count("<span>labelled tumour</span>") == 3  # s0, s2, s4; of bare.tif nothing is known
+    assert page.count("<span>labelled") == 5
+    assert sorted(SLIDE.findall(page)) == sorted(name for name, _ in result.rows)
+
+
+def test_a_sites_report_shows_its_slides_by_name_and_that_of_all_without(trained, tmp_path):
+    evaluate(trained, predictions=tmp_path)
+    rows = {row["id"].rpartition("/")[2]: row for row in csv.DictReader((tmp_path / "b.csv").open())}
+    page, everyone = (str(with_patches(read_evidence(trained.run.path, site)).sections[0].body) for site in ("b", None))
+    assert page.count("data:image/jpeg;base64,") == len(rows)
+    captions = re.findall(r'<figcaption>(.+?)<span class="file">(.+?)</span>', page)
+    assert {name for _, name in captions} == set(rows)
+    for caption, name in captions:
+        scores = {word: float(rows[name][f"p_{word}"]) for word in ("tumour", "normal")}
+        likeliest = max(scores, key=scores.__getitem__)
+        assert caption == f"{likeliest} {scores[likeliest]:.2f}<span>labelled {rows[name]['label']}</span>"
+    assert everyone.count("data:image/jpeg;base64,") > len(rows)
+    assert not SLIDE.findall(everyone)
 
 
 def test_a_damaged_slide_is_named_after_the_others_are_printed(trained, tmp_path):
@@ -104,6 +129,16 @@ def test_a_patch_classifier_shows_its_tiles_and_gives_a_slide_their_mean(folder,
     tiles = json.loads((tmp_path / "maps" / "s0.geojson").read_text())["features"]
     mean = np.mean([tile["properties"]["measurements"]["p_tumour"] for tile in tiles])
     assert dict(result.rows)["s0.tif"][0] == pytest.approx(mean, abs=1e-5)
+    model = find_model(str(outcome.folder.path))
+    model.facts.update(malignant=["tumour"], patients={"top": 2})
+    top = dict(predict_slides(model, folder / "b").rows)["s0.tif"]
+    most = sorted(tile["properties"]["measurements"]["p_tumour"] for tile in tiles)[-2:]
+    assert top[0] == pytest.approx(np.mean(most), abs=1e-5)
+    with pytest.raises(MedflError, match=r"adapts a model to a folder of patches, and .* holds slides"):
+        predict(str(outcome.folder.path), str(folder / "b"), adapt="class_mix")
+    patches, slides = with_patches(read_evidence(outcome.folder.path, "b")).sections
+    assert (patches.key, slides.key) == ("patches", "slides")
+    assert len(SLIDE.findall(str(slides.body))) == 5
     with pytest.raises(MedflError, match="--attention is for models over bags"):
         predict_slides(find_model(str(outcome.folder.path)), folder / "b", attention=tmp_path)
 

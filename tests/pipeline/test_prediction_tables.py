@@ -5,6 +5,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import roc_auc_score
 
 from medfl.engines.remote.codec import Bounds, pack, unpack_answer, unpack_request
@@ -12,9 +13,11 @@ from medfl.errors import MedflError
 from medfl.federation.checked_transport import CheckedTransport
 from medfl.federation.transport import InProcess
 from medfl.messages import Failure, HistogramRequest, MeasureRequest
+from medfl.metrics.figure_checks import site_figures_check
+from medfl.metrics.targets import targets
 from medfl.metrics.units import units_of
 from medfl.pipeline.prediction_tables import write_predictions
-from medfl.site.measurement import probabilities, store_units
+from medfl.site.measurement import Measurement, probabilities, store_units
 from medfl.site.site import Site
 from tests.bags import toy_bag_store
 from tests.toys import CLASSES, toy_bench, toy_store, toy_work
@@ -75,6 +78,18 @@ def test_auroc_is_scikit_learns_on_the_written_tables(ward, tmp_path, top):
     assert (slides[5]["slide"], slides[5]["source_group"]) == ("slide 5", "patient 2")
     owner = {row["slide"]: row["source_group"] for row in patches}
     assert {row["slide"]: row["source_group"] for row in slides} == owner
+
+
+def test_a_model_of_a_sites_own_has_its_figures_per_patient_too(ward):
+    measurement = Measurement(ward.store, CLASSES, ward.training)
+    logits = torch.from_numpy(np.random.default_rng(0).normal(size=(N, len(CLASSES))))
+    own, whole = (measurement.figures(asked(ward), "test", logits, personal).figures for personal in (True, False))
+    assert own["patients"]["n"] == 12
+    for key in ("slides", "patients"):
+        assert own[key] == {name: whole[key][name] for name in own[key]}  # at temperature 1 they are the same
+        assert "operating" not in own[key]
+        assert "ece_before" not in own[key]
+    site_figures_check(CLASSES, targets(CLASSES, MALIGNANT), 15)(own, "metrics")
 
 
 def test_over_bytes_they_are_the_same(ward):

@@ -50,10 +50,11 @@ def data_check(
     with open_terminal() as terminal, about(pipeline):
         loaded = load_pipeline(pipeline, set_ or [])
         partition = make_partition(loaded)  # it proves disjointness, or raises
-        print_partition(terminal, partition.counts(), loaded.task.classes)
+        words = partition.patch_words
+        print_partition(terminal, partition.counts(), loaded.task.classes, words)
         if rows := subgroup_rows(partition):
             terminal.table(
-                "Subgroups: patches (source groups)", ["site", "column", "value", "all", "test"], rows, keys=3
+                f"Subgroups: {words} (source groups)", ["site", "column", "value", "all", "test"], rows, keys=3
             )
         notes = partition.dropped(), partition.left_out(), without_subgroups(partition), partition.namesakes()
         for sentence in itertools.chain(*notes):

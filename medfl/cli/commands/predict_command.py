@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -56,51 +56,64 @@ def predict(
     remedy, trained = remedy_of(adapt), find_model(model)
     if patients and not out:
         raise MedflError("--patients writes further tables beside that of --out; state --out")
+    if remedy and (attention or heatmaps):
+        raise MedflError("--attention and --heatmaps show a model as it is; leave --adapt out")
     owners = read_owners(Path(patients)) if patients else None
     if site and not remedy:
         raise MedflError("--site states a class mix, which only --adapt uses; add --adapt class_mix, or leave it out")
-    damaged: list[str] = []
-    if remedy:
-        what, rows = "file", _adapted(trained, directory, remedy, site)
-    else:
-        what, rows, damaged = _scored(trained, directory, attention, heatmaps)
-    head = [what, *(f"p_{name}" for name in trained.facts["classes"])]
+    scored = _adapted(trained, directory, remedy, site) if remedy else _scored(trained, directory, attention, heatmaps)
+    rows = scored.rows
+    head = [scored.what, *(f"p_{name}" for name in trained.facts["classes"])]
     text = _csv_text([head, *([name, *(f"{p:.6f}" for p in probabilities)] for name, probabilities in rows)])
     if out:
         _write_out(Path(out), text)
-        for key, lines in (score_units(rows, owners, trained.facts) if owners else {}).items():
+        for key, lines in (score_units(rows, owners, trained.facts, scored.tiles) if owners else {}).items():
             _write_out(Path(out).with_suffix(f".{key}.csv"), _csv_text(lines))
     else:
         write_data(text)
-    if damaged:
-        raise MedflError(f"{directory}: {len(damaged)} slides cannot be read: {'; '.join(damaged)}")
+    if scored.damaged:
+        raise MedflError(f"{directory}: {len(scored.damaged)} slides cannot be read: {'; '.join(scored.damaged)}")
 
 
-def _adapted(trained: TrainedModel, directory: str, remedy: Adaptation, site: str | None) -> Rows:
+class _Scored(NamedTuple):
+    """What a row is, the rows, the probabilities of slides' tiles where patients are scored by these, and slides that
+    cannot be read."""
+
+    what: str
+    rows: Rows
+    tiles: Mapping[str, Any] | None = None
+    damaged: Sequence[str] = ()
+
+
+def _adapted(trained: TrainedModel, directory: str, remedy: Adaptation, site: str | None) -> _Scored:
     """The rows of the model once it was adapted to this folder. Raises MedflError."""
     from medfl.cli.standard_streams import complain
     from medfl.pipeline.load_pipeline import load_site
     from medfl.pipeline.predict_adapted import predict_adapted
+    from medfl.pipeline.predict_slides import holds_slides
 
+    if not trained.reads_bags and holds_slides(trained, Path(directory)):
+        raise MedflError(
+            f"--adapt adapts a model to a folder of patches, and {directory} holds slides; leave it out, or measure "
+            f"what it does at a site with `medfl evaluate RUN --sites SITE --adapt {remedy.name}`"
+        )
     rows, said = predict_adapted(trained, Path(directory), remedy, load_site(site) if site else None)
     complain("; ".join(said))
-    return rows
+    return _Scored("file", rows)
 
 
-def _scored(
-    trained: TrainedModel, directory: str, attention: str | None, heatmaps: str | None
-) -> tuple[str, Rows, list[str]]:
-    """What a row is, the rows, and slides that cannot be read. Raises MedflError."""
+def _scored(trained: TrainedModel, directory: str, attention: str | None, heatmaps: str | None) -> _Scored:
+    """The rows of the model as it is. Raises MedflError."""
     from medfl.pipeline.evaluate_model import predict as score
     from medfl.pipeline.predict_slides import holds_slides, predict_slides
 
     weighed = Path(attention) if attention else None
     if holds_slides(trained, Path(directory)):
         result = predict_slides(trained, Path(directory), weighed, Path(heatmaps) if heatmaps else None)
-        return "slide", result.rows, result.damaged
+        return _Scored("slide", result.rows, result.tiles or None, result.damaged)
     if heatmaps:
         raise MedflError("--heatmaps is for a folder of slides and a model that was trained on slides; leave it out")
-    return "slide" if trained.reads_bags else "file", score(trained, Path(directory), attention=weighed), []
+    return _Scored("slide" if trained.reads_bags else "file", score(trained, Path(directory), attention=weighed))
 
 
 def _csv_text(lines: Iterable[Sequence[str]]) -> str:
@@ -118,6 +131,6 @@ def _write_out(path: Path, text: str) -> None:
     from medfl.data.atomic_file import write_text
 
     try:
-        write_text(path, text)
+        write_text(path, text, private=True)
     except OSError as error:
         raise MedflError(f"--out {path} cannot be written: {error.strerror}") from None

@@ -14,11 +14,10 @@ from medfl.data.fingerprints import Fingerprints, whole_content
 from medfl.data.images import files_below
 from medfl.data.left_out import first_few
 from medfl.data.slides.annotation_file import SUFFIXES as ANNOTATION_SUFFIXES
-from medfl.data.slides.slide_reader import SUFFIXES
+from medfl.data.slides.slide_reader import DICOM, SUFFIXES
 from medfl.errors import MedflError, nearest
 
 ANNOTATIONS = "annotations"
-DICOM = ".dcm"
 SAMPLES, SAMPLE = 64, 1 << 16  # parts of a large file that its digest is over, and bytes of each
 MARKS = (b'"Feature', b"ASAP_Annotations", b"MicronsPerPixel")
 

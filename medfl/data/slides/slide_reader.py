@@ -7,6 +7,7 @@ chosen by it and never by their number, which means something else in every scan
 from __future__ import annotations
 
 import math
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -33,6 +34,9 @@ BEGINS = {
     b"PK\3\4": "a ZIP archive",
     b"GIF8": "a GIF",
 }
+DICOM = ".dcm"
+SERIES = re.compile(rb"\x20\x00\x0e\x00UI..([0-9.]+)", re.DOTALL)  # SeriesInstanceUID (0020,000E), which names a slide
+HEAD = 1 << 16  # bytes of a DICOM file in which it stands
 PYRAMID = "`vips tiffsave SLIDE OUT.tif --tile --pyramid --compression jpeg` writes one"
 
 
@@ -187,6 +191,8 @@ def _open(path: Path) -> LevelReader:
         for begin, kind in BEGINS.items():
             if head.startswith(begin):
                 raise Unreadable(f"{kind} by its content, no slide")
+        if path.suffix.lower() == DICOM:
+            _check_series(path.parent)
         try:
             return OpenSlideReader(path)
         except library.OpenSlideUnsupportedFormatError:
@@ -197,6 +203,20 @@ def _open(path: Path) -> LevelReader:
         raise Unreadable(error.strerror or _reason(error)) from None
     except library.OpenSlideError as error:
         raise Unreadable(f"damaged: {_reason(error)}") from None
+
+
+def _check_series(folder: Path) -> None:
+    """Raise Unreadable where the DICOM files of a folder are those of several slides, of which OpenSlide would read the
+    first. Raises OSError."""
+    names = set()
+    for file in folder.iterdir():
+        if file.suffix.lower() == DICOM:
+            with file.open("rb") as stream:
+                names.update(SERIES.findall(stream.read(HEAD))[:1])
+    if len(names) > 1:
+        raise Unreadable(
+            f"its folder holds .dcm files of {len(names)} slides (DICOM series); give each slide a folder of its own"
+        )
 
 
 _cache: list[Any] = []

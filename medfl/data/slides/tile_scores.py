@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfl.data.atomic_file import replacing, write_text
+from medfl.data.patch_store import U8
 from medfl.data.slides.slide_reader import Slide
 from medfl.data.slides.tissue_tiles import TissueTiles
 from medfl.metrics.palette import LIGHT, SERIES
@@ -59,20 +60,17 @@ def write_geojson(
     write_text(file, json.dumps({"type": "FeatureCollection", "features": features}))
 
 
-def draw_heat_map(file: Path, slide: Slide, tiles: TissueTiles, values: Scores, scale_to: float | None = 1.0) -> None:
-    """Draw a slide, grey and pale, with its tiles the more coloured the larger their score is.
+def heat_map(slide: Slide, tiles: TissueTiles, values: Scores, scale_to: float | None = 1.0) -> U8:
+    """A slide, grey and pale, with its tiles the more coloured the larger their score is, u8[h, w, 3].
 
     Args:
-        file: a PNG, which appears whole or not at all.
         slide: the slide.
         tiles: n of its tiles.
         values: f[n], 0 and up.
         scale_to: the score of the fullest colour; None takes the largest one.
 
-    Raises OSError, and Unreadable where the slide is damaged.
+    Raises Unreadable where the slide is damaged.
     """
-    from PIL import Image
-
     picture, scale = slide.overview(max(slide.width, slide.height) / SIDE)
     grey = picture.mean(axis=2, keepdims=True)
     shown = np.repeat(128 + grey / 2, 3, axis=2)
@@ -82,5 +80,12 @@ def draw_heat_map(file: Path, slide: Slide, tiles: TissueTiles, values: Scores, 
         share = OPAQUE * min(value / most, 1.0)
         part = shown[top : max(bottom, top + 1), left : max(right, left + 1)]
         part[:] = (1 - share) * part + share * hot
+    return shown.astype(np.uint8)
+
+
+def write_picture(file: Path, picture: U8) -> None:
+    """Write a picture u8[h, w, 3] as a small PNG, which appears whole or not at all. Raises OSError."""
+    from PIL import Image
+
     with replacing(file) as staged:
-        Image.fromarray(shown.astype(np.uint8)).quantize(128).save(staged, format="PNG", optimize=True)
+        Image.fromarray(picture).quantize(128).save(staged, format="PNG", optimize=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from medfl.data.atomic_file import open_itself, write_text
+from medfl.data.atomic_file import open_private, write_text
 from medfl.data.file_lock import lock_file
 from medfl.messages import Reply, Request
 from medfl.plain_text import visible
@@ -39,13 +39,13 @@ class AuditLog:
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / AUDIT
-        self._key = _private_key(folder.parent / "startup")
+        self._key = kit_key(folder.parent / "startup")
         self._lock = Lock()
 
     def write(self, event: str, **facts: Any) -> None:
         """Add an entry, and have the disk hold it before this returns. Raises OSError."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        with self._lock, open(self.file, "a+b", opener=_readable) as stream:
+        with self._lock, open(self.file, "a+b", opener=open_private) as stream:
             lock_file(stream.fileno(), wait=True)
             torn, last = _last_line(stream)
             number, previous = (json.loads(last)["number"], _hash(last)) if last else (0, BEGIN)
@@ -55,7 +55,7 @@ class AuditLog:
             at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             entry = {"number": number + 1, "at": at, "event": event, "facts": facts, "previous": previous}
             if self._key is not None:
-                entry["signature"] = base64.b64encode(_sign(self._key, _canonical(entry))).decode()
+                entry["signature"] = base64.b64encode(sign(self._key, _canonical(entry))).decode()
             line = _canonical(entry)
             stream.write(line + b"\n")
             stream.flush()
@@ -105,7 +105,7 @@ def verify(file: Path, certificate: Path | None = None) -> Verification:
             )
         if public is not None:
             bare = {part: value for part, value in entry.items() if part != "signature"}
-            if _signed(public, entry.get("signature"), _canonical(bare)):
+            if has_signed(public, _decoded(entry.get("signature")), _canonical(bare)):
                 signed += 1
             else:
                 problems.append(f"entry {entry['number']} was changed: its signature is not that of the kit")
@@ -147,6 +147,8 @@ def _question(facts: Mapping[str, Any]) -> str:
 
 def _named(facts: Mapping[str, Any]) -> str:
     parts = [f"{name} of {count:,} numbers" for name, count in facts.get("vectors", {}).items()]
+    if "masking" in facts:
+        parts.append(f"masking: {', '.join(facts['masking'])}")
     for part in ("metrics", "sums", "curves"):
         parts += [f"{len(names)} {part} of {split}" for split, names in facts.get(part, {}).items()]
     if floors := facts.get("withheld_classes"):
@@ -166,6 +168,8 @@ def left(reply: Reply, size: int) -> dict[str, Any]:
     noted: dict[str, Any] = {"bytes_out": size}
     if vectors := {name: vector.numel() for name, vector in reply.vectors().items()}:
         noted |= {"vectors": vectors, "patches": reply.samples, "steps": reply.steps}
+    if reply.masking:
+        noted["masking"] = sorted(reply.masking)
     for part in ("metrics", "sums", "curves"):
         if named := {split: sorted(figures) for split, figures in getattr(reply, part).items()}:
             noted[part] = named
@@ -221,12 +225,6 @@ def _last_line(stream: Any) -> tuple[bytes, bytes]:
     return torn, whole[-1] if whole else b""
 
 
-def _readable(path: str, flags: int) -> int:
-    number = open_itself(path, flags)
-    os.fchmod(number, 0o600)
-    return number
-
-
 def _canonical(entry: Mapping[str, Any]) -> bytes:
     return json.dumps(entry, sort_keys=True, separators=(",", ":")).encode()
 
@@ -235,7 +233,8 @@ def _hash(line: bytes) -> str:
     return sha256(line).hexdigest()
 
 
-def _private_key(startup: Path) -> Any:
+def kit_key(startup: Path) -> Any:
+    """The private key of the kit whose folder `startup` this is; None where there is no kit."""
     for name in ("client.key", "server.key"):
         if (file := startup / name).is_file():
             from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -257,16 +256,25 @@ def _scheme() -> tuple[Any, Any]:
     return padding.PKCS1v15(), hashes.SHA256()  # FLARE's kits have RSA keys
 
 
-def _sign(key: Any, data: bytes) -> bytes:
+def sign(key: Any, data: bytes) -> bytes:
+    """The signature of a kit's key under data."""
     signature: bytes = key.sign(data, *_scheme())
     return signature
 
 
-def _signed(key: Any, signature: Any, data: bytes) -> bool:
+def has_signed(key: Any, signature: bytes, data: bytes) -> bool:
+    """Whether a signature is that of a public key under data."""
     from cryptography.exceptions import InvalidSignature
 
     try:
-        key.verify(base64.b64decode(str(signature), validate=True), data, *_scheme())
-    except (InvalidSignature, ValueError):
+        key.verify(signature, data, *_scheme())
+    except InvalidSignature:
         return False
     return True
+
+
+def _decoded(signature: Any) -> bytes:
+    try:
+        return base64.b64decode(str(signature), validate=True)
+    except ValueError:
+        return b""

@@ -24,16 +24,18 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from medfl.engines.remote.message_fields import FAILURE, REPLY, REQUESTS, Fields
-from medfl.messages import Failure, Reply, Request, StainRequest, TrainRequest
+from medfl.messages import Failure, KeyRequest, Reply, Request, StainRequest, TrainRequest, UnmaskRequest
 from medfl.model.flat_model import FlatModel
 
-PROTOCOL = 4
+PROTOCOL = 5
 HEADER = f"medfl-{PROTOCOL}"
 HEADER_LIMIT = 32_000_000  # bytes; the curves of a closing measurement are the largest, some 100 kB
 VECTORS_LIMIT = 16  # links send one or two vectors beside the model
 NAME_LIMIT = 64
 REASON_LIMIT = 300
 KINDS = {torch.float32, torch.bool, torch.uint8}
+MASKED = "masked"  # the one vector of whole numbers: as long as weights and buffers together
+ALONE = (StainRequest, KeyRequest, UnmaskRequest)  # carry no model
 
 
 class BadMessage(ValueError):
@@ -65,7 +67,7 @@ def pack(message: Request | Reply | Failure, bounds: Bounds) -> bytes:
         return _join(kind, _header_fields(message, REQUESTS[kind][1]), message.vectors())
     if isinstance(message, Reply):
         header = _header_fields(message, REPLY)
-        _only_names(header, bounds.names)
+        _only_names({name: value for name, value in header.items() if name != "masking"}, bounds.names)
         return _join("reply", header, message.vectors())
     return _join("failure", _header_fields(message, FAILURE), {})
 
@@ -81,7 +83,7 @@ def unpack_request(data: bytes, bounds: Bounds) -> Request:
     weights, buffers = vectors.pop("weights", None), vectors.pop("buffers", None)
     if weights is None or buffers is None:
         raise BadMessage("a request without weights and buffers")
-    asks_alone = made is StainRequest
+    asks_alone = made in ALONE
     _length("weights", weights, 0 if asks_alone else bounds.weights)
     _length("buffers", buffers, 0 if asks_alone else bounds.buffers)
     facts = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
@@ -103,13 +105,13 @@ def unpack_answer(data: bytes, site: str, round_: int, bounds: Bounds) -> Reply 
         answer: Reply | Failure = Failure(**facts)
     else:
         facts, vectors = _parted(data, header, "reply", REPLY, bounds)
-        _only_names(facts, bounds.names)
-        update, buffers = vectors.pop("update", None), vectors.pop("buffers", None)
+        _only_names({name: value for name, value in facts.items() if name != "masking"}, bounds.names)
+        update, buffers, masked = (vectors.pop(name, None) for name in ("update", "buffers", MASKED))
         extra = _extra(vectors)
         for name, vector, wanted in (("update", update, bounds.weights), ("buffers", buffers, bounds.buffers)):
             if vector is not None:
                 _length(name, vector, wanted)
-        answer = Reply(update=update, buffers=buffers, extra=extra, **facts)
+        answer = Reply(update=update, buffers=buffers, masked=masked, extra=extra, **facts)
     if (answer.site, answer.round) != (site, round_):
         raise BadMessage("an answer in another site's name or to another round")
     return answer
@@ -198,6 +200,8 @@ def _parted(
     if len(vectors) > VECTORS_LIMIT:
         raise BadMessage(f"a {kind} with {len(vectors)} vectors")
     for name, vector in vectors.items():
+        if name == MASKED and vector.dtype == torch.int64 and vector.shape == (bounds.weights + bounds.buffers,):
+            continue
         if vector.dtype not in KINDS or vector.dim() != 1 or vector.numel() > longest:
             raise BadMessage(f"the vector {name[:NAME_LIMIT]} of a {kind} is of the wrong kind or length")
     # Fresh memory: sums over a vector depend on where it begins.

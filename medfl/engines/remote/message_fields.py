@@ -5,6 +5,7 @@ Nothing that comes in is taken before its every field has passed its check.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,15 +13,18 @@ from medfl.messages import (
     AdaptRequest,
     EvaluateRequest,
     HistogramRequest,
+    KeyRequest,
     MeasureRequest,
     Request,
     ScalingRequest,
     StainRequest,
     TemperatureRequest,
     TrainRequest,
+    UnmaskRequest,
 )
 
 Fields = Mapping[str, Callable[[Any], bool]]
+HEXADECIMAL, NAME = re.compile(r"[0-9a-f]{1,8192}"), re.compile(r"[a-z0-9_-]{1,64}")
 
 
 def _count(value: Any) -> bool:
@@ -67,6 +71,17 @@ def _numbers_by_two_names(value: Any) -> bool:
     return isinstance(value, dict) and all(map(_numbers_by_name, value.values()))
 
 
+def _hexadecimal(value: Any) -> bool:
+    """Keys, certificates, signatures and seeds by name."""
+    return isinstance(value, dict) and all(
+        isinstance(text, str) and HEXADECIMAL.fullmatch(text) and NAME.fullmatch(name) for name, text in value.items()
+    )
+
+
+def _hexadecimal_by_site(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_hexadecimal, value.values()))
+
+
 def _by_split(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(figures, dict) for figures in value.values())
 
@@ -80,7 +95,18 @@ _MODEL: Fields = {
 _LABORATORIES: Fields = {"laboratories": _count, "stain_strength": _number}
 _VECTOR: Fields = {"scale": _numbers, "bias": _numbers}
 REQUESTS: Mapping[str, tuple[type[Request], Fields]] = {
-    "train": (TrainRequest, {**_MODEL, "lr_scale": _number, "stain_others": _numbers}),
+    "train": (
+        TrainRequest,
+        {
+            **_MODEL,
+            "lr_scale": _number,
+            "stain_others": _numbers,
+            "mask_keys": _hexadecimal_by_site,
+            "mask_tag": _text,
+        },
+    ),
+    "key": (KeyRequest, _MODEL),
+    "unmask": (UnmaskRequest, {**_MODEL, "tag": _text, "survivors": _names}),
     "evaluate": (EvaluateRequest, _MODEL),
     "stain": (StainRequest, {**_MODEL, "method": _text, "dyes": _truth}),
     "temperatures": (TemperatureRequest, {**_MODEL, "temperatures": _numbers, **_LABORATORIES}),
@@ -120,6 +146,8 @@ REQUESTS: Mapping[str, tuple[type[Request], Fields]] = {
             "bias": _numbers,
             "thresholds": _maybe_numbers_by_name,
             "malignant": _names,
+            "top": _count,
+            "unit_thresholds": _numbers_by_two_names,
         },
     ),
 }
@@ -135,5 +163,6 @@ REPLY: Fields = {
     "sums": _by_split,
     "curves": _by_split,
     "seconds": _numbers_by_name,
+    "masking": _hexadecimal,
 }
 FAILURE: Fields = {"site": _text, "round": _count, "reason": _text}

@@ -17,6 +17,7 @@ from medfl.data.render import warn_of_resolution
 from medfl.engines.remote.audit_log import AUDIT, AuditLog, asked, entries, left
 from medfl.engines.remote.codec import BadMessage, Bounds, pack, unpack_request
 from medfl.engines.remote.greeting import BadGreeting, Installation, SiteGreeting, problem
+from medfl.engines.remote.kit_identity import kit_identity
 from medfl.engines.remote.party_files import read_site
 from medfl.engines.remote.site_policy import NotPermitted, Questions, check_permitted, pipeline_digest
 from medfl.engines.remote.site_state import SiteStateFile, StateLost
@@ -27,11 +28,14 @@ from medfl.pipeline.site_stores import SiteStores
 from medfl.plain_text import visible
 from medfl.runs.data_record import data_key, disclosed_summary
 from medfl.site.evaluator import SiteDiverged
+from medfl.site.masked_site import MaskedSite
+from medfl.site.masking import MaskRefused
 from medfl.site.site import Site
 
 KEY = "consortium.key"
 LOG = "medfl.log"
-TOLD = (SiteDiverged, StateLost, BadMessage, NotPermitted)  # their sentences are made of numbers and names only
+TOLD = (SiteDiverged, StateLost, BadMessage, NotPermitted, MaskRefused)
+"""Their sentences are made of numbers and names only."""
 
 
 @dataclass
@@ -109,7 +113,7 @@ class SiteEndpoint:
                     reply = ready.site.handle(request)
                 finally:
                     file.save()
-                if reply.update is not None:
+                if reply.trained:
                     file.create()
                 answer = pack(reply, ready.bounds)
                 self.audit.write("answered", **question, **left(reply, len(answer)))  # before it leaves
@@ -174,6 +178,8 @@ def build(folder: Path, name: str) -> _Ready:
     warn_of_resolution(pipeline, [site_config])
     store = SiteStores(pipeline).of(site_config, share)
     site = build_sites(pipeline, {name: store}, bench)[name]
+    if isinstance(site, MaskedSite):
+        site.masking.identity = kit_identity(folder)
     greeting = SiteGreeting(
         site=name,
         role=site.role,
@@ -187,8 +193,11 @@ def build(folder: Path, name: str) -> _Ready:
     )
     audit = folder / AUDIT
     before = entries(audit) if audit.is_file() else ()
-    earlier = [(one["facts"]["run"], one["facts"]["round"]) for one in before if one["event"] == "answered"]
-    questions = Questions(policy, pipeline.training.rounds, earlier)
+    answered = [one["facts"] for one in before if one["event"] == "answered"]
+    earlier = [(facts["run"], facts["round"]) for facts in answered]
+    trained = [facts["run"] for facts in answered if facts["kind"] == "train"]
+    budgeted = pipeline.training.dp_sgd is not None
+    questions = Questions(policy, pipeline.training.rounds, earlier, trained, budgeted)
     return _Ready(site, Bounds.of(bench.model), greeting, questions)
 
 

@@ -22,7 +22,7 @@ from medfl.config.yaml_file import read_mapping, validate
 from medfl.data.atomic_file import write_text
 from medfl.engines.remote.party_files import PARTY
 from medfl.errors import MedflError
-from medfl.messages import MeasureRequest, Request, StainRequest
+from medfl.messages import MeasureRequest, Request, StainRequest, TrainRequest
 from medfl.methods.core.chain import MethodChain, build_chain
 from medfl.methods.differential_privacy import private_link
 from medfl.plain_text import visible
@@ -50,12 +50,13 @@ class SitePolicy(ConfigSection):
         methods: links of a method that may act here; null for all.
         max_rounds: a pipeline may have so many at most.
         min_count: a pipeline's disclosure floor must be as high.
-        max_epsilon: a pipeline must have `dp`, and spend so much at most over all its rounds.
+        max_epsilon: a pipeline must have `dp` or `training.dp_sgd`, and spend so much at most over all its rounds.
         splits: whose figures may be asked for.
         messages_a_round: so many questions are answered in one round of a run, or after the last.
         members: whether it may be measured how well training patches can be told from test patches.
         stain: whether numbers on the stain of training patches may be asked for.
         subgroups: whether figures of subgroups may be asked for, with the words of their columns.
+        secure_aggregation: whether a pipeline must have updates summed behind masks.
     """
 
     approve: Literal["each", "rules"] = "each"
@@ -68,6 +69,7 @@ class SitePolicy(ConfigSection):
     members: bool = True
     stain: bool = True
     subgroups: bool = True
+    secure_aggregation: bool = False
 
 
 def read_policy(folder: Path) -> SitePolicy:
@@ -126,18 +128,34 @@ class Questions:
         policy: of the site.
         rounds: that the approved pipeline has.
         earlier: (run, round) of each question that was answered before this process began.
+        trained: how often this site had trained in each run by then.
+        budgeted: whether the pipeline has `training.dp_sgd`, whose noise is that of `rounds` rounds, repeated ones
+            counted.
     """
 
-    def __init__(self, policy: SitePolicy, rounds: int, earlier: Iterable[tuple[str, int]]) -> None:
+    def __init__(
+        self,
+        policy: SitePolicy,
+        rounds: int,
+        earlier: Iterable[tuple[str, int]],
+        trained: Iterable[str] = (),
+        budgeted: bool = False,
+    ) -> None:
         self.policy = policy
         self.rounds = rounds
         self._answered = Counter(earlier)
+        self._trained = Counter(trained)
+        self._budgeted = budgeted
 
     def check(self, run: str, request: Request) -> None:
         """Count one more question. Raises NotPermitted."""
         policy = self.policy
         if request.round > self.rounds:
             raise NotPermitted(f"round {request.round} of a pipeline that was approved with {self.rounds}")
+        if isinstance(request, TrainRequest) and self._budgeted:
+            if self._trained[run] >= self.rounds:
+                raise NotPermitted(f"{self.rounds} rounds were trained, and the budget of its patients is spent")
+            self._trained[run] += 1
         if isinstance(request, StainRequest):
             if not policy.stain:
                 raise NotPermitted("the policy of this site does not permit numbers on the stain of its patches")
@@ -159,7 +177,10 @@ def in_words(folder: Path, pipeline: config.Pipeline, site: str) -> Iterator[str
     yield f"{pipeline.name}: {pipeline.description}" if pipeline.description else pipeline.name
     yield f"Classes: {', '.join(pipeline.task.classes)}. Other sites: {_names(pipeline, site)}."
     if role == "train":
-        yield f"{site} trains in {training.rounds} rounds; method: {chain}. Its update leaves after each of them."
+        hidden = ", behind masks: the server sees the sites' sum" if training.secure_aggregation else ""
+        yield (
+            f"{site} trains in {training.rounds} rounds; method: {chain}. Its update leaves after each of them{hidden}."
+        )
     else:
         yield f"{site} does not train; it is measured, in up to {training.rounds} rounds and once at the end."
     yield (
@@ -170,7 +191,7 @@ def in_words(folder: Path, pipeline: config.Pipeline, site: str) -> Iterator[str
         yield f"Figures of subgroups leave, too, with the words of these columns: {', '.join(columns)}."
     if pipeline.evaluation.monitoring:
         yield "Sums over patients of scores and stain of test data leave, and become part of the model's facts."
-    yield f"Differential privacy: {_privacy(chain)}."
+    yield f"Differential privacy: {_privacy(pipeline, chain)}."
     registry = pipeline.registry
     yield f"Registry: {f'the model is registered as {registry.name}' if registry else 'the model is not registered'}."
     yield f"Pipeline {pipeline_digest(folder)[:SHOWN]}, {folder / 'pipeline.yaml'}"
@@ -190,21 +211,27 @@ def _broken(policy: SitePolicy, pipeline: config.Pipeline) -> Iterator[str]:
         yield f"it asks for subgroups by {', '.join(pipeline.evaluation.columns)}, and `subgroups` is false"
     if pipeline.evaluation.monitoring and not policy.stain:
         yield "`evaluation.monitoring` has the stain of test patches told, `stain` is false"
+    if policy.secure_aggregation and not pipeline.training.secure_aggregation:
+        yield "its updates leave as they are, and `secure_aggregation` asks for masked sums"
     if policy.max_epsilon is not None:
         spent = _epsilon(pipeline, chain)
         if spent is None:
-            yield "it has no `dp`, and `max_epsilon` asks for it"
+            yield "it has no `dp` and no `training.dp_sgd`, and `max_epsilon` asks for one"
         elif spent > policy.max_epsilon:
             yield f"it spends an epsilon of {spent:.3g}, `max_epsilon` is {policy.max_epsilon:g}"
 
 
 def _epsilon(pipeline: config.Pipeline, chain: MethodChain) -> float | None:
-    """What a site spends that is drawn in every round."""
+    """What a site spends that is drawn in every round; with `dp_sgd` each of its patients."""
+    if pipeline.training.dp_sgd is not None:
+        return pipeline.training.dp_sgd.epsilon
     link = private_link(chain)
     return None if link is None else epsilon(link.noise, pipeline.training.rounds, link.delta)
 
 
-def _privacy(chain: MethodChain) -> str:
+def _privacy(pipeline: config.Pipeline, chain: MethodChain) -> str:
+    if (budget := pipeline.training.dp_sgd) is not None:
+        return f"of each patient, epsilon {budget.epsilon:g} at delta {budget.delta:g} over all rounds"
     link = private_link(chain)
     return f"of the whole site, noise {link.noise:g} at clip {link.clip:g}" if link else "none"
 

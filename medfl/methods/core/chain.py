@@ -88,6 +88,11 @@ class MethodChain:
         return max((method.min_replies for method in self.methods), default=1)
 
     @property
+    def weighs_equally(self) -> bool:
+        """Whether updates count once each, whatever the samples behind them."""
+        return any(method.weighs_equally for method in self.methods)
+
+    @property
     def local_norms(self) -> bool:
         """Whether any method keeps normalisation layers at the sites."""
         return any(method.local_norms for method in self.methods)

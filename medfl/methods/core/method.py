@@ -94,6 +94,7 @@ class Method:
         owns_start: what it keeps at a site is relative to the received model, so nothing else may move the start.
         looks_ahead: what it does in a round depends on how many rounds there are, so that a run cannot be extended.
         private: a site's clipped update is all that may leave it, and all that may be acted on.
+        weighs_equally: updates count once each in the sum, whatever the samples behind them.
     """
 
     name: ClassVar[str]
@@ -114,6 +115,7 @@ class Method:
     owns_start: ClassVar[bool] = False
     looks_ahead: ClassVar[bool] = False
     private: ClassVar[bool] = False
+    weighs_equally: ClassVar[bool] = False
 
     @classmethod
     def acts_in(cls, phase: str) -> bool:

@@ -11,7 +11,11 @@ from PIL import Image
 
 from medfl.data.rgb import Unreadable
 from medfl.data.slides import slide_reader
+from medfl.data.slides.slide_folder import list_slides
 from medfl.data.slides.slide_reader import OpenSlides, Slide
+from medfl.data.slides.slide_tiling import SlideTask, tile_slide
+from medfl.data.slides.tile_grid import TileScale
+from tests.dicom_slide import write_dicom
 from tests.paths import SHARED
 from tests.slides import SETTINGS, generated, pyramid, tissue
 
@@ -178,6 +182,34 @@ def test_a_large_tiff_without_a_pyramid_is_refused_before_it_is_read(tmp_path: P
         tiled.overview(32.0)
     with pytest.raises(Unreadable, match=r"30,000 x 30,000 pixels without tiles and pyramid; `vips"):
         Slide(huge(tmp_path / "strips.tif", side=100, rowsperstrip=100))
+
+
+def test_the_files_of_a_dicom_series_are_one_slide_and_two_series_are_told(tmp_path: Path) -> None:
+    whole = tissue(256, 384, (0, 0, 200, 200))
+    half = whole[::2, ::2]
+    folder = write_dicom(tmp_path / "ward" / "case 1", [whole, half], mpp=0.5)
+    (slide,) = list_slides(tmp_path / "ward", "site here")
+    assert (slide.name, slide.files) == ("case 1", ("case 1/1-0.dcm", "case 1/1-1.dcm"))
+    own = Slide(tmp_path / "ward" / slide.files[0])
+    assert (own.width, own.height, own.downsamples, own.mpp) == (384, 256, [1.0, 2.0], pytest.approx(0.5))
+    assert np.array_equal(own.read(40, 60, 128, 128, (128, 128)), whole[60:188, 40:168])
+    assert np.array_equal(own.read(40, 60, 128, 128, (64, 64)), half[30:94, 20:84])  # from the second file
+    task = SlideTask(tmp_path / "ward" / slide.files[0], None, TileScale(32, 1.0, 0, 0.5))
+    assert len(tile_slide(task, tmp_path / "cache").x) == 9
+    write_dicom(folder, [half], mpp=0.5, series=2)
+    with pytest.raises(Unreadable, match=r"\.dcm files of 2 slides \(DICOM series\); give each slide a folder"):
+        Slide(folder / "1-0.dcm")
+
+
+def test_a_dicom_file_that_is_no_slide_says_so(tmp_path: Path) -> None:
+    folder = write_dicom(tmp_path / "ct", [tissue(64, 64, (0, 0, 64, 64))], mpp=0.5)
+    content = (folder / "1-0.dcm").read_bytes()
+    (folder / "1-0.dcm").write_bytes(content.replace(b"1.1.77.1.6", b"1.1.2.1.99"))
+    with pytest.raises(Unreadable, match="no slide that OpenSlide or tifffile can open"):
+        Slide(folder / "1-0.dcm")
+    (folder / "1-0.dcm").write_bytes(content[: len(content) // 2])
+    with pytest.raises(Unreadable, match=r"^damaged"):
+        Slide(folder / "1-0.dcm").overview(1.0)
 
 
 def test_the_latest_few_slides_stay_open_and_travel_as_nothing(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from medfl.data.rgb import Unreadable
 from medfl.data.slides.annotation_file import read_annotations
 from medfl.data.slides.slide_folder import SlideFiles
 from medfl.data.slides.slide_reader import Slide
-from medfl.data.slides.tile_scores import draw_heat_map, rgb, write_geojson
+from medfl.data.slides.tile_scores import heat_map, rgb, write_geojson, write_picture
 from medfl.data.slides.tissue_tiles import TissueTiles
 from medfl.metrics.palette import LIGHT
 from tests.slides import pyramid, tissue
@@ -32,7 +32,7 @@ def test_qupath_reads_each_tile_with_its_likeliest_class_and_its_scores(tmp_path
 
 def test_the_tile_with_the_largest_score_has_the_fullest_colour(tmp_path):
     slide = Slide(pyramid(tmp_path / "s.tif", tissue(128, 256, (0, 0, 256, 128))))
-    draw_heat_map(tmp_path / "s.png", slide, TILES, np.array([0.0, 0.02]), None)
+    write_picture(tmp_path / "s.png", heat_map(slide, TILES, np.array([0.0, 0.02]), None))
     picture = np.asarray(Image.open(tmp_path / "s.png").convert("RGB")).astype(int)
     scale = 256 / picture.shape[1]
     cold, hot = (picture[int(50 / scale), int(x / scale)] for x in (40, 100))

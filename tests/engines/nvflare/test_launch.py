@@ -25,7 +25,7 @@ from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.run import run
 from medfl.runs.progress import ProgressCallbacks
 from tests.engines.remote.test_bags_and_slides import consortium
-from tests.engines.remote.test_endpoints import SMALL, same_result
+from tests.engines.remote.test_endpoints import SMALL, STAINED, same_result
 
 LINK = {"down": 50, "up": 10, "seconds_per_step": 0.1, "jitter": 0.3}
 SITES = ("site-01", "site-02", "site-03")
@@ -118,6 +118,14 @@ def test_every_chain_gives_the_same_numbers(three, tmp_path, chain, engine):
 def test_sites_with_slides_or_features_give_the_numbers_of_one_process(tmp_path, kind):
     pipeline = load_pipeline(consortium(tmp_path, kind))
     discreet(the_same_far_away(pipeline, tmp_path, "poc"))
+
+
+@pytest.mark.slow
+def test_dyes_and_adaptation_give_the_numbers_of_one_process(three, tmp_path):
+    changes = {**STAINED, "training": load_pipeline(three).training.model_dump(exclude_none=True) | STAINED["training"]}
+    file = three.with_name("stained.yaml")
+    file.write_text(yaml.safe_dump(load_pipeline(three).model_dump(mode="json", exclude_none=True) | changes))
+    discreet(the_same_far_away(load_pipeline(file), tmp_path, "poc"))
 
 
 def workers(folder, party: str) -> list[psutil.Process]:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save
 from medfl.cli.commands.common import launcher
 from medfl.engines.nvflare.run_kit import NOTE
 from medfl.engines.nvflare.run_layout import lay_out
-from medfl.engines.remote.audit_log import entries, verify
+from medfl.engines.remote.audit_log import entries, sentence, verify
 from medfl.engines.remote.codec import HEADER, BadMessage, Bounds, pack, unpack_answer, unpack_request
 from medfl.engines.remote.greeting import PROTOCOL
 from medfl.engines.remote.remote_transport import NoAnswer, Remote
@@ -30,6 +30,7 @@ from medfl.messages import (
     EvaluateRequest,
     Failure,
     HistogramRequest,
+    KeyRequest,
     MeasureRequest,
     Reply,
     Request,
@@ -37,6 +38,7 @@ from medfl.messages import (
     StainRequest,
     TemperatureRequest,
     TrainRequest,
+    UnmaskRequest,
 )
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.run import resume, run
@@ -51,11 +53,15 @@ REQUEST = TrainRequest(
     lr_scale=0.1,
     stain_others=(0.1,) * 27,
     extra={"mask": torch.tensor([True, False, True]), "c": torch.ones(3)},
+    mask_keys={"north": {"key": "ab" * 32, "signature": "cd"}, "south": {"key": "ef" * 32}},
+    mask_tag="7",
 )
 REQUESTS = {
     "train": REQUEST,
     "evaluate": EvaluateRequest(*MODEL),
     "stain": StainRequest(0, torch.empty(0), torch.empty(0), ("train",), method="macenko", dyes=True),
+    "key": KeyRequest(4, torch.empty(0), torch.empty(0), last_accepted_round=3),
+    "unmask": UnmaskRequest(4, torch.empty(0), torch.empty(0), tag="7", survivors=("north", "south")),
     "temperatures": TemperatureRequest(*MODEL, temperatures=(0.5, 1.0), laboratories=3, stain_strength=0.25),
     "scaling": ScalingRequest(*MODEL, points=(1.0, 0.5), laboratories=3, stain_strength=0.25),
     "histograms": HistogramRequest(*MODEL, temperature=None, scale=(0.5,), bias=(-0.5,), malignant=("a",)),
@@ -88,7 +94,7 @@ def same(one, two) -> bool:
     for field in dataclasses.fields(one):
         a, b = getattr(one, field.name), getattr(two, field.name)
         if isinstance(a, torch.Tensor):
-            if a.dtype != b.dtype or a.numpy().tobytes() != b.numpy().tobytes():
+            if b is None or a.dtype != b.dtype or a.numpy().tobytes() != b.numpy().tobytes():
                 return False
         elif field.name == "extra":
             if a.keys() != b.keys() or not all(torch.equal(a[k], b[k]) for k in a):
@@ -104,6 +110,9 @@ def test_messages_come_back_as_they_were():
         assert type(back) is type(request)
         assert same(back, request)
     assert same(unpack_answer(pack(REPLY, BOUNDS), "north", 4, BOUNDS), REPLY)
+    whole = torch.tensor([1 << 62, -(1 << 63), -1, 0, 7])
+    masked = dataclasses.replace(REPLY, update=None, buffers=None, masked=whole, masking={"pair_a": "ab" * 600})
+    assert same(unpack_answer(pack(masked, BOUNDS), "north", 4, BOUNDS), masked)
     failure = Failure("north", 4, "the update is not finite in round 4")
     assert unpack_answer(pack(failure, BOUNDS), "north", 4, BOUNDS) == failure
 
@@ -115,7 +124,8 @@ def framed(header, vectors=None, length=None) -> bytes:
 
 
 def facts(message, **changes) -> dict:
-    names = [f.name for f in dataclasses.fields(message) if f.name not in ("weights", "update", "buffers", "extra")]
+    vectors = ("weights", "update", "buffers", "extra", "masked")
+    names = [f.name for f in dataclasses.fields(message) if f.name not in vectors]
     kind = next((kind for kind, request in REQUESTS.items() if type(request) is type(message)), "reply")
     stated = {name: getattr(message, name) for name in names} | changes
     return {"kind": kind} | {name: list(v) if isinstance(v, tuple) else v for name, v in stated.items()}
@@ -160,6 +170,9 @@ VECTORS = {"weights": torch.zeros(3), "buffers": torch.zeros(2)}
         (framed(facts(REQUEST), VECTORS | {"weights": torch.zeros(3).double()}), "wrong kind"),
         (framed(facts(REQUEST), VECTORS | {"extra.c": torch.zeros(4)}), "wrong kind or length"),
         (framed(facts(REQUEST), VECTORS | {"extra.c": torch.zeros(1, 3)}), "wrong kind or length"),
+        (framed(facts(REQUEST, mask_keys={"a": {"key": "xy"}}), VECTORS), "`mask_keys`"),
+        (framed(facts(REQUEST), VECTORS | {"masked": torch.zeros(4, dtype=torch.int64)}), "wrong kind or length"),
+        (framed(facts(REQUEST), VECTORS | {"masked": torch.zeros(5, dtype=torch.int64)}), "without a place"),
         (framed(facts(REQUEST), VECTORS | {"other": torch.zeros(3)}), "without a place"),
         (framed(facts(REQUEST), VECTORS | {f"extra.{i}": torch.zeros(1) for i in range(20)}), "22 vectors"),
         (pack(REQUEST, BOUNDS)[:-1], "cannot be read"),
@@ -400,6 +413,45 @@ def test_a_run_over_bytes_is_the_run_in_one_process(small, here, tmp_path):
         assert mine
     with pytest.raises(MedflError, match="keep their own state"):
         resume(laid.folder.path)
+
+
+STAINED = {"training": {"augment": {"exchange": 0.5}}, "adapt": {"remedy": ["normalise", "batchnorm"]}}
+"""Sites tell their dyes, and a held-out one is adapted to."""
+
+
+def test_dyes_and_adaptation_over_bytes_are_those_in_one_process(tmp_path):
+    sites = {"generate": SMALL["sites"]["generate"] | {"stain_strength": 0.5}}
+    stained = SMALL | STAINED | {"training": SMALL["training"] | STAINED["training"], "sites": sites}
+    (tmp_path / "stained.yaml").write_text(yaml.safe_dump(stained))
+    pipeline = load_pipeline(tmp_path / "stained.yaml")
+    alone = run(pipeline, tmp_path / "alone").folder
+    laid = lay_out(pipeline, "simulator", tmp_path / "far")
+    assert spoken(laid) == {"done": True}
+    same_result(alone, laid.folder)
+    assert alone.read_summary()["sites"]["held-out-01"]["adapted"]["steps"] == ["normalise", "batchnorm"]
+
+
+def test_updates_travel_behind_masks_and_a_site_that_drops_out_does_not_stop_the_sum(small, tmp_path):
+    """Of three sites one fails after it has announced its key; both logs have it that only masked updates left."""
+    three = ["method=[]", "sites.generate.count=3", "training={rounds: 1, local_steps: 1, secure_aggregation: true}"]
+    laid = lay_out(load_pipeline(small, three), "simulator", tmp_path / "far")
+
+    def ask(site, message, plain):
+        if site == "site-02" and b'kind\\": \\"train' in message[:2000]:
+            raise NoAnswer("away")
+        return plain(site, message)
+
+    assert spoken(laid, ask) == {"done": True}
+    first = next(iter(laid.folder.records()))
+    assert first["counted"]
+    assert first["failures"] == [{"site": "site-02", "reason": "away"}]
+    assert first["update"]["sq"] > 0
+    left = [entry for entry in entries(laid.home / "site-01" / "audit.jsonl") if entry["event"] == "answered"]
+    named = {entry["facts"]["kind"]: entry["facts"] for entry in left}
+    assert named["train"]["vectors"].keys() == {"masked"}
+    assert named["key"]["masking"] == ["key"]
+    assert named["unmask"]["masking"] == ["own_seed", "pair_site-02"]
+    assert "masking: own_seed, pair_site-02" in sentence(next(e for e in left if e["facts"]["kind"] == "unmask"))
 
 
 def test_each_party_is_given_its_own_and_no_more(small, tmp_path):

@@ -21,7 +21,7 @@ from medfl.engines.remote.site_policy import (
     read_policy,
 )
 from medfl.errors import MedflError
-from medfl.messages import EvaluateRequest, Failure, MeasureRequest, StainRequest
+from medfl.messages import EvaluateRequest, Failure, MeasureRequest, StainRequest, TrainRequest
 from medfl.pipeline.load_pipeline import load_pipeline
 from tests.datafiles import OWN, write_folders
 from tests.engines.remote.test_endpoints import SMALL
@@ -77,7 +77,7 @@ def test_nothing_runs_before_somebody_has_approved_that_very_pipeline(party):
         ({"methods": ["ecgr"]}, "`methods` does not have scaffold"),
         ({"max_rounds": 1}, "it has 2 rounds, `max_rounds` is 1"),
         ({"min_count": 5}, "its disclosure floor is 1, `min_count` is 5"),
-        ({"max_epsilon": 8}, "it has no `dp`, and `max_epsilon` asks for it"),
+        ({"max_epsilon": 8}, "it has no `dp` and no `training.dp_sgd`, and `max_epsilon` asks for one"),
         ({"subgroups": False}, "it asks for subgroups by scanner, age, and `subgroups` is false"),
         ({"methods": ["ecgr", "scaffold"], "max_rounds": 2, "min_count": 1}, None),
     ],
@@ -169,3 +169,25 @@ def test_the_plan_is_told_in_words(party):
     assert words[2].startswith("north trains in 2 rounds; method: ecgr+scaffold.")
     assert words[4] == "Figures of subgroups leave, too, with the words of these columns: scanner, age."
     assert words[-1].startswith(f"Pipeline {pipeline_digest(party)[:12]}")
+
+
+def test_a_site_can_ask_for_masked_sums(party):
+    pipeline = read_site(party, "north")[0]
+    approve(party, pipeline_digest(party)[:12])
+    (party / "policy.yaml").write_text("secure_aggregation: true\n")
+    with pytest.raises(NotPermitted, match="`secure_aggregation` asks for masked sums"):
+        check_permitted(party, pipeline)
+    masked = pipeline.model_copy(update={"training": pipeline.training.model_copy(update={"secure_aggregation": True})})
+    assert check_permitted(party, masked).secure_aggregation
+    assert "behind masks: the server sees the sites' sum" in "\n".join(in_words(party, masked, "north"))
+
+
+def test_a_site_trains_no_more_rounds_than_its_patients_budget_lasts_for():
+    """Whatever the server repeats, and over restarts of the site's process."""
+    request = TrainRequest(0, torch.zeros(0), torch.zeros(0))
+    asked = Questions(SitePolicy(), 3, (), ["run", "other"], budgeted=True)
+    for _ in range(2):
+        asked.check("run", request)
+    with pytest.raises(NotPermitted, match="3 rounds were trained, and the budget of its patients is spent"):
+        asked.check("run", request)
+    asked.check("run", EvaluateRequest(0, torch.zeros(0), torch.zeros(0)))
