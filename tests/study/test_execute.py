@@ -304,22 +304,6 @@ def test_what_was_dealt_to_plan_a_run_is_what_it_trains_on(files, tmp_path, monk
     assert carry_out(study, tmp_path) == []
 
 
-def test_a_catalog_is_read_once_and_a_deal_that_was_let_go_is_dealt_again(files, tmp_path, monkeypatch):
-    from medfl.data import catalog
-
-    read, pipeline_catalog = [], catalog.pipeline_catalog
-    monkeypatch.setattr(catalog, "pipeline_catalog", lambda pipeline: read.append(1) or pipeline_catalog(pipeline))
-    monkeypatch.setattr(execute, "KEPT_PARTITIONS", 1)
-    study = load_study(altered(files, methods={"fedavg": []}, seeds=[1, 2]))
-    deals = execute._Deals(tmp_path)
-    first, second = (deals.partition(run) for run in study.runs)
-    again = deals.partition(study.runs[0])
-    assert again is not first
-    assert [list(share.rows) for share in again.sites] == [list(share.rows) for share in first.sites]
-    assert second.sites[0].catalog is first.sites[0].catalog
-    assert len(read) == 1
-
-
 def test_tables_are_written_seldom_where_that_takes_long(monkeypatch):
     clock, done = [0.0], []
     monkeypatch.setattr(execute.time, "perf_counter", lambda: clock[0])
@@ -336,8 +320,9 @@ def test_tables_are_written_seldom_where_that_takes_long(monkeypatch):
 
 
 def test_a_run_in_workers_is_the_same_run_and_shares_the_cores_itself(files):
-    study = load_study(altered(files, methods={"fedavg": []}))
-    other = load_study(files / "altered.yaml", ["training.workers=2", "training.threads=null"])
+    path = altered(files, methods={"fedavg": []})
+    study = load_study(path)
+    other = load_study(path, ["training.workers=2", "training.threads=null"])
     assert [run.key for run in other.runs] == [run.key for run in study.runs]
     assert execute._quiet(other.runs[0], 2).training.threads is None
     assert "2 workers of 1 thread each" in execute.core_sentences(other, 1)[0]
