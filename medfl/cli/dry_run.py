@@ -52,5 +52,6 @@ def print_plan(prepared: LocalRunSetup, terminal: Terminal) -> None:
         f"Memory besides activations: vectors {vectors / 1e6:.0f} MB, method {scratch / 1e6:.0f} MB, "
         f"{stored} {patches / 1e6:.0f} MB (memory-mapped on a CPU).",
         f"Work: {total:,} local steps of {pipeline.training.batch_size} {words}.",
+        *prepared.cores.sentences(),
         *stain_sentences(pipeline.model_dump()),
     )

@@ -189,7 +189,7 @@ class Partition:
 
     def write(self, path: Path) -> None:
         """Write every patch as `site,split,class,group,file`. Names patches: the table stays at the site."""
-        with open_table(path, ("site", "split", "class", "group", "file")) as writer:
+        with open_table(path, ("site", "split", "class", "group", "file"), private=True) as writer:
             for share in self.sites:
                 catalog, locations = share.catalog, share.locations
                 for split, positions in share.splits.items():

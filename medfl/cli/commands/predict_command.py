@@ -135,6 +135,6 @@ def _write_out(path: Path, text: str) -> None:
     from medfl.data.atomic_file import write_text
 
     try:
-        write_text(path, text)
+        write_text(path, text, private=True)
     except OSError as error:
         raise MedflError(f"--out {path} cannot be written: {error.strerror}") from None
