@@ -74,7 +74,8 @@ def check_unpurged(run: Path, what: str) -> None:
 def _without_paths(value: Any, key: str = "") -> Any:
     """A pipeline whose paths, and names of patients, are `<local>`; it can still be read."""
     if isinstance(value, Mapping):
-        return {name: _without_paths(item, str(name)) for name, item in value.items()}
+        kept = {name: item for name, item in value.items() if name != "cache"}  # then the user's own, as by default
+        return {name: _without_paths(item, str(name)) for name, item in kept.items()}
     if key in PATIENT_KEYS and value:
         return [LOCAL]
     if isinstance(value, list):

@@ -22,12 +22,14 @@ from medfl.export.onnx_graphs import graph_of
 from medfl.export.write_export import export
 from medfl.pipeline.evaluate_model import evaluate, predict
 from medfl.pipeline.load_pipeline import load_pipeline
+from medfl.pipeline.monitored_patches import monitored_patches
 from medfl.pipeline.run import run
 from medfl.pipeline.trained_model import find_model
 from medfl.report.run_report import report_html
 from medfl.runs.records import finished_run
 from medfl.tracking.log_model import portable, save_model
 from tests.bags import h5, table
+from tests.datafiles import write_folders
 from tests.engines.remote.test_endpoints import same_result, spoken
 from tests.paths import ROOT
 
@@ -71,6 +73,21 @@ def finished(small, tmp_path_factory):
 def west(small):
     """The folder of the held-out site."""
     return make_partition(load_pipeline(small)).sites[-1].catalog.source.root
+
+
+def test_features_of_new_slides_are_watched_and_patches_are_not(finished, west, tmp_path):
+    def site(**data):
+        (tmp_path / "new.yaml").write_text(yaml.safe_dump({"name": "new", "data": data}))
+        return monitored_patches(find_model(str(finished.path)), str(tmp_path / "new.yaml"), None)
+
+    new = site(root=str(west))
+    assert new.probs.shape == (len(new.labels), 2)
+    assert (set(new.labels.tolist()), len(new.stain)) == ({0, 1}, 0)
+    images = write_folders(tmp_path / "images", {"benign": 12, "malignant": 12})
+    with pytest.raises(MedflError, match="features"):
+        site(root=str(images), source="folder")
+    with pytest.raises(MedflError, match="name a site file with `source: features`"):
+        monitored_patches(find_model(str(finished.path)), str(images), None)
 
 
 def test_figures_are_of_slides_and_intervals_of_patients(finished, tmp_path):

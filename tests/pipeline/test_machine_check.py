@@ -117,10 +117,15 @@ def test_a_kit_is_looked_at_too(tmp_path, monkeypatch):
     make_kits(load_pipeline(tiny()), tmp_path / "kits", "localhost", port)
     server, site = tmp_path / "kits" / "server", tmp_path / "kits" / "site-01"
     assert {check.what: check.passed for check in check_kit(server)} == dict.fromkeys(
-        ("versions", "kit", "certificate", "port"), True
+        ("versions", "kit", "certificate", "revoked", "port"), True
     )
     with socket.create_server(("", port)):
         assert "end what listens there" in {check.what: check for check in check_kit(server)}["port"].finding
+    done = CliRunner().invoke(app.app, ["deploy", "revoke", str(server), "site-01", "--reason", "laptop lost"])
+    assert "is admitted" in done.output
+    listed = {check.what: check for check in check_kit(server)}["revoked"].finding
+    assert (listed[:13], listed[-13:]) == ("site-01 since", "(laptop lost)")
+    assert listed in CliRunner().invoke(app.app, ["deploy", "revoke", str(server)]).output.replace("\n", " ")
     monkeypatch.setattr(join_check, "reach", lambda kit: True)
     done = CliRunner().invoke(app.app, ["doctor", str(site)])
     assert isinstance(done.exception, MedflError)

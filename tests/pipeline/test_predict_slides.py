@@ -16,6 +16,7 @@ from medfl.engines.remote.site_endpoint import build
 from medfl.errors import MedflError
 from medfl.pipeline.evaluate_model import evaluate
 from medfl.pipeline.load_pipeline import load_pipeline
+from medfl.pipeline.monitored_patches import monitored_patches
 from medfl.pipeline.patch_gallery import with_patches
 from medfl.pipeline.predict_slides import predict_slides
 from medfl.pipeline.run import run
@@ -73,6 +74,16 @@ def test_the_run_keeps_what_a_prediction_on_slides_needs(trained, folder):
     assert resolved.model.dim == 96
     assert trained.facts["origin"] == {"encoder": trained.facts["encoder"]["name"], "tile": "32 px at 1 mpp"}
     assert trained.facts["tile"]["min_tissue"] == 0.5
+
+
+def test_new_slides_are_watched_by_a_site_file(trained, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("medfl.pipeline.monitored_patches.LEAST_PATCHES", 5)
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"name": "c", "data": {"root": str(folder / "a")}}))
+    new = monitored_patches(trained, str(tmp_path / "c.yaml"), None)
+    assert new.probs.shape == (len(new.labels), 2)
+    assert (set(new.labels.tolist()), len(new.stain)) == ({0, 1}, 0)
+    with pytest.raises(MedflError, match="name a site file with `source: slides`"):
+        monitored_patches(trained, str(folder / "a"), None)
 
 
 def test_new_slides_are_scored_as_the_run_scored_its_own(trained, folder, tmp_path):

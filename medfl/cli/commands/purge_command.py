@@ -23,8 +23,8 @@ def purge(run: RunPath, yes: Yes = False, list_: Listed = False) -> None:
         parts = [path.relative_to(folder.path).as_posix() for path in private_parts(folder.path)]
         terminal.say(
             f"From {run} go: {', '.join([*parts, 'the paths in pipeline.yaml'])}.",
-            "Afterwards the run cannot be resumed, and no page with patches can be made of it. Patches in the cache and "
-            "what was written elsewhere (predictions, MLflow) are not touched.",
+            "Afterwards the run cannot be resumed, and no page with patches can be made of it. Patches in the cache "
+            "and what was written elsewhere (predictions, MLflow) are not touched.",
         )
         if folder.summary.is_file():
             terminal.say("Report, dossier and figures stay; the model can be evaluated, registered and monitored.")

@@ -9,6 +9,7 @@ from pathlib import Path
 from medfl.engines.nvflare.join_check import expected
 from medfl.engines.nvflare.kit_software import unit
 from medfl.engines.nvflare.preflight import end_of
+from medfl.engines.nvflare.site_keys import KEY
 from medfl.engines.own_wheel import own_wheel
 from medfl.engines.remote.greeting import MUST_AGREE
 from medfl.engines.remote.party_files import PARTY
@@ -84,7 +85,7 @@ For one machine at {site}. It calls {host}, port {port} (TCP, outwards); nothing
 {installing}
 ## Take part
 
-Before it, {data}
+{key}Before it, {data}
 
     medfl deploy join . --check
     medfl deploy join .
@@ -115,6 +116,10 @@ put {host} into `no_proxy`. Packages may come through a proxy, with `pip install
 
 {ending}"""
 
+KEYLESS = """This kit holds no key, since {site} made its own: put the `{site}.key` that `medfl deploy request` wrote
+beside this folder, and the first command below takes it into `startup/client.key`.
+
+"""
 OWN = "set `data.root` in `medfl/site.yaml` to where your data lie."
 DEALT = "check `data.root` in `medfl/pipeline.yaml`: where the data of `medfl/allocation.csv` lie on this machine."
 DRAWN = "nothing is to be prepared: the data are generated."
@@ -146,6 +151,7 @@ def site_page(kit: Path, site: str, data: str, host: str, port: int, size: int) 
         port=port,
         digest=pipeline_digest(kit / PARTY)[:SHOWN],
         data=data,
+        key="" if (kit / "startup" / KEY).is_file() else KEYLESS.format(site=site),
         installing=_installing(f"{3 * size**2 / 1000:,.0f} MB in MEDFL_CACHE for every 1,000 patches"),
         expected="\n".join(f"    {line}" for line in expected(kit, site, f"{host}:{port}")),
         ending=_ending(kit, "client", "join"),

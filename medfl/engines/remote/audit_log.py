@@ -133,13 +133,13 @@ def sentence(entry: Mapping[str, Any]) -> str:
         words.append(facts["reason"])
     if "bytes_out" in facts:
         words.append(f"{facts['bytes_out']:,} bytes left{_named(facts)}")
-    words += [f"{key} {facts[key]}" for key in ("pipeline", "problem", "sites") if key in facts]
+    words += [f"{key} {facts[key]}" for key in ("serial", "pipeline", "problem", "sites") if key in facts]
     return visible("  ".join(word for word in words if word))
 
 
 def _question(facts: Mapping[str, Any]) -> str:
     if "kind" not in facts:
-        return ""
+        return str(facts.get("site", ""))
     whose = f"{facts['site']} " if "site" in facts else ""
     splits = f" on {', '.join(facts['splits'])}" if facts.get("splits") else ""
     return f"{whose}{facts['kind']}, round {facts['round']}{splits}"
