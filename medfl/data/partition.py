@@ -296,17 +296,8 @@ def _counts(share: SitePartition) -> Iterator[tuple[dict[str, str | int], I64]]:
         labels = share.labels[positions]
         for label, name in enumerate(share.catalog.classes):
             mine = positions[labels == label]
-            yield (
-                {
-                    "site": share.site,
-                    "role": share.role,
-                    "split": split,
-                    "class": name,
-                    "groups": len(np.unique(share.groups[mine])),
-                    "patches": len(mine),
-                },
-                mine,
-            )
+            row: dict[str, str | int] = {"site": share.site, "role": share.role, "split": split, "class": name}
+            yield row | {"groups": len(np.unique(share.groups[mine])), "patches": len(mine)}, mine
 
 
 def _digest_lines(share: SitePartition, whole: bool) -> list[str]:

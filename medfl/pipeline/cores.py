@@ -44,8 +44,8 @@ WAIT_POLICY = "OMP_WAIT_POLICY"
 def cores_of(pipeline: config.Pipeline, gpus: int = 0) -> Cores:
     """What a run of a pipeline uses; with `gpus` it trains on so many."""
     available, training = len(os.sched_getaffinity(0)), pipeline.training
-    stated = os.environ.get("OMP_NUM_THREADS", "")
-    default = int(stated) if stated.isdecimal() and int(stated) else available
+    value = os.environ.get("OMP_NUM_THREADS", "")
+    default = int(value) if value.isdecimal() and int(value) else available
     threads = training.threads or (default if training.workers == 1 else 1)
     most = 1 if pipeline.baseline == "centralised" else len(pipeline.train_sites)
     wanted = (gpus or available // threads) if training.workers == "auto" else training.workers

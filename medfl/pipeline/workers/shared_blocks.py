@@ -25,7 +25,7 @@ DESCRIPTORS = "/dev/fd"
 
 
 @dataclass(frozen=True)
-class Place:
+class Span:
     """Where a tensor is in a block: its first byte, type and shape."""
 
     begin: int
@@ -50,10 +50,10 @@ class Block:
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self.places: list[Place] = []
+        self.places: list[Span] = []
         end = 0
         for tensor in tensors:
-            place = Place(-(-end // ROUND) * ROUND, tensor.dtype, tuple(tensor.shape))
+            place = Span(-(-end // ROUND) * ROUND, tensor.dtype, tuple(tensor.shape))
             self.places.append(place)
             end = place.end
         self.size = max(end, 1)
@@ -124,7 +124,8 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, number: Any) -> Tensor:
         """The tensor of a number."""
-        return self.tensors[number]
+        tensor: Tensor = self.tensors[number]
+        return tensor
 
 
 def _nameless_file() -> int:
