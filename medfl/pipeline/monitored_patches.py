@@ -78,8 +78,8 @@ def _of_folder(model: TrainedModel, folder: Path) -> MonitoredPatches:
         raise MedflError(f"{folder}: the model reads features of slides; name a site file with `source: {source}`")
     if holds_slides(model, folder):
         raise MedflError(
-            f"{folder} holds slides; write a site file with `data: {{source: slides, root: {folder}}}`, and their tiles "
-            f"are looked at"
+            f"{folder} holds slides; write a site file with `data: {{source: slides, root: {folder}}}`, and its "
+            "tiles are looked at"
         )
     names, images = read_patches(folder, model.facts["size"])
     parents = [name.partition("/")[0] if "/" in name else "" for name in names]

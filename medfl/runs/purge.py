@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +49,7 @@ def purge(run: Path) -> None:
     with folder.holding("purge", 0.0):
         try:
             write_text(run / PURGED, json.dumps({"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}) + "\n")
-            for path in private_parts(run):
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink()
+            remove(private_parts(run))
             pipeline = _without_paths(read_resolved(folder.pipeline))
             write_text(folder.pipeline, yaml.safe_dump(pipeline, sort_keys=False, allow_unicode=True))
         except OSError as error:
@@ -61,6 +57,15 @@ def purge(run: Path) -> None:
                 f"{error.filename or run} cannot be removed ({error.strerror}); the rest may be gone already: give the "
                 f"same command again once it can"
             ) from None
+
+
+def remove(paths: Iterable[Path]) -> None:
+    """Remove files, folders with what is in them, and links without what they name. Raises OSError."""
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def check_unpurged(run: Path, what: str) -> None:

@@ -36,10 +36,12 @@ Without a GPU add `--extra-index-url https://download.pytorch.org/whl/cpu` to th
 
 On a machine with one, of the same system and Python, make a wheelhouse and the digests of all that is in it:
 
-    pip download -d wheelhouse -c software/constraints.txt "software/{wheel}[nvflare]"
+    pip wheel -w wheelhouse -c software/constraints.txt "software/{wheel}[nvflare]"
     (cd wheelhouse && sha256sum *) > wheelhouse.sha256
 
-One party can do this for all, and tell the others `wheelhouse.sha256` another way than it sends the folder. Then, here:
+It is `pip wheel` and not `pip download`: a package that comes as source only (pyhocon, which FLARE needs) cannot be
+built where there is no network. One party can do this for all, and tell the others `wheelhouse.sha256` another way than
+it sends the folder. Then, here:
 
     (cd wheelhouse && sha256sum -c ../wheelhouse.sha256)
     pip install --no-index --find-links wheelhouse -c software/constraints.txt "software/{wheel}[nvflare]"
