@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import mean
 
 from benchmarks.pages import rewritten, table
+from benchmarks.privacy_head import head_table
 from medfl.runs.privacy_ledger import best_guess, epsilon
 from medfl.seeds import seed_for
 
@@ -149,6 +150,7 @@ PARTS = {
     "sampling": sampling_table,
     "length": length_table,
     "cost": cost_table,
+    "head": head_table,
 }
 
 

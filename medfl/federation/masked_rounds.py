@@ -96,8 +96,8 @@ class MaskedRounds(Synchronous):
             return
         assert self._sum.words is not None
         values, size = from_fixed(self._sum.words), len(federation.state.weights)
-        parts = (torch.from_numpy(part.astype(np.float32)) for part in (values[:size], values[size:]))
-        federation.aggregation.fold_sum(progress.server, *parts, self._sum.samples)
+        update, buffers = (torch.from_numpy(part.astype(np.float32)) for part in (values[:size], values[size:]))
+        federation.aggregation.fold_sum(progress.server, update, buffers, self._sum.samples)
 
     def advance(self, federation: FederationView, progress: RoundProgress) -> UpdateRecord | None:
         """See Schedule.advance. The lengths of single updates are not known."""

@@ -47,7 +47,7 @@ class ServerOptimiser(Method):
 
 @dataclass(frozen=True)
 class FedAvgM(ServerOptimiser):
-    """Heavy-ball momentum at the server."""
+    """Heavy-ball momentum at the server (FedAvg with momentum)."""
 
     name: ClassVar[str] = "fedavgm"
     paper: ClassVar[str] = "arXiv:1909.06335"
@@ -95,7 +95,7 @@ class _Adaptive(ServerOptimiser):
 
 @dataclass(frozen=True)
 class FedAdagrad(_Adaptive):
-    """v sums. Plain Adagrad, without a first moment, is beta1 0."""
+    """Adagrad at the server: v sums the squares of updates. Plain Adagrad, without a first moment, is beta1 0."""
 
     name: ClassVar[str] = "fedadagrad"
     paper: ClassVar[str] = "arXiv:2003.00295"
@@ -108,7 +108,7 @@ class FedAdagrad(_Adaptive):
 
 @dataclass(frozen=True)
 class FedAdam(_Adaptive):
-    """v forgets exponentially."""
+    """Adam at the server: v is an exponential mean of the squares of updates."""
 
     name: ClassVar[str] = "fedadam"
     paper: ClassVar[str] = "arXiv:2003.00295"
@@ -126,7 +126,7 @@ class FedAdam(_Adaptive):
 
 @dataclass(frozen=True)
 class FedYogi(_Adaptive):
-    """v moves by D^2's own size, up or down."""
+    """Yogi at the server: as Adam, but v moves by the size of the squares, up or down."""
 
     name: ClassVar[str] = "fedyogi"
     paper: ClassVar[str] = "arXiv:2003.00295"

@@ -36,6 +36,11 @@ def extended(folder: RunFolder, pipeline: config.Pipeline, rounds: int) -> confi
             f"for {pipeline.training.rounds} rounds; begin a new run, with `model.weights: {folder.model}` to start "
             f"from its model"
         )
+    if pipeline.training.dp_sgd is not None:
+        raise MedflError(
+            f"--rounds {rounds}: the noise of every round so far was that with which `training.dp_sgd` lasts for "
+            f"{pipeline.training.rounds} rounds; begin a new run"
+        )
     training = pipeline.training.model_copy(update={"rounds": rounds})
     return pipeline.model_copy(update={"training": training}).with_notices(pipeline.notices)
 

@@ -125,13 +125,14 @@ def _beside_patient_privacy(pipeline: Pipeline, chain: MethodChain) -> str | Non
     for phase, what in LOOKS.items():
         if acting := chain.acting(phase):
             return f"{key}, and {acting[0].name} {what}; {REMEDY}"
-    for name, stated in (
+    for name, applies in (
         (f"the baseline {pipeline.baseline} is", pipeline.baseline),
         ("`training.weighted_loss` tells a site's counts and is", training.weighted_loss),
         ("`model.mil` trains on bags and is", pipeline.model.mil),
+        ("`data.source_groups: ignore` hides what is one patient's and is", pipeline.data.source_groups == "ignore"),
         ("`method.dp`, which has noise of its own, is", private_link(chain)),
     ):
-        if stated:
+        if applies:
             return f"{key}, and {name} not made for it; remove one of them"
     if pipeline.select != "last":
         return f"{key}, and `select` picks a model by validation figures, which have no noise; leave it at last"

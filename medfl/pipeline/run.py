@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,7 +137,11 @@ def _carry_out(
     def work(watching: ProgressCallbacks) -> RunSummary:
         return play(setup, folder, state, spent, began, watching)
 
-    return follow(folder, setup.pipeline, watcher, work)
+    for sentence in setup.cores.sentences():
+        watcher.say(sentence)
+    with closing(setup):
+        setup.begin()
+        return follow(folder, setup.pipeline, watcher, work)
 
 
 def play(

@@ -45,10 +45,8 @@ def take_steps(
         parameter.grad = None  # a step that was cut short may have left some
     private = _private(local, training, rows, groups)
     order = epoch_order(rows, training.batch_size, local.steps, local.seed)
-    drawn = private.batches(batches.training) if private else batches.training(order, local.seed)
-    for images, labels in drawn:
+    for images, labels in private.batches(batches.training) if private else batches.training(order, local.seed):
         if private:
-            assert isinstance(images, Tensor)  # bags are refused beside it
             loss = private.backward(images, labels, forward.backward)
         elif moves:
             loss = _at_other_points(local, shared, forward, images, labels)

@@ -22,13 +22,14 @@ from torch import Tensor
 
 from medfl.methods.core.context import SiteContext
 from medfl.methods.differential_privacy import SHORTER, entropy_normal, entropy_uniform
+from medfl.model.bag_network import Bags
 from medfl.model.flat_model import FlatModel
 from medfl.seeds import seed_for
 
 Backward = Callable[[Tensor, Tensor, float], Tensor]
 """Patches, labels and a factor -> the mean loss; its gradient times the factor is added to the parameters'."""
-Draw = Callable[[Tensor, int], Iterator[tuple[Tensor, Tensor]]]
-"""Rows i64[steps, n] and a seed -> patches and labels of each step."""
+Draw = Callable[[Tensor, int], Iterator[tuple[Tensor, Tensor]] | Iterator[tuple[Bags, Tensor]]]
+"""Rows i64[steps, n] and a seed -> patches (never bags, which are refused) and labels of each step."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class PatientGradients:
             self._uniform = lambda count: torch.rand(count, generator=generator, dtype=torch.float64)
             self._normal = lambda count: torch.randn(count, generator=generator)
 
-    def batches(self, draw: Draw) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, draw: Draw) -> Iterator[tuple[Tensor | Bags, Tensor]]:
         """Patches and labels of every step, a drawn patient's one after the other; none of where nobody is drawn."""
         for step in range(self.local.steps):
             lots = self._uniform(len(self.patients)).numpy()
@@ -82,8 +83,9 @@ class PatientGradients:
             else:
                 yield torch.zeros(0), torch.zeros(0, dtype=torch.int64)
 
-    def backward(self, images: Tensor, labels: Tensor, backward: Backward) -> Tensor:
+    def backward(self, images: Tensor | Bags, labels: Tensor, backward: Backward) -> Tensor:
         """Put the noised gradient of a step into the parameters; returns the mean over patients of their mean loss."""
+        assert isinstance(images, Tensor)
         model, privacy = self.local.model, self.privacy
         total, own = self.local.vector("patients").zero_(), self.local.vector("patient")
         loss = torch.zeros((), device=total.device)

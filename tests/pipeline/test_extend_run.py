@@ -52,7 +52,11 @@ def test_a_finished_run_goes_on_as_if_planned_so(small, longer, tmp_path, monkey
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"schedule": {"name": "cosine"}}, "planned for 1 rounds"), ({}, "at least one round")],
+    [
+        ({"schedule": {"name": "cosine"}}, "planned for 1 rounds"),
+        ({"dp_sgd": {"epsilon": 8}}, "`training.dp_sgd` lasts for 1 rounds; begin a new run"),
+        ({}, "at least one round"),
+    ],
 )
 def test_what_the_pipeline_forbids(tmp_path, changes, words):
     pipeline = load_pipeline(write_tiny(tmp_path, training={"rounds": 1, **changes}))
