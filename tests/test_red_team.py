@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from nvflare.lighter.utils import sign_folders
 
 from medfl.engines.nvflare.preflight import address, reach, server_kit, site_name
-from medfl.engines.nvflare.provision import AUTHORITY, SIGNATURE
+from medfl.engines.nvflare.provision import AUTHORITY, KEYLESS_SIGNATURE, SIGNATURE
 from medfl.engines.nvflare.run_kit import permitted
 from medfl.engines.nvflare.run_layout import laid_before
 from medfl.engines.nvflare.session import free_port
@@ -75,8 +75,8 @@ def signed_again(kits: Path, kit: Path) -> None:
     own = kit / "startup" / "client.key"
     own.rename(kit / own.name)
     authority = serialization.load_pem_private_key((kits / "authority" / AUTHORITY[1]).read_bytes(), password=None)
-    for folder in ("startup", "local"):
-        sign_folders(kit / folder, authority, signature_file=SIGNATURE)
+    for folder, file in (("startup", KEYLESS_SIGNATURE), ("local", SIGNATURE)):
+        sign_folders(kit / folder, authority, signature_file=file)
     (kit / own.name).rename(own)
 
 

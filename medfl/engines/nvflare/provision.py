@@ -33,6 +33,8 @@ LEAD, ORG = "lead@medfl.org", "medfl"
 AUTHORITY = ("rootCA.pem", "rootCA.key")
 AUTHORITY_DAYS = 3600
 TEMPLATE, SIGNATURE = "master_template.yml", "signature.json"
+KEYLESS_SIGNATURE = "medfl-signature.json"
+"""In `startup` of a kit whose site makes its key: where FLARE finds its own name it wants the key signed, too."""
 
 
 class Quiet:
@@ -107,7 +109,8 @@ def _restrict(kit: Path, kind: str, key: Any, loopback: bool) -> None:
         lead = json.loads(config_file.read_text(encoding="utf-8"))
         lead["admin"]["host"] = "localhost"
         _write(config_file, lead)
-    sign_folders(kit / "startup", key, signature_file=SIGNATURE)
+    keyless = kind == "client" and not (kit / "startup" / KEY).is_file()
+    sign_folders(kit / "startup", key, signature_file=KEYLESS_SIGNATURE if keyless else SIGNATURE)
     if kind == "client":  # the server's is completed where it runs
         sign_folders(local, key, signature_file=SIGNATURE)
     for at, _, files in os.walk(kit):
@@ -124,19 +127,11 @@ def place_server(kit: Path) -> None:
 def intact(kit: Path, folder: str) -> bool:
     """Whether a folder of a kit is as the authority signed it."""
     root = kit / "startup" / "rootCA.pem"
-    if folder != "startup" or _signs_key(kit):
+    if folder != "startup" or not (kit / folder / KEYLESS_SIGNATURE).is_file():
         return bool(verify_folder_signature(kit / folder, root, True, SIGNATURE))
     with tempfile.TemporaryDirectory() as scratch:  # the rest, without the key that the site put in
         rest = shutil.copytree(kit / folder, Path(scratch, folder), symlinks=True, ignore=shutil.ignore_patterns(KEY))
-        return bool(verify_folder_signature(rest, root, True, SIGNATURE))
-
-
-def _signs_key(kit: Path) -> bool:
-    """Whether the signatures of a kit say that its key came with it."""
-    try:
-        return KEY in json.loads((kit / "startup" / SIGNATURE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-        return True
+        return bool(verify_folder_signature(rest, root, True, KEYLESS_SIGNATURE))
 
 
 def _authority(folder: Path) -> tuple[bytes | None, Any]:

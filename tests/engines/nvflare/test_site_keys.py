@@ -67,6 +67,7 @@ def test_the_key_beside_the_kit_makes_it_whole(parts):
     assert (kit / "startup" / "client.key").stat().st_mode & 0o777 == 0o600
     assert site_name(kit) == SITE
     assert complete(kit) is None
+    assert not (kit / "startup" / "signature.json").exists()  # FLARE would want the key in it, and end
     (kit / "startup" / "fed_client.json").write_text("{}")
     assert not intact(kit, "startup")  # the rest is signed as in every kit
 

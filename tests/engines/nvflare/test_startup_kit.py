@@ -428,7 +428,8 @@ def noted(kit: Path) -> list:
 def test_a_kit_that_is_revoked_while_a_run_is_at_work_is_left_out_and_told(pipeline, tmp_path):
     longer = pipeline.training.model_copy(update={"rounds": 2000, "local_steps": 20})
     kits, out, logs = tmp_path / "kits", tmp_path / "run", tmp_path / "log.txt"
-    make_kits(pipeline.model_copy(update={"training": longer}), kits, "localhost", free_port(0))
+    _, request = make_request("site-01", kits)
+    make_kits(pipeline.model_copy(update={"training": longer}), kits, "localhost", free_port(0), [request])
     sites = [joined(kits / name, logs) for name in SITES]
     try:
         server = medfl("deploy", "serve", kits / "server", "--out", out, "--wait", "120", log=logs)
