@@ -6,6 +6,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from nvflare.fuel.sec.security_content_service import SecurityContentManager
 from typer.testing import CliRunner
 
 from medfl.cli import app
@@ -67,7 +68,8 @@ def test_the_key_beside_the_kit_makes_it_whole(parts):
     assert (kit / "startup" / "client.key").stat().st_mode & 0o777 == 0o600
     assert site_name(kit) == SITE
     assert complete(kit) is None
-    assert not (kit / "startup" / "signature.json").exists()  # FLARE would want the key in it, and end
+    # Where FLARE finds signatures it wants the key among them, and ends; where it finds none it goes by TLS.
+    assert not SecurityContentManager(str(kit / "startup")).valid_config
     (kit / "startup" / "fed_client.json").write_text("{}")
     assert not intact(kit, "startup")  # the rest is signed as in every kit
 
