@@ -105,7 +105,7 @@ def inversion() -> None:
     lines = []
     for number, (size, noise) in enumerate(batch for batch in BATCHES for _ in range(TRIES)):
         chosen = rows[number * 8 : number * 8 + size]
-        true = torch.from_numpy(np.stack([np.asarray(store.images[row]) for row in chosen])).permute(0, 3, 1, 2) / 255
+        true = torch.from_numpy(np.array(store.images[chosen])).permute(0, 3, 1, 2) / 255
         labels = torch.from_numpy(store.labels[chosen])
         seen = gradient_of(model, (true - mean) / std, labels)
         if noise:
@@ -129,7 +129,7 @@ def mean_image(store: PatchStore, rows: np.ndarray[tuple[int], np.dtype[np.int64
     """f32[3, S, S] in [0, 1]: the mean of patches of a class that were not trained on; of all where there are none."""
     own = rows[store.labels[rows] == label]
     chosen = own if len(own) else rows
-    images = np.stack([np.asarray(store.images[row]) for row in chosen]).mean(axis=0)
+    images = np.asarray(store.images[chosen]).mean(axis=0)
     return torch.from_numpy(images).permute(2, 0, 1).float() / 255
 
 
@@ -166,7 +166,8 @@ def seen_by_a_probe(prepared: LocalRunSetup, federation: Federation) -> dict[str
         numbers.append(np.full(len(rows), number, dtype=np.int64))
     made = {}
     for what, values in parts.items():
-        found = site_signature(*map(np.concatenate, (values, numbers, labels, groups)))
+        sites = np.concatenate(numbers)
+        found = site_signature(np.concatenate(values), sites, np.concatenate(labels), np.concatenate(groups))
         made[what] = [
             "" if figure is None else f"{figure:.4f}" for figure in (found.balanced_accuracy, found.chance)
         ] + [str(len(found.sites))]
