@@ -77,7 +77,9 @@ def west(small):
     return make_partition(load_pipeline(small)).sites[-1].catalog.source.root
 
 
-def test_features_of_new_slides_are_watched_and_patches_are_not(finished, west, tmp_path):
+def test_features_of_new_slides_are_watched_and_patches_are_not(finished, west, tmp_path, monkeypatch):
+    monkeypatch.setattr("medfl.pipeline.monitored_patches.LEAST_PATCHES", 5)
+
     def site(**data):
         (tmp_path / "new.yaml").write_text(yaml.safe_dump({"name": "new", "data": data}))
         return monitored_patches(find_model(str(finished.path)), str(tmp_path / "new.yaml"), None)

@@ -137,7 +137,8 @@ def revoke(
 
         server_kit(Path(kit))
         if which is None:
-            terminal.say(*(f"Revoked: {entry}" for entry in revocations(Path(kit) / PARTY)))
+            listed = [f"Revoked: {entry}" for entry in revocations(Path(kit) / PARTY)]
+            terminal.say(*(listed or ["No kit is revoked"]))
             return
         entry = note(Path(kit) / PARTY, which, kit_sites(Path(kit)), reason)
         terminal.say(

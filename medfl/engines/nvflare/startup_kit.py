@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medfl import config
-from medfl.data.atomic_file import write_text
+from medfl.data.atomic_file import PRIVATE_FILE, PRIVATE_FOLDER, write_text
 from medfl.data.catalog import brings_own_data
 from medfl.data.partition import SitePartition, make_partition
 from medfl.data.sources.source_registry import drawn_data
@@ -50,16 +50,16 @@ def make_kits(pipeline: config.Pipeline, out: Path, host: str, port: int, reques
         raise MedflError(f"a site is named {taken[0]}, which is the name of another folder of kits; rename the site")
     check_architecture(pipeline)
     before = {name for name in names if (out / name).exists()}
-    signed = read_requests(requests, names)
-    if known := sorted(before & signed.keys()):
-        raise MedflError(f"{out / known[0]} is there already; move that kit away, so that one for the request is made")
+    by_site = read_requests(requests, names)
+    if taken := sorted(before & by_site.keys()):
+        raise MedflError(f"{out / taken[0]} is there already; move that kit away, so that one for the request is made")
     shares = dealt(pipeline)
     if before and shares:
         raise MedflError(
             f"{out} holds kits already, and data are dealt to all sites at once; name a new folder with --out"
         )
     try:
-        provision(out, pipeline.name, names, host, port, signed)
+        provision(out, pipeline.name, names, host, port, by_site)
     except OSError as error:
         raise MedflError(f"kits cannot be written below {out}: {error.strerror}; name another folder") from None
     if (out / SERVER / "lead").exists():
@@ -85,11 +85,16 @@ def make_kits(pipeline: config.Pipeline, out: Path, host: str, port: int, reques
         write_software(out / site.name, "join", f"site {site.name} of {pipeline.name}")
         _page(out / site.name, site_page(out / site.name, site.name, data, host, port, pipeline.data.size))
     for folder in (SERVER, *names):
-        for at, _, files in os.walk(out / folder / PARTY):
-            os.chmod(at, 0o700)
-            for file in files:
-                os.chmod(Path(at, file), 0o600)
+        _close(out / folder / PARTY)
     return [SERVER, *sorted(names)]
+
+
+def _close(party: Path) -> None:
+    """Keep others out of a party's folder and its files."""
+    for at, _, files in os.walk(party):
+        os.chmod(at, PRIVATE_FOLDER)
+        for file in files:
+            os.chmod(Path(at, file), PRIVATE_FILE)
 
 
 def dealt(pipeline: config.Pipeline) -> Mapping[str, SitePartition]:

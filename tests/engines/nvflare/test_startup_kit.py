@@ -32,6 +32,7 @@ from medfl.engines.nvflare.preflight import address, reach, server_kit, site_nam
 from medfl.engines.nvflare.provision import SIGNATURE, place_server
 from medfl.engines.nvflare.run_kit import TwiceHeard
 from medfl.engines.nvflare.session import Job, command, free_port, session, wait_for_sites
+from medfl.engines.nvflare.site_keys import make_request
 from medfl.engines.nvflare.startup_kit import make_kits
 from medfl.engines.own_wheel import own_wheel
 from medfl.engines.processes import Crew
@@ -397,7 +398,8 @@ def test_a_run_from_kits_stopped_and_continued_is_the_run_in_one_process(pipelin
     longer = pipeline.training.model_copy(update={"rounds": 12, "local_steps": 40})
     pipeline = pipeline.model_copy(update={"training": longer})
     here = run(pipeline, tmp_path / "here").folder
-    make_kits(pipeline, tmp_path / "kits", "localhost", free_port(0))
+    _, request = make_request("site-01", tmp_path / "kits")  # a key of its own, beside its kit
+    make_kits(pipeline, tmp_path / "kits", "localhost", free_port(0), [request])
     out, logs = tmp_path / "run", tmp_path / "log.txt"
     sites = [joined(tmp_path / "kits" / name, logs) for name in SITES]
     serve = ("deploy", "serve", tmp_path / "kits" / "server", "--out", out, "--wait", "120")
@@ -410,9 +412,42 @@ def test_a_run_from_kits_stopped_and_continued_is_the_run_in_one_process(pipelin
         assert ended(*sites) == [130, 130, 130]
     there = type(here)(out)
     same_result(here, there)
+    admitted_sites = [e["facts"]["site"] for e in noted(tmp_path / "kits" / "server") if e["event"] == "admitted"]
+    assert sorted(admitted_sites) == sorted([*SITES, *SITES])  # at the begin, and when it went on
     assert not [p for p in os.listdir(out) if "allocation.csv" in p]
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", address(tmp_path / "kits" / "site-01")[1])) != 0
+
+
+def noted(kit: Path) -> list:
+    """The entries of a kit's audit log."""
+    return list(entries(kit / "medfl" / "audit.jsonl"))
+
+
+@pytest.mark.slow
+def test_a_kit_that_is_revoked_while_a_run_is_at_work_is_left_out_and_told(pipeline, tmp_path):
+    longer = pipeline.training.model_copy(update={"rounds": 2000, "local_steps": 20})
+    kits, out, logs = tmp_path / "kits", tmp_path / "run", tmp_path / "log.txt"
+    make_kits(pipeline.model_copy(update={"training": longer}), kits, "localhost", free_port(0))
+    sites = [joined(kits / name, logs) for name in SITES]
+    try:
+        server = medfl("deploy", "serve", kits / "server", "--out", out, "--wait", "120", log=logs)
+        until_round(2, out, logs, server)
+        assert medfl("deploy", "revoke", kits / "server", "site-02", log=logs).wait(120) == 0
+        deadline = time.monotonic() + 400
+        while ("site-02", "not connected") not in failures(out)[-1]:
+            assert server.poll() is None, logs.read_text()
+            assert time.monotonic() < deadline, logs.read_text()
+            time.sleep(0.5)
+        server.send_signal(signal.SIGINT)
+        assert server.wait(60) == 130, logs.read_text()
+    finally:
+        ended(*sites)
+    said = " ".join(logs.read_text().split())
+    assert "Site site-02 is not ready: its kit is revoked" in said
+    assert "site-02: the server's operator has revoked this kit: site-02 since" in said
+    assert noted(kits / "site-02")[-1]["facts"]["problem"] == "its kit is revoked"
+    assert all(record["counted"] for record in RunFolder(out).records())
 
 
 def interrupted_after_a_round(server: subprocess.Popen, out: Path, logs: Path) -> None:
