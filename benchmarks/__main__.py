@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.speed import gpu, rounds, starting, steps
+from benchmarks.speed import gpu, rounds, side_by_side, starting, steps
 from benchmarks.speed.figure import Figure
 from medfl.runs.versions import versions
 
@@ -35,6 +35,7 @@ CPU: dict[str, Callable[[int], Iterator[Figure]]] = {
     "else": rounds.everything_else,
     "memory": rounds.memory,
     "sites": rounds.many_sites,
+    "workers": side_by_side.workers_over_threads,
     "start": starting.second_start,
     "rendering": starting.rendering,
 }

@@ -227,6 +227,15 @@ def test_command_lines_parse(page):
             load_pipeline(ROOT / pipeline, parameters.get("set_") or [])
 
 
+def test_scripts_of_the_pages_are_sound_for_bash():
+    scripts = [body for page in PAGES for _, body in fenced(page.read_text(encoding="utf-8")) if body[:2] == "#!"]
+    assert len(scripts) >= 2
+    for script in scripts:
+        done = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{done.stderr}\n{script}"
+        assert "#SBATCH --signal=B:INT@" in script  # a job ends as with Ctrl-C: every round is kept
+
+
 @pytest.mark.parametrize("page", PAGES, **name_of)
 def test_yaml_examples_are_valid(page):
     for language, body in fenced(page.read_text(encoding="utf-8")):

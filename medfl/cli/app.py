@@ -23,6 +23,7 @@ from medfl.cli.commands.init_commands import init_app
 from medfl.cli.commands.methods_command import methods
 from medfl.cli.commands.monitor_command import monitor
 from medfl.cli.commands.predict_command import predict
+from medfl.cli.commands.purge_command import purge
 from medfl.cli.commands.report_command import report
 from medfl.cli.commands.run_commands import evaluate, export, register, resume, run, track
 from medfl.cli.commands.site_commands import sites_app
@@ -34,7 +35,19 @@ from medfl.errors import MedflError
 RARELY = (50_000, 20, 50)
 """How seldom Python looks for garbage: the libraries are a million objects that live to the end, and looking through
 them is a tenth of what their imports take."""
+WAITING = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
+"""Variables by which a user says how idle threads wait. Where none is set they sleep: where runs or people share a
+machine, threads that wait busily take the cores from those that work, and everything is many times slower."""
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network for a newer version
+
+
+def wait_passively() -> None:
+    """Let idle threads of OpenMP, which reads this when torch is loaded, sleep unless the user has said otherwise."""
+    if not WAITING & os.environ.keys():
+        os.environ["OMP_WAIT_POLICY"] = "passive"
+
+
+wait_passively()
 
 
 def _tell_version(asked: bool) -> None:
@@ -65,6 +78,7 @@ for command in (
     compare,
     report,
     dossier,
+    purge,
     methods,
     backbones,
     doctor,

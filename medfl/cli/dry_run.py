@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from medfl.cli.terminal import Terminal
 from medfl.data.bag_store import stored_bytes
+from medfl.data.catalog import counted_words
 from medfl.pipeline.build_site import steps_by_site
 from medfl.pipeline.plan_checks import check_plan
 from medfl.pipeline.prepare import LocalRunSetup
@@ -43,7 +44,7 @@ def print_plan(prepared: LocalRunSetup, terminal: Terminal) -> None:
     patches = sum(stored_bytes(site.store) for site in prepared.sites.values())
     rest = sum(tensor.numel() for tensor in model.frozen().values())
     frozen = f" and {rest:,} frozen values that stay where they are" if rest else ""
-    words = prepared.partition.patch_words
+    words = counted_words(share.catalog for share in prepared.partition.sites)
     stored = "features" if pipeline.model.mil else words
     total = sum(steps.values()) * pipeline.training.rounds
     terminal.say(
@@ -51,5 +52,6 @@ def print_plan(prepared: LocalRunSetup, terminal: Terminal) -> None:
         f"Memory besides activations: vectors {vectors / 1e6:.0f} MB, method {scratch / 1e6:.0f} MB, "
         f"{stored} {patches / 1e6:.0f} MB (memory-mapped on a CPU).",
         f"Work: {total:,} local steps of {pipeline.training.batch_size} {words}.",
+        *prepared.cores.sentences(),
         *stain_sentences(pipeline.model_dump()),
     )

@@ -89,6 +89,7 @@ class Training(ConfigSection):
     channels_last: bool | None = None
     compile: bool = False
     threads: Count | None = None
+    workers: Count | Literal["auto"] = 1
     timeout: Positive | None = None
     clock: Literal["virtual", "wall"] = "virtual"
     secure_aggregation: bool | None = None

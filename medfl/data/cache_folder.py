@@ -34,6 +34,11 @@ def entries(cache: Path) -> list[CacheEntry]:
     return listing
 
 
+def private_places(cache: Path) -> list[Path]:
+    """Folders of what is made of a site's patches and slides, or names them."""
+    return [*_stores(cache), *left_behind(cache / STORES), *cache.glob("fingerprints"), *cache.glob("slides/*")]
+
+
 def unfinished(cache: Path) -> list[CacheEntry]:
     """Stores and tissue that a killed process left half made."""
     folders = [*left_behind(cache / STORES), *left_behind(cache, f".{TISSUE}")]

@@ -5,7 +5,7 @@ What kinds of source there are is said in the files of `sources/`; this file ask
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +55,12 @@ class Catalog:
     exact_names: frozenset[str] = frozenset()
     dropped: tuple[tuple[str, str], ...] = ()
     subgroups: tuple[SubgroupColumn, ...] = ()
+
+
+def counted_words(catalogs: Iterable[Catalog]) -> str:
+    """What the patches of sites are called, several of them: slides or tiles where all are that, else patches."""
+    words = {catalog.source.patch_words[1] for catalog in catalogs}
+    return words.pop() if words in ({"slides"}, {"tiles"}) else "patches"
 
 
 def brings_own_data(pipeline: config.Pipeline, site: config.SiteConfig) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from medfl import config
+from medfl.data.atomic_file import PRIVATE_FOLDER
 from medfl.data.bag_files.bag_reader import tile_text
 from medfl.data.bag_store import BagStore, FeatureOrigin
 from medfl.data.feature_file import feature_file, load_features, save_features
@@ -113,7 +114,7 @@ class SlideFeatures:
         Raises:
             Unreadable: the slide is damaged where a tile is. MedflError: it cannot be read now. OSError: nor the cache.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(PRIVATE_FOLDER, parents=True, exist_ok=True)
         file = feature_file(self.folder, self.shaping | {"slide": tiles_print(self.collection, tiles.slide)})
         if (before := load_features(file, len(tiles.x))) is not None:
             features: F32 = before.numpy()

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
 from pathlib import Path
 
-from medfl.data.atomic_file import write_text
+from medfl.data.atomic_file import PRIVATE_FOLDER, open_private, write_text
 
 SETTLE = 2_000_000_000  # nanoseconds
 BLOCK = 1 << 20  # bytes read at a time
@@ -84,14 +84,14 @@ class Fingerprints:
         }
         if len(lines) > 2 * len(notes) + SPARE:
             with contextlib.suppress(OSError):
-                write_text(self.file, "".join(_line(*note) for note in notes.items()))
+                write_text(self.file, "".join(_line(*note) for note in notes.items()), private=True)
         return notes
 
     def _append(self, notes: dict[str, tuple[Identity, str]]) -> None:
         if notes:
             with contextlib.suppress(OSError):
-                self.file.parent.mkdir(parents=True, exist_ok=True)
-                with self.file.open("a", encoding="ascii") as stream:
+                self.file.parent.mkdir(PRIVATE_FOLDER, parents=True, exist_ok=True)
+                with open(self.file, "a", encoding="ascii", opener=open_private) as stream:
                     stream.write("".join(_line(*note) for note in notes.items()))
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from medfl import config
 from medfl.config.spelling import show, spellings, spelt_alike
-from medfl.data.catalog import Catalog, brings_own_data, pipeline_catalog, site_catalog
+from medfl.data.catalog import Catalog, brings_own_data, counted_words, pipeline_catalog, site_catalog
 from medfl.data.partition_by_class_mix import partition_by_class_mix
 from medfl.data.patch_store import I64
 from medfl.data.splits import SPLITS, split_by_group
@@ -114,17 +114,12 @@ class Partition:
             for sentence in catalog.source.left_out([*catalog.references, *(name for _, name in catalog.dropped)])
         ]
 
-    @property
-    def patch_words(self) -> str:
-        """What is counted, several of them: "slides" or "tiles" where all sites have slides, else "patches"."""
-        words = {share.catalog.source.patch_words[1] for share in self.sites}
-        return next(iter(words)) if len(words) == 1 and words <= {"slides", "tiles"} else "patches"
-
     def dropped(self) -> list[str]:
         """A sentence for each site on the patches that its `labels` drop."""
         counts = {share.site: Counter(word for word, _ in share.catalog.dropped) for share in self.sites}
+        words = counted_words(share.catalog for share in self.sites)
         return [
-            f"site {site}: {count.total():,} {self.patch_words} dropped by `labels` "
+            f"site {site}: {count.total():,} {words} dropped by `labels` "
             f"({', '.join(f'{show(word)} {number:,}' for word, number in sorted(count.items()))})"
             for site, count in counts.items()
             if count
@@ -194,7 +189,7 @@ class Partition:
 
     def write(self, path: Path) -> None:
         """Write every patch as `site,split,class,group,file`. Names patches: the table stays at the site."""
-        with open_table(path, ("site", "split", "class", "group", "file")) as writer:
+        with open_table(path, ("site", "split", "class", "group", "file"), private=True) as writer:
             for share in self.sites:
                 catalog, locations = share.catalog, share.locations
                 for split, positions in share.splits.items():
@@ -301,17 +296,8 @@ def _counts(share: SitePartition) -> Iterator[tuple[dict[str, str | int], I64]]:
         labels = share.labels[positions]
         for label, name in enumerate(share.catalog.classes):
             mine = positions[labels == label]
-            yield (
-                {
-                    "site": share.site,
-                    "role": share.role,
-                    "split": split,
-                    "class": name,
-                    "groups": len(np.unique(share.groups[mine])),
-                    "patches": len(mine),
-                },
-                mine,
-            )
+            row: dict[str, str | int] = {"site": share.site, "role": share.role, "split": split, "class": name}
+            yield row | {"groups": len(np.unique(share.groups[mine])), "patches": len(mine)}, mine
 
 
 def _digest_lines(share: SitePartition, whole: bool) -> list[str]:

@@ -2,6 +2,7 @@
 
 A folder is made under a hidden name beside its place and holds, as long as it is made, a file that its process has
 locked. The lock goes with the process, however that ends, so what is left behind is told from what is being made.
+They hold patches, so other users cannot enter them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from medfl.data.atomic_file import PRIVATE_FOLDER
 from medfl.data.file_lock import lock_file
 
 OWNER = ".owner"
@@ -33,7 +35,6 @@ def making(folder: Path) -> Iterator[Path]:
         _lock(owner)
         yield part
         (part / OWNER).unlink()
-        part.chmod(0o755)
         try:
             part.rename(folder)
         except OSError:
@@ -56,7 +57,7 @@ def resuming(folder: Path, parts: str) -> Iterator[Path]:
         parts: a pattern of the names that whole parts have.
     """
     draft = draft_of(folder)
-    draft.mkdir(parents=True, exist_ok=True)
+    draft.mkdir(PRIVATE_FOLDER, parents=True, exist_ok=True)
     owner = os.open(draft / OWNER, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         if not (_lock(owner) and _is_file(owner, draft / OWNER)):

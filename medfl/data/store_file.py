@@ -78,12 +78,17 @@ def open_store(folder: Path, site: str) -> tuple[Any, Problems] | None:
     """The rows, memory-mapped or read like that (`Patches` of patches), and what was left out; None without a sound
     store.
 
-    A damaged store is removed and a warning says so.
+    A damaged store is removed and a warning says so. Raises MedflError where another user made it for himself alone.
     """
     try:
         return read_store(folder)
     except FileNotFoundError:
         return None
+    except PermissionError:
+        raise MedflError(
+            f"site {site}: the store {folder} is another user's, who alone can read it; name a cache of your own under "
+            f"`data.cache` or in the environment variable MEDFL_CACHE, or have him open it with `chmod -R go+rX`"
+        ) from None
     except Damaged as damage:
         log.warning("site %s: the store %s is damaged (%s); it is made anew", site, folder, damage)
         shutil.rmtree(folder, ignore_errors=True)

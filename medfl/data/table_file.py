@@ -11,12 +11,12 @@ from medfl.data.table_cells import NeutralWriter
 
 
 @contextlib.contextmanager
-def open_table(path: Path, columns: Iterable[str]) -> Iterator[NeutralWriter]:
+def open_table(path: Path, columns: Iterable[str], private: bool = False) -> Iterator[NeutralWriter]:
     """A writer of rows below these columns; the file has its name once the last row is written.
 
-    No spreadsheet takes a cell for a formula. Raises OSError.
+    No spreadsheet takes a cell for a formula; a `private` file is this user's alone. Raises OSError.
     """
-    with replacing(path) as staged, staged.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path, private) as staged, staged.open("w", newline="", encoding="utf-8") as file:
         writer = NeutralWriter(file)
         writer.writerow(columns)
         yield writer

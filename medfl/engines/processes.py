@@ -13,7 +13,7 @@ from types import FrameType, TracebackType
 
 import psutil
 
-from medfl.data.atomic_file import open_itself
+from medfl.data.atomic_file import open_private
 
 MARK = "MEDFL_CREW"
 GRACE = 5.0  # seconds between the request to end and the end
@@ -63,7 +63,7 @@ class Crew:
         if self.cores:
             environment |= {"OMP_NUM_THREADS": str(self.cores)}
         log.parent.mkdir(parents=True, exist_ok=True)
-        with open(log, "ab", opener=open_itself) as stream:
+        with open(log, "ab", opener=open_private) as stream:
             self.started[name] = subprocess.Popen(
                 list(command),
                 env=environment,

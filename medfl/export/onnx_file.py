@@ -1,4 +1,4 @@
-"""A model as one ONNX file: whole grey levels in, calibrated probabilities out."""
+"""A model as one ONNX file: whole grey levels, or the features of a slide, in; calibrated probabilities out."""
 
 from __future__ import annotations
 
@@ -14,44 +14,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from medfl.errors import MedflError, install_extra
-from medfl.export.exported_model import ExportedModel, example_patches, version
-from medfl.pipeline.evaluate_model import scores
+from medfl.export.exported_model import ExportedModel, version
+from medfl.export.onnx_graphs import graph_of
 from medfl.runs.model_facts import transform_names
 
 OPSET = 18
 TOLERANCE = 1e-4
 MAX_BYTES = 2**31 - 2**20
 """A protobuf file holds 2 GiB; what is not weights takes far less than a MiB."""
-INPUT, OUTPUT = "patches", "probabilities"
 REMEDY = f"install medfl's extra with {install_extra('onnx')}"
-
-
-class Graph(nn.Module):
-    """A network between uint8 patches and probabilities: normalisation before it, calibration and softmax after it."""
-
-    mean: Tensor
-    std: Tensor
-    scale: Tensor
-    bias: Tensor
-
-    def __init__(self, source: ExportedModel) -> None:
-        super().__init__()
-        self.net = source.net
-        self.calibration = source.calibration
-        self.register_buffer("scale", torch.tensor(self.calibration.scale))
-        self.register_buffer("bias", torch.tensor(self.calibration.bias))
-        self.register_buffer("mean", torch.tensor(source.facts["mean"]).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(source.facts["std"]).view(1, 3, 1, 1))
-
-    def forward(self, patches: Tensor) -> Tensor:
-        """u8[N, S, S, 3] -> f32[N, C]."""
-        x = (patches.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
-        logits = self.net(x) / self.calibration.temperature
-        return torch.softmax(logits * self.scale + self.bias if self.calibration.scale else logits, dim=1)
 
 
 def write_onnx(source: ExportedModel, path: Path) -> str:
@@ -98,30 +71,13 @@ def require_packages() -> None:
 
 def facts(source: ExportedModel) -> dict[str, Any]:
     """What a program that feeds the file must know: the JSON beside it."""
-    own, size = source.facts, source.size
+    own = source.facts
     return {
         "run": own["run"],
         "backbone": own["backbone"],
         "fingerprint": own["fingerprint"],
         "classes": source.classes,
-        "input": {
-            "name": INPUT,
-            "dtype": "uint8",
-            "shape": ["batch", size, size, 3],
-            "meaning": "RGB grey levels 0 to 255; other sizes are first resized by area and rounded half up",
-        },
-        "output": {
-            "name": OUTPUT,
-            "dtype": "float32",
-            "shape": ["batch", len(source.classes)],
-            "meaning": "class probabilities in the order of `classes`",
-        },
-        "inside": {
-            "mean": own["mean"],
-            "std": own["std"],
-            "temperature": source.calibration.temperature,
-            "calibration": source.calibration.vector,
-        },
+        **graph_of(source).facts(),
         "mpp": own.get("mpp"),
         "thresholds": own.get("thresholds"),
         "malignant": own.get("malignant"),
@@ -132,7 +88,8 @@ def facts(source: ExportedModel) -> dict[str, Any]:
 
 
 def compare(source: ExportedModel, path: Path) -> str:
-    """The largest difference to `medfl predict` on generated tissue, through onnxruntime, in batches of 3 and 1.
+    """The largest difference to `medfl predict` through onnxruntime, on generated tissue or drawn features, of several
+    patches or tiles and of one.
 
     Raises:
         MedflError: it is above 1e-4.
@@ -141,33 +98,33 @@ def compare(source: ExportedModel, path: Path) -> str:
         return f"Not compared with medfl, since onnxruntime is not installed; {REMEDY}"
     import onnxruntime
 
-    patches = example_patches(source.size).numpy()
+    graph = graph_of(source)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    ours: NDArray[np.float64] = scores(source.model, patches, device="cpu")
-    theirs = [session.run([OUTPUT], {INPUT: batch})[0] for batch in (patches, patches[:1])]
-    difference = max(float(np.abs(ours[: len(t)] - t).max()) for t in theirs)
+    differences = []
+    for given, ours in graph.answers():
+        theirs = session.run(list(graph.outputs), {graph.input: given})
+        differences += [np.abs(own - other).max() for own, other in zip(ours, theirs, strict=True)]
+    difference = float(np.max(differences))
     if not difference <= TOLERANCE:
         raise MedflError(
             f"the ONNX file of {source.facts['backbone']} gives other probabilities than medfl (by {difference:.2g}), "
-            f"so it is not kept; export with --format monai-bundle"
+            f"so it is not kept; {_otherwise(source)}"
         )
     return f"Compared with medfl through onnxruntime: probabilities within {difference:.1g}"
 
 
 def _graph(source: ExportedModel) -> Any:
     """The ModelProto. Raises MedflError where the exporter has no way to say what the network does."""
-    graph, size = Graph(source).eval(), source.size
-    # Two patches: a batch of one would be taken for a constant.
-    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    graph = graph_of(source)
     try:
         with _quiet():
             program = torch.onnx.export(
                 graph,
-                (example,),
-                input_names=[INPUT],
-                output_names=[OUTPUT],
+                (graph.example(),),
+                input_names=[graph.input],
+                output_names=list(graph.outputs),
                 opset_version=OPSET,
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                dynamic_shapes=({0: torch.export.Dim(graph.axis)},),
                 dynamo=True,
                 verbose=False,
             )
@@ -175,13 +132,18 @@ def _graph(source: ExportedModel) -> Any:
         reason = str(error).strip().splitlines()
         raise MedflError(
             f"{source.facts['backbone']} cannot be written as ONNX ({reason[0] if reason else type(error).__name__}); "
-            f"export it with --format monai-bundle"
+            f"{_otherwise(source)}"
         ) from None
     assert program is not None
     model = program.model_proto
     for part in (model.graph, *model.functions):
         _forget_paths(part)
     return model
+
+
+def _otherwise(source: ExportedModel) -> str:
+    """What else can be done with a model."""
+    return "use it with `medfl predict`" if source.model.reads_bags else "export it with --format monai-bundle"
 
 
 def _forget_paths(part: Any) -> None:

@@ -44,10 +44,10 @@ def export(reference: str, form: str, out: Path) -> list[str]:
     else:
         from medfl.export.monai_bundle import write_bundle
     model = find_model(reference)
-    if model.reads_bags:
+    if model.reads_bags and form != "onnx":
         raise MedflError(
             f"--format: {reference} reads the features of a whole slide, and {form} is written for models that see "
-            f"images; use it with `medfl predict`, `medfl.load_model`, or as MLflow serves it"
+            f"images; take --format onnx, or use it with `medfl predict`, `medfl.load_model`, or as MLflow serves it"
         )
     source = ExportedModel.of(model)
     lines = []

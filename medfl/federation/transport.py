@@ -48,11 +48,11 @@ class InProcess:
             try:
                 answer: Reply | Failure = self.sites[name].handle(message)
             except Exception as error:
-                answer = Failure(name, message.round, _failure_reason(error))
+                answer = Failure(name, message.round, failure_reason(error))
             yield answer
 
 
-def _failure_reason(error: Exception) -> str:
+def failure_reason(error: Exception) -> str:
     """One sentence. An error that is not ours might quote a path, so only its kind is told."""
     if type(error).__module__.startswith("medfl") or type(error) is ValueError:
         return str(error)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
@@ -22,6 +21,7 @@ from medfl.messages import POOL, Request
 from medfl.methods.core.chain import build_chain
 from medfl.model.flat_model import FlatModel
 from medfl.pipeline.adaptation_needs import check_adaptation, stain_statistics_of
+from medfl.pipeline.cores import cores_of
 from medfl.pipeline.model_spec import model_at_a_site, model_spec
 from medfl.pipeline.patient_budget import check_patient_privacy, patient_privacy
 from medfl.seeds import seed_for
@@ -62,10 +62,8 @@ def check_architecture(pipeline: config.Pipeline) -> None:
 
 
 def set_threads(pipeline: config.Pipeline) -> None:
-    """As many threads for this process as the pipeline states, OMP_NUM_THREADS does, or there are cores for it."""
-    value = os.environ.get("OMP_NUM_THREADS", "")
-    default = int(value) if value.isdecimal() and int(value) else len(os.sched_getaffinity(0))
-    torch.set_num_threads(pipeline.training.threads or default)
+    """As many threads for this process as the pipeline states, or `cores_of` finds."""
+    torch.set_num_threads(cores_of(pipeline).threads)
 
 
 def resolve_device(value: str) -> torch.device:

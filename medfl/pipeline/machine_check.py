@@ -16,8 +16,10 @@ from packaging.specifiers import SpecifierSet
 
 from medfl import config
 from medfl.config.pipeline_config import default_cache
-from medfl.data.cache_folder import entries, unfinished
+from medfl.data.atomic_file import others_can_read
+from medfl.data.cache_folder import entries, private_places, unfinished
 from medfl.errors import DISTRIBUTION, MedflError, install_extra
+from medfl.runs.purge import private_parts
 from medfl.runs.redact import without_credentials
 from medfl.runs.versions import installed_version, versions
 from medfl.tracking.connect import check_scheme, resolve_uri
@@ -58,6 +60,7 @@ def check_machine() -> Iterator[MachineCheck]:
     yield _threads()
     yield _memory()
     yield from _cache(default_cache())
+    yield _privacy(default_cache(), Path("runs"))
     yield _mlflow(resolve_uri(config.Tracking()))
 
 
@@ -154,6 +157,22 @@ def _cache(cache: Path) -> Iterator[MachineCheck]:
         size = sum(entry.size for entry in waste) / 1e9
         finding += f"; {len(waste)} are of no use ({size:.1f} GB), `medfl cache clean` removes them"
     yield MachineCheck("cache", True, finding)
+
+
+def _privacy(cache: Path, runs: Path) -> MachineCheck:
+    """Whether other users can read what stays at a site: patches of the cache, and what runs in `runs` keep."""
+    kept = [path for run in sorted(runs.glob("*/pipeline.yaml")) for path in private_parts(run.parent)]
+    open_places = {path.parent for path in (*private_places(cache), *kept) if others_can_read(path)}
+    if not open_places:
+        return MachineCheck("privacy", True, f"no other user reads the patches in {cache} or what runs keep in {runs}")
+    first = min(open_places)
+    more = f" and {len(open_places) - 1} more places" if len(open_places) > 1 else ""
+    return MachineCheck(
+        "privacy",
+        True,
+        f"WARNING: other users of this machine can read patches or names of files in {first}{more}; "
+        f"`chmod -R go-rwx {first}` keeps them out",
+    )
 
 
 def _mlflow(uri: str) -> MachineCheck:

@@ -21,6 +21,7 @@ from medfl.metrics.drift import LEAST_GROUPS
 from medfl.pipeline.build_site import build_site
 from medfl.pipeline.evaluate_model import as_the_model_sees, pipeline_of, scores
 from medfl.pipeline.load_pipeline import load_pipeline, load_site
+from medfl.pipeline.predict_slides import holds_slides
 from medfl.pipeline.site_stores import SiteStores
 from medfl.pipeline.trained_model import TrainedModel
 from medfl.site.measurement import probabilities
@@ -73,7 +74,13 @@ def monitored_patches(model: TrainedModel, site: str, pipeline_file: str | None)
 
 def _of_folder(model: TrainedModel, folder: Path) -> MonitoredPatches:
     if model.reads_bags:
-        raise MedflError(f"{folder}: the model reads features of slides; name a site file with `source: features`")
+        source = "slides" if "tile" in model.facts else "features"
+        raise MedflError(f"{folder}: the model reads features of slides; name a site file with `source: {source}`")
+    if holds_slides(model, folder):
+        raise MedflError(
+            f"{folder} holds slides; write a site file with `data: {{source: slides, root: {folder}}}`, and its "
+            "tiles are looked at"
+        )
     names, images = read_patches(folder, model.facts["size"])
     parents = [name.partition("/")[0] if "/" in name else "" for name in names]
     loose = [index for index, parent in enumerate(parents) if not parent]
@@ -111,6 +118,9 @@ def _of_site(model: TrainedModel, file: str, pipeline_file: str | None) -> Monit
     share = own_partition(pipeline, site, "held_out")
     warn_of_resolution(pipeline, [site])
     rendered = SiteStores(pipeline).of(site, share)
+    if isinstance(rendered, BagStore) != model.reads_bags:
+        read, has = ("features of slides", "patches") if model.reads_bags else ("patches", "features of slides")
+        raise MedflError(f"{file}: site {site.name} has {has}, and the model reads {read}; give it a site of its kind")
     seen = as_the_model_sees(model, rendered)
     bench, weights, buffers = model.load()
     here = build_site(

@@ -41,6 +41,7 @@ from medfl.report.run_results import IN_PROCESS, Evidence
 from medfl.runs.data_record import check_data
 from medfl.runs.folder import RunFolder
 from medfl.runs.model_facts import model_stain, read_model_facts
+from medfl.runs.purge import check_unpurged
 from medfl.runs.tensor_files import load_weights
 from medfl.seeds import seed_for
 from medfl.site.measurement import probabilities
@@ -66,6 +67,7 @@ PATCHES = "This page shows patches: it belongs to the machine that holds them. T
 def with_patches(evidence: Evidence) -> Extras:
     """What `medfl report --with-patches` adds to a page. Raises MedflError as `gallery`, and for sites elsewhere."""
     engine = evidence.summary.get("engine") or IN_PROCESS
+    check_unpurged(evidence.run.folder, "there are no patches to show")
     if engine != IN_PROCESS:
         raise MedflError(
             f"{evidence.run.folder} ran on the {engine} engine, so its patches are at the sites and not here; leave "

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from medfl.data.atomic_file import open_private
 from medfl.data.bag_store import SiteStore
 from medfl.data.patch_store import PatchStore
 from medfl.data.table_cells import NeutralWriter
@@ -74,7 +75,7 @@ def _unit_table(store: SiteStore, key: str, units: Units) -> Table:
 
 
 def _write(path: Path, table: Table, classes: Sequence[str], probs: Probs) -> None:
-    with path.open("w", newline="", encoding="utf-8") as stream:
+    with open(path, "w", newline="", encoding="utf-8", opener=open_private) as stream:
         writer = NeutralWriter(stream, lineterminator="\n")
         writer.writerow([*table.headings, *(f"p_{name}" for name in classes)])
         for row, scores in zip(table.rows, probs, strict=True):

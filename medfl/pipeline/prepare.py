@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
+
+import torch
 
 from medfl import config
 from medfl.data.bag_store import UNSTATED, BagStore, FeatureOrigin, check_origins, common_origin
@@ -24,7 +26,9 @@ from medfl.messages import POOL
 from medfl.metrics.record_types import Role
 from medfl.pipeline.build_federation import build_schedule, federation_config
 from medfl.pipeline.build_site import build_sites, checked_shared_model, pooled_site, views
+from medfl.pipeline.cores import Cores, cores_of
 from medfl.pipeline.site_stores import SiteStores
+from medfl.pipeline.workers.worker_transport import WorkerTransport, can_inherit
 from medfl.runs.progress import ProgressCallbacks
 from medfl.site.shared_model import SharedModel
 from medfl.site.site import Site
@@ -67,6 +71,12 @@ class RunSetup:
         """How messages reach the sites, as the engine does it."""
         raise NotImplementedError
 
+    def begin(self) -> None:
+        """Start what is to run beside this process, before it has threads of its own."""
+
+    def close(self) -> None:
+        """End what `begin` started."""
+
     def federation(self, state: ServerState, callbacks: Sequence[Callback] = ()) -> Federation:
         """The round loop from a state on, under the schedule that the pipeline asks for."""
         chain = self.shared.chain
@@ -87,9 +97,43 @@ class LocalRunSetup(RunSetup):
 
     @property
     def line(self) -> Transport:
-        """The in-process engine over these sites, and over their pooled data where the baseline asks for it."""
+        """The in-process engine over these sites, and over their pooled data where the baseline asks for it; in workers
+        where the pipeline wants some."""
+        if self.workers is not None:
+            return self.workers
         pooled: dict[str, Site] = {POOL: pooled_site(self.sites)} if self.pipeline.baseline == "centralised" else {}
         return InProcess(self.sites | pooled)
+
+    @cached_property
+    def cores(self) -> Cores:
+        """What the run uses of this machine."""
+        on_gpu = self.shared.model.device.type == "cuda"
+        return cores_of(self.pipeline, torch.cuda.device_count() if on_gpu else 0)
+
+    @cached_property
+    def workers(self) -> WorkerTransport | None:
+        """The workers that the pipeline wants; None where sites train in this process."""
+        if self.cores.workers == 1:
+            return None
+        threads = self.cores.threads
+        again = partial(sites_anew, self.pipeline, self.partition)
+        inherit = can_inherit(self.shared.model.device, threads)
+        return WorkerTransport(self.sites, self.cores.workers, threads, again, inherit)
+
+    def begin(self) -> None:
+        """Start the workers."""
+        if self.workers is not None:
+            self.workers.start()
+
+    def close(self) -> None:
+        """End the workers."""
+        if self.workers is not None:
+            self.workers.close()
+
+
+def sites_anew(pipeline: config.Pipeline, partition: Partition) -> dict[str, Site]:
+    """A pipeline's sites in a process that has none yet."""
+    return prepare(pipeline, partition=partition).sites
 
 
 def prepare(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from medfl.runs.folder import RunFolder
 from medfl.runs.patient_ledger import PatientLedger
 from medfl.runs.privacy_ledger import Ledger
 from medfl.runs.progress import ProgressCallbacks
+from medfl.runs.purge import check_unpurged
 from medfl.runs.verdict import why_untrained
 from medfl.tracking.background_sync import Mirror
 
@@ -99,6 +101,7 @@ def resume(
     folder = RunFolder.open(path)
     if folder.engine.is_file():
         raise MedflError(f"the sites of {folder.path} keep their own state; continue it with `medfl resume`")
+    check_unpurged(folder.path, "it cannot go on")
     with folder:
         pipeline = load_pipeline(folder.pipeline).with_parts(parts or ProgramParts())
         if rounds is not None:
@@ -134,7 +137,11 @@ def _carry_out(
     def work(watching: ProgressCallbacks) -> RunSummary:
         return play(setup, folder, state, spent, began, watching)
 
-    return follow(folder, setup.pipeline, watcher, work)
+    for sentence in setup.cores.sentences():
+        watcher.say(sentence)
+    with closing(setup):
+        setup.begin()
+        return follow(folder, setup.pipeline, watcher, work)
 
 
 def play(

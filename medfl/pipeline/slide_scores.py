@@ -103,7 +103,7 @@ def write_attention(folder: Path, slide: str, coords: NDArray[Any] | None, weigh
     """Write `<slide>.csv` of x, y and the weight of each tile. Raises MedflError where it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with open_table(folder / f"{slide}.csv", ("x", "y", "attention")) as writer:
+        with open_table(folder / f"{slide}.csv", ("x", "y", "attention"), private=True) as writer:
             places = (
                 [("", "")] * len(weights) if coords is None else coords.reshape(-1, coords.shape[-1])[:, :2].tolist()
             )

@@ -67,7 +67,7 @@ def write_report(
     from medfl.data.atomic_file import write_text
 
     try:
-        write_text(target, page)
+        write_text(target, page, private=bool(added.suffix))
     except OSError as error:
         raise MedflError(f"{target} cannot be written ({error.strerror}); name another file with --out") from None
     return target

@@ -19,7 +19,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
-from medfl.data.atomic_file import flush, write_text
+from medfl.data.atomic_file import PRIVATE_FOLDER, flush, write_text
 from medfl.errors import MedflError
 from medfl.federation.server_state import InFlightReply, ServerState
 from medfl.federation.stain_agreement import StainAgreement
@@ -60,7 +60,7 @@ def save_checkpoint(
     run besides, as JSON. Raises OSError, SafetensorError."""
     staged = path.with_name(f"{path.name}.new")
     shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir()
+    staged.mkdir(PRIVATE_FOLDER)  # holds what sites keep
     facts, tensors = _encode(state, seconds)
     for memory in memories:
         parts, numbers = memory.encode()

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medfl.config import Pipeline
-from medfl.data.atomic_file import write_text
+from medfl.data.atomic_file import PRIVATE_FILE, write_text
 from medfl.data.partition import KEYED, Partition
 from medfl.errors import MedflError
 from medfl.metrics.small_cells import disclosed_rows
@@ -52,7 +52,7 @@ def keep_key(folder: Path, key: bytes) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
-            number = os.open(folder / KEY_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            number = os.open(folder / KEY_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
             with os.fdopen(number, "w", encoding="ascii") as stream:
                 stream.write(key.hex() + "\n")
     except OSError as error:

@@ -13,7 +13,7 @@ from medfl.runs.digests import json_digest
 from medfl.runs.redact import LOCAL, scrub
 
 FREE = re.compile(
-    r"(?:.+\.)?description|tracking(?:\..+)?|registry(?:\..+)?|training\.(?:threads|timeout|device)"
+    r"(?:.+\.)?description|tracking(?:\..+)?|registry(?:\..+)?|training\.(?:threads|workers|timeout|device)"
     r"|data\.(?:root|cache|source_groups)|sites\..+\.data\.(?:root|source_groups)|evaluation\.batch_size"
     r"|(?:.+\.)?data\.features\.(?:slide_)?table|sites\.[^.]+\.[^.]+\.about(?:\..+)?"
 )

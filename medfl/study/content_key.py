@@ -11,9 +11,10 @@ from medfl.runs.versions import installed_version
 
 # What does not change a run's figures, or lies elsewhere on another machine; the data itself is in the data digest.
 NOT_CONTENT = ("name", "description", "tracking", "registry")
-# How long is waited, how many threads, and what is measured beside the tables of a study.
+# How long is waited, how many threads and workers, and what is measured beside the tables of a study.
 NOT_FIGURES = (
     ("training", "threads"),
+    ("training", "workers"),
     ("training", "timeout"),
     ("training", "clock"),  # a study's runs are of one process, where only one clock goes
     ("evaluation", "members"),

@@ -72,6 +72,16 @@ def test_clean_removes_what_was_left_and_nothing_that_is_being_made(cache):
     assert {path.name for path in (cache / "stores").iterdir()} == {"one", "two", "new"}
 
 
+def test_all_of_a_cache_goes_where_somebody_says_yes(cache):
+    (cache / "data.key").write_text("00")
+    done = CliRunner().invoke(app.app, ["cache", "clean", "--all"])
+    assert "nobody is there to ask, so nothing was removed" in str(done.exception)
+    assert "All 4 folders in" in done.output
+    assert (cache / "stores" / "one").is_dir()
+    assert "data.key stays" in command("clean", "--all", "--yes")
+    assert [path.name for path in cache.rglob("*") if path.is_file()] == ["data.key"]
+
+
 def test_a_cache_that_is_not_there(tmp_path):
     done = CliRunner().invoke(app.app, ["cache", "ls", str(tmp_path / "none")])
     assert "there is no cache" in str(done.exception)

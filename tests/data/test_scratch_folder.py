@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from medfl.data.scratch_folder import OWNER, UNOWNED, folder_size, left_behind, making
+from medfl.data.scratch_folder import OWNER, UNOWNED, folder_size, left_behind, making, resuming
 
 KILLED = """
 import os, sys
@@ -30,6 +30,14 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["x"]
     assert (tmp_path / "a" / "x").read_text() == "second"  # it was first in its place
+
+
+def test_nobody_else_enters_a_folder_that_was_made(tmp_path: Path) -> None:
+    with making(tmp_path / "a"):
+        pass
+    with resuming(tmp_path / "b", "part-*"):
+        pass
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("a", "b")] == [0o700, 0o700]
 
 
 def test_what_a_killed_process_left_is_told_from_what_is_being_made(tmp_path: Path) -> None:

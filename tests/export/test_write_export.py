@@ -21,7 +21,7 @@ from medfl.data.render import read_patches
 from medfl.data.synthetic.tissue import draw_copies
 from medfl.data.transforms import serving
 from medfl.errors import MedflError
-from medfl.export import onnx_file
+from medfl.export import onnx_file, onnx_graphs
 from medfl.export.bundle_metadata import metadata
 from medfl.export.exported_model import ExportedModel, example_patches
 from medfl.export.monai_bundle import inference_config, refuse_expressions
@@ -256,7 +256,7 @@ def test_a_graph_divides_by_the_temperature(run: Path) -> None:
     source = ExportedModel.of(find_model(str(run)))
     patches = example_patches(SIZE)
     wanted = scores(source.model, patches.numpy(), device="cpu")
-    np.testing.assert_allclose(onnx_file.Graph(source)(patches).numpy(), wanted, atol=1e-5)
+    np.testing.assert_allclose(onnx_graphs.PatchGraph(source)(patches).numpy(), wanted, atol=1e-5)
 
 
 def test_a_bundle_scales_class_by_class(scaled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

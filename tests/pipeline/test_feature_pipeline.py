@@ -7,6 +7,7 @@ import h5py
 import mlflow
 import numpy as np
 import pytest
+import torch
 import yaml
 from sklearn.metrics import roc_auc_score
 
@@ -16,15 +17,21 @@ from medfl.data.partition import make_partition
 from medfl.engines.nvflare.run_layout import lay_out
 from medfl.engines.remote.site_endpoint import build
 from medfl.errors import MedflError
+from medfl.export.exported_model import ExportedModel
+from medfl.export.onnx_graphs import graph_of
 from medfl.export.write_export import export
 from medfl.pipeline.evaluate_model import evaluate, predict
 from medfl.pipeline.load_pipeline import load_pipeline
+from medfl.pipeline.monitored_patches import monitored_patches
+from medfl.pipeline.patch_gallery import with_patches
 from medfl.pipeline.run import run
 from medfl.pipeline.trained_model import find_model
 from medfl.report.run_report import report_html
+from medfl.report.run_results import read_evidence
 from medfl.runs.records import finished_run
 from medfl.tracking.log_model import portable, save_model
 from tests.bags import h5, table
+from tests.datafiles import write_folders
 from tests.engines.remote.test_endpoints import same_result, spoken
 from tests.paths import ROOT
 
@@ -68,6 +75,21 @@ def finished(small, tmp_path_factory):
 def west(small):
     """The folder of the held-out site."""
     return make_partition(load_pipeline(small)).sites[-1].catalog.source.root
+
+
+def test_features_of_new_slides_are_watched_and_patches_are_not(finished, west, tmp_path):
+    def site(**data):
+        (tmp_path / "new.yaml").write_text(yaml.safe_dump({"name": "new", "data": data}))
+        return monitored_patches(find_model(str(finished.path)), str(tmp_path / "new.yaml"), None)
+
+    new = site(root=str(west))
+    assert new.probs.shape == (len(new.labels), 2)
+    assert (set(new.labels.tolist()), len(new.stain)) == ({0, 1}, 0)
+    images = write_folders(tmp_path / "images", {"benign": 12, "malignant": 12})
+    with pytest.raises(MedflError, match="features"):
+        site(root=str(images), source="folder")
+    with pytest.raises(MedflError, match="name a site file with `source: features`"):
+        monitored_patches(find_model(str(finished.path)), str(images), None)
 
 
 def test_figures_are_of_slides_and_intervals_of_patients(finished, tmp_path):
@@ -157,10 +179,37 @@ def test_the_served_model_takes_the_features_of_a_slide(finished, tmp_path):
 
 
 def test_what_is_for_images_is_refused_in_a_sentence(small, finished, tmp_path):
-    with pytest.raises(MedflError, match="reads the features of a whole slide, and onnx is written for models"):
-        export(str(finished.path), "onnx", tmp_path / "out")
+    with pytest.raises(MedflError, match="reads the features of a whole slide, and monai-bundle is written for models"):
+        export(str(finished.path), "monai-bundle", tmp_path / "out")
+    with pytest.raises(MedflError, match="was trained on features, of which there are no pictures"):
+        with_patches(read_evidence(finished.path))
     with pytest.raises(MedflError, match="in which no near-copies are looked for"):
         find_leaks(make_partition(load_pipeline(small)), 0.75, False, lambda *_: None)
+
+
+def test_a_graph_of_a_slide_says_what_medfl_says(finished):
+    graph = graph_of(ExportedModel.of(find_model(str(finished.path))))
+    assert graph.outputs == ("probabilities", "attention")
+    for features, answers in graph.answers():
+        for own, wanted in zip(graph(torch.from_numpy(features)), answers, strict=True):
+            np.testing.assert_allclose(own.numpy(), wanted, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_an_onnx_file_takes_the_features_of_a_slide_of_any_length(finished, tmp_path):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    assert "Compared with medfl" in export(str(finished.path), "onnx", tmp_path / "m.onnx")[-1]
+    facts = json.loads((tmp_path / "m.json").read_text())
+    assert facts["input"]["shape"] == ["tiles", 8]
+    assert facts["origin"]["encoder"] == "generated"
+    model, session = medfl.load_model(finished.path), onnxruntime.InferenceSession(str(tmp_path / "m.onnx"))
+    for tiles in (1, 2, 4000):
+        features = np.random.default_rng(tiles).standard_normal((tiles, 8)).astype(np.float32)
+        said, attention = session.run(["probabilities", "attention"], {"features": features})
+        np.testing.assert_allclose(said, model.predict_proba([features]), atol=1e-5)
+        np.testing.assert_allclose(attention, model.attention([features])[0], atol=1e-6)
 
 
 def test_over_bytes_it_is_the_same_run_and_another_encoder_is_refused(small, finished, tmp_path):

@@ -33,7 +33,18 @@ def test_a_fit_machine_has_a_line_a_thing_and_is_left_as_it_was(tmp_path):
     done = CliRunner().invoke(app.app, ["doctor"])
     assert done.exit_code == 0, done.output
     whats = [line[8:].split()[0] for line in done.output.splitlines()]
-    assert whats == ["Python", "versions", "extras", "device", "threads", "memory", "disk", "cache", "MLflow"]
+    assert whats == [
+        "Python",
+        "versions",
+        "extras",
+        "device",
+        "threads",
+        "memory",
+        "disk",
+        "cache",
+        "privacy",
+        "MLflow",
+    ]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -80,15 +91,41 @@ def test_what_no_run_will_read_again_and_a_missing_extra_are_told(tmp_path, monk
     assert "this PyTorch is a CPU build" in machine_check.check_device().finding
 
 
+def test_what_other_users_can_read_is_told_with_a_remedy(tmp_path, monkeypatch):
+    run = tmp_path / "runs" / "one"
+    run.mkdir(parents=True)
+    for name in ("pipeline.yaml", "allocation.csv"):
+        (run / name).write_text("")
+    (run / "allocation.csv").chmod(0o644)
+    store = tmp_path / "cache" / "stores" / "x"
+    store.mkdir(parents=True)
+    closed = tmp_path / "cache" / "stores" / "y"
+    closed.mkdir(0o700)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(machine_check, "others_can_read", lambda path: bool(path.stat().st_mode & 0o044))
+    store.chmod(0o755)
+    check = seen()["privacy"]
+    assert f"WARNING: other users of this machine can read patches or names of files in {store.parent}" in check.finding
+    assert "and 1 more places; `chmod -R go-rwx" in check.finding
+    store.chmod(0o700)
+    (run / "allocation.csv").chmod(0o600)
+    assert "no other user reads" in seen()["privacy"].finding
+
+
 def test_a_kit_is_looked_at_too(tmp_path, monkeypatch):
     port = free_port(0)
     make_kits(load_pipeline(tiny()), tmp_path / "kits", "localhost", port)
     server, site = tmp_path / "kits" / "server", tmp_path / "kits" / "site-01"
     assert {check.what: check.passed for check in check_kit(server)} == dict.fromkeys(
-        ("versions", "kit", "certificate", "port"), True
+        ("versions", "kit", "certificate", "revoked", "port"), True
     )
     with socket.create_server(("", port)):
         assert "end what listens there" in {check.what: check for check in check_kit(server)}["port"].finding
+    done = CliRunner().invoke(app.app, ["deploy", "revoke", str(server), "site-01", "--reason", "laptop lost"])
+    assert "is admitted" in done.output
+    listed = {check.what: check for check in check_kit(server)}["revoked"].finding
+    assert (listed[:13], listed[-13:]) == ("site-01 since", "(laptop lost)")
+    assert listed in CliRunner().invoke(app.app, ["deploy", "revoke", str(server)]).output.replace("\n", " ")
     monkeypatch.setattr(join_check, "reach", lambda kit: True)
     done = CliRunner().invoke(app.app, ["doctor", str(site)])
     assert isinstance(done.exception, MedflError)

@@ -1,6 +1,7 @@
 """A model watched after deployment: stain drift is found, sums merge, bad input is one sentence, exit codes."""
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -124,6 +125,20 @@ def test_a_folder_of_classes_is_no_folder_without_labels(run, tmp_path):
     write_folders(tmp_path / "new", {"bone": 4})
     with pytest.raises(MedflError, match="bone"):
         monitored_patches(find_model(str(run)), str(site), None)
+
+
+def test_a_model_without_its_run_is_watched_on_a_folder_and_asks_for_a_pipeline_for_a_site(run, tmp_path, monkeypatch):
+    """As one of the registry is, at a hospital that was not there."""
+    monkeypatch.setattr("medfl.pipeline.monitored_patches.scores", lambda model, images: softened(images))
+    (tmp_path / "model").mkdir()
+    for name in ("model.safetensors", "model.json"):
+        shutil.copy(find_model(str(run)).directory / name, tmp_path / "model")
+    model = find_model(str(tmp_path / "model"))
+    new = monitored_patches(model, str(loose(tmp_path / "new")), None)
+    assert (model.run, new.min_count) == (None, 5)
+    (tmp_path / "s.yaml").write_text(f"name: s\ndata: {{source: folder, root: {tmp_path / 'new'}}}\n")
+    with pytest.raises(MedflError, match="say with --pipeline how its sites are dealt"):
+        monitored_patches(model, str(tmp_path / "s.yaml"), None)
 
 
 def test_the_command_writes_first_and_tells_a_cron_job(run, tmp_path, monkeypatch, capsys):

@@ -11,11 +11,14 @@ from typer.testing import CliRunner
 
 from medfl.cli.app import app
 from medfl.cli.commands.predict_command import predict
+from medfl.data.catalog import counted_words
+from medfl.data.partition import make_partition
 from medfl.engines.nvflare.run_layout import lay_out
 from medfl.engines.remote.site_endpoint import build
 from medfl.errors import MedflError
 from medfl.pipeline.evaluate_model import evaluate
 from medfl.pipeline.load_pipeline import load_pipeline
+from medfl.pipeline.monitored_patches import monitored_patches
 from medfl.pipeline.patch_gallery import with_patches
 from medfl.pipeline.predict_slides import predict_slides
 from medfl.pipeline.run import run
@@ -73,6 +76,17 @@ def test_the_run_keeps_what_a_prediction_on_slides_needs(trained, folder):
     assert resolved.model.dim == 96
     assert trained.facts["origin"] == {"encoder": trained.facts["encoder"]["name"], "tile": "32 px at 1 mpp"}
     assert trained.facts["tile"]["min_tissue"] == 0.5
+    assert counted_words(share.catalog for share in make_partition(resolved).sites) == "slides"
+
+
+def test_new_slides_are_watched_by_a_site_file(trained, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("medfl.pipeline.monitored_patches.LEAST_PATCHES", 5)
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"name": "c", "data": {"root": str(folder / "a")}}))
+    new = monitored_patches(trained, str(tmp_path / "c.yaml"), None)
+    assert new.probs.shape == (len(new.labels), 2)
+    assert (set(new.labels.tolist()), len(new.stain)) == ({0, 1}, 0)
+    with pytest.raises(MedflError, match="name a site file with `source: slides`"):
+        monitored_patches(trained, str(folder / "a"), None)
 
 
 def test_new_slides_are_scored_as_the_run_scored_its_own(trained, folder, tmp_path):
@@ -124,7 +138,9 @@ def test_a_damaged_slide_is_named_after_the_others_are_printed(trained, tmp_path
 
 def test_a_patch_classifier_shows_its_tiles_and_gives_a_slide_their_mean(folder, tmp_path):
     model = {"backbone": "test_resnet", "weights": "random"}
-    outcome = run(load_pipeline(plan(folder, "patches", model=model)), folder / "patches")
+    pipeline = load_pipeline(plan(folder, "patches", model=model))
+    assert counted_words(share.catalog for share in make_partition(pipeline).sites) == "tiles"
+    outcome = run(pipeline, folder / "patches")
     result = predict_slides(find_model(str(outcome.folder.path)), folder / "b", heatmaps=tmp_path / "maps")
     tiles = json.loads((tmp_path / "maps" / "s0.geojson").read_text())["features"]
     mean = np.mean([tile["properties"]["measurements"]["p_tumour"] for tile in tiles])

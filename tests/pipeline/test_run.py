@@ -2,8 +2,10 @@
 
 import csv
 import json
+import os
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from safetensors.torch import load_file
 from medfl.cli.console_tables import print_sites
 from medfl.cli.dry_run import print_plan
 from medfl.cli.terminal import Terminal
+from medfl.data.cache_folder import private_places
 from medfl.errors import MedflError, RunFailed
 from medfl.messages import MeasureRequest
 from medfl.pipeline.build_federation import lr_scale
@@ -26,6 +29,7 @@ from medfl.pipeline.run import resume, run
 from medfl.report.run_report import report_html
 from medfl.runs.folder import RunFolder
 from medfl.runs.progress import ProgressCallbacks
+from medfl.runs.purge import private_parts
 from medfl.site.evaluator import SiteDiverged
 from medfl.site.site import Site
 from tests.datafiles import OWN, own_folder
@@ -43,6 +47,12 @@ def small(tmp_path_factory):
 def finished(small, tmp_path_factory):
     """Folder of the small pipeline's run."""
     return run(load_pipeline(small), tmp_path_factory.mktemp("runs") / "first").folder
+
+
+def test_what_names_files_or_holds_states_is_this_users_alone(finished):
+    private = [*private_parts(finished.path), *private_places(Path(os.environ["MEDFL_CACHE"]))]
+    assert {"allocation.csv", "data.key", "checkpoint"} <= {path.name for path in private}
+    assert [path for path in private if path.stat().st_mode & 0o077] == []
 
 
 def weights(folder: RunFolder) -> dict[str, torch.Tensor]:

@@ -304,6 +304,30 @@ def test_what_was_dealt_to_plan_a_run_is_what_it_trains_on(files, tmp_path, monk
     assert carry_out(study, tmp_path) == []
 
 
+def test_tables_are_written_seldom_where_that_takes_long(monkeypatch):
+    clock, done = [0.0], []
+    monkeypatch.setattr(execute.time, "perf_counter", lambda: clock[0])
+
+    def save():
+        done.append(clock[0])
+        clock[0] += 1.0
+
+    seldom = execute._Seldom(save)
+    for _ in range(100):
+        seldom.when_due()
+        clock[0] += 0.5
+    assert len(done) <= 1 + 50 * execute.WRITING_SHARE
+
+
+def test_a_run_in_workers_is_the_same_run_and_shares_the_cores_itself(files):
+    path = altered(files, methods={"fedavg": []})
+    study = load_study(path)
+    other = load_study(path, ["training.workers=2", "training.threads=null"])
+    assert [run.key for run in other.runs] == [run.key for run in study.runs]
+    assert execute._quiet(other.runs[0], 2).training.threads is None
+    assert "2 workers of 1 thread each" in execute.core_sentences(other, 1)[0]
+
+
 def test_a_run_has_its_share_of_the_cores_or_what_the_environment_says(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medfl.cli.commands.common import open_terminal
+from medfl.cli.commands.common import Yes, confirm, open_terminal
 from medfl.errors import MedflError
 
 if TYPE_CHECKING:
     from medfl.data.cache_folder import CacheEntry
 
+KEY = "data.key"
 cache_app = typer.Typer(
     help="Look into the cache of rendered patches, check it, clean it.", no_args_is_help=True, rich_markup_mode=None
 )
@@ -67,12 +68,28 @@ def cache_clean(
     outdated: Annotated[
         bool, typer.Option("--outdated", help="Also remove stores that only an earlier version of medfl reads.")
     ] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Remove all rendered patches, features and notes; asks first.")
+    ] = False,
+    yes: Yes = False,
 ) -> None:
     """Remove what killed processes left half made, and say what it took; what is being made now is left alone."""
     from medfl.data.cache_folder import entries, unfinished
 
     with open_terminal() as terminal:
         folder = _folder(cache)
+        if everything:
+            listing = [*entries(folder), *unfinished(folder)]
+            size = _megabytes(sum(entry.size for entry in listing))
+            terminal.say(
+                f"All {len(listing)} folders in {folder} go, {size} MB: patches, features and notes on files. Runs "
+                f"render them again from the data when they next need them; a run at work fails.",
+            )
+            confirm(terminal, yes)
+            for entry in listing:
+                _remove(entry)
+            terminal.say(f"{folder}: {size} MB freed; {KEY} stays, with which runs of this machine are compared")
+            return
         old = [entry for entry in entries(folder) if entry.outdated]
         listing = [*unfinished(folder), *(old if outdated else [])]
         for entry in listing:

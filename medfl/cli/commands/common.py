@@ -60,6 +60,19 @@ def launcher() -> ModuleType:
     return launch
 
 
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+
+
+def confirm(terminal: Terminal, yes: bool) -> None:
+    """Ask whether to go on. Raises MedflError where nobody says yes."""
+    if yes:
+        return
+    if not terminal.asks:
+        raise MedflError("nobody is there to ask, so nothing was removed; give --yes as well")
+    if terminal.ask("Go on? yes or no", "no").lower() not in ("y", "yes"):
+        raise MedflError("nothing was removed")
+
+
 @contextlib.contextmanager
 def open_terminal(go_on: str = "") -> Iterator[Terminal]:
     """The terminal, its progress bar removed whatever happens; an interrupt says how to go on, if there is a way."""

@@ -42,6 +42,7 @@ def data_check(
     other's is a warning.
     """
     from medfl.cli.console_tables import print_partition
+    from medfl.data.catalog import counted_words
     from medfl.data.grey_levels import file_warnings
     from medfl.data.partition import make_partition
     from medfl.data.subgroup_notes import subgroup_rows, without_subgroups
@@ -50,7 +51,7 @@ def data_check(
     with open_terminal() as terminal, about(pipeline):
         loaded = load_pipeline(pipeline, set_ or [])
         partition = make_partition(loaded)  # it proves disjointness, or raises
-        words = partition.patch_words
+        words = counted_words(share.catalog for share in partition.sites)
         print_partition(terminal, partition.counts(), loaded.task.classes, words)
         if rows := subgroup_rows(partition):
             terminal.table(

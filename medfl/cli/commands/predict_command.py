@@ -104,12 +104,16 @@ def _adapted(trained: TrainedModel, directory: str, remedy: Adaptation, site: st
 
 def _scored(trained: TrainedModel, directory: str, attention: str | None, heatmaps: str | None) -> _Scored:
     """The rows of the model as it is. Raises MedflError."""
+    from medfl.cli.standard_streams import complain
     from medfl.pipeline.evaluate_model import predict as score
     from medfl.pipeline.predict_slides import holds_slides, predict_slides
+    from medfl.pipeline.slide_gallery import PAGE
 
     weighed = Path(attention) if attention else None
     if holds_slides(trained, Path(directory)):
         result = predict_slides(trained, Path(directory), weighed, Path(heatmaps) if heatmaps else None)
+        if heatmaps and result.rows:
+            complain(f"Heat maps (they stay on this machine): {Path(heatmaps) / PAGE}")
         return _Scored("slide", result.rows, result.tiles or None, result.damaged)
     if heatmaps:
         raise MedflError("--heatmaps is for a folder of slides and a model that was trained on slides; leave it out")
@@ -131,6 +135,6 @@ def _write_out(path: Path, text: str) -> None:
     from medfl.data.atomic_file import write_text
 
     try:
-        write_text(path, text)
+        write_text(path, text, private=True)
     except OSError as error:
         raise MedflError(f"--out {path} cannot be written: {error.strerror}") from None

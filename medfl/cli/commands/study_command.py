@@ -37,7 +37,7 @@ def study(
     loaded = (study_file.leave_one_site_out if leave_one_site_out else study_file.load_study)(file, set_ or [])
     folder = Path(out or f"studies/{loaded.file.name}" + ("-leave-one-site-out" if leave_one_site_out else ""))
     with open_terminal("every finished round is kept. Start the study again to go on") as terminal:
-        from medfl.study.execute import missing
+        from medfl.study.execute import core_sentences, missing
 
         for notice in loaded.notices:
             terminal.say(notice)
@@ -48,7 +48,10 @@ def study(
         if dry_run:
             for run in todo:
                 terminal.say(f"  missing: {run.title}")
+            terminal.say(*core_sentences(loaded, jobs))
             return
+        if todo and not tables_only:
+            terminal.say(*core_sentences(loaded, jobs))
         _carry_out(loaded, folder, jobs, terminal, train=not tables_only)
 
 

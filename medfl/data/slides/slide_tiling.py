@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from medfl.data.atomic_file import write_text
+from medfl.data.atomic_file import PRIVATE_FOLDER, write_text
 from medfl.data.rgb import Unreadable
 from medfl.data.slides.annotation_file import AnnotationFile, Region, moved, read_annotations
 from medfl.data.slides.slide_library import slide_library
@@ -132,7 +132,7 @@ def tile_slide(task: SlideTask, cache: Path) -> SlideTiling:
         return _read(file)
     tiling = look_at(task).tiling
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time and nothing else
-        file.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(PRIVATE_FOLDER, parents=True, exist_ok=True)
         body = json.dumps(asdict(tiling))
         write_text(file, f"{body}\n{hashlib.sha256(body.encode()).hexdigest()}\n")
     return tiling

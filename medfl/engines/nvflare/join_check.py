@@ -12,8 +12,9 @@ from medfl import config
 from medfl.data.partition import SitePartition
 from medfl.data.rgb import Unreadable
 from medfl.engines.nvflare.kit_software import SOFTWARE, constraints
-from medfl.engines.nvflare.preflight import WAIT, address, end_of, reach, server_kit, site_name
+from medfl.engines.nvflare.preflight import WAIT, address, certificate, end_of, reach, server_kit, site_name
 from medfl.engines.nvflare.session import free_port
+from medfl.engines.remote.admission import revocations, serial_of
 from medfl.engines.remote.greeting import Installation
 from medfl.engines.remote.party_files import PARTY, read_site
 from medfl.engines.remote.site_policy import SHOWN, NotApproved, check_permitted, how_to_approve, pipeline_digest
@@ -62,11 +63,21 @@ def check_kit(kit: Path) -> Iterator[MachineCheck]:
         return
     yield MachineCheck("kit", True, "unaltered, of the server")
     yield _certificate(kit, "server")
+    yield _revoked(kit)
     port = address(kit)[1]
     if free_port(port) == port:
         yield MachineCheck("port", True, f"{port} is free")
     else:
         yield MachineCheck("port", False, f"{port} is in use; end what listens there, or make kits of another port")
+
+
+def _revoked(kit: Path) -> MachineCheck:
+    """Which kits the server refuses."""
+    try:
+        listed = revocations(kit / PARTY)
+    except MedflError as error:
+        return MachineCheck("revoked", False, str(error))
+    return MachineCheck("revoked", True, "; ".join(map(str, listed)) or "no kit; `medfl deploy revoke` revokes one")
 
 
 def expected(kit: Path, site: str, server: str) -> list[str]:
@@ -111,7 +122,8 @@ def _certificate(kit: Path, kind: str = "client") -> MachineCheck:
     ends = end_of(kit, kind)
     days = (ends - datetime.datetime.now(datetime.UTC).date()).days
     soon = "; ask for a new kit soon" if days < FEW_DAYS else ""
-    return MachineCheck("certificate", True, f"ends on {ends:%Y-%m-%d}, in {days} days{soon}")
+    serial = serial_of(certificate(kit, kind))
+    return MachineCheck("certificate", True, f"ends on {ends:%Y-%m-%d}, in {days} days{soon}; serial {serial}")
 
 
 def _data(pipeline: config.Pipeline, site: config.SiteConfig, share: SitePartition) -> MachineCheck:

@@ -9,6 +9,7 @@ from pathlib import Path
 from medfl.engines.nvflare.join_check import expected
 from medfl.engines.nvflare.kit_software import unit
 from medfl.engines.nvflare.preflight import end_of
+from medfl.engines.nvflare.site_keys import KEY
 from medfl.engines.own_wheel import own_wheel
 from medfl.engines.remote.greeting import MUST_AGREE
 from medfl.engines.remote.party_files import PARTY
@@ -35,10 +36,12 @@ Without a GPU add `--extra-index-url https://download.pytorch.org/whl/cpu` to th
 
 On a machine with one, of the same system and Python, make a wheelhouse and the digests of all that is in it:
 
-    pip download -d wheelhouse -c software/constraints.txt "software/{wheel}[nvflare]"
+    pip wheel -w wheelhouse -c software/constraints.txt "software/{wheel}[nvflare]"
     (cd wheelhouse && sha256sum *) > wheelhouse.sha256
 
-One party can do this for all, and tell the others `wheelhouse.sha256` another way than it sends the folder. Then, here:
+It is `pip wheel` and not `pip download`: a package that comes as source only (pyhocon, which FLARE needs) cannot be
+built where there is no network. One party can do this for all, and tell the others `wheelhouse.sha256` another way than
+it sends the folder. Then, here:
 
     (cd wheelhouse && sha256sum -c ../wheelhouse.sha256)
     pip install --no-index --find-links wheelhouse -c software/constraints.txt "software/{wheel}[nvflare]"
@@ -84,7 +87,7 @@ For one machine at {site}. It calls {host}, port {port} (TCP, outwards); nothing
 {installing}
 ## Take part
 
-Before it, {data}
+{key}Before it, {data}
 
     medfl deploy join . --check
     medfl deploy join .
@@ -115,6 +118,10 @@ put {host} into `no_proxy`. Packages may come through a proxy, with `pip install
 
 {ending}"""
 
+KEYLESS = """This kit holds no key, since {site} made its own: put the `{site}.key` that `medfl deploy request` wrote
+beside this folder, and the first command below takes it into `startup/client.key`.
+
+"""
 OWN = "set `data.root` in `medfl/site.yaml` to where your data lie."
 DEALT = "check `data.root` in `medfl/pipeline.yaml`: where the data of `medfl/allocation.csv` lie on this machine."
 DRAWN = "nothing is to be prepared: the data are generated."
@@ -146,6 +153,7 @@ def site_page(kit: Path, site: str, data: str, host: str, port: int, size: int) 
         port=port,
         digest=pipeline_digest(kit / PARTY)[:SHOWN],
         data=data,
+        key="" if (kit / "startup" / KEY).is_file() else KEYLESS.format(site=site),
         installing=_installing(f"{3 * size**2 / 1000:,.0f} MB in MEDFL_CACHE for every 1,000 patches"),
         expected="\n".join(f"    {line}" for line in expected(kit, site, f"{host}:{port}")),
         ending=_ending(kit, "client", "join"),

@@ -9,11 +9,11 @@ import ssl
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.x509.oid import NameOID
 
 from medfl.engines.nvflare.job import ALLOWED
 from medfl.engines.nvflare.kit_policy import foreign
 from medfl.engines.nvflare.provision import intact
+from medfl.engines.nvflare.site_keys import fits, name_of
 from medfl.engines.remote.party_files import KITS, PARTY, SERVER, read_pipeline
 from medfl.errors import MedflError
 from medfl.runs.versions import versions
@@ -39,12 +39,17 @@ def server_kit(kit: Path) -> None:
     if (kit / "startup" / "client.crt").is_file() and not (kit / "startup" / "server.crt").is_file():
         raise MedflError(f"{kit} is the kit of a site; start it with `medfl deploy join {kit}`")
     _certified(kit, SERVER)
-    kit_names = set(json.loads((kit / PARTY / KITS).read_text(encoding="utf-8")))
+    kit_names = kit_sites(kit)
     for site in read_pipeline(kit / PARTY).all_sites:
         if site.name not in kit_names:
             raise MedflError(
                 f"{kit / PARTY / 'pipeline.yaml'} names {site.name}, which has no kit; make one with `medfl deploy kit`"
             )
+
+
+def kit_sites(kit: Path) -> set[str]:
+    """The sites that have a kit, as the server's says."""
+    return set(json.loads((kit / PARTY / KITS).read_text(encoding="utf-8")))
 
 
 def address(kit: Path) -> tuple[str, int]:
@@ -84,17 +89,18 @@ def reach(kit: Path) -> bool:
         ) from None
     except OSError:
         return False
-    if _common_name(shown) != SERVER:
-        raise MedflError(f"what answers at {host}:{port} is {_common_name(shown)}, not the server; check the address")
+    if name_of(shown) != SERVER:
+        raise MedflError(f"what answers at {host}:{port} is {name_of(shown)}, not the server; check the address")
     return True
 
 
 def end_of(kit: Path, kind: str) -> datetime.date:
     """The day on which the certificate of a kit, of a "client" or the "server", ends."""
-    return _certificate(kit, kind).not_valid_after_utc.date()
+    return certificate(kit, kind).not_valid_after_utc.date()
 
 
-def _certificate(kit: Path, kind: str) -> x509.Certificate:
+def certificate(kit: Path, kind: str) -> x509.Certificate:
+    """The certificate of a kit, of a "client" or the "server"."""
     return x509.load_pem_x509_certificate((kit / "startup" / f"{kind}.crt").read_bytes())
 
 
@@ -119,6 +125,12 @@ def _certified(kit: Path, kind: str) -> str:
     _same_making(kit)
     startup = kit / "startup"
     key = startup / f"{kind}.key"
+    if (startup / "client.crt").is_file() and not key.exists() and kind == "client":
+        own_key = f"{name_of(certificate(kit, kind))}.key"
+        raise MedflError(
+            f"{kit} has no key, since the site made its own; put {own_key} beside the kit and give `medfl deploy join "
+            f"{kit}`, which takes it from there"
+        )
     for file in (startup / f"{kind}.crt", key, startup / "rootCA.pem", kit / PARTY / "pipeline.yaml"):
         if not file.is_file():
             raise MedflError(
@@ -134,19 +146,14 @@ def _certified(kit: Path, kind: str) -> str:
             f"{kit / strange} names what medfl does not write into a kit, and FLARE would run it; do not use this kit, "
             f"and ask those who made it"
         )
-    certificate = _certificate(kit, kind)
+    own = certificate(kit, kind)
+    if not fits(key, own):
+        raise MedflError(f"{key} is not the key of this kit's certificate; put the key that belongs to it back")
     now = datetime.datetime.now(datetime.UTC)
-    if now < certificate.not_valid_before_utc:
+    if now < own.not_valid_before_utc:
         raise MedflError(
             f"this machine's clock says {now:%Y-%m-%d %H:%M} UTC, before the kit was made; set it by a time server"
         )
-    if now > certificate.not_valid_after_utc:
-        raise MedflError(
-            f"the certificate of {kit} ended on {certificate.not_valid_after_utc:%Y-%m-%d}; ask for a new kit"
-        )
-    return _common_name(certificate)
-
-
-def _common_name(certificate: x509.Certificate) -> str:
-    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return str(names[0].value) if names else ""
+    if now > own.not_valid_after_utc:
+        raise MedflError(f"the certificate of {kit} ended on {own.not_valid_after_utc:%Y-%m-%d}; ask for a new kit")
+    return name_of(own)

@@ -27,6 +27,7 @@ from nvflare.lighter.provisioner import Provisioner
 from nvflare.lighter.utils import sign_folders, verify_folder_signature
 
 from medfl.engines.nvflare import kit_policy
+from medfl.engines.nvflare.site_keys import KEY, Requests, certify
 
 LEAD, ORG = "lead@medfl.org", "medfl"
 AUTHORITY = ("rootCA.pem", "rootCA.key")
@@ -43,12 +44,15 @@ class Quiet:
     debug = warning = error = info
 
 
-def provision(out: Path, name: str, sites: Sequence[str], host: str, port: int) -> None:
+def provision(
+    out: Path, name: str, sites: Sequence[str], host: str, port: int, requests: Requests | None = None
+) -> None:
     """Write kits for a server that sites reach at host:port; an authority that is there already signs again.
 
     Args:
         out: where the kits go, one folder a party; a folder that exists is left as it is.
         name: the project's.
+        requests: of sites that make their keys themselves, and whose new kits then hold none.
     """
     out.mkdir(parents=True, exist_ok=True)
     people = [
@@ -73,6 +77,8 @@ def provision(out: Path, name: str, sites: Sequence[str], host: str, port: int) 
         for person in people:
             folder = "lead" if person.name == LEAD else person.name
             if not (out / folder).exists():
+                if request := (requests or {}).get(person.name):
+                    certify(kits / person.name, request, made[CtxKey.ROOT_PRI_KEY])
                 _restrict(kits / person.name, person.type, made[CtxKey.ROOT_PRI_KEY], host == "localhost")
                 shutil.move(kits / person.name, out / folder)
 
@@ -117,7 +123,20 @@ def place_server(kit: Path) -> None:
 
 def intact(kit: Path, folder: str) -> bool:
     """Whether a folder of a kit is as the authority signed it."""
-    return bool(verify_folder_signature(kit / folder, kit / "startup" / "rootCA.pem", True, SIGNATURE))
+    root = kit / "startup" / "rootCA.pem"
+    if folder != "startup" or _signs_key(kit):
+        return bool(verify_folder_signature(kit / folder, root, True, SIGNATURE))
+    with tempfile.TemporaryDirectory() as scratch:  # the rest, without the key that the site put in
+        rest = shutil.copytree(kit / folder, Path(scratch, folder), symlinks=True, ignore=shutil.ignore_patterns(KEY))
+        return bool(verify_folder_signature(rest, root, True, SIGNATURE))
+
+
+def _signs_key(kit: Path) -> bool:
+    """Whether the signatures of a kit say that its key came with it."""
+    try:
+        return KEY in json.loads((kit / "startup" / SIGNATURE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return True
 
 
 def _authority(folder: Path) -> tuple[bytes | None, Any]:

@@ -17,6 +17,7 @@ from medfl.engines.nvflare.provision import place_server
 from medfl.engines.nvflare.run_layout import Laid, scratch
 from medfl.engines.nvflare.session import Job, RunningEngine, command, connected, free_port, session, wait_for_sites
 from medfl.engines.processes import Crew, stoppable
+from medfl.engines.remote.admission import REVOKED
 from medfl.engines.remote.party_files import PARTY, read_site, whole_lines
 from medfl.engines.remote.site_endpoint import LOG
 from medfl.engines.remote.site_policy import (
@@ -71,7 +72,9 @@ def kit_server(laid: Laid, crew: Crew, watcher: ProgressCallbacks, wait: float) 
         if not here:
             raise MedflError(f"no site has come within {wait:g} s; wait longer with --wait, or see what they say")
         job = Job(opened, write_job(folder, laid.run, laid.timeout, len(here)), gone)
-        yield RunningEngine(job, Newcomers(lambda: connected(opened), set(laid.sites) - here))
+        newcomers = Newcomers(lambda: connected(opened), set(laid.sites) - here)
+        revoked = Changed(kit / PARTY / REVOKED, "the list of revoked kits has changed, so sites are asked again")
+        yield RunningEngine(job, lambda: newcomers() or revoked())
 
 
 class Newcomers:
@@ -96,6 +99,26 @@ class Newcomers:
         except Exception:  # a server that does not answer is the job's to notice
             return None
         return f"{', '.join(come)} has come, and takes part from the next round" if come else None
+
+
+class Changed:
+    """Says so where a file is no longer what it was.
+
+    Args:
+        file: it need not be there.
+        words: what is then said.
+    """
+
+    def __init__(self, file: Path, words: str) -> None:
+        self.file, self.words = file, words
+        self.before = self._content()
+
+    def __call__(self) -> str | None:
+        """Reads the file, which is small."""
+        return self.words if self._content() != self.before else None
+
+    def _content(self) -> bytes:
+        return self.file.read_bytes() if self.file.is_file() else b""
 
 
 class TwiceHeard:

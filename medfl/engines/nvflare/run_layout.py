@@ -25,6 +25,7 @@ from medfl.pipeline.model_spec import pinned
 from medfl.pipeline.plan_checks import check_plan, check_tracking
 from medfl.runs.data_record import check_data, keep_key, note_data
 from medfl.runs.folder import RunFolder
+from medfl.runs.purge import check_unpurged
 from medfl.runs.records import read_json
 
 SCRATCH, OWNER = "medfl-", "owner"
@@ -145,6 +146,7 @@ def laid_before(path: Path | str, chosen: Path | None = None) -> Laid:
         MedflError: no run there, it was changed or damaged, its data have changed, or it is of another kit.
     """
     folder = RunFolder.open(path)
+    check_unpurged(folder.path, "it cannot go on")
     laid = _laid(folder)
     folder.check_pipeline()
     if laid.kit is None and chosen is None:

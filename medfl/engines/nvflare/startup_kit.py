@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medfl import config
@@ -18,6 +18,7 @@ from medfl.engines.nvflare.kit_page import DEALT, DRAWN, OWN, server_page, site_
 from medfl.engines.nvflare.kit_software import write_software
 from medfl.engines.nvflare.provision import provision
 from medfl.engines.nvflare.run_layout import check_distributed
+from medfl.engines.nvflare.site_keys import read_requests
 from medfl.engines.own_wheel import own_wheel
 from medfl.engines.remote.party_files import KITS, PARTY, SERVER, write_server, write_site
 from medfl.engines.remote.site_endpoint import KEY
@@ -28,12 +29,13 @@ from medfl.pipeline.model_spec import pinned
 RESERVED = ("authority", "lead", SERVER)
 
 
-def make_kits(pipeline: config.Pipeline, out: Path, host: str, port: int) -> list[str]:
+def make_kits(pipeline: config.Pipeline, out: Path, host: str, port: int, requests: Sequence[Path] = ()) -> list[str]:
     """Write the kits; returns the parties, the server first. Kits that are there already are left as they are.
 
     Args:
         out: the folder that will hold a folder for each party, and the authority's.
         host: the name by which sites reach the server.
+        requests: files of sites that made their keys themselves (`medfl.engines.nvflare.site_keys`).
 
     Raises:
         MedflError: what `allocate` raises; a name that a kit cannot have; new kits beside old ones of dealt data; a
@@ -48,13 +50,16 @@ def make_kits(pipeline: config.Pipeline, out: Path, host: str, port: int) -> lis
         raise MedflError(f"a site is named {taken[0]}, which is the name of another folder of kits; rename the site")
     check_architecture(pipeline)
     before = {name for name in names if (out / name).exists()}
+    signed = read_requests(requests, names)
+    if known := sorted(before & signed.keys()):
+        raise MedflError(f"{out / known[0]} is there already; move that kit away, so that one for the request is made")
     shares = dealt(pipeline)
     if before and shares:
         raise MedflError(
             f"{out} holds kits already, and data are dealt to all sites at once; name a new folder with --out"
         )
     try:
-        provision(out, pipeline.name, names, host, port)
+        provision(out, pipeline.name, names, host, port, signed)
     except OSError as error:
         raise MedflError(f"kits cannot be written below {out}: {error.strerror}; name another folder") from None
     if (out / SERVER / "lead").exists():

@@ -19,7 +19,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from medfl.data.atomic_file import open_itself, write_text
+from medfl.data.atomic_file import open_private, write_text
 from medfl.data.file_lock import lock_file
 from medfl.messages import Reply, Request
 from medfl.plain_text import visible
@@ -45,7 +45,7 @@ class AuditLog:
     def write(self, event: str, **facts: Any) -> None:
         """Add an entry, and have the disk hold it before this returns. Raises OSError."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        with self._lock, open(self.file, "a+b", opener=_readable) as stream:
+        with self._lock, open(self.file, "a+b", opener=open_private) as stream:
             lock_file(stream.fileno(), wait=True)
             torn, last = _last_line(stream)
             number, previous = (json.loads(last)["number"], _hash(last)) if last else (0, BEGIN)
@@ -133,13 +133,13 @@ def sentence(entry: Mapping[str, Any]) -> str:
         words.append(facts["reason"])
     if "bytes_out" in facts:
         words.append(f"{facts['bytes_out']:,} bytes left{_named(facts)}")
-    words += [f"{key} {facts[key]}" for key in ("pipeline", "problem", "sites") if key in facts]
+    words += [f"{key} {facts[key]}" for key in ("serial", "pipeline", "problem", "sites") if key in facts]
     return visible("  ".join(word for word in words if word))
 
 
 def _question(facts: Mapping[str, Any]) -> str:
     if "kind" not in facts:
-        return ""
+        return str(facts.get("site", ""))
     whose = f"{facts['site']} " if "site" in facts else ""
     splits = f" on {', '.join(facts['splits'])}" if facts.get("splits") else ""
     return f"{whose}{facts['kind']}, round {facts['round']}{splits}"
@@ -223,12 +223,6 @@ def _last_line(stream: Any) -> tuple[bytes, bytes]:
     *whole, torn = stream.read().split(b"\n")
     stream.seek(0, os.SEEK_END)
     return torn, whole[-1] if whole else b""
-
-
-def _readable(path: str, flags: int) -> int:
-    number = open_itself(path, flags)
-    os.fchmod(number, 0o600)
-    return number
 
 
 def _canonical(entry: Mapping[str, Any]) -> bytes:

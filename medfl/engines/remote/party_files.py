@@ -24,7 +24,7 @@ import yaml
 from medfl import config
 from medfl.config.resolved import read_resolved
 from medfl.config.yaml_file import validate
-from medfl.data.atomic_file import write_text
+from medfl.data.atomic_file import PRIVATE_FOLDER, write_text
 from medfl.data.catalog import Catalog, brings_own_data, pipeline_source
 from medfl.data.partition import SitePartition, own_partition
 from medfl.errors import MedflError
@@ -39,7 +39,7 @@ COLUMNS = ("row", "split", "class", "group_index", "group", "name", "file")
 
 def write_server(folder: Path, pipeline: config.Pipeline, run: str, run_folder: Path | None) -> None:
     """The server's files; `run_folder` is None where the run is begun later, on the server's own machine."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(PRIVATE_FOLDER, parents=True, exist_ok=True)
     others_plan = _with_sites(pipeline, {site.name: _line(site) for site in pipeline.all_sites})
     write_text(folder / "pipeline.yaml", dump_pipeline(others_plan))
     if run_folder is not None:
@@ -53,7 +53,7 @@ def write_run(folder: Path, run: str, run_folder: Path) -> None:
 
 def write_site(folder: Path, pipeline: config.Pipeline, site: config.SiteConfig, share: SitePartition | None) -> None:
     """A site's files; `share` is what it is dealt, None where it brings its own data."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(PRIVATE_FOLDER, parents=True, exist_ok=True)
     others = {other.name: config.SiteConfig(name=other.name, role=other.role) for other in pipeline.all_sites}
     others_plan = _with_sites(pipeline, others)
     # The first model comes from the server, and tracking is the server's.
@@ -63,7 +63,7 @@ def write_site(folder: Path, pipeline: config.Pipeline, site: config.SiteConfig,
     site_text = yaml.safe_dump(site.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
     write_text(folder / "site.yaml", site_text)
     if share is not None:
-        write_text(folder / "allocation.csv", _slice(share))
+        write_text(folder / "allocation.csv", _slice(share), private=True)
 
 
 def read_server(folder: Path) -> tuple[config.Pipeline, dict[str, Any]]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from medfl.data.atomic_file import append_text, write_text
 from medfl.data.bag_store import UNSTATED, FeatureOrigin, check_origins, common_origin
+from medfl.engines.remote.admission import Admission
 from medfl.engines.remote.audit_log import AuditLog, asked
 from medfl.engines.remote.codec import Bounds
 from medfl.engines.remote.greeting import AllocationRow, BadGreeting, Installation, SiteGreeting
@@ -87,7 +88,7 @@ def serve(folder: Path, present: Collection[str], hello: Ask, ask: Ask) -> None:
         prints = (bench.model.fingerprint(), bench.model.frozen_digest())
         digest = pipeline_digest(folder)
         audit.write("begun", run=facts["run"], pipeline=digest, sites=sorted(present))
-        greeting = handshake_sites(roles, present, hello, *prints, pipeline.task.classes, say)
+        greeting = handshake_sites(roles, present, Admission(folder, hello, audit), *prints, pipeline.task.classes, say)
         head = RemoteRunSetup(
             pipeline=pipeline,
             shared=bench,

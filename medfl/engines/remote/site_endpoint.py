@@ -14,6 +14,7 @@ from typing import Any
 from medfl.data.bag_store import UNSTATED, BagStore
 from medfl.data.partition import Partition, SitePartition
 from medfl.data.render import warn_of_resolution
+from medfl.engines.remote.admission import revoked_here, with_proof
 from medfl.engines.remote.audit_log import AUDIT, AuditLog, asked, entries, left
 from medfl.engines.remote.codec import BadMessage, Bounds, pack, unpack_request
 from medfl.engines.remote.greeting import BadGreeting, Installation, SiteGreeting, problem
@@ -74,8 +75,13 @@ class SiteEndpoint:
         """
         with self._lock:
             self._compare(server)
-            self._build()
-            greeting = None if self._ready is None else self._ready.greeting
+            revoked = revoked_here(self.folder, self.name, server)
+            if revoked is None:
+                self._build()
+            else:
+                self._note(f"{revoked}\n")
+                self._problem = "its kit is revoked"
+            greeting = None if self._ready is None or revoked else self._ready.greeting
             facts: dict[str, Any] = {"problem": self._problem}
             if greeting is not None:
                 groups = {scope: len(hashes) for scope, hashes in greeting.groups.items()}
@@ -86,7 +92,8 @@ class SiteEndpoint:
                 return problem(self.name, self._reason(error))
             if greeting is None:
                 return problem(self.name, self._problem)
-            return replace(greeting, installation=Installation.here()).encode()
+            answer = replace(greeting, installation=Installation.here()).encode()
+            return with_proof(self.folder, self.name, server, answer)
 
     def handle(self, run: str, message: bytes) -> bytes:
         """The answer to a request of a run, as bytes. Never raises: what goes wrong is a failure without details, which

@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from medfl.data.atomic_file import PRIVATE_FOLDER
 from medfl.data.file_lock import lock_file
 from medfl.messages import Request
 from medfl.runs.tensor_files import read_tensors, write_tensors
@@ -48,7 +49,7 @@ class SiteStateFile:
         self.memory = SiteMemory(site.name)  # as the file holds it
         self.before: SiteMemory | None = None  # the last promotion
         self.owner = uuid.uuid4().hex
-        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.file.parent.mkdir(PRIVATE_FOLDER, parents=True, exist_ok=True)
         with self._alone() as owner:
             owner.truncate(0)
             owner.write(self.owner)

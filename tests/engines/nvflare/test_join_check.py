@@ -149,7 +149,7 @@ def test_the_page_says_what_a_hospital_asks(kit):
         "Python >=3.11",
         "7 GB for the packages (2 GB without CUDA)",
         "NVIDIA's driver",
-        "pip download -d wheelhouse -c software/constraints.txt",
+        "pip wheel -w wheelhouse -c software/constraints.txt",
         "(cd wheelhouse && sha256sum *) > wheelhouse.sha256",
         "pip install --no-index --find-links wheelhouse",
         "proxy that opens TLS breaks it",

@@ -1,0 +1,1 @@
+"""Sites of a round side by side, in processes of this machine."""
