@@ -105,7 +105,7 @@ def inversion() -> None:
     lines = []
     for number, (size, noise) in enumerate(batch for batch in BATCHES for _ in range(TRIES)):
         chosen = rows[number * 8 : number * 8 + size]
-        true = torch.from_numpy(np.stack([np.asarray(store.images[row]) for row in chosen])).permute(0, 3, 1, 2) / 255
+        true = torch.from_numpy(np.array(store.images[chosen])).permute(0, 3, 1, 2) / 255
         labels = torch.from_numpy(store.labels[chosen])
         seen = gradient_of(model, (true - mean) / std, labels)
         if noise:
@@ -116,23 +116,20 @@ def inversion() -> None:
         told = cosine_similarity(class_features(seen, int(labels[0])), features[0], dim=0)
         found = invert(model, seen, true.shape, labels, STEPS) * std + mean
         guesses = [mean_image(store, others, int(label)) for label in labels]
-        figures = [
-            float(np.mean([measure(image, own) for image, own in zip(images, true, strict=True)]))
-            for images in (found, guesses)
-            for measure in (psnr, ssim)
-        ]
-        lines.append(
-            [str(size), f"{noise:g}", str(number % TRIES), f"{float(told):.4f}", *(f"{f:.4f}" for f in figures)]
-        )
+        figures = [float(told)]
+        for measure in (psnr, ssim):  # of each patch the likest that was found: of a batch nobody knows which is which
+            figures.append(float(np.mean([max(measure(image, own) for image in found) for own in true])))
+            figures.append(float(np.mean([measure(image, own) for image, own in zip(guesses, true, strict=True)])))
+        lines.append([str(size), f"{noise:g}", str(number % TRIES), *(f"{figure:.4f}" for figure in figures)])
         print(*lines[-1], flush=True)
-        write(INVERSION, ["batch", "noise", "try", "features_cosine", "psnr", "ssim", "mean_psnr", "mean_ssim"], lines)
+        write(INVERSION, ["batch", "noise", "try", "features_cosine", "psnr", "mean_psnr", "ssim", "mean_ssim"], lines)
 
 
 def mean_image(store: PatchStore, rows: np.ndarray[tuple[int], np.dtype[np.int64]], label: int) -> Tensor:
     """f32[3, S, S] in [0, 1]: the mean of patches of a class that were not trained on; of all where there are none."""
     own = rows[store.labels[rows] == label]
     chosen = own if len(own) else rows
-    images = np.stack([np.asarray(store.images[row]) for row in chosen]).mean(axis=0)
+    images = np.asarray(store.images[chosen]).mean(axis=0)
     return torch.from_numpy(images).permute(2, 0, 1).float() / 255
 
 
@@ -162,13 +159,15 @@ def seen_by_a_probe(prepared: LocalRunSetup, federation: Federation) -> dict[str
         rows = site.store.splits["test"]
         (logits,) = site.evaluator.logits_of_each(federation.state.weights, federation.state.buffers, ["test"])
         parts["logits"].append(logits.numpy().astype(np.float32))
-        parts["features"].append(np.concatenate([f.numpy() for f in site.batches.evaluation(rows, 256)]))  # type: ignore[union-attr]
+        model = federation.state.weights, federation.state.buffers
+        parts["features"].append(site.evaluator.features(*model, rows).numpy())
         labels.append(site.store.labels[rows])
         groups.append(site.store.groups[rows])
         numbers.append(np.full(len(rows), number, dtype=np.int64))
     made = {}
     for what, values in parts.items():
-        found = site_signature(*map(np.concatenate, (values, numbers, labels, groups)))
+        sites = np.concatenate(numbers)
+        found = site_signature(np.concatenate(values), sites, np.concatenate(labels), np.concatenate(groups))
         made[what] = [
             "" if figure is None else f"{figure:.4f}" for figure in (found.balanced_accuracy, found.chance)
         ] + [str(len(found.sites))]

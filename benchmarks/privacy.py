@@ -15,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 from statistics import mean
 
+from benchmarks.leaks import hospital_table, inversion_table
 from benchmarks.pages import rewritten, table
 from benchmarks.privacy_head import head_table
 from medfl.runs.privacy_ledger import best_guess, epsilon
@@ -151,6 +152,8 @@ PARTS = {
     "length": length_table,
     "cost": cost_table,
     "head": head_table,
+    "inversion": inversion_table,
+    "hospital": hospital_table,
 }
 
 

@@ -54,20 +54,22 @@ def changes(setting: Setting) -> list[str]:
     kind, rounds, clip, budget = setting
     private = {
         "none": [],
-        "site": [f"method=[{{name: dp, clip: {clip:g}, epsilon: {budget:g}, delta: {DELTA:g}}}]"],
-        "patient": [f"training.dp_sgd={{clip: {clip:g}, epsilon: {budget:g}, delta: {DELTA:g}}}"],
+        "site": [f"method=[{{name: dp, clip: {clip:g}, epsilon: {budget:g}, delta: {DELTA:.1e}}}]"],
+        "patient": [f"training.dp_sgd={{clip: {clip:g}, epsilon: {budget:g}, delta: {DELTA:.1e}}}"],
     }
     return [f"training.rounds={rounds}", *private[kind], *FIXED]
 
 
-def play(prepared: LocalRunSetup, setting: Setting, seed: int) -> tuple[float, float | None, float | None]:
-    """(epsilon spent at the site that spent most, mean and worst AUROC at the held-out sites) of a training."""
+def play(
+    prepared: LocalRunSetup, start: ServerState, setting: Setting, seed: int
+) -> tuple[float, float | None, float | None]:
+    """(epsilon spent at the site that spent most, mean and worst AUROC at the held-out sites) of a training from the
+    initial model `start`, which is left as it is."""
     pipeline = load_pipeline(PIPELINE, changes(setting))
     bench = SharedModel(prepared.shared.model, build_chain(pipeline.method))
     sites = build_sites(pipeline, {name: site.store for name, site in prepared.sites.items()}, bench)
     for site in sites.values():
         site.training = dataclasses.replace(site.training, seed=seed)
-    start = prepared.initial_state()
     state = ServerState(0, start.weights.clone(), start.buffers.clone())
     plan = dataclasses.replace(federation_config(pipeline, bench.model), seed=seed, rounds=pipeline.training.rounds)
     federation = Federation(plan, InProcess(sites), state, (), bench.chain)
@@ -93,11 +95,13 @@ def measure() -> None:
         for setting in SETTINGS
         if (key := (setting[0], str(setting[1]), f"{setting[2]:g}", f"{setting[3]:g}", str(seed))) not in done
     ]
-    prepared = prepare(load_pipeline(PIPELINE, FIXED)) if wanted else None
+    if not wanted:
+        return
+    prepared = prepare(load_pipeline(PIPELINE, FIXED))
+    start = prepared.initial_state()
     for setting, seed, key in wanted:
-        assert prepared is not None
         began = time.perf_counter()
-        figures = play(prepared, setting, seed)
+        figures = play(prepared, start, setting, seed)
         append([*key, *("" if figure is None else f"{figure:.4f}" for figure in figures)])
         print(*key, *figures, f"{time.perf_counter() - began:.0f} s", flush=True)
 
@@ -123,7 +127,8 @@ def read() -> list[dict[str, str]]:
 def head_table() -> str:
     """AUROC against epsilon, mean over seeds with the smallest and the largest."""
     runs, rows = read(), []
-    for setting in dict.fromkeys(tuple(run[name] for name in COLUMNS[:4]) for run in runs):
+    settings = {tuple(run[name] for name in COLUMNS[:4]) for run in runs}
+    for setting in sorted(settings, key=lambda own: (list(WORDS).index(own[0]), int(own[1]), -float(own[3]))):
         own = [run for run in runs if tuple(run[name] for name in COLUMNS[:4]) == setting]
         kind, rounds, clip, _ = setting
         cells = []

@@ -110,6 +110,8 @@ def _without_a_sum(pipeline: Pipeline, chain: MethodChain) -> str | None:
         return f"{key}, and {pipeline.baseline} has none; {REMEDY}"
     if reason := why_not_summed(chain.methods):
         return f"{key} and none of them, and {reason}; {REMEDY}"
+    if training.workers != 1:
+        return f"{key}, and `training.workers` move sites between processes, which their keys do not leave; set it to 1"
     sites = training.sites_per_round or len(pipeline.train_sites)
     if sites < LEAST_SITES:
         return f"{key}, which hides no site among {sites}; have {LEAST_SITES} train in a round, or remove the key"

@@ -53,6 +53,7 @@ def short(tmp_path_factory):
 def test_every_method_has_a_pipeline():
     used = {name for path in METHODS for name in load_pipeline(path).method for name in [name_of(name)]}
     same_file = {
+        "adaptive_ecgr",
         "fedavgm",
         "fedadagrad",
         "fedyogi",

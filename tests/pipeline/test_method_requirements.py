@@ -12,6 +12,7 @@ from tests.tiny import write_tiny
     [
         (["method=[median]"], "median keeps the updates of a round side by side; remove the key or choose another"),
         (["baseline=local_only"], "shows the server a sum of updates, and local_only has none"),
+        (["training.workers=2"], "`training.workers` move sites between processes, which their keys do not leave"),
         (["training.sites_per_round=2"], "hides no site among 2; have 3 train in a round, or remove the key"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -25,6 +26,7 @@ BuildSites = Callable[[], Mapping[str, Site]]
 PATIENCE = 0.2
 """Seconds between two looks at whether the run is still there."""
 STOP = b""
+log = logging.getLogger(__name__)
 
 
 def work(line: Connection, others: Sequence[Connection], run: int, threads: int, build: BuildSites) -> None:
@@ -42,8 +44,13 @@ def work(line: Connection, others: Sequence[Connection], run: int, threads: int,
     for other in others:
         other.close()
     torch.set_num_threads(threads)
+    try:
+        sites = build()
+    except Exception as error:  # the site that it was to answer for fails, and another worker is started
+        log.warning("a worker could not begin: %s", failure_reason(error))
+        os._exit(1)
     with contextlib.suppress(EOFError, OSError):  # the run has gone
-        _Worker(line, build()).serve()
+        _Worker(line, sites).serve()
 
 
 def _leave_with(run: int) -> None:

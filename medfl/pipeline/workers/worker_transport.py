@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from medfl.errors import MedflError
 from medfl.messages import Failure, Reply, Request, StainRequest
 from medfl.pipeline.workers.shared_blocks import Block, put_together, receive, send, taken_apart
 from medfl.pipeline.workers.site_worker import STOP, BuildSites, work
@@ -80,6 +82,9 @@ class WorkerTransport:
         The first are copies of this process, which have its sites at once and share its memory. That is sound only
         while no other thread of it holds a lock: so it is done before a run starts its threads, and not where a GPU or
         several threads of a library are in use. Later ones, in the place of workers that died, begin anew.
+
+        Raises:
+            MedflError: a new process cannot be given what a program hands to the run, and no worker is left.
         """
         while len(self.processes) < self.count:
             context: Any = multiprocessing.get_context("fork" if self.inherit else "spawn")
@@ -89,7 +94,17 @@ class WorkerTransport:
             process = context.Process(
                 target=work, args=(there, others, os.getpid(), self.threads, build), name="medfl-worker", daemon=True
             )
-            process.start()
+            try:
+                process.start()
+            except (pickle.PicklingError, AttributeError, TypeError):
+                here.close()
+                there.close()
+                if self.processes:  # those that are left do the work
+                    return
+                raise MedflError(
+                    "what the program hands to the run (a network, a loss, patches) cannot be given to another "
+                    "process; define it at the top of a module, or set `training.workers: 1`"
+                ) from None
             there.close()
             self.processes.append(_Process(process, here))
         self.inherit = False

@@ -7,6 +7,7 @@ from contextlib import closing
 import pytest
 import torch
 
+from medfl.errors import MedflError
 from medfl.methods.core.chain import build_chain
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.prepare import prepare
@@ -96,6 +97,13 @@ def test_what_is_left_half_way_ends_its_workers():
         with pytest.raises(AttributeError):
             next(asked)
         assert all(not worker.site for worker in transport.processes)
+
+
+def test_what_no_other_process_can_be_given_is_told():
+    made = toy_run(build_chain([]))
+    transport = WorkerTransport(made.sites, 2, 1, lambda: made.sites, inherit=False)
+    with closing(transport), pytest.raises(MedflError, match=r"set `training\.workers: 1`"):
+        transport.start()
 
 
 def test_copies_are_for_one_thread_on_the_cpu():
