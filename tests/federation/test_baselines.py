@@ -131,12 +131,11 @@ def test_a_baseline_stands_alone(small, baseline):
 def test_the_listing_says_what_goes_with_what():
     goes = {row[0]: row[3] for row in method_table()}
     assert not goes.keys() & {"local_only", "centralised"}
-    assert goes["ecgr"] == "all"
-    assert (
-        goes["fedasync"]
-        == "ecgr, fedbn, fedlc, fedlesam, fedprox, fedsam, logit_adjustment, moon, norm_clip, norm_guard, scaffold"
-    )
-    assert goes["fedgmr"] == "ecgr, fedadagrad, fedadam, fedavgm, fedbn, fedlc, fedprox, fedyogi, logit_adjustment"
+    assert goes["ecgr"] == "all but adaptive_ecgr"
+    kept = "fedbn, fedlc, fedlesam, fedprox, fedsam, logit_adjustment, moon, norm_clip, norm_guard, scaffold"
+    assert goes["fedasync"] == f"adaptive_ecgr, ecgr, {kept}"
+    with_fedgmr = "adaptive_ecgr, ecgr, fedadagrad, fedadam, fedavgm, fedbn, fedlc, fedprox, fedyogi, logit_adjustment"
+    assert goes["fedgmr"] == with_fedgmr
     parameters = {row[0]: row[1] for row in method_table()}
     assert "patience=5" in parameters["fedgmr"]
 

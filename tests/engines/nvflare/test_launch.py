@@ -121,6 +121,15 @@ def test_sites_with_slides_or_features_give_the_numbers_of_one_process(tmp_path,
 
 
 @pytest.mark.slow
+def test_masked_sums_give_the_numbers_of_one_process(three, tmp_path):
+    changes = {"method": [], "training": load_pipeline(three).training.model_dump(exclude_none=True)}
+    changes["training"] |= {"secure_aggregation": True}
+    file = three.with_name("masked.yaml")
+    file.write_text(yaml.safe_dump(load_pipeline(three).model_dump(mode="json", exclude_none=True) | changes))
+    discreet(the_same_far_away(load_pipeline(file), tmp_path, "poc"))
+
+
+@pytest.mark.slow
 def test_dyes_and_adaptation_give_the_numbers_of_one_process(three, tmp_path):
     changes = {**STAINED, "training": load_pipeline(three).training.model_dump(exclude_none=True) | STAINED["training"]}
     file = three.with_name("stained.yaml")
