@@ -24,10 +24,11 @@ PAGE = ROOT / "docs" / "benchmark.md"
 SIMULATED, REAL = "benchmark", "mitosis"
 SECONDS = RESULTS / SIMULATED / "seconds.csv"
 UNMEASURED = "not measured"
+LEAST_SEEDS = 3  # for an interval
 
 
 def over_seeds(rows: Sequence[Row], name: str) -> str:
-    """Mean and 95 % interval of a figure over the seeds, each the mean of its rows."""
+    """Mean and 95 % interval of a figure over the seeds, each the mean of its rows; no interval of fewer than three."""
     by_seed: dict[str, list[float]] = {}
     for row in rows:
         if (value := number(row, name)) is not None:
@@ -35,8 +36,8 @@ def over_seeds(rows: Sequence[Row], name: str) -> str:
     if not by_seed:
         return UNMEASURED
     found = mean_over([mean(values) for values in by_seed.values()])
-    if found.low is None or found.high is None:
-        return f"{found.mean:.3f} (one seed)"
+    if found.n < LEAST_SEEDS:
+        return f"{found.mean:.3f} ({found.n} seed{'s' if found.n > 1 else ''})"
     return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 

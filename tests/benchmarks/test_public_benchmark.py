@@ -12,11 +12,12 @@ def test_the_table_of_the_page_is_that_of_the_committed_runs():
     assert "| `fedavg` |" in text
 
 
-def test_a_seed_counts_once_and_one_seed_has_no_interval():
+def test_a_seed_counts_once_and_few_seeds_have_no_interval():
     rows = [{"seed": "1", "auroc": "0.8"}, {"seed": "1", "auroc": "0.6"}, {"seed": "2", "auroc": "0.9"}]
-    # Means of the seeds: .7 and .9; half width 12.706 * .1.
-    assert public_benchmark.over_seeds(rows, "auroc") == "0.800 [-0.471, 2.071]"
-    assert public_benchmark.over_seeds(rows[:2], "auroc") == "0.700 (one seed)"
+    assert public_benchmark.over_seeds(rows, "auroc") == "0.800 (2 seeds)"
+    # Means of the seeds: .7, .9 and .8; half width 4.303 * .1 / sqrt(3).
+    assert public_benchmark.over_seeds([*rows, {"seed": "3", "auroc": "0.8"}], "auroc") == "0.800 [0.552, 1.048]"
+    assert public_benchmark.over_seeds(rows[:2], "auroc") == "0.700 (1 seed)"
     assert public_benchmark.over_seeds([], "auroc") == "not measured"
 
 
