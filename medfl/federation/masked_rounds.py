@@ -125,8 +125,9 @@ class MaskedRounds(Synchronous):
         def request(name: str) -> Request:
             state = federation.state
             nothing, accepted = torch.zeros(0), _accepted(state, name)
-            message = UnmaskRequest(state.round, nothing, nothing, last_accepted_round=accepted)
-            return dataclasses.replace(message, tag=self._sum.tag, survivors=tuple(survivors))
+            return UnmaskRequest(
+                state.round, nothing, nothing, (), accepted, tag=self._sum.tag, survivors=tuple(survivors)
+            )
 
         own: list[bytes] = []
         pairs: dict[tuple[str, str], bytes] = {}

@@ -102,10 +102,15 @@ class SlideScores:
         names = [store.slide_names[number] for number in units.numbers]
         return cls(names, units.scores(probs), units.labels, units.groups)
 
+    @property
+    def wrong(self) -> NDArray[np.bool_]:
+        """bool[n]: those whose label is known and is not the likeliest class."""
+        return np.asarray((self.probs.argmax(axis=1) != self.labels) & (self.labels != NO_CLASS))
+
     def telling(self, most: int) -> list[int]:
         """At most so many slides: the wrong ones first, the surest error before the others, then classes in turn; of a
         patient, one."""
-        wrong = (self.probs.argmax(axis=1) != self.labels) & (self.labels != NO_CLASS)
+        wrong = self.wrong
         turn = np.zeros(len(self.labels), dtype=np.int64)
         for label in np.unique(self.labels):
             own = np.flatnonzero(self.labels == label)
@@ -139,7 +144,6 @@ def slide_blocks(
     """
     collection, classes = source.collection, list(model.facts["classes"])
     score = slide_scorer(model, collection, bench, look)
-    wrong = int(((own.probs.argmax(axis=1) != own.labels) & (own.labels != NO_CLASS)).sum())
     shown = []
     for place in own.telling(most):
         slide = collection.in_folder[own.names[place]]
@@ -151,7 +155,7 @@ def slide_blocks(
             continue
         label = "" if own.labels[place] == NO_CLASS else classes[own.labels[place]]
         shown.append(slide_figure(ScoredSlide(slide.name, picture, own.probs[place], label), classes, named))
-    yield text(f"{wrong} of {len(own.names)} test slides misclassified; {len(shown)} are shown:")
+    yield text(f"{int(own.wrong.sum())} of {len(own.names)} test slides misclassified; {len(shown)} are shown:")
     yield slides(shown)
 
 

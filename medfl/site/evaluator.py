@@ -76,7 +76,7 @@ class Evaluator:
     def features(self, weights: Tensor, buffers: Tensor, rows: Rows) -> Tensor:
         """What the classifier of the model (f32[P], f32[B]) receives, f32[n, F] on the CPU, for these rows."""
         self.shared.model.load(weights, buffers)
-        self.shared.net.eval()
+        self.shared.eval_mode()
         return self._forward(rows, self.shared.model.features).float()
 
     def _forward(self, rows: Rows, network: Callable[[Any], Tensor] | None = None) -> Tensor:

@@ -14,6 +14,7 @@ from medfl.engines.nvflare.job import ALLOWED
 from medfl.engines.nvflare.kit_policy import foreign
 from medfl.engines.nvflare.provision import intact
 from medfl.engines.nvflare.site_keys import fits, name_of
+from medfl.engines.remote.kit_signature import read_certificate
 from medfl.engines.remote.party_files import KITS, PARTY, SERVER, read_pipeline
 from medfl.errors import MedflError
 from medfl.runs.versions import versions
@@ -101,7 +102,7 @@ def end_of(kit: Path, kind: str) -> datetime.date:
 
 def certificate(kit: Path, kind: str) -> x509.Certificate:
     """The certificate of a kit, of a "client" or the "server"."""
-    return x509.load_pem_x509_certificate((kit / "startup" / f"{kind}.crt").read_bytes())
+    return read_certificate(kit / "startup" / f"{kind}.crt")
 
 
 def _same_making(kit: Path) -> None:

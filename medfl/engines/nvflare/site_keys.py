@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
 from medfl.data.atomic_file import replacing
+from medfl.engines.remote.kit_signature import read_certificate
 from medfl.errors import MedflError
 
 BITS = 2048
@@ -95,7 +96,7 @@ def certify(kit: Path, request: x509.CertificateSigningRequest, authority: Any) 
         authority: the private key that signs.
     """
     startup = kit / "startup"
-    old = x509.load_pem_x509_certificate((startup / CERTIFICATE).read_bytes())
+    old = read_certificate(startup / CERTIFICATE)
     made = x509.CertificateBuilder(old.issuer, old.subject, request.public_key(), x509.random_serial_number())
     made = made.not_valid_before(old.not_valid_before_utc).not_valid_after(old.not_valid_after_utc)
     for extension in old.extensions:
@@ -120,7 +121,7 @@ def complete(kit: Path, key: Path | None = None) -> Path | None:
     place, file = kit / "startup" / KEY, kit / "startup" / CERTIFICATE
     if place.exists() or not file.is_file():
         return None
-    certificate = x509.load_pem_x509_certificate(file.read_bytes())
+    certificate = read_certificate(file)
     name = f"{name_of(certificate)}.key"
     tried = [key] if key else [kit / name, kit.resolve().parent / name, Path(name)]
     source = next((path for path in tried if path.is_file()), None)

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medfl.data.atomic_file import write_text
-from medfl.engines.remote.audit_log import AuditLog, has_signed, kit_key, sign
+from medfl.engines.remote.audit_log import AuditLog
 from medfl.engines.remote.greeting import GREETING_LIMIT
+from medfl.engines.remote.kit_signature import read_certificate, vouch, vouched
 from medfl.engines.remote.remote_transport import Ask, NoAnswer
 from medfl.errors import MedflError, nearest
 from medfl.plain_text import printable, visible
@@ -112,7 +113,7 @@ class Admission:
     def __init__(self, folder: Path, hello: Ask, audit: AuditLog) -> None:
         root = folder.parent / "startup" / "rootCA.pem"
         self.hello, self.audit = hello, audit
-        self.root = _certificate(root) if root.is_file() else None
+        self.root = read_certificate(root) if root.is_file() else None
         self.revoked = revocations(folder)
 
     def __call__(self, site: str, message: bytes) -> bytes:
@@ -125,10 +126,10 @@ class Admission:
         facts = _facts(answer)
         if "problem" in facts:  # it does not take part
             return answer
-        try:
-            certificate = self._shown(site, nonce, facts.get(PROOF))
-        except ValueError as error:
-            raise self._refused(site, str(error)) from None
+        proof = facts.get(PROOF)
+        certificate = vouched(proof, self.root, site, _words(site, nonce)) if isinstance(proof, dict) else None
+        if certificate is None:
+            raise self._refused(site, "it does not show a kit of this consortium in its name")
         if entry := next((one for one in self.revoked if one.covers(site, certificate)), None):
             raise self._refused(site, f"its kit is revoked: {entry}", serial=serial_of(certificate))
         self.audit.write("admitted", site=site, serial=serial_of(certificate))
@@ -138,36 +139,14 @@ class Admission:
         self.audit.write("refused", site=site, reason=reason, **facts)
         return NoAnswer(f"{reason}; make it a new kit with `medfl deploy kit` if it is to take part")
 
-    def _shown(self, site: str, nonce: str, proof: Any) -> Certificate:
-        """The certificate that a site has shown, and whose key it has. Raises ValueError."""
-        from cryptography.exceptions import InvalidSignature
-        from cryptography.x509 import load_der_x509_certificate
-        from cryptography.x509.oid import NameOID
-
-        try:
-            certificate = load_der_x509_certificate(bytes.fromhex(proof["certificate"]))
-            certificate.verify_directly_issued_by(self.root)  # type: ignore[arg-type]
-            (name,) = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-            signature = bytes.fromhex(proof["signature"])
-            good = name.value == site and has_signed(certificate.public_key(), signature, _words(site, nonce))
-        except (KeyError, ValueError, TypeError, InvalidSignature):
-            good = False
-        if not good:
-            raise ValueError("it does not show a kit of this consortium in its name")
-        return certificate
-
 
 def with_proof(folder: Path, site: str, server: bytes, answer: bytes) -> bytes:
     """A site's first words with the proof that the server asks for; as they are where it asks for none, or where the
     site's folder lies in no kit."""
-    from cryptography.hazmat.primitives.serialization import Encoding
-
     nonce, startup = _facts(server).get(NONCE), folder.parent / "startup"
     if not isinstance(nonce, str) or not NUMBER.fullmatch(nonce) or not (startup / "client.key").is_file():
         return answer
-    certificate = _certificate(startup / "client.crt").public_bytes(Encoding.DER)
-    signature = sign(kit_key(startup), _words(site, nonce))
-    proof = {"certificate": certificate.hex(), "signature": signature.hex()}
+    proof = vouch(startup, _words(site, nonce))
     return json.dumps(json.loads(answer) | {PROOF: proof}).encode()
 
 
@@ -176,7 +155,7 @@ def revoked_here(folder: Path, site: str, server: bytes) -> str | None:
     listed, file = _facts(server).get(REVOKED_FOR), folder.parent / "startup" / "client.crt"
     if not isinstance(listed, list) or not file.is_file():
         return None
-    certificate = _certificate(file)
+    certificate = read_certificate(file)
     for entry in _readable(listed):
         if entry.covers(site, certificate):
             return f"the server's operator has revoked this kit: {entry}; ask the consortium for a new one"
@@ -212,9 +191,3 @@ def _facts(data: bytes) -> Mapping[str, Any]:
 
 def _words(site: str, nonce: str) -> bytes:
     return f"medfl first word: {site} has this kit, asked with {nonce}".encode()
-
-
-def _certificate(file: Path) -> Certificate:
-    from cryptography import x509
-
-    return x509.load_pem_x509_certificate(file.read_bytes())

@@ -21,6 +21,7 @@ from typing import Any
 
 from medfl.data.atomic_file import open_private, write_text
 from medfl.data.file_lock import lock_file
+from medfl.engines.remote.kit_signature import has_signed, kit_key, read_certificate, sign
 from medfl.messages import Reply, Request
 from medfl.plain_text import visible
 
@@ -87,7 +88,7 @@ def verify(file: Path, certificate: Path | None = None) -> Verification:
     Raises:
         OSError: the file cannot be read.
     """
-    public = _public_key(certificate) if certificate else None
+    public = read_certificate(certificate).public_key() if certificate else None
     problems: list[str] = []
     number, line, signed = 0, b"", 0
     for at, (entry, following) in enumerate(_lines(file), 1):
@@ -231,46 +232,6 @@ def _canonical(entry: Mapping[str, Any]) -> bytes:
 
 def _hash(line: bytes) -> str:
     return sha256(line).hexdigest()
-
-
-def kit_key(startup: Path) -> Any:
-    """The private key of the kit whose folder `startup` this is; None where there is no kit."""
-    for name in ("client.key", "server.key"):
-        if (file := startup / name).is_file():
-            from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-            return load_pem_private_key(file.read_bytes(), password=None)
-    return None
-
-
-def _public_key(certificate: Path) -> Any:
-    from cryptography import x509
-
-    return x509.load_pem_x509_certificate(certificate.read_bytes()).public_key()
-
-
-def _scheme() -> tuple[Any, Any]:
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.asymmetric import padding
-
-    return padding.PKCS1v15(), hashes.SHA256()  # FLARE's kits have RSA keys
-
-
-def sign(key: Any, data: bytes) -> bytes:
-    """The signature of a kit's key under data."""
-    signature: bytes = key.sign(data, *_scheme())
-    return signature
-
-
-def has_signed(key: Any, signature: bytes, data: bytes) -> bool:
-    """Whether a signature is that of a public key under data."""
-    from cryptography.exceptions import InvalidSignature
-
-    try:
-        key.verify(signature, data, *_scheme())
-    except InvalidSignature:
-        return False
-    return True
 
 
 def _decoded(signature: Any) -> bytes:

@@ -67,7 +67,7 @@ def pack(message: Request | Reply | Failure, bounds: Bounds) -> bytes:
         return _join(kind, _header_fields(message, REQUESTS[kind][1]), message.vectors())
     if isinstance(message, Reply):
         header = _header_fields(message, REPLY)
-        _only_names({name: value for name, value in header.items() if name != "masking"}, bounds.names)
+        _only_names(_told(header), bounds.names)
         return _join("reply", header, message.vectors())
     return _join("failure", _header_fields(message, FAILURE), {})
 
@@ -105,7 +105,7 @@ def unpack_answer(data: bytes, site: str, round_: int, bounds: Bounds) -> Reply 
         answer: Reply | Failure = Failure(**facts)
     else:
         facts, vectors = _parted(data, header, "reply", REPLY, bounds)
-        _only_names({name: value for name, value in facts.items() if name != "masking"}, bounds.names)
+        _only_names(_told(facts), bounds.names)
         update, buffers, masked = (vectors.pop(name, None) for name in ("update", "buffers", MASKED))
         extra = _extra(vectors)
         for name, vector, wanted in (("update", update, bounds.weights), ("buffers", buffers, bounds.buffers)):
@@ -218,6 +218,11 @@ def _extra(vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _length(name: str, vector: Tensor, wanted: int) -> None:
     if vector.dtype != torch.float32 or vector.numel() != wanted:
         raise BadMessage(f"the {name} have {vector.numel():,} values, the model {wanted:,}")
+
+
+def _told(reply: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a reply has to be names and numbers: all but keys and seeds, which are hexadecimal."""
+    return {name: value for name, value in reply.items() if name != "masking"}
 
 
 def _only_names(value: Any, names: frozenset[str]) -> None:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from medfl.engines.remote.audit_log import has_signed, kit_key, sign
-from medfl.methods.core.masked_sums import KEY, SIGNED
-
-CERTIFICATE, SIGNATURE = SIGNED
+from medfl.engines.remote.kit_signature import read_certificate, vouch, vouched
+from medfl.methods.core.masked_sums import KEY
 
 
 class KitKeys:
@@ -24,28 +21,14 @@ class KitKeys:
 
     def sign(self, site: str, key: str) -> Mapping[str, str]:
         """The kit's certificate and its signature."""
-        from cryptography.hazmat.primitives.serialization import Encoding
-
-        certificate = _certificate(self.startup / "client.crt").public_bytes(Encoding.DER)
-        signature = sign(kit_key(self.startup), _words(site, key))
-        return {CERTIFICATE: certificate.hex(), SIGNATURE: signature.hex()}
+        return vouch(self.startup, _words(site, key))
 
     def check(self, site: str, announced: Mapping[str, str]) -> str | None:
         """Whether a certificate of this kit's authority, in that site's name, has signed the key."""
-        from cryptography import x509
-        from cryptography.exceptions import InvalidSignature
-        from cryptography.x509.oid import NameOID
-
-        what = f"the key that is called that of {site} is not signed by its kit"
-        try:
-            certificate = x509.load_der_x509_certificate(bytes.fromhex(announced[CERTIFICATE]))
-            certificate.verify_directly_issued_by(_certificate(self.startup / "rootCA.pem"))
-            (name,) = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-            signature = bytes.fromhex(announced[SIGNATURE])
-            good = name.value == site and has_signed(certificate.public_key(), signature, _words(site, announced[KEY]))
-        except (KeyError, ValueError, TypeError, InvalidSignature):
-            return what
-        return None if good else what
+        root = read_certificate(self.startup / "rootCA.pem")
+        if KEY not in announced or vouched(announced, root, site, _words(site, announced[KEY])) is None:
+            return f"the key that is called that of {site} is not signed by its kit"
+        return None
 
 
 def kit_identity(folder: Path) -> KitKeys | None:
@@ -56,9 +39,3 @@ def kit_identity(folder: Path) -> KitKeys | None:
 
 def _words(site: str, key: str) -> bytes:
     return f"medfl masked sum: the key of {site} is {key}".encode()
-
-
-def _certificate(file: Path) -> Any:
-    from cryptography import x509
-
-    return x509.load_pem_x509_certificate(file.read_bytes())
