@@ -127,7 +127,7 @@ def stratified_shift(places: Sequence[tuple[Moments, Moments]], level: float) ->
         places: new and reference of each, together at least two groups.
         level: of a false alarm of this one figure.
     """
-    total = sum(new.groups for new, _ in places)
+    total = reduce(add, (new for new, _ in places)).groups
     variances, degrees, third = [], [], 0.0
     for new, old in places:
         n, m, weight = new.groups, old.groups, new.groups / total
@@ -156,9 +156,9 @@ def between_shift(new: Sequence[Moments], reference: Sequence[Moments], level: f
         reference: at least two sites.
         level: of a false alarm of this one figure.
     """
-    groups, count = sum(part.groups for part in new), len(new)
+    groups, count = reduce(add, new).groups, len(new)
     everything = [*new, *reference]
-    whole = sum(part.groups for part in everything)
+    whole = reduce(add, everything).groups
     within = math.fsum(part.squares for part in everything) / max(whole - len(everything), 1)
     own = within * math.fsum(1 / part.groups for part in new) / count**2
     value, centre = (math.fsum(part.mean for part in side) / len(side) for side in (new, reference))

@@ -148,27 +148,27 @@ class FederationComparison:
     @classmethod
     def of(cls, sums: Mapping[str, MonitorSums], reference: MonitorReference) -> FederationComparison:
         """At least two sites of one kind; whatever is left of the other kind is looked at alone only."""
-        known = {site: own for site, own in sums.items() if site in reference.sites}
-        strange = {site: own for site, own in sums.items() if site not in reference.sites}
+        same = {site: own for site, own in sums.items() if site in reference.sites}
+        others = {site: own for site, own in sums.items() if site not in reference.sites}
         figures = dict.fromkeys(figure for own in sums.values() for figure in own.moments)
-        if len(known) > 1:
+        if len(same) > 1:
             pairs = {
                 figure: [
                     (own.moments[figure], reference.sites[site][figure])
-                    for site, own in known.items()
+                    for site, own in same.items()
                     if figure in own.moments and figure in reference.sites[site]
                 ]
                 for figure in figures
             }
-            return cls({figure: places for figure, places in pairs.items() if len(places) > 1}, {}, len(known))
+            return cls({figure: places for figure, places in pairs.items() if len(places) > 1}, {}, len(same))
         sides = {
             figure: (
-                [own.moments[figure] for own in strange.values() if figure in own.moments],
+                [own.moments[figure] for own in others.values() if figure in own.moments],
                 [own[figure] for own in reference.sites.values() if figure in own],
             )
             for figure in figures
         }
-        return cls({}, {figure: s for figure, s in sides.items() if min(map(len, s)) > 1}, len(strange))
+        return cls({}, {figure: s for figure, s in sides.items() if min(map(len, s)) > 1}, len(others))
 
     @property
     def count(self) -> int:

@@ -136,17 +136,17 @@ def read_sums(file: Path, facts: Mapping[str, Any]) -> dict[str, MonitorSums]:
     said, classes, site = read_json(file), facts["classes"], None
     if not same_model(said, facts):
         raise MedflError(f"--sums: {file} is of another model; ask the site to monitor this one")
-    found = {}
+    sums = {}
     try:
         if said.get("classes") != classes or not isinstance(said.get("sites"), dict) or not said["sites"]:
             raise ValueError("it has no sites, or other classes")
         for site, entry in said["sites"].items():
             if not 0 < len(site) <= LONGEST_NAME or printable(site, LONGEST_NAME) != site:
                 raise ValueError("a site's name is too long, or cannot be shown")
-            found[site] = MonitorSums.from_lists(entry["sums"], classes)
+            sums[site] = MonitorSums.from_lists(entry["sums"], classes)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         place = f"{file}, site {site}" if site else str(file)
         raise MedflError(
             f"--sums: {place}: these are no sums of monitoring ({error}); take the file as written"
         ) from None
-    return found
+    return sums
