@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.speed import gpu, rounds, side_by_side, starting, steps
+from benchmarks.speed import gpu, options, rounds, side_by_side, starting, steps
 from benchmarks.speed.figure import Figure
 from medfl.runs.versions import versions
 
@@ -36,6 +36,7 @@ CPU: dict[str, Callable[[int], Iterator[Figure]]] = {
     "memory": rounds.memory,
     "sites": rounds.many_sites,
     "workers": side_by_side.workers_over_threads,
+    "options": options.options,
     "start": starting.second_start,
     "rendering": starting.rendering,
 }

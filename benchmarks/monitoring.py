@@ -1,6 +1,6 @@
 """How often `medfl monitor` raises an alarm where nothing has changed, and where something has.
 
-    uv run python -m benchmarks.monitoring [--repeats 1000] [--out docs/results/monitoring.csv]
+    uv run python -m benchmarks.monitoring [--repeats 1500] [--power 300] [--out docs/results/monitoring.csv]
 
 Every draw is a month: source groups of five classes, the rarest 5 % of patients, 13 figures, those of a model whose
 scores lie near 0 and 1 and six log-normal ones of stain. Sites differ by a normal draw of the stain each, half as wide
@@ -183,12 +183,13 @@ def write_page(rows: Sequence[Row]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.monitoring")
-    parser.add_argument("--repeats", type=int, default=1000)
+    parser.add_argument("--repeats", type=int, default=1500, help="draws of a setting without a change")
+    parser.add_argument("--power", type=int, default=300, help="draws of a setting with one")
     parser.add_argument("--out", type=Path, default=COMMITTED)
     asked = parser.parse_args()
     rows = []
     for setting in (*SINGLE, *QUIET, *DRIFT):
-        rows.append(measured(setting, asked.repeats, seed=20))
+        rows.append(measured(setting, asked.power if setting.moved else asked.repeats, seed=20))
         print(rows[-1], flush=True)
     with asked.out.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, [f.name for f in fields(Row)], lineterminator="\n")

@@ -187,6 +187,12 @@ def test_modules_that_a_page_names_are_there(page):
         assert any((base / name).is_file() for base in (ROOT, ROOT / "medfl")), f"{page.name}: {name}"
 
 
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "SECURITY.md"], **name_of)
+def test_tests_that_a_page_names_are_there(page):
+    for name in re.findall(r"`(tests/[\w/]+\.py)`", page.read_text(encoding="utf-8")):
+        assert (ROOT / name).is_file(), f"{page.name}: {name}"
+
+
 def test_every_key_of_a_sites_policy_is_documented():
     page = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
     part = page[page.index("## The site decides") : page.index("## The audit log")]

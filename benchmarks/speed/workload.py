@@ -13,6 +13,7 @@ from torch import Tensor
 from medfl.data.batches import AugmentSpec
 from medfl.data.patch_store import PatchStore
 from medfl.federation.rounds import Federation
+from medfl.federation.schedule import Schedule
 from medfl.federation.server_state import FederationConfig, ServerState
 from medfl.federation.transport import InProcess
 from medfl.messages import Reply
@@ -65,9 +66,15 @@ class Rounds:
     """A federation whose rounds are played one at a time, without evaluation."""
 
     def __init__(
-        self, bench: SharedModel, stores: Sequence[PatchStore], local: LocalTrainingConfig, **plan: Any
+        self,
+        bench: SharedModel,
+        stores: Sequence[PatchStore],
+        local: LocalTrainingConfig,
+        kind: type[Site] = Site,
+        schedule: Schedule | None = None,
+        **plan: Any,
     ) -> None:
-        self.sites = {s.site: Site(s.site, "train", s, local, bench) for s in stores}
+        self.sites = {s.site: kind(s.site, "train", s, local, bench) for s in stores}
         settings: dict[str, Any] = {
             "train_sites": tuple(self.sites),
             "held_out_sites": (),
@@ -83,7 +90,7 @@ class Rounds:
         for site in self.sites.values():
             site.batches.training = self._timed(site.batches.training)  # type: ignore[method-assign, assignment, arg-type]
         self.federation = Federation(
-            FederationConfig(**settings | plan), InProcess(self.sites), state, chain=bench.chain
+            FederationConfig(**settings | plan), InProcess(self.sites), state, chain=bench.chain, schedule=schedule
         )
 
     def play(self) -> RoundRecord:

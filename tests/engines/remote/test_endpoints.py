@@ -403,6 +403,7 @@ def test_a_run_over_bytes_is_the_run_in_one_process(small, here, tmp_path):
     laid = lay_out(load_pipeline(small), "simulator", tmp_path / "far")
     assert spoken(laid) == {"done": True}
     same_result(here, laid.folder)
+    assert not list(here.path.rglob("audit.jsonl"))  # one process of one user has none
     logs = {name: laid.home / name / "audit.jsonl" for name in ("server", *laid.sites)}
     assert not any(verify(log).problems for log in logs.values())
     asked = {name: [e["facts"] for e in entries(log) if e["event"] == "answered"] for name, log in logs.items()}
