@@ -1,4 +1,4 @@
-"""What privacy, audit and subgroups cost: a round, or the closing measurement, with each on beside all of them off. CPU.
+"""What privacy, audit and subgroups cost: a round, or the closing measurement, with each on beside all off. CPU.
 
 A round that has them off is the plain one, whose bytes are 4 (P + B) each way and site and whose time the sections
 `plain`, `else` and `sites` measure; here it is what each is divided by.

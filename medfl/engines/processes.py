@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -35,6 +36,11 @@ def stoppable() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def kit_mark(kit: Path) -> str:
+    """The mark of the processes that take part with a kit."""
+    return hashlib.sha256(str(kit.resolve()).encode()).hexdigest()
 
 
 class Crew:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -16,7 +15,7 @@ from medfl.engines.nvflare.preflight import address, reach, site_name
 from medfl.engines.nvflare.provision import place_server
 from medfl.engines.nvflare.run_layout import Laid, scratch
 from medfl.engines.nvflare.session import Job, RunningEngine, command, connected, free_port, session, wait_for_sites
-from medfl.engines.processes import Crew, stoppable
+from medfl.engines.processes import Crew, kit_mark, stoppable
 from medfl.engines.remote.admission import REVOKED
 from medfl.engines.remote.party_files import PARTY, read_site, whole_lines
 from medfl.engines.remote.site_endpoint import LOG
@@ -173,7 +172,6 @@ def join(kit: Path, watcher: ProgressCallbacks, limit: float | None, approved: s
         raise
     except MedflError as error:
         raise MedflError(f"{kit / PARTY / 'site.yaml'}: {error}") from None
-    mark = hashlib.sha256(str(kit).encode()).hexdigest()
     warned = False
     while not reach(kit):
         if not warned:
@@ -183,7 +181,7 @@ def join(kit: Path, watcher: ProgressCallbacks, limit: float | None, approved: s
             return
     log, notes = kit / PARTY / FLARE_LOG, kit / PARTY / LOG
     count = len(whole_lines(notes))
-    with stoppable(), Crew(mark, pipeline.training.threads) as crew:
+    with stoppable(), Crew(kit_mark(kit), pipeline.training.threads) as crew:
         while True:
             begin = log.stat().st_size if log.exists() else 0
             crew.start(name, command(kit, name), log)

@@ -49,7 +49,11 @@ class AuditLog:
         with self._lock, open(self.file, "a+b", opener=open_private) as stream:
             lock_file(stream.fileno(), wait=True)
             torn, last = _last_line(stream)
-            number, previous = (json.loads(last)["number"], _hash(last)) if last else (0, BEGIN)
+            if last and (before := _entry(last)) is None:
+                raise OSError(
+                    f"the last line of {self.file} is no entry, so none can follow it; keep the file elsewhere"
+                )
+            number, previous = (before["number"], _hash(last)) if last and before else (0, BEGIN)
             if torn:  # a process was killed while it wrote
                 stream.truncate(stream.seek(0, os.SEEK_END) - len(torn))
                 facts["dropped_bytes"] = len(torn)
@@ -128,6 +132,13 @@ def entries(file: Path) -> Iterator[Mapping[str, Any]]:
 
 def sentence(entry: Mapping[str, Any]) -> str:
     """An entry as a line for people."""
+    try:
+        return _sentence(entry)
+    except (KeyError, TypeError, ValueError, AttributeError):  # changed by hand: `verify` says so
+        return visible(f"{entry['number']:>6}  cannot be read; `medfl audit verify` says whether it was changed")
+
+
+def _sentence(entry: Mapping[str, Any]) -> str:
     facts = entry["facts"]
     words = [f"{entry['number']:>6}  {entry['at']}  {entry['event']:<9}", _question(facts)]
     if "reason" in facts:
@@ -209,12 +220,18 @@ def _lines(file: Path) -> Iterator[tuple[dict[str, Any] | None, bytes]]:
         for line in stream:
             if not line.endswith(b"\n"):
                 return  # torn by a process that was killed; the next one cuts it off
-            try:
-                entry = json.loads(line)
-                whole = isinstance(entry, dict) and entry.keys() >= PARTS and isinstance(entry["number"], int)
-            except (ValueError, RecursionError):
-                whole = False
-            yield (entry if whole else None), line[:-1]
+            yield _entry(line), line[:-1]
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """The entry that a line is; None where it is none."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(entry, dict) or not entry.keys() >= PARTS or type(entry["number"]) is not int:
+        return None
+    return entry if isinstance(entry["facts"], dict) else None
 
 
 def _last_line(stream: Any) -> tuple[bytes, bytes]:

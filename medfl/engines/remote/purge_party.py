@@ -27,8 +27,20 @@ def private_kit_parts(kit: Path) -> list[Path]:
     return sorted(path for path in named if path.exists() or path.is_symlink())
 
 
+def at_work(kit: Path) -> bool:
+    """Whether a process of this machine takes part with a kit; without FLARE's packages none can."""
+    try:
+        from medfl.engines.processes import Crew, kit_mark
+    except ImportError:
+        return False
+    return bool(Crew(kit_mark(kit)).marked())
+
+
 def purge_kit(kit: Path) -> None:
-    """Remove these parts. Raises MedflError where that cannot be done."""
+    """Remove these parts. Raises MedflError where that cannot be done, or a process of this machine takes part with
+    the kit."""
+    if at_work(kit):
+        raise MedflError(f"{kit} is taking part in a run; end `medfl deploy join`, and give the same command again")
     try:
         remove(private_kit_parts(kit))
     except OSError as error:

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import re
 import threading
 
 import pytest
@@ -151,6 +152,16 @@ def test_the_commands_print_and_judge_it(kit):
     assert isinstance(done.exception, MedflError)
     nothing = CliRunner().invoke(app, ["audit", "show", str(kit / "startup")])
     assert "name a kit, a party's folder in it" in str(nothing.exception)
+
+
+def test_an_entry_changed_by_hand_is_shown_as_such_and_none_follows_a_line_that_is_none(kit):
+    for odd in (b'"facts":{"bytes_out":"x"}', b'"facts":{"kind":1,"splits":3}', b'"facts":7'):
+        rewrite(kit, lambda lines, odd=odd: [*lines[:-1], re.sub(rb'"facts":(\{.*?\}|7)', odd, lines[-1])])
+        shown = CliRunner().invoke(app, ["audit", "show", str(kit)])
+        assert shown.exit_code == 0
+        assert problems(kit)
+    with pytest.raises(OSError, match="is no entry, so none can follow"):
+        AuditLog(kit / "medfl").write("greeted")
 
 
 def test_a_log_is_not_written_through_a_link(kit, tmp_path):
