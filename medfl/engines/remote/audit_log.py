@@ -28,6 +28,7 @@ from medfl.plain_text import visible
 AUDIT, END = "audit.jsonl", "audit.end"
 BEGIN = "0" * 64
 TAIL = 1 << 20  # bytes; longer than any entry
+LOST = "entries_cut_off"
 PARTS = {"number", "at", "event", "facts", "previous"}
 
 
@@ -57,6 +58,8 @@ class AuditLog:
             if torn:  # a process was killed while it wrote
                 stream.truncate(stream.seek(0, os.SEEK_END) - len(torn))
                 facts["dropped_bytes"] = len(torn)
+            if (lost := _noted(self.file.with_name(END)) - number) > 0:  # what was cut off stays on record
+                facts[LOST] = lost
             at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             entry = {"number": number + 1, "at": at, "event": event, "facts": facts, "previous": previous}
             if self._key is not None:
@@ -108,6 +111,8 @@ def verify(file: Path, certificate: Path | None = None) -> Verification:
                 if number
                 else "entry 1 is not the first that was written"
             )
+        if lost := entry["facts"].get(LOST):
+            problems.append(f"{lost} entries had been cut off behind entry {number} when entry {number + 1} was written")
         if public is not None:
             bare = {part: value for part, value in entry.items() if part != "signature"}
             if has_signed(public, _decoded(entry.get("signature")), _canonical(bare)):
@@ -213,6 +218,14 @@ def _at_the_end(file: Path, number: int, line: bytes) -> list[str]:
     if noted == number and digest != _hash(line):
         return [f"entry {number} was changed after it was written"]
     return []  # one entry more than noted: a process was killed between the two
+
+
+def _noted(file: Path) -> int:
+    """The number of the last entry by `audit.end`; 0 where it says nothing."""
+    try:
+        return int(json.loads(file.read_text(encoding="utf-8"))["number"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
 
 
 def _lines(file: Path) -> Iterator[tuple[dict[str, Any] | None, bytes]]:

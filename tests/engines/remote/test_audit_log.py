@@ -154,6 +154,13 @@ def test_the_commands_print_and_judge_it(kit):
     assert "name a kit, a party's folder in it" in str(nothing.exception)
 
 
+@pytest.mark.parametrize("cut", [lambda lines: lines[:3], lambda lines: [*lines[:3], lines[3][:-9]]])
+def test_what_was_cut_off_stays_on_record_when_the_log_goes_on(kit, cut):
+    rewrite(kit, cut)
+    AuditLog(kit / "medfl").write("greeted")
+    assert problems(kit) == ["2 entries had been cut off behind entry 3 when entry 4 was written"]
+
+
 def test_an_entry_changed_by_hand_is_shown_as_such_and_none_follows_a_line_that_is_none(kit):
     for odd in (b'"facts":{"bytes_out":"x"}', b'"facts":{"kind":1,"splits":3}', b'"facts":7'):
         rewrite(kit, lambda lines, odd=odd: [*lines[:-1], re.sub(rb'"facts":(\{.*?\}|7)', odd, lines[-1])])
