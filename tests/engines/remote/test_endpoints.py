@@ -44,6 +44,7 @@ from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.run import resume, run
 from medfl.runs.versions import versions
 from medfl.site.state import SiteMemory
+from tests.tiny import SMALLEST, WITH_BATCHNORM
 from tests.toys import toy_bench, toy_sites
 
 BOUNDS = Bounds(3, 2, frozenset({"n/a"}))
@@ -352,7 +353,7 @@ SMALL = {
     "task": {"classes": ["lung_aca", "lung_n", "colon_n"]},
     "data": {"source": "tissue", "size": 32, "mpp": 0.5, "tissue": {"tiles_per_class": 24, "copies": 3, "size": 48}},
     "sites": {"generate": {"count": 2, "held_out": 1, "patches": 45, "dirichlet_alpha": 5.0}},
-    "model": {"backbone": "test_byobnet"},
+    "model": SMALLEST,
     "training": {"rounds": 2, "batch_size": 8, "threads": 1, "optimizer": {"lr": 0.02}},
     "method": ["scaffold", "ecgr"],
     "evaluation": {"resamples": 200},
@@ -421,7 +422,9 @@ STAINED = {"training": {"augment": {"exchange": 0.5}}, "adapt": {"remedy": ["nor
 
 def test_dyes_and_adaptation_over_bytes_are_those_in_one_process(tmp_path):
     sites = {"generate": SMALL["sites"]["generate"] | {"stain_strength": 0.5}}
-    stained = SMALL | STAINED | {"training": SMALL["training"] | STAINED["training"], "sites": sites}
+    stained = (
+        SMALL | STAINED | {"model": WITH_BATCHNORM, "training": SMALL["training"] | STAINED["training"], "sites": sites}
+    )
     (tmp_path / "stained.yaml").write_text(yaml.safe_dump(stained))
     pipeline = load_pipeline(tmp_path / "stained.yaml")
     alone = run(pipeline, tmp_path / "alone").folder
