@@ -176,7 +176,7 @@ class StudyPlan:
 
     @property
     def in_turn(self) -> list[Planned]:
-        """The runs as they are carried out. Where endpoints are stated: the primary comparisons first, and federation by
+        """The runs as they are carried out. Where endpoints are stated: primary comparisons first, and federation by
         federation, so that a study that is ended early has whole ones."""
         order = {seed: index for index, seed in enumerate(self.file.seeds)}
         compared = self.file.comparisons
