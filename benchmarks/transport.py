@@ -96,7 +96,7 @@ def measured() -> Iterator[Row]:
                     up = next(iter(outcome.folder.records()[0]["sites"].values()))["bytes_up"]
                 row: Row = {"method": method, "seed": seed, "dtype": dtype, "bytes_up": up, "update_error": largest}
                 for figure in ("auroc", "balanced_accuracy", "nll"):
-                    row[figure] = round(statistics.mean(float(site[figure]) for site in held_out), 5)
+                    row[figure] = round(statistics.mean(float(site[figure] or math.nan) for site in held_out), 5)
                 print(row, flush=True)
                 yield row
 
