@@ -39,6 +39,7 @@ from medfl.messages import (
     TemperatureRequest,
     TrainRequest,
     UnmaskRequest,
+    message_bytes,
 )
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.run import resume, run
@@ -103,6 +104,17 @@ def same(one, two) -> bool:
         elif a != b:
             return False
     return True
+
+
+def test_an_update_travels_in_half_the_bytes():
+    update = REPLY.update.to(torch.bfloat16).float()
+    rounded = dataclasses.replace(REPLY, update=update, update_dtype=torch.bfloat16)
+    data = pack(rounded, BOUNDS)
+    assert same(unpack_answer(data, "north", 4, BOUNDS), rounded)
+    assert (message_bytes(REPLY), message_bytes(rounded)) == (4 * 5, 2 * 3 + 4 * 2)
+    others = dataclasses.replace(REPLY, buffers=REPLY.buffers.to(torch.bfloat16))
+    with pytest.raises(BadMessage, match="the vector buffers of a reply is of the wrong kind"):
+        unpack_answer(pack(others, BOUNDS), "north", 4, BOUNDS)
 
 
 def test_messages_come_back_as_they_were():
