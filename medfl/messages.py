@@ -257,6 +257,7 @@ class Reply:
         seconds: wall time by phase ("train", "evaluate").
         masked: i64[P + B], update and buffers times samples behind masks, in place of both.
         masking: hexadecimal text by name: the announcement of a key, or the seeds that an `UnmaskRequest` asks for.
+        update_dtype: the type of number by which `update` travels; each of its values is one of that type.
     """
 
     site: str
@@ -274,6 +275,7 @@ class Reply:
     seconds: Mapping[str, float] = field(default_factory=dict)
     masked: Tensor | None = None
     masking: Mapping[str, str] = field(default_factory=dict)
+    update_dtype: torch.dtype = torch.float32
 
     @property
     def trained(self) -> bool:
@@ -281,8 +283,9 @@ class Reply:
         return self.update is not None or self.masked is not None
 
     def vectors(self) -> dict[str, Tensor]:
-        """The vectors that travel, by name; those of methods as `extra.<name>`."""
-        trained = {"update": self.update, "buffers": self.buffers, "masked": self.masked}
+        """The vectors as they travel, by name; those of methods as `extra.<name>`."""
+        update = None if self.update is None else self.update.to(self.update_dtype)
+        trained = {"update": update, "buffers": self.buffers, "masked": self.masked}
         return {name: vector for name, vector in trained.items() if vector is not None} | _extra(self.extra)
 
     @cached_property

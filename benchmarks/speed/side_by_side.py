@@ -41,7 +41,7 @@ def workers_over_threads(repeats: int) -> Iterator[Figure]:
     for backbone, method, target in SETTINGS:
         one, other = game(backbone, method), game(backbone, method)
         torch.set_num_threads(1)
-        with contextlib.closing(WorkerTransport(other.sites, WORKERS, 1, dict)) as transport:
+        with contextlib.closing(WorkerTransport(other.sites, WORKERS, 1, lambda worker: {})) as transport:
             transport.start()
             other.federation.transport = transport
             threads, workers = interleaved(

@@ -78,6 +78,12 @@ class Evaluation(ConfigSection):
         return column_edges(self.subgroups or [])
 
 
+class UpdateTransport(ConfigSection):
+    """How updates travel: as they are, or in half the bytes, every value rounded at the site to 8 significant bits."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
 class Disclosure(ConfigSection):
     """What sites tell of few patients: a cell of fewer source groups than `min_count` is pooled or withheld."""
 
@@ -133,6 +139,7 @@ class Pipeline(ConfigSection):
     evaluation: Evaluation = Evaluation()
     adapt: Adapt | None = None
     disclosure: Disclosure = Disclosure()
+    transport: UpdateTransport | None = None
     tracking: Tracking = Tracking()
     registry: Registry | None = None
     _notices: tuple[str, ...] = PrivateAttr(())

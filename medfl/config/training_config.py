@@ -11,6 +11,7 @@ from medfl.config.program_parts import is_program
 from medfl.config.spelling import SpeltName
 
 CROSS_ENTROPY = "cross_entropy"
+TIMEOUT = 3600.0  # seconds for one message, where `timeout` states no other
 
 
 class Optimizer(ConfigSection):
@@ -94,6 +95,11 @@ class Training(ConfigSection):
     clock: Literal["virtual", "wall"] = "virtual"
     secure_aggregation: bool | None = None
     dp_sgd: DpSgd | None = None
+
+    @property
+    def answer_seconds(self) -> float:
+        """Seconds that a site in another process has for one message."""
+        return self.timeout or TIMEOUT
 
     @model_validator(mode="after")
     def _one_loss(self) -> Training:

@@ -53,7 +53,8 @@ class Fingerprints:
         if self._notes is None:
             self._notes = self._load()
         notes, fresh = self._notes, dict[str, tuple[Identity, str]]()
-        paths = [os.path.join(self.folder, reference) for reference in references]
+        start = os.path.join(self.folder, "")
+        paths = [start + reference for reference in references]
         prints, unread = [""] * len(paths), list[int]()
         for index, (reference, path) in enumerate(zip(references, paths, strict=True)):
             note = notes.get(reference)
@@ -77,7 +78,7 @@ class Fingerprints:
             lines = self.file.read_text(encoding="ascii", errors="replace").splitlines()
         except OSError:
             return {}
-        bodies = [line[9:] for line in lines if line[:8] == _check(line[9:])]
+        bodies = [body for line in lines if line[:8] == _check(body := line[9:])]
         notes = {
             reference: ((size, inode, modified, changed), text)
             for reference, size, inode, modified, changed, text in json.loads(f"[{','.join(bodies)}]")

@@ -16,6 +16,7 @@ from medfl.data.rgb import Unreadable
 from medfl.data.transforms import FLAT
 
 SAMPLE = 200  # patches of a site that are looked at, where they are rendered
+MANY, RUN = 50_000, 10  # of more patches so many that lie together are: what is far apart is read from the disk apart
 READ, READ_BY_ALL = 24, 600  # files that are read of one site, and of all
 MOSTLY = 0.5  # of a site's patches
 FAR = 60.0  # grey levels between a site's mean and the nearest other site's; laboratories' stains differ by less
@@ -78,7 +79,7 @@ def _levels_of(store: PatchStore) -> GreyLevels | None:
     """Those of some of a store's patches, looked at once in a process: a study has many runs of the same stores."""
     levels = _levels.get(store.digest)
     if levels is None or levels.patches != min(len(store.images), SAMPLE):
-        levels = grey_levels(store.images[row] for row in _some(len(store.images), SAMPLE))
+        levels = grey_levels(store.images[row] for row in _rendered(len(store.images)))
         if levels is None:
             return None
         _levels[store.digest] = levels
@@ -107,6 +108,13 @@ def file_warnings(partition: Partition) -> list[str]:
         if (own := grey_levels(patches)) is not None:
             levels[share.site] = own
     return warnings + grey_warnings(levels)
+
+
+def _rendered(count: int) -> Sequence[int]:
+    """Which of so many rendered patches are looked at."""
+    if count <= MANY:
+        return _some(count, SAMPLE)
+    return [row + at for row in _some(count - RUN, SAMPLE // RUN) for at in range(RUN)]
 
 
 def _some(count: int, limit: int) -> Sequence[int]:

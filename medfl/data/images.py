@@ -23,8 +23,14 @@ def images_below(folder: Path) -> list[Path]:
 
     Raises OSError for a folder that cannot be read.
     """
-    paths = [Path(entry.path) for entry in files_below(folder) if is_image(entry.name) and not _is_special(entry)]
-    return sorted(paths, key=lambda path: path.relative_to(folder).as_posix())
+    return [folder / name for name in image_names_below(folder)]
+
+
+def image_names_below(folder: Path) -> list[str]:
+    """The paths of `images_below` relative to the folder, with slashes, sorted; a folder may hold a million of them."""
+    start = len(os.path.join(os.fspath(folder), ""))
+    images = (entry for entry in files_below(folder) if is_image(entry.name) and not _is_special(entry))
+    return sorted(entry.path[start:].replace(os.sep, "/") for entry in images)
 
 
 def files_below(folder: Path, also_ignored: bool = False) -> Iterator[os.DirEntry[str]]:

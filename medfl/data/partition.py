@@ -166,8 +166,10 @@ class Partition:
                     name = share.catalog.group_names[group]
                     _claim(groups, (share.catalog.scope, name), place, f"the source group {name}")
                 for reference in (references[position] for position in positions):
-                    what = f"the {source.patch_words[0]} {source.describe(reference)}"
-                    _claim(patches, source.identity(reference), place, what)
+                    before = patches.setdefault(source.identity(reference), place)
+                    if before != place:  # said only then: there may be a million
+                        what = f"the {source.patch_words[0]} {source.describe(reference)}"
+                        _claim(patches, source.identity(reference), place, what)
         self._check_spelling()
 
     def _check_spelling(self) -> None:

@@ -5,8 +5,9 @@ of both files. A large one, or one of JPEGs, lies in pieces (`store_pieces`) tha
 sha256 of the patches' names and fingerprints, of everything that shapes the pixels, and of STORE_VERSION; so copied
 data find their store again, and changed data or settings do not.
 
-Checksums are looked at whenever a process opens a store first, which takes about a second a gigabyte and core. Patches
-are written through a file and not a memory map, so that a disk that fills is an error and not the end of the process.
+Checksums are looked at whenever a process opens a store first, which takes about a second a gigabyte and core; in a
+store of pieces larger than AT_ONCE, block by block as patches are first read. Patches are written through a file and
+not a memory map, so that a disk that fills is an error and not the end of the process.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from medfl.data.block_checks import BlockChecks
 from medfl.data.scratch_folder import making
 from medfl.data.store_record import STORE_VERSION as STORE_VERSION
 from medfl.data.store_record import Damaged as Damaged
@@ -36,6 +38,10 @@ if TYPE_CHECKING:
     from medfl.data.partition import SitePartition
 
 ARRAY = "images.npy"
+AT_ONCE = 1 << 30
+"""Bytes of pieces whose checksums are all looked at when the store is opened."""
+Mark = tuple[str, int, int, int, int]
+"""What a file is known by in this process: path, inode, size and times."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +62,10 @@ class ArrayKind:
 Problems = dict[int, str]
 """Patches that cannot be read: position among the site's patches, and why."""
 log = logging.getLogger(__name__)
-_sound: set[tuple[str, int, int, int, int]] = set()
-"""Stores that this process has checked: path, inode, size and times of each file."""
+_sound: set[Mark] = set()
+"""Files of stores that this process has checked."""
+_checks: dict[Mark, BlockChecks] = {}
+"""Of those that it checks as they are read."""
 
 
 def store_key(share: SitePartition, settings: Mapping[str, Any]) -> str:
@@ -109,19 +117,40 @@ def read_store(folder: Path, recheck: bool = False) -> tuple[Any, Problems]:
     parts = [(number, note) for number, note in enumerate(notes) if note.rows]
     if not parts:
         raise Damaged("no patch in it")
-    files = [_map_array(folder / note.file(number), note.blocks, recheck) for number, note in parts]
+    places = [folder / note.file(number) for number, note in parts]
+    at_once = recheck or sum(file.stat().st_size for file in places if file.exists()) <= AT_ONCE
+    files, checks = [], list[BlockChecks]()
+    for file, (_, note) in zip(places, parts, strict=True):
+        if not at_once:
+            checks.append(_checks_of(file, note.blocks))
+        files.append(_map_array(file, note.blocks if at_once else None, recheck))
     if any(note.sizes is not None for note in notes):
-        return JpegPatches(files, [note.sizes or [] for _, note in parts], record["shape"][1]), problems
-    return PatchFiles(files), problems
+        return JpegPatches(files, [note.sizes or [] for _, note in parts], record["shape"][1], checks), problems
+    return PatchFiles(files, checks), problems
 
 
-def _map_array(file: Path, blocks: list[int], recheck: bool) -> NDArray[Any]:
-    """A file of a store, memory-mapped. Raises Damaged unless it has the checksums of its blocks."""
+def _checks_of(file: Path, blocks: list[int]) -> BlockChecks:
+    """What this process has looked at of a file. Raises Damaged."""
     try:
-        status = os.stat(file)
-        mark = (str(file), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        if recheck or mark not in _sound:
-            check_blocks(file, status.st_size, blocks)
+        mark = _mark(file)
+        if mark not in _checks:
+            _checks[mark] = BlockChecks(file, blocks)
+        return _checks[mark]
+    except (OSError, ValueError) as error:
+        raise Damaged(f"{file.name}: {error}") from None
+
+
+def _mark(file: Path) -> Mark:
+    status = os.stat(file)
+    return str(file), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _map_array(file: Path, blocks: list[int] | None, recheck: bool) -> NDArray[Any]:
+    """A file of a store, memory-mapped. Raises Damaged unless it has these checksums of blocks, if any are given."""
+    try:
+        mark = _mark(file)
+        if blocks is not None and (recheck or mark not in _sound):
+            check_blocks(file, mark[2], blocks)
             _sound.add(mark)
         if file.suffix == ".npy":
             array: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)

@@ -7,12 +7,15 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medfl.errors import MedflError
+
+if TYPE_CHECKING:
+    from medfl.data.block_checks import BlockChecks
 
 I64 = NDArray[np.int64]
 U8 = NDArray[np.uint8]
@@ -26,12 +29,14 @@ class StoredPatches(ABC):
     Args:
         counts: how many lie in each file.
         size: pixels a side.
+        checks: of each file, where its checksums are looked at as it is read; none where that has been done.
     """
 
     dtype = np.dtype(np.uint8)
     ndim = 4
 
-    def __init__(self, counts: Sequence[int], size: int) -> None:
+    def __init__(self, counts: Sequence[int], size: int, checks: Sequence[BlockChecks] = ()) -> None:
+        self.checks = list(checks)
         self.ends: I64 = np.cumsum([*counts], dtype=np.int64)
         self.shape = (int(sum(counts)), size, size, 3)
 
@@ -75,16 +80,21 @@ class PatchFiles(StoredPatches):
 
     Args:
         files: u8[k, S, S, 3] each, memory-mapped.
+        checks: see `StoredPatches`.
     """
 
-    def __init__(self, files: Sequence[U8]) -> None:
-        super().__init__([len(file) for file in files], files[0].shape[1])
+    def __init__(self, files: Sequence[U8], checks: Sequence[BlockChecks] = ()) -> None:
+        super().__init__([len(file) for file in files], files[0].shape[1], checks)
         self.files = list(files)
 
     def _fill(self, patches: U8, rows: I64, files: I64) -> None:
         for number in np.unique(files):
             file, places = self.files[number], files == number
-            patches[places] = file[rows[places] - (self.ends[number] - len(file))]
+            own = rows[places] - (self.ends[number] - len(file))
+            if self.checks:
+                begins = getattr(file, "offset", 0) + own * patches[0].nbytes
+                self.checks[number].look_at(begins, begins + patches[0].nbytes)
+            patches[places] = file[own]
 
 
 class JpegPatches(StoredPatches):
@@ -94,10 +104,13 @@ class JpegPatches(StoredPatches):
         files: u8[bytes] each, memory-mapped.
         sizes: bytes of each patch, by file.
         size: pixels a side.
+        checks: see `StoredPatches`.
     """
 
-    def __init__(self, files: Sequence[U8], sizes: Sequence[Sequence[int]], size: int) -> None:
-        super().__init__([len(own) for own in sizes], size)
+    def __init__(
+        self, files: Sequence[U8], sizes: Sequence[Sequence[int]], size: int, checks: Sequence[BlockChecks] = ()
+    ) -> None:
+        super().__init__([len(own) for own in sizes], size, checks)
         self.files = list(files)
         self.begins = np.concatenate([np.cumsum([0, *own[:-1]], dtype=np.int64) for own in sizes if own])
         self.sizes: I64 = np.concatenate([np.array(own, dtype=np.int64) for own in sizes if own])
@@ -108,6 +121,9 @@ class JpegPatches(StoredPatches):
             begin = self.begins[row]
             patches[place] = decode_jpeg(self.files[files[place]][begin : begin + self.sizes[row]].tobytes())
 
+        for number in np.unique(files) if self.checks else ():
+            begins = self.begins[rows[files == number]]
+            self.checks[number].look_at(begins, begins + self.sizes[rows[files == number]])
         if len(rows) == 1:
             decode_one(0)
             return

@@ -195,6 +195,7 @@ def local_training_config(
         views=views(pipeline),
         class_mix=_class_mix(pipeline, site, store),
         stain_statistics=stain_statistics_of(pipeline),
+        update_dtype=getattr(torch, pipeline.transport.dtype if pipeline.transport else "float32"),
     )
     patches = 0 if store is None else len(store.splits.get("train", ()))
     return dataclasses.replace(work, patients=patient_privacy(pipeline, work, patches))

@@ -50,3 +50,9 @@ def cores_of(pipeline: config.Pipeline, gpus: int = 0) -> Cores:
     most = 1 if pipeline.baseline == "centralised" else len(pipeline.train_sites)
     wanted = (gpus or available // threads) if training.workers == "auto" else training.workers
     return Cores(available, threads, max(1, min(wanted, most)))
+
+
+def worker_device(device: str, worker: int, gpus: int) -> str:
+    """The device of a worker where `training.device` is `device`: with several GPUs and none of them named, one after
+    the other, and from the first again where there are more workers."""
+    return f"cuda:{worker % gpus}" if gpus > 1 and device in ("auto", "cuda") else device

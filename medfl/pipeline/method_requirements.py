@@ -41,6 +41,7 @@ def check_method(pipeline: Pipeline, where: str) -> None:
             _wrong_selection(pipeline, chain),
             _key_without_use(pipeline, chain, asynchronous),
             _without_a_sum(pipeline, chain),
+            _rounded(pipeline),
             _beside_patient_privacy(pipeline, chain),
         ):
             if reason is not None:
@@ -115,6 +116,18 @@ def _without_a_sum(pipeline: Pipeline, chain: MethodChain) -> str | None:
     sites = training.sites_per_round or len(pipeline.train_sites)
     if sites < LEAST_SITES:
         return f"{key}, which hides no site among {sites}; have {LEAST_SITES} train in a round, or remove the key"
+    return None
+
+
+def _rounded(pipeline: Pipeline) -> str | None:
+    """Why updates cannot travel as other numbers than they are."""
+    if pipeline.transport is None or pipeline.transport.dtype == "float32":
+        return None
+    key = f"`transport.dtype: {pipeline.transport.dtype}` rounds the update that a site sends"
+    if pipeline.baseline:
+        return f"{key}, and with {pipeline.baseline} none travels; {REMEDY.removesuffix(' or choose another method')}"
+    if pipeline.training.secure_aggregation:
+        return f"{key}, and `training.secure_aggregation` sums whole numbers behind masks; remove one of them"
     return None
 
 

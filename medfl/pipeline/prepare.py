@@ -26,7 +26,7 @@ from medfl.messages import POOL
 from medfl.metrics.record_types import Role
 from medfl.pipeline.build_federation import build_schedule, federation_config
 from medfl.pipeline.build_site import build_sites, checked_shared_model, pooled_site, views
-from medfl.pipeline.cores import Cores, cores_of
+from medfl.pipeline.cores import Cores, cores_of, worker_device
 from medfl.pipeline.site_stores import SiteStores
 from medfl.pipeline.workers.worker_transport import WorkerTransport, can_inherit
 from medfl.runs.progress import ProgressCallbacks
@@ -118,7 +118,8 @@ class LocalRunSetup(RunSetup):
         threads = self.cores.threads
         again = partial(sites_anew, self.pipeline, self.partition)
         inherit = can_inherit(self.shared.model.device, threads)
-        return WorkerTransport(self.sites, self.cores.workers, threads, again, inherit)
+        limit = self.pipeline.training.answer_seconds
+        return WorkerTransport(self.sites, self.cores.workers, threads, again, inherit, limit)
 
     def begin(self) -> None:
         """Start the workers."""
@@ -131,9 +132,11 @@ class LocalRunSetup(RunSetup):
             self.workers.close()
 
 
-def sites_anew(pipeline: config.Pipeline, partition: Partition) -> dict[str, Site]:
-    """A pipeline's sites in a process that has none yet."""
-    return prepare(pipeline, partition=partition).sites
+def sites_anew(pipeline: config.Pipeline, partition: Partition, worker: int) -> dict[str, Site]:
+    """A pipeline's sites in a process that has none yet, the worker of that number, on the device that is its own."""
+    training = pipeline.training
+    own = training.model_copy(update={"device": worker_device(training.device, worker, torch.cuda.device_count())})
+    return prepare(pipeline.model_copy(update={"training": own}), partition=partition).sites
 
 
 def prepare(

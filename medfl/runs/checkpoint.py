@@ -204,7 +204,7 @@ def _in_flight(site: str, facts: Mapping[str, Any], tensors: Mapping[str, Tensor
     """A reply on its way, from its numbers and the tensors of a checkpoint."""
     parts, numbers = _under(f"{FLIGHT}{site}.", tensors), dict(facts)
     arrival, bytes_up = numbers.pop("arrival"), numbers.pop("bytes_up")
-    reply = Reply(site, update=parts["update"], buffers=parts["buffers"], extra=_under(EXTRA, parts), **numbers)
+    reply = Reply(site, update=parts["update"].float(), buffers=parts["buffers"], extra=_under(EXTRA, parts), **numbers)
     return InFlightReply(reply, tensors[f"{RECEIVED}{reply.round}"], arrival, bytes_up)
 
 

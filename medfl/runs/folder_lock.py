@@ -3,6 +3,7 @@
 The file `.lock` in the folder is locked by the system while someone is at work, and says who: {"what", "user", "host",
 "pid", "since"}. It is emptied afterwards. The system lets go of what a dead process held, so names that are left by a
 process of this machine mean nothing; those of another machine may be of one that is alive where locks do not reach.
+A copy of a process (`fork`) lets go of the locks at once: they are the first one's, and go with it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os
 import socket
 import time
+import weakref
 from pathlib import Path
 from typing import IO, Any
 
@@ -58,6 +60,7 @@ class FolderLock:
         except BaseException:
             self._file.close()
             raise
+        _held.add(self)
 
     def release(self) -> None:
         """Let others in."""
@@ -69,6 +72,19 @@ class FolderLock:
         self._file.truncate(0)
         self._file.write(json.dumps(holder | {"since": time.strftime("%Y-%m-%d %H:%M:%S")}) + "\n")
         self._file.flush()
+
+
+_held: weakref.WeakSet[FolderLock] = weakref.WeakSet()
+
+
+def _leave_to_the_first() -> None:
+    """Close the locks' files in a copy of the process that holds them, which keeps them."""
+    for lock in list(_held):
+        lock._file.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_the_first)
 
 
 def _holder(file: IO[str]) -> dict[str, Any]:

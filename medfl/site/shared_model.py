@@ -28,7 +28,7 @@ class LocalTrainingConfig:
     weighs classes by the site's own counts, `class_weights` (one for each class) as stated; `loss` replaces the cross
     entropy altogether. `stain_statistics` is the method by which the site tells its stain; "" where it does not.
     `class_mix` is the share of each class at the site, from its registry, where that is stated. With `patients` steps
-    are made with differential privacy of patients."""
+    are made with differential privacy of patients. An update is rounded to `update_dtype` before it leaves."""
 
     batch_size: int = 32
     local_epochs: int = 1
@@ -53,6 +53,7 @@ class LocalTrainingConfig:
     class_mix: tuple[float, ...] | None = None
     stain_statistics: str = ""
     patients: PatientPrivacy | None = None
+    update_dtype: torch.dtype = torch.float32
 
     def steps(self, patches: int) -> int:
         """Local steps T for a site with this many training patches: every patch at least once an epoch."""

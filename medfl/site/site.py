@@ -176,6 +176,7 @@ class Site:
             samples=len(self.store.splits["train"]),
             steps=local.steps,
             update=self._update(local, request),
+            update_dtype=self.training.update_dtype,
             buffers=self.shared.model.buffers(),
             train_loss=loss,
             fingerprint=self.shared.model.fingerprint(),
@@ -207,8 +208,7 @@ class Site:
         return weights, buffers
 
     def _settle(self, request: Request) -> None:
-        """Promote the pending state once the federation has accepted that round's reply; else discard it when the site
-        trains again. Being measured in between leaves it: the reply may still be on its way."""
+        """Promote the pending state once that round's reply was accepted; discard it when the site trains anew."""
         memory = self._memory.promoted(request.last_accepted_round)
         self._memory = memory.without_pending() if isinstance(request, TrainRequest) else memory
 
@@ -327,4 +327,4 @@ class Site:
         if self.local_norms:
             wire = self.local_layers.wire
             update[wire] = request.weights[wire] - local.new_state["norms"].cpu()
-        return update
+        return update.to(self.training.update_dtype).float()

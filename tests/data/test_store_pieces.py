@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from medfl.data import store_pieces
+from medfl.data import block_checks, store_file, store_pieces, store_record
 from medfl.data.batches import AugmentSpec, Batches
 from medfl.data.file_lock import lock_file
 from medfl.data.normalise import FIXED
@@ -28,7 +28,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 import numpy as np
-from medfl.data import store_pieces
+from medfl.data import block_checks, store_file, store_pieces, store_record
 
 store_pieces.PIECE_PATCHES = 4
 def patches(positions, problems):
@@ -190,3 +190,28 @@ def test_batches_are_those_of_an_array_whatever_they_are_read_from(root: Path, a
         assert list(batches.evaluation(np.arange(0), 5)) == []
         drawn.append(torch.cat(parts))
     assert torch.equal(*drawn)
+
+
+@pytest.mark.parametrize("jpeg", [None, 95])
+def test_blocks_of_large_stores_are_checked_when_they_are_read(tmp_path, monkeypatch, jpeg):
+    monkeypatch.setattr(store_file, "AT_ONCE", 0)
+    monkeypatch.setattr(store_record, "BLOCK", 256)
+    monkeypatch.setattr(block_checks, "BLOCK", 256)
+    folder = tmp_path / "a"
+    images, _ = write_store(folder, 8, "here", 10, Patches(), {}, jpeg)
+    assert not any(checks.seen.any() for checks in images.checks)
+    expected = images[:]
+    assert all(checks.seen.all() for checks in images.checks)
+    file = folder / f"images-0001.{'npy' if jpeg is None else 'jpegs'}"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    damaged, _ = read_store(folder)
+    assert np.array_equal(damaged[[0, 4, 9]], expected[[0, 4, 9]])
+    with pytest.raises(MedflError, match=r"images-0001.* block \d+\); `medfl cache verify` finds the store"):
+        _ = damaged[[2, 7]]
+    with pytest.raises(Damaged, match="images-0001"):
+        read_store(folder, recheck=True)
+    file.write_bytes(content[:-300])
+    with pytest.raises(Damaged, match="are not what was written"):
+        read_store(folder)

@@ -1,5 +1,6 @@
 """The virtual clock and the asynchronous schedule: hand-computed merges, resume in mid-flight, losses, refusals."""
 
+import dataclasses
 import math
 import statistics
 import threading
@@ -234,6 +235,20 @@ def test_stopping_with_work_in_flight_and_going_on_is_the_same_run(method, tmp_p
     assert first.records + second.records == whole.records
     assert second.state.clock == whole.state.clock
     assert second.state.in_flight.keys() == whole.state.in_flight.keys()
+
+
+def test_a_rounded_update_on_its_way_is_kept(tmp_path):
+    first = trio(METHODS[0], rounds=8)
+    first.rounds(1)
+    for site, flight in first.state.in_flight.items():
+        update = flight.reply.update.to(torch.bfloat16).float()
+        rounded = dataclasses.replace(flight.reply, update=update, update_dtype=torch.bfloat16)
+        first.state.in_flight[site] = dataclasses.replace(flight, reply=rounded)
+    RunFolder(tmp_path).save_checkpoint(first.state, [site.memory() for site in first.sites.values()], {})
+    state, _ = RunFolder(tmp_path).load_checkpoint(trio(METHODS[0], rounds=8).sites)
+    for site, flight in first.state.in_flight.items():
+        assert state.in_flight[site].reply.update.dtype == torch.float32
+        assert torch.equal(state.in_flight[site].reply.update, flight.reply.update)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=str)

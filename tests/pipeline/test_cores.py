@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from medfl.pipeline.cores import cores_of
+from medfl.pipeline.cores import cores_of, worker_device
 from medfl.pipeline.load_pipeline import load_pipeline
 from tests.tiny import tiny
 
@@ -40,3 +40,10 @@ def test_more_threads_than_cores_are_told(four_cores):
     assert said == "Cores: 4; 3 runs at a time, 2 workers of 2 threads each; idle threads wait: passive"
     assert "12 threads share 4 cores" in warning
     assert "lower `--jobs`" in warning
+
+
+def test_workers_take_the_gpus_in_turn():
+    assert [worker_device("auto", worker, 2) for worker in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert worker_device("cuda", 3, 4) == "cuda:3"
+    assert worker_device("cuda:1", 0, 4) == "cuda:1"  # one that is named is meant
+    assert worker_device("auto", 1, 1) == worker_device("auto", 1, 0) == "auto"

@@ -23,6 +23,19 @@ def test_masked_sums_are_refused_where_there_is_no_sum(tmp_path, changes, says):
 
 
 @pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("training.secure_aggregation=true", "sums whole numbers behind masks; remove one of them"),
+        ("baseline=local_only", "and with local_only none travels; remove the key"),
+        ("transport.dtype=float16", "transport.dtype"),
+    ],
+)
+def test_rounded_updates_are_refused_where_none_travels_as_it_is(tmp_path, change, says):
+    with pytest.raises(MedflError, match=says):
+        load_pipeline(write_tiny(tmp_path), ["transport.dtype=bfloat16", "sites.generate.count=3", change])
+
+
+@pytest.mark.parametrize(
     ("changes", "says"),
     [
         (["method=[moon]"], "and moon looks at the patches of a batch; remove the key or choose another"),

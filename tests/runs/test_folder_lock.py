@@ -2,10 +2,12 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
+from multiprocessing import get_context
 
 import pytest
 
@@ -100,3 +102,28 @@ def test_two_starts_never_share_a_folder(tmp_path, monkeypatch):
     first.release()
     with pytest.raises(MedflError, match="already holds a run"):
         RunFolder.create("x", tmp_path / "out")
+
+
+def hold_with_a_copy(folder, line):
+    """Hold the folder in a process that has a copy of itself, and tell both."""
+    lock = FolderLock(folder, "run")
+    if copy := os.fork():
+        line.send(copy)
+    signal.pause()
+    lock.release()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no copies of processes here")
+def test_a_copy_of_a_killed_process_holds_nothing(tmp_path):
+    context = get_context("fork")
+    here, there = context.Pipe()
+    process = context.Process(target=hold_with_a_copy, args=(tmp_path, there))
+    process.start()
+    copy = here.recv()
+    process.kill()
+    process.join()
+    try:
+        FolderLock(tmp_path, "resume", wait=5.0).release()
+        os.kill(copy, 0)  # which is there still
+    finally:
+        os.kill(copy, signal.SIGKILL)

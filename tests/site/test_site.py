@@ -6,7 +6,7 @@ import timm
 import torch
 
 from medfl.data.batches import AugmentSpec, Batches, epoch_order
-from medfl.messages import EvaluateRequest, TrainRequest
+from medfl.messages import EvaluateRequest, TrainRequest, message_bytes
 from medfl.seeds import seed_for
 from medfl.site.evaluator import SiteDiverged
 from medfl.site.local_training import class_weights
@@ -44,6 +44,20 @@ def test_one_site_is_plain_sgd_made_anew_each_round(momentum):
     named = dict(plain.named_buffers())
     statistics = torch.cat([named[s.name].reshape(-1) for s in bench.model.buffer_layout.slots])
     torch.testing.assert_close(buffers, statistics, rtol=1e-5, atol=1e-6)
+
+
+def test_a_rounded_update_is_the_update_rounded():
+    replies = []
+    for dtype in (torch.float32, torch.bfloat16):
+        bench = toy_bench(seed=4)
+        site = Site("solo", "train", toy_store("solo", 1), toy_work(update_dtype=dtype), bench)
+        replies.append(site.handle(request(bench)))
+    plain, rounded = replies
+    assert rounded.update.dtype == torch.float32
+    assert torch.equal(rounded.update, plain.update.to(torch.bfloat16).float())
+    assert not torch.equal(rounded.update, plain.update)
+    assert torch.equal(rounded.buffers, plain.buffers)
+    assert message_bytes(plain) - message_bytes(rounded) == 2 * len(plain.update)
 
 
 def test_adamw_lowers_the_loss():

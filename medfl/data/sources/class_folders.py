@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from medfl.data.images import images_below, is_ignored
+from medfl.data.images import image_names_below, is_ignored
 from medfl.data.left_out import first_few, left_out
 from medfl.data.sources.file_source import FileSource
 from medfl.data.sources.source import PatchEntry
@@ -45,16 +45,17 @@ class ClassFolders(FileSource):
         for folder in self.class_folders():
             if not self.drops(folder.name):
                 self.class_index(folder.name)  # also for a folder without images: it is misspelt all the same
-            files = images_below(folder)
-            references = [path.relative_to(self.root).as_posix() for path in files]
+            names = image_names_below(folder)
+            below = folder.relative_to(self.root).as_posix()
+            references = [f"{below}/{name}" for name in names]
             stray = self.outside(references)
             if stray is not None:
                 raise MedflError(
                     f"{self.spec.where}: {self.path(stray)} is a link that leads out of {self.root} (`data.root`); "
                     f"copy what it names below that folder, or point `data.root` at a folder that holds both"
                 )
-            for path, reference in zip(files, references, strict=True):
-                entries.append(PatchEntry(folder.name, path.relative_to(folder).as_posix(), reference))
+            for name, reference in zip(names, references, strict=True):
+                entries.append(PatchEntry(folder.name, name, reference))
         return sorted(entries, key=lambda entry: (entry.word, entry.key, entry.reference.split("/")))
 
     def left_out(self, references: Sequence[str]) -> list[str]:

@@ -141,15 +141,23 @@ class FileSource(Source):
 
     def describe(self, reference: str) -> str:
         """The file's path."""
-        return os.path.join(self.folder, reference)  # asked of every patch at every start: a Path takes its time
+        return self._start + reference  # asked of every patch at every start: a Path takes its time
+
+    @functools.cached_property
+    def _start(self) -> str:
+        return os.path.join(self.folder, "")
 
     def outside(self, references: Sequence[str]) -> str | None:
         """The first reference that lies outside the folder once links and `..` are followed, or None."""
-        top, real = self.folder.resolve(), functools.cache(os.path.realpath)  # a folder holds thousands of files
+        top, real = (
+            os.path.realpath(self.folder),
+            functools.cache(os.path.realpath),
+        )  # a folder holds thousands of files
         for reference in references:
-            path = self.path(reference)
-            target = Path(os.path.realpath(path)) if path.is_symlink() else Path(real(path.parent), path.name)
-            if not target.is_relative_to(top):
+            path = str(self.path(reference))
+            above, name = os.path.split(path)
+            target = os.path.realpath(path) if os.path.islink(path) else os.path.join(real(above), name)
+            if target != top and not target.startswith(os.path.join(top, "")):
                 return reference
         return None
 

@@ -31,7 +31,6 @@ from medfl.runs.records import read_json
 SCRATCH, OWNER = "medfl-", "owner"
 SERVED = "served"  # in the user's cache: run -> the kit it was begun with
 ENGINES = ("simulator", "poc", "kit")
-TIMEOUT = 3600.0  # seconds a site has for one message, where `training.timeout` states no other
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class Laid:
     @property
     def timeout(self) -> float:
         """Seconds a site has for one message."""
-        return self.pipeline.training.timeout or TIMEOUT
+        return self.pipeline.training.answer_seconds
 
 
 @contextmanager

@@ -34,6 +34,7 @@ VECTORS_LIMIT = 16  # links send one or two vectors beside the model
 NAME_LIMIT = 64
 REASON_LIMIT = 300
 KINDS = {torch.float32, torch.bool, torch.uint8}
+UPDATE = "update"  # may be of half the bytes
 MASKED = "masked"  # the one vector of whole numbers: as long as weights and buffers together
 ALONE = (StainRequest, KeyRequest, UnmaskRequest)  # carry no model
 
@@ -106,12 +107,14 @@ def unpack_answer(data: bytes, site: str, round_: int, bounds: Bounds) -> Reply 
     else:
         facts, vectors = _parted(data, header, "reply", REPLY, bounds)
         _only_names(_told(facts), bounds.names)
-        update, buffers, masked = (vectors.pop(name, None) for name in ("update", "buffers", MASKED))
+        update, buffers, masked = (vectors.pop(name, None) for name in (UPDATE, "buffers", MASKED))
+        dtype = torch.float32 if update is None else update.dtype
+        update = None if update is None else update.float()
         extra = _extra(vectors)
-        for name, vector, wanted in (("update", update, bounds.weights), ("buffers", buffers, bounds.buffers)):
+        for name, vector, wanted in ((UPDATE, update, bounds.weights), ("buffers", buffers, bounds.buffers)):
             if vector is not None:
                 _length(name, vector, wanted)
-        answer = Reply(update=update, buffers=buffers, masked=masked, extra=extra, **facts)
+        answer = Reply(update=update, buffers=buffers, masked=masked, extra=extra, update_dtype=dtype, **facts)
     if (answer.site, answer.round) != (site, round_):
         raise BadMessage("an answer in another site's name or to another round")
     return answer
@@ -202,7 +205,8 @@ def _parted(
     for name, vector in vectors.items():
         if name == MASKED and vector.dtype == torch.int64 and vector.shape == (bounds.weights + bounds.buffers,):
             continue
-        if vector.dtype not in KINDS or vector.dim() != 1 or vector.numel() > longest:
+        half = kind == "reply" and name == UPDATE and vector.dtype == torch.bfloat16
+        if (vector.dtype not in KINDS and not half) or vector.dim() != 1 or vector.numel() > longest:
             raise BadMessage(f"the vector {name[:NAME_LIMIT]} of a {kind} is of the wrong kind or length")
     # Fresh memory: sums over a vector depend on where it begins.
     return facts, {name: vector.clone() for name, vector in vectors.items()}

@@ -21,15 +21,18 @@ from medfl.pipeline.workers.shared_blocks import Block, put_together, receive, s
 from medfl.site.site import Site
 from medfl.site.state import SiteMemory
 
-BuildSites = Callable[[], Mapping[str, Site]]
-"""What gives a worker its sites: those that it was born with, or those that it makes anew of the pipeline."""
+BuildSites = Callable[[int], Mapping[str, Site]]
+"""What gives a worker, by its number, its sites: those it was born with, or those it makes anew of the pipeline."""
 PATIENCE = 0.2
 """Seconds between two looks at whether the run is still there."""
 STOP = b""
+READY = b"ready"
 log = logging.getLogger(__name__)
 
 
-def work(line: Connection, others: Sequence[Connection], run: int, threads: int, build: BuildSites) -> None:
+def work(
+    line: Connection, others: Sequence[Connection], run: int, threads: int, number: int, build: BuildSites
+) -> None:
     """Answer what comes over the line until the run ends it or has gone.
 
     Args:
@@ -37,6 +40,7 @@ def work(line: Connection, others: Sequence[Connection], run: int, threads: int,
         others: ends that this process was born with and has no use for.
         run: the run's process.
         threads: of PyTorch.
+        number: of this worker, from 0.
         build: gives the sites.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the run to end its workers
@@ -45,7 +49,7 @@ def work(line: Connection, others: Sequence[Connection], run: int, threads: int,
         other.close()
     torch.set_num_threads(threads)
     try:
-        sites = build()
+        sites = build(number)
     except Exception as error:  # the site that it was to answer for fails, and another worker is started
         log.warning("a worker could not begin: %s", failure_reason(error))
         os._exit(1)
@@ -54,8 +58,7 @@ def work(line: Connection, others: Sequence[Connection], run: int, threads: int,
 
 
 def _leave_with(run: int) -> None:
-    """End this process when the run has gone: what it is at is asked for by nobody, and the locks of the run, which a
-    copy of it holds too, are to be free."""
+    """End this process when the run has gone: what it is at is asked for by nobody."""
     while os.getppid() == run:
         time.sleep(PATIENCE)
     os._exit(1)
@@ -68,7 +71,8 @@ class _Worker:
         self.held: dict[int, list[Tensor]] = {}
 
     def serve(self) -> None:
-        """Answer one message after another."""
+        """Say that there are sites, and answer one message after another."""
+        send(self.line, READY)
         while True:
             data, numbers = self._message()
             if data == STOP:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import signal
 import sys
+import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,10 +24,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from medfl.config.training_config import TIMEOUT
 from medfl.errors import MedflError
 from medfl.messages import Failure, Reply, Request, StainRequest
 from medfl.pipeline.workers.shared_blocks import Block, put_together, receive, send, taken_apart
-from medfl.pipeline.workers.site_worker import STOP, BuildSites, work
+from medfl.pipeline.workers.site_worker import READY, STOP, BuildSites, work
 from medfl.site.site import Site
 from medfl.site.state import PendingState, SiteMemory
 
@@ -34,6 +37,7 @@ AHEAD = 2
 KEPT = 4
 """So many vectors of messages are kept in shared memory for the next site."""
 GRACE = 5.0  # seconds
+REPLACED = "another worker takes its place in the next round"
 
 
 @dataclass(eq=False)
@@ -42,6 +46,9 @@ class _Process:
 
     Attributes:
         process, line: itself, and the line to it.
+        number: 0, 1, ...; whoever takes its place has it too.
+        ready: whether it has its sites.
+        due: when it must have answered, by the monotonic clock.
         has: numbers of the vectors that it has.
         carries: site -> the memory that it has of it.
         site: what it is at.
@@ -49,6 +56,9 @@ class _Process:
 
     process: BaseProcess
     line: Connection
+    number: int
+    ready: bool = False
+    due: float = 0.0
     has: set[int] = field(default_factory=set)
     carries: dict[str, SiteMemory] = field(default_factory=dict)
     site: str = ""
@@ -61,16 +71,24 @@ class WorkerTransport:
         sites: of this process; each carries what its answers left.
         count: workers.
         threads: of PyTorch in each.
-        rebuild: makes the sites anew in a process that is not born with them.
+        rebuild: makes the sites anew in a process that is not born with them, the worker of that number.
         inherit: whether the first workers may be born with the sites of this process (`start` says when).
+        timeout: seconds that a worker has for one message; one that has none of its sites yet has `TIMEOUT` at least.
     """
 
     def __init__(
-        self, sites: Mapping[str, Site], count: int, threads: int, rebuild: BuildSites, inherit: bool = True
+        self,
+        sites: Mapping[str, Site],
+        count: int,
+        threads: int,
+        rebuild: BuildSites,
+        inherit: bool = True,
+        timeout: float = TIMEOUT,
     ) -> None:
         self.sites = sites
         self.count, self.threads = count, threads
         self.rebuild, self.inherit = rebuild, inherit
+        self.timeout = timeout
         self.processes: list[_Process] = []
         self._vectors: dict[int, tuple[Tensor, int, Block]] = {}  # by what the tensor is
         self._numbers = 0
@@ -90,9 +108,13 @@ class WorkerTransport:
             context: Any = multiprocessing.get_context("fork" if self.inherit else "spawn")
             here, there = context.Pipe()
             others = [other.line for other in self.processes] + [here] if self.inherit else []
-            build = partial(dict, self.sites) if self.inherit else self.rebuild
+            build = partial(_inherited, self.sites) if self.inherit else self.rebuild
+            number = min(set(range(self.count)) - {worker.number for worker in self.processes})
             process = context.Process(
-                target=work, args=(there, others, os.getpid(), self.threads, build), name="medfl-worker", daemon=True
+                target=work,
+                args=(there, others, os.getpid(), self.threads, number, build),
+                name="medfl-worker",
+                daemon=True,
             )
             try:
                 process.start()
@@ -106,7 +128,7 @@ class WorkerTransport:
                     "process; define it at the top of a module, or set `training.workers: 1`"
                 ) from None
             there.close()
-            self.processes.append(_Process(process, here))
+            self.processes.append(_Process(process, here, number))
         self.inherit = False
 
     def close(self) -> None:
@@ -151,6 +173,7 @@ class WorkerTransport:
             self._ask(worker, asked[name])
 
     def _ask(self, worker: _Process, request: Request) -> None:
+        worker.due = time.monotonic() + self._limit(worker)
         memory: SiteMemory | None = self.sites[worker.site].memory()
         if memory is not None and worker.carries.get(worker.site) is memory:
             memory = None
@@ -180,19 +203,33 @@ class WorkerTransport:
         return shared[1:]
 
     def _answers(self, asked: Mapping[str, Request]) -> dict[str, Reply | Failure]:
-        """Those of the workers that are done first."""
+        """Those of the workers that are done first, and failures of those that have died or taken too long."""
         busy = {worker.line: worker for worker in self.processes if worker.site}
         answers: dict[str, Reply | Failure] = {}
-        for line in wait(list(busy)):
-            worker = busy[cast(Connection, line)]
+        first = min(worker.due for worker in busy.values())
+        for line in wait(list(busy), max(0.0, first - time.monotonic())):
+            worker = busy.pop(cast(Connection, line))
             name = worker.site
             try:
-                answers[name] = self._taken(worker, asked[name], *receive(worker.line))
-                worker.site = ""
+                value, tensors = receive(worker.line)
             except (EOFError, OSError):
-                reason = self._end_one(worker)
-                answers[name] = Failure(name, asked[name].round, reason)
+                answers[name] = Failure(name, asked[name].round, self._end_one(worker))
+                continue
+            if value == READY:
+                worker.ready, worker.due = True, time.monotonic() + self.timeout
+            else:
+                answers[name] = self._taken(worker, asked[name], value, tensors)
+                worker.site = ""
+        for worker in [worker for worker in busy.values() if worker.due <= time.monotonic()]:
+            name, limit = worker.site, self._limit(worker)
+            worker.process.kill()
+            self._end_one(worker)
+            answers[name] = Failure(name, asked[name].round, f"no answer of its worker within {limit:g} s; {REPLACED}")
         return answers
+
+    def _limit(self, worker: _Process) -> float:
+        """Seconds that it has for the message that it is at."""
+        return self.timeout if worker.ready else max(self.timeout, TIMEOUT)
 
     def _taken(self, worker: _Process, request: Request, data: bytes, tensors: list[Tensor]) -> Reply | Failure:
         """An answer; the site of this process carries what it left."""
@@ -214,7 +251,13 @@ class WorkerTransport:
         self.processes.remove(worker)
         _end([worker])
         ended = "" if code is None else f" with signal {-code}" if code < 0 else f" with exit code {code}"
-        return f"its worker process ended{ended} (out of memory?); another takes its place in the next round"
+        why = " (out of memory?)" if code == -signal.SIGKILL else ""
+        return f"its worker process ended{ended}{why}; {REPLACED}"
+
+
+def _inherited(sites: Mapping[str, Site], number: int) -> dict[str, Site]:
+    """The sites with which a worker is born, whatever its number."""
+    return dict(sites)
 
 
 def _own(memory: SiteMemory) -> SiteMemory:
