@@ -112,7 +112,9 @@ def verify(file: Path, certificate: Path | None = None) -> Verification:
                 else "entry 1 is not the first that was written"
             )
         if lost := entry["facts"].get(LOST):
-            problems.append(f"{lost} entries had been cut off behind entry {number} when entry {number + 1} was written")
+            problems.append(
+                f"{lost} entries had been cut off behind entry {number} when entry {number + 1} was written"
+            )
         if public is not None:
             bare = {part: value for part, value in entry.items() if part != "signature"}
             if has_signed(public, _decoded(entry.get("signature")), _canonical(bare)):
