@@ -48,7 +48,7 @@ class BlockChecks:
         for block in np.unique(np.concatenate([firsts, lasts, *_between(firsts, lasts)])).tolist():
             if self.seen[block]:
                 continue
-            if zlib.crc32(self.memory[block * BLOCK : (block + 1) * BLOCK]) != self.due[block]:
+            if zlib.crc32(self.memory[block * BLOCK : (block + 1) * BLOCK].data) != self.due[block]:
                 raise MedflError(
                     f"a patch of a store in the cache is damaged ({self.file}, block {block}); `medfl cache verify` "
                     f"finds the store, which is then made anew"
