@@ -1,12 +1,11 @@
 """What sites in processes of their own cost beside the same sites in one process, and what the server needs for many.
 
-    uv run python -m benchmarks.scale [deployed] [server] [sites]    # measures; about twenty minutes on two cores
+    uv run python -m benchmarks.scale [deployed] [server]    # measures; about twenty minutes on two cores
     uv run python -m benchmarks.scale page                   # rewrites the tables of docs/scale.md; measures nothing
 
 `deployed` carries a pipeline of one small local step a round out in one process and with `medfl deploy poc` (server and
 sites in processes, mutual TLS), and compares a round. `server` plays the server's part of many rounds against simulated
-sites, which answer in bytes at once, and watches the memory of the process; `sites` does so for a few rounds of more and
-more sites. All write into docs/results/scale/.
+sites, which answer in bytes at once, and watches the memory of the process. Both write into docs/results/scale/.
 """
 
 from __future__ import annotations
@@ -54,7 +53,6 @@ CASES: tuple[tuple[int, str, list[str], int], ...] = (
 )
 SERVERS: tuple[tuple[list[str], int], ...] = (([], 100), (["scaffold"], 40), (["median"], 40))
 SITES = 20  # simulated
-CROWDS = (2, 8)
 SETTLED = 10  # rounds after which the server's memory is compared
 Row = dict[str, Any]
 
@@ -109,14 +107,14 @@ def compare() -> Iterator[Row]:
         yield {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
 
 
-def serve(method: Sequence[str], rounds: int, sites: int = SITES) -> list[Row]:
+def serve(method: Sequence[str], rounds: int) -> list[Row]:
     """Play the server of a run whose sites answer at once: memory and seconds of each round.
 
     What a site does is no more than to write its answer as bytes, so that they are new ones, as from a line.
     """
     found: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
-        pipeline = load_pipeline(pipeline_file(Path(name), sites, BACKBONE, list(method), rounds))
+        pipeline = load_pipeline(pipeline_file(Path(name), SITES, BACKBONE, list(method), rounds))
         bench = checked_shared_model(pipeline)
         bounds, size, chain = Bounds.of(bench.model), bench.model.layout.size, bench.chain
         fingerprint = bench.model.fingerprint()
@@ -157,7 +155,7 @@ def serve(method: Sequence[str], rounds: int, sites: int = SITES) -> list[Row]:
             assert not record["failures"], record["failures"]
             folder.save_round(record, {}, state.snapshot(), [], {})
             found.append(
-                {"method": " + ".join(method) or "fedavg", "parameters": size, "sites": sites, "round": number}
+                {"method": " + ".join(method) or "fedavg", "parameters": size, "sites": SITES, "round": number}
             )
             found[-1] |= {"seconds": round(time.perf_counter() - began, 4)} | memory()
     return found
@@ -176,13 +174,6 @@ def watch() -> Iterator[Row]:
     for method, rounds in SERVERS:
         command = [sys.executable, "-m", "benchmarks.scale", "one-server", json.dumps(method), str(rounds)]
         yield from json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout)
-
-
-def grow() -> Iterator[Row]:
-    """The last of three rounds of more and more sites, each number in a process of its own."""
-    for sites in CROWDS:
-        command = [sys.executable, "-m", "benchmarks.scale", "one-server", "[]", "3", str(sites)]
-        yield json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout)[-1]
 
 
 def write(name: str, rows: Iterator[Row]) -> None:
@@ -291,9 +282,9 @@ def main(words: Sequence[str]) -> None:
     """See the module."""
     if words[:1] == ["one-server"]:
         torch.set_num_threads(1)
-        print(json.dumps(serve(json.loads(words[1]), *map(int, words[2:]))))
+        print(json.dumps(serve(json.loads(words[1]), int(words[2]))))
         return
-    measures = {"deployed": compare, "server": watch, "sites": grow}
+    measures = {"deployed": compare, "server": watch}
     for name in [word for word in words if word in measures] or ([] if "page" in words else measures):
         write(f"{name}.csv", measures[name]())
     PAGE.write_text(rewritten(PAGE.read_text(encoding="utf-8"), PARTS), encoding="utf-8")
