@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
-from benchmarks.claims import RESULTS, ROOT, Row, Runs
 from benchmarks.pages import rewritten, table
+from benchmarks.tables import RESULTS, ROOT, Row, Runs
 from medfl.study.statistics import mean_over
 from medfl.study.study_tables import number
 

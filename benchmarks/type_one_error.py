@@ -27,7 +27,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.claims import ROOT, Runs, figure
+from benchmarks.earlier import figure
+from benchmarks.tables import ROOT, Runs
 from medfl.study.endpoints import Endpoint, word
 from medfl.study.inference import LEVEL, Estimate, holm, interaction
 from medfl.study.statistics import mean_over

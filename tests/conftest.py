@@ -1,10 +1,15 @@
 """Settings of the whole suite: one thread (tiny networks are fastest on one), and nothing of the user's is touched."""
 
+import functools
 import gc
 import os
 import sys
 
 import pytest
+import typer.main
+import typer.testing
+
+from medfl.report import chart_style
 
 # Imports are compiled once for all processes of the suite, also where the environment says not to keep bytecode.
 sys.dont_write_bytecode = False
@@ -14,6 +19,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault(
     "OMP_WAIT_POLICY", "passive"
 )  # tests run side by side: a thread that waits leaves the core to them
+
+# Typer reads the signatures of all commands anew whenever a test calls one: a tenth of a second.
+typer.main.get_command = typer.testing._get_command = functools.cache(typer.main.get_command)
 
 # The libraries are a million objects that live to the end. Python would look through them again and again for garbage,
 # while they are imported and after: a quarter of the suite's time.
@@ -56,3 +64,16 @@ def _one_thread():
     """A run sets PyTorch's threads for its whole process. PyTorch takes seconds to import, so this does not."""
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
+
+
+RENDERED = chart_style.rendered
+EMPTY_CHART = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"/>'
+chart_style.rendered = lambda figure: EMPTY_CHART
+
+
+@pytest.fixture(scope="module")
+def charts():
+    """Rendering forty charts takes seconds. Only where a test looks at them are figures rendered."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chart_style, "rendered", RENDERED)
+        yield

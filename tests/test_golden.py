@@ -25,7 +25,7 @@ GOLDEN = {
 
 
 def figures(method) -> dict[str, float]:
-    state, records = toy_run(method, rounds=3)
+    state, records = toy_run(method, rounds=3, backbone="test_byobnet")
     return {
         "weights": float(state.weights.double().norm()),
         "mean_sq": records[2]["update"]["mean_sq"],

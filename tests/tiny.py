@@ -8,6 +8,9 @@ from typing import Any
 import yaml
 
 CLASSES = ["lung_aca", "lung_n", "colon_n"]
+SMALLEST = {"backbone": "test_vit", "args": {"depth": 1, "embed_dim": 16, "num_heads": 1, "img_size": 32}}
+WITH_BATCHNORM = {"backbone": "test_byobnet"}
+"""Five times as slow as the smallest, convolutions and BatchNorm: for tests of what a network has."""
 GENERATED = {"generate": {"count": 3, "held_out": 1, "patches": 45, "dirichlet_alpha": 5.0}}
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -15,7 +18,7 @@ TINY: dict[str, Any] = {
     "task": {"classes": CLASSES},
     "data": {"source": "tissue", "size": 32, "mpp": 0.5, "tissue": {"tiles_per_class": 24, "copies": 4, "size": 32}},
     "sites": GENERATED,
-    "model": {"backbone": "test_byobnet"},
+    "model": SMALLEST,
     "training": {"rounds": 2, "batch_size": 8, "threads": 1, "optimizer": {"lr": 0.02}},
     "evaluation": {"resamples": 100},
     "disclosure": {"min_count": 1},  # its sites have a handful of source groups

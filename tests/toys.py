@@ -19,6 +19,7 @@ from medfl.testing.toy_federation import toy_store as patches_of_three_classes
 
 CLASSES = ("a", "b", "c")
 SIZE = 32
+BACKBONE = "medfl_toy"  # two convolutions; tests of what takes a real network name timm's `test_byobnet`
 
 
 def toy_store(name: str, seed: int, train: int = 24, val: int = 12, test: int = 12, size: int = SIZE) -> PatchStore:
@@ -26,7 +27,7 @@ def toy_store(name: str, seed: int, train: int = 24, val: int = 12, test: int = 
     return patches_of_three_classes(name, seed, train, val, test, size)
 
 
-def toy_bench(method=(), seed: int = 0, backbone: str = "test_byobnet", **kwargs) -> SharedModel:
+def toy_bench(method=(), seed: int = 0, backbone: str = BACKBONE, **kwargs) -> SharedModel:
     model = FlatModel(ModelSpec(backbone, CLASSES, **kwargs), torch.device("cpu"), seed=seed)
     return SharedModel(model, build_chain(method))
 
@@ -72,8 +73,10 @@ def toy_federation(bench: SharedModel, sites: dict[str, Site], state: ServerStat
     return federation, records
 
 
-def toy_run(method=(), rounds: int = 2, sizes=(24, 16, 32), work: LocalTrainingConfig | None = None, **plan):
+def toy_run(
+    method=(), rounds: int = 2, sizes=(24, 16, 32), work: LocalTrainingConfig | None = None, backbone=BACKBONE, **plan
+):
     """(final state, records) of a fresh toy federation."""
-    bench = toy_bench(method)
+    bench = toy_bench(method, backbone=backbone)
     federation, records = toy_federation(bench, toy_sites(bench, sizes, work), rounds=rounds, **plan)
     return federation.run(), records

@@ -6,6 +6,7 @@ matrix, amounts of dye, contrast and white point. `docs/stain.md` has the formul
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,16 +39,18 @@ class Stain:
     def __post_init__(self) -> None:
         lengths = {"haematoxylin": 3, "eosin": 3, "gain": 2, "gamma": 1, "white": 3}
         for key, length in lengths.items():
-            values = np.atleast_1d(np.asarray(getattr(self, key), dtype=np.float64))
-            if values.shape != (length,) or not np.all(np.isfinite(values)) or np.any(values <= 0):
+            array = np.atleast_1d(np.asarray(getattr(self, key), dtype=np.float64))
+            values = array.tolist()
+            if array.shape != (length,) or not all(math.isfinite(value) and value > 0 for value in values):
                 what = "one positive number" if length == 1 else f"{length} positive numbers"
                 raise ValueError(f"stain {key} must be {what}, got {getattr(self, key)!r}")
             # YAML gives lists; a stain is hashable, so they become tuples
-            object.__setattr__(self, key, float(values[0]) if length == 1 else tuple(values.tolist()))
+            object.__setattr__(self, key, values[0] if length == 1 else tuple(values))
         if max(self.white) > 255:
             raise ValueError(f"stain white must be grey levels up to 255, got {self.white!r}")
-        directions = [np.asarray(v) / np.linalg.norm(v) for v in (self.haematoxylin, self.eosin)]
-        if np.linalg.norm(np.cross(*directions)) < 0.05:
+        (a, b, c), (d, e, f) = self.haematoxylin, self.eosin
+        sine = math.hypot(b * f - c * e, c * d - a * f, a * e - b * d) / math.hypot(a, b, c) / math.hypot(d, e, f)
+        if sine < 0.05:
             raise ValueError("stain haematoxylin and eosin must be two different colours, they are nearly one")
 
     def at(self, strength: float) -> Stain:

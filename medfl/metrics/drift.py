@@ -57,6 +57,13 @@ class Moments:
         return self.total / self.groups / UNIT
 
     @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the mean: Student's t over at least two groups."""
+        error = math.sqrt(max(self.squares, 0.0) / (self.groups - 1) / self.groups)
+        reach = _t_quantile(0.05, self.groups - 1) * error
+        return self.mean - reach, self.mean + reach
+
+    @property
     def squares(self) -> float:
         """Sum over groups of the squared distance to the mean."""
         return (self.groups * self.square - self.total**2) / self.groups / UNIT**2
@@ -95,42 +102,81 @@ class Shift:
 def shift(new: Moments, reference: Sequence[Moments], level: float, between: bool = False) -> Shift:
     """Compare new source groups with those of a reference, or, `between`, a new site with several others.
 
-    Where nothing has changed the new groups are draws from where the reference's are: the difference of means over
-    s sqrt(1/n + 1/m), s pooled, is about Student's t with n + m - 2 degrees of freedom. A rare class makes it skew, so
-    its quantile is moved outwards by the first term of Cornish and Fisher's, skewness (z^2 - 1) / 6, on the side of the
-    long tail. Between sites a site's mean is one draw: the variance is s_B^2 (1 + 1/S), s_B over the S sites of the
-    reference, and s^2/n, with Satterthwaite's degrees of freedom, rounded down.
-
     Args:
         new: at least one source group.
         reference: at least one place, and two where `between`; together at least two groups.
         level: of a false alarm of this one figure.
         between: whether the new groups are of a site that the reference does not hold.
     """
-    whole = reduce(add, reference)
-    n, m = new.groups, whole.groups
-    variance = (new.squares + whole.squares) / (n + m - 2)
-    if between:
-        within = math.fsum([new.squares, *(part.squares for part in reference)])
-        own = within / max(n + m - 1 - len(reference), 1) / n
-        means = [part.mean for part in reference]
-        centre = math.fsum(means) / len(means)
-        others = math.fsum((mean - centre) ** 2 for mean in means) / (len(means) - 1) * (1 + 1 / len(means))
-        square, skewness = own + others, 0.0
-        parts = own**2 / (n + m) + others**2 / (len(means) - 1)
-        df = int(min(square**2 / parts, LARGEST_DF)) if parts > 0 else LARGEST_DF
-    else:
-        centre, square, df = whole.mean, variance * (1 / n + 1 / m), min(n + m - 2, LARGEST_DF)
-        third = (new.cubes + whole.cubes) / (n + m)
-        spread = variance**1.5 * (1 / n + 1 / m) ** 1.5
-        skewness = third * (1 / n**2 - 1 / m**2) / spread if spread > 0 else 0.0
-    error = max(math.sqrt(max(square, 0.0)), LEAST_ERROR)
-    difference = new.mean - centre
-    side = skewness if difference > 0 else -skewness
-    limit = error * _quantile(level, df, side)
-    low = difference - error * _quantile(0.05, df, skewness)
-    high = difference + error * _quantile(0.05, df, -skewness)
-    return Shift(n, new.mean, centre, low, high, abs(difference) / limit)
+    return (
+        between_shift([new], reference, level) if between else stratified_shift([(new, reduce(add, reference))], level)
+    )
+
+
+def stratified_shift(places: Sequence[tuple[Moments, Moments]], level: float) -> Shift:
+    """Compare new source groups with those of a reference, place by place, so that a place that sends more than it did
+    is no drift.
+
+    Where nothing has changed a place's new groups are draws from where its reference's are: the difference of means
+    over s sqrt(1/n + 1/m), s pooled, is about Student's t with n + m - 2 degrees of freedom. A rare class makes it
+    skew, so its quantile is moved outwards by the first term of Cornish and Fisher's, skewness (z^2 - 1) / 6, on the
+    side of the long tail. Of several places the differences are summed by the places' shares of the new groups (direct
+    standardisation), with Satterthwaite's degrees of freedom.
+
+    Args:
+        places: new and reference of each, together at least two groups.
+        level: of a false alarm of this one figure.
+    """
+    total = reduce(add, (new for new, _ in places)).groups
+    variances, degrees, third = [], [], 0.0
+    for new, old in places:
+        n, m, weight = new.groups, old.groups, new.groups / total
+        pooled = (new.squares + old.squares) / (n + m - 2)
+        variances.append(weight**2 * pooled * (1 / n + 1 / m))
+        degrees.append(n + m - 2)
+        third += weight**3 * (new.cubes + old.cubes) / (n + m) * (1 / n**2 - 1 / m**2)
+    square = math.fsum(variances)
+    parts = [
+        own / square if square > 0 else new.groups / total for own, (new, _) in zip(variances, places, strict=True)
+    ]
+    df = 1 / math.fsum(part**2 / own for part, own in zip(parts, degrees, strict=True))
+    value, centre = (math.fsum(place[0].groups / total * place[k].mean for place in places) for k in (0, 1))
+    skewness = third / square**1.5 if square > 0 else 0.0
+    return _shift(total, value, centre, square, df, skewness, level)
+
+
+def between_shift(new: Sequence[Moments], reference: Sequence[Moments], level: float) -> Shift:
+    """Compare new sites with several others that are of their kind: a site's mean is one draw.
+
+    The variance is s_B^2 (1/S' + 1/S), s_B over the S sites of the reference, and the mean of s^2/n over the S' new
+    sites once more by S', with Satterthwaite's degrees of freedom, rounded down.
+
+    Args:
+        new: at least one site that the reference does not hold.
+        reference: at least two sites.
+        level: of a false alarm of this one figure.
+    """
+    groups, count = reduce(add, new).groups, len(new)
+    everything = [*new, *reference]
+    whole = reduce(add, everything).groups
+    within = math.fsum(part.squares for part in everything) / max(whole - len(everything), 1)
+    own = within * math.fsum(1 / part.groups for part in new) / count**2
+    value, centre = (math.fsum(part.mean for part in side) / len(side) for side in (new, reference))
+    spread = math.fsum((part.mean - centre) ** 2 for part in reference) / (len(reference) - 1)
+    others = spread * (1 / count + 1 / len(reference))
+    parts = own**2 / whole + others**2 / (len(reference) - 1)
+    df = (own + others) ** 2 / parts if parts > 0 else LARGEST_DF
+    return _shift(groups, value, centre, own + others, df, 0.0, level)
+
+
+def _shift(groups: int, value: float, centre: float, square: float, df: float, skewness: float, level: float) -> Shift:
+    """The comparison of two means whose difference has this variance and skewness."""
+    whole_df = int(min(df + 1e-9, LARGEST_DF))
+    error, difference = max(math.sqrt(max(square, 0.0)), LEAST_ERROR), value - centre
+    limit = error * _quantile(level, whole_df, skewness if difference > 0 else -skewness)
+    low = difference - error * _quantile(0.05, whole_df, skewness)
+    high = difference + error * _quantile(0.05, whole_df, -skewness)
+    return Shift(groups, value, centre, low, high, abs(difference) / limit)
 
 
 def _quantile(level: float, df: int, skewness: float) -> float:

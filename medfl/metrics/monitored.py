@@ -14,6 +14,8 @@ from medfl.metrics.figure_checks import Check, brief, listed, record
 STAIN = tuple(f"{what}_{channel}" for what in ("density", "contrast") for channel in ("red", "green", "blue"))
 """Mean and deviation of the optical density of a source group's tissue (`medfl.data.group_stain`)."""
 CONFIDENCE, GAP, SHARE = "confidence", "calibration_gap", "probability of "
+TOGETHER = "all together"
+"""What stands in the place of a site's name where all of them are looked at as one."""
 LARGEST = 10**40
 
 

@@ -14,6 +14,7 @@ from medfl.metrics.auroc import FloatArray
 from medfl.metrics.drift import Moments
 from medfl.metrics.monitored import from_lists
 from medfl.pipeline.final_evaluation import Measured
+from medfl.pipeline.monitor_sums import same_model
 from medfl.pipeline.trained_model import TrainedModel
 from medfl.runs.records import read_json
 
@@ -74,7 +75,7 @@ def monitor_reference(model: TrainedModel, baseline: Path | None) -> MonitorRefe
         parts = (kept or {}).get("sites", {})
         if baseline is not None:
             place, earlier = baseline, read_json(baseline)
-            if earlier.get("fingerprint") != facts["fingerprint"] or earlier.get("weights") != facts.get("weights"):
+            if not same_model(earlier, facts):
                 raise MedflError(
                     f"--baseline: {baseline} is of another model; monitor this one once, and take that file"
                 )

@@ -104,14 +104,19 @@ def chart(draw: Callable[P, Figure]) -> Callable[P, Markup]:
         name, finding = str(kwargs["name"]), str(kwargs["finding"])
         key = hashlib.sha256(name.encode()).hexdigest()[:8]
         with matplotlib.rc_context(_settings() | {"svg.hashsalt": key}):  # type: ignore[arg-type]
-            stream = io.StringIO()
-            figure = draw(*args, **kwargs)
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Glyph .* missing")  # the page's reader has the font, or one like it
-                figure.savefig(stream, format="svg", metadata={"Date": None})
-        return Markup(_inline(stream.getvalue(), key, visible(finding)))
+            text = rendered(draw(*args, **kwargs))
+        return Markup(_inline(text, key, visible(finding)))
 
     return drawn
+
+
+def rendered(figure: Figure) -> str:
+    """A figure as the text of an SVG file, under the settings that hold."""
+    stream = io.StringIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the page's reader has the font, or one like it
+        figure.savefig(stream, format="svg", metadata={"Date": None})
+    return stream.getvalue()
 
 
 @functools.cache

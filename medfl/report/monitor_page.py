@@ -13,6 +13,7 @@ from markupsafe import Markup
 from medfl.errors import MedflError
 from medfl.metrics import format_figure, format_interval
 from medfl.metrics.formatting import MISSING, format_bounds
+from medfl.metrics.monitored import TOGETHER
 from medfl.report.html_blocks import finding, join, table, text
 from medfl.report.html_page import PageSection, render_page
 
@@ -35,9 +36,7 @@ class MonitorTable:
 
 def monitor_tables(result: Mapping[str, Any]) -> Iterator[MonitorTable]:
     """The tables of a monitor.json, each at most 80 columns wide where class names are not long."""
-    parts: dict[str, Mapping[str, Any]] = dict(result["sites"])
-    if result["together"]:
-        parts |= {"all together": result["together"]}
+    parts = monitored_places(result)
     for name, entry in parts.items():
         rows = [[label, format_figure(one["called"]), _corrected(one)] for label, one in entry["prevalence"].items()]
         title = f"{name}: {entry['patches']} patches of {entry['groups']} source groups"
@@ -56,7 +55,10 @@ def monitor_tables(result: Mapping[str, Any]) -> Iterator[MonitorTable]:
     if rows:
         headings = ["site", "labelled", "ECE [95 %]", "debiased", "NLL [95 %]"]
         yield MonitorTable("calibration", "Calibration, of patches with a label", headings, rows)
-    for name, entry in result["sites"].items():
+    if rows := [[name, str(gap["groups"]), _gap(gap)] for name, e in parts.items() if (gap := e["gap"])]:
+        headings = ["site", "source groups", "accuracy less confidence [95 %]"]
+        yield MonitorTable("calibration", "Calibration in the large, over source groups", headings, rows)
+    for name, entry in parts.items():
         rows = [
             [
                 figure,
@@ -72,6 +74,11 @@ def monitor_tables(result: Mapping[str, Any]) -> Iterator[MonitorTable]:
             yield MonitorTable("drift", f"{name}: drift", headings, rows)
 
 
+def monitored_places(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The entries of a monitor.json by site, and that of all together behind them."""
+    return dict(result["sites"]) | ({TOGETHER: result["together"]} if result["together"] else {})
+
+
 def verdict(result: Mapping[str, Any]) -> str:
     """The one sentence to take away."""
     if not result["compared"]:
@@ -83,12 +90,16 @@ def verdict(result: Mapping[str, Any]) -> str:
 
 
 def write_monitoring(result: Mapping[str, Any], directory: Path) -> Path:
-    """Write monitor.json and report.html into a folder; where the page is. Raises MedflError where that fails."""
+    """Write monitor.json, sums.json (what of it a site may send) and report.html into a folder; where the page is.
+    Raises MedflError where that fails."""
     from medfl.data.atomic_file import write_text
 
     try:
         directory.mkdir(parents=True, exist_ok=True)
         write_text(directory / "monitor.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
+        sums = {key: result[key] for key in ("run", "fingerprint", "weights", "classes", "time")}
+        sums["sites"] = {site: {"sums": entry["sums"]} for site, entry in result["sites"].items()}
+        write_text(directory / "sums.json", json.dumps(sums, allow_nan=False) + "\n")
         write_text(directory / "report.html", monitor_html(result))
     except OSError as error:
         raise MedflError(f"--out: {directory} cannot be written ({error.strerror}); name another folder") from None
@@ -97,9 +108,9 @@ def write_monitoring(result: Mapping[str, Any], directory: Path) -> Path:
 
 def monitor_html(result: Mapping[str, Any]) -> str:
     """The page of a monitor.json."""
-    tables = list(monitor_tables(result))
-    compared = [f"{name}: compared with {entry['compared_with']}." for name, entry in result["sites"].items()]
-    notes = [f"{name}: {note}." for name, entry in result["sites"].items() for note in entry["notes"]]
+    tables, places = list(monitor_tables(result)), monitored_places(result)
+    compared = [f"{name}: compared with {entry['compared_with']}." for name, entry in places.items()]
+    notes = [f"{name}: {note}." for name, entry in places.items() for note in entry["notes"]]
     sections = [
         PageSection("verdict", "Verdict", join(finding(verdict(result)), text(*compared, *notes))),
         PageSection("drift", "Drift of scores and stain", _tables(tables, "drift"), RULE),
@@ -125,6 +136,10 @@ def monitor_html(result: Mapping[str, Any]) -> str:
 
 def _tables(tables: Sequence[MonitorTable], kind: str) -> Markup:
     return join(*(table(each.columns, each.rows, caption=each.title) for each in tables if each.kind == kind))
+
+
+def _gap(gap: Mapping[str, Any]) -> str:
+    return f"{gap['value']:+.3f} {format_bounds((gap['low'], gap['high']), '+.3f')}"
 
 
 def _corrected(one: Mapping[str, Any]) -> str:

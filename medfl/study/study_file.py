@@ -28,12 +28,14 @@ PLAIN = "as_stated"  # the partition of a study that names none
 
 class Arm(config.ConfigSection):
     """A method of a study, or a baseline in its place, and keys of the pipeline that go with it (a learning rate,
-    say); `tuned_as` takes what was tuned for another method."""
+    say); `tuned_as` takes what was tuned for another method; `federations` is how many of the seeds it has, from the
+    first on, where it is asked less often than the others."""
 
     method: list[str | dict[str, Any]] = Field(default=[])
     baseline: config.Baseline | None = None
     set: dict[str, Any] = Field(default={})
     tuned_as: str | None = None
+    federations: Annotated[int, Field(ge=1)] | None = None
 
     @property
     def chain(self) -> list[str | dict[str, Any]]:
@@ -174,10 +176,13 @@ class StudyPlan:
 
     @property
     def in_turn(self) -> list[Planned]:
-        """The runs in the order in which they are carried out: where endpoints are stated, federation by federation, so
-        that a study that is ended early has whole ones."""
+        """The runs as they are carried out. Where endpoints are stated: primary comparisons first, and federation by
+        federation, so that a study that is ended early has whole ones."""
         order = {seed: index for index, seed in enumerate(self.file.seeds)}
-        return sorted(self.runs, key=lambda run: order[run.seed]) if self.file.endpoints else list(self.runs)
+        compared = self.file.comparisons
+        first = {name for pair in compared.primary for name in pair} if compared else set()
+        in_turn = sorted(self.runs, key=lambda run: (run.method not in first, order[run.seed]))
+        return in_turn if self.file.endpoints else list(self.runs)
 
     @property
     def figure(self) -> str:
@@ -277,8 +282,10 @@ def _resolve(spec: StudyFile, base: Path | Mapping[str, Any], overrides: list[st
     runs, tuned = [], _tuned(spec, where)
     keys = {key for setting in tuned.values() for key in setting}
     for partition, changes in (spec.partitions or {PLAIN: {}}).items():
-        for seed in spec.seeds:
+        for index, seed in enumerate(spec.seeds):
             for name, arm in spec.arms().items():
+                if arm.federations is not None and index >= arm.federations:
+                    continue
                 as_method = arm.tuned_as or name
                 if (partition, as_method) not in tuned and not keys <= arm.set.keys():
                     raise MedflError(

@@ -1,4 +1,4 @@
-"""What `medfl monitor` finds, in MLflow: one run a site in an experiment of its own, numbers only."""
+"""What `medfl monitor` finds, in MLflow: a run a site and one of all together, in their own experiment, numbers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medfl.errors import MedflError
+from medfl.metrics.monitored import TOGETHER
 from medfl.tracking.connect import artifact_location, brief, client_for, resolve_uri, shown
 from medfl.tracking.log_evaluation import log_values, tracking_of
 from medfl.tracking.metric_names import Values, plain
@@ -32,7 +33,8 @@ def log_monitoring(result: Mapping[str, Any], folder: Path | None = None) -> str
         experiment = experiment_id(client, name, artifact_location(uri))
         tags = {"medfl.run": str(result["run"]), "medfl.fingerprint": str(result["fingerprint"])}
         tags |= origin(f"medfl monitor {result['run']}")
-        for site, entry in result["sites"].items():
+        whole = {TOGETHER: result["together"]} if result["together"] else {}
+        for site, entry in (result["sites"] | whole).items():
             own = tags | {"role": "monitoring", "site": site}
             run = client.create_run(experiment, tags=own, run_name=f"{site}-{time.strftime('%Y%m%d-%H%M%S')}")
             log_values(client, run.info.run_id, monitored_values(entry))
@@ -55,7 +57,13 @@ def monitored_values(entry: Mapping[str, Any]) -> Values:
         values |= {f"prevalence/{plain(label)}{end}": one[key] for key, end in ENDS.items()}
     calibration = entry["calibration"] or {}
     values |= {f"calibration/{key}": calibration.get(key) for key in ("ece", "debiased_ece", "nll", "accuracy")}
+    values |= {f"calibration/gap{end}": one for end, one in _gap(entry).items()}
     return {key: float(value) for key, value in values.items() if value is not None and math.isfinite(value)}
+
+
+def _gap(entry: Mapping[str, Any]) -> dict[str, float]:
+    gap = entry["gap"] or {}
+    return {end: gap[key] for end, key in (("", "value"), ("_low", "low"), ("_high", "high")) if key in gap}
 
 
 ENDS = {"called": "_called", "corrected": "", "low": "_low", "high": "_high"}

@@ -125,7 +125,8 @@ def test_bf16_halves_the_record_and_keeps_the_choice():
 
 def test_a_record_that_does_not_fit_names_itself_and_the_setting(monkeypatch):
     monkeypatch.setattr("medfl.model.memory_limits.free_bytes", lambda device: 100_000)
-    federation, records = toy_federation(bench := toy_bench(["ecgr"]), toy_sites(bench), rounds=4)
+    bench = toy_bench(["ecgr"], backbone="test_byobnet")
+    federation, records = toy_federation(bench, toy_sites(bench), rounds=4)
     with pytest.raises(RunFailed) as caught:
         federation.run()
     sentence = "ECGR's record of 3 local steps needs"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from medfl.metrics import drift
-from medfl.metrics.drift import LEVEL, Moments, shift
+from medfl.metrics.drift import LEVEL, Moments, between_shift, shift, stratified_shift
 
 
 def test_sums_of_two_places_are_those_of_all_groups():
@@ -62,6 +62,41 @@ def test_drift_is_found_and_its_interval_holds_it():
     found = shift(looks(rng, 30, 0.5)[-1], [looks(rng, 60)[-1]], LEVEL / 10)
     assert found.alarm
     assert found.low < 0.5 < found.high
+
+
+def test_a_place_that_sends_more_is_no_drift_of_all():
+    """Two places whose means lie apart: only the share of their source groups has changed."""
+    rng = np.random.default_rng(4)
+
+    def draws(counts):
+        return [Moments.of(rng.normal(mean, 0.1, n)) for mean, n in zip((0.3, 0.7), counts, strict=True)]
+
+    before, now = draws((30, 30)), draws((10, 60))
+    assert not stratified_shift(list(zip(now, before, strict=True)), LEVEL).alarm
+    assert shift(now[0] + now[1], [before[0] + before[1]], LEVEL).alarm
+
+
+def test_places_together_by_hand_and_one_place_is_the_plain_comparison():
+    rng = np.random.default_rng(5)
+    now, before = (rng.normal(0.5, 0.1, (2, n)) for n in (20, 40))
+    found = stratified_shift([(Moments.of(a), Moments.of(b)) for a, b in zip(now, before, strict=True)], 0.05)
+    gap = now.mean() - before.mean()
+    pooled = (20 * now.var(axis=1) + 40 * before.var(axis=1)) / 58
+    error = np.sqrt(pooled.sum() * (1 / 20 + 1 / 40)) / 2
+    assert (found.value - found.reference, found.groups) == (pytest.approx(gap, abs=1e-6), 40)
+    assert (found.high - found.low) / 2 / error == pytest.approx(1.981, abs=0.01)  # t of nearly 116 degrees
+    one = (Moments.of(now[0]), Moments.of(before[0]))
+    assert stratified_shift([one], LEVEL) == shift(one[0], [one[1]], LEVEL)
+
+
+def test_several_new_sites_are_compared_by_how_sites_differ():
+    rng = np.random.default_rng(6)
+    sites = [Moments.of(rng.normal(rng.normal(0.5, 0.1), 0.05, 20)) for _ in range(10)]
+    assert not between_shift(sites[:4], sites[4:], LEVEL).alarm
+    moved = [Moments.of(rng.normal(rng.normal(0.9, 0.1), 0.05, 20)) for _ in range(4)]
+    assert between_shift(moved, sites[4:], LEVEL).alarm
+    one = between_shift(moved[:1], sites[4:], LEVEL)
+    assert one == shift(moved[0], sites[4:], LEVEL, between=True)
 
 
 def test_a_rare_class_seen_once_more_is_no_alarm():

@@ -31,7 +31,7 @@ from medfl.runs.records import read_json
 from medfl.study.study_tables import site_rows
 from medfl.tracking import metric_names
 from medfl.tracking.model_card import model_card
-from tests.tiny import tiny
+from tests.tiny import WITH_BATCHNORM, tiny
 
 EVEN = {"lung_aca": 0.4, "lung_n": 0.3, "colon_n": 0.3}
 SITES = {
@@ -47,12 +47,14 @@ REMEDY = ["normalise", "class_mix"]
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
-    return run(load_pipeline(tiny(sites=SITES, training=ONCE)), tmp_path_factory.mktemp("runs") / "plain")
+    return run(
+        load_pipeline(tiny(model=WITH_BATCHNORM, sites=SITES, training=ONCE)), tmp_path_factory.mktemp("runs") / "plain"
+    )
 
 
 @pytest.fixture(scope="module")
 def adapted(tmp_path_factory):
-    pipeline = load_pipeline(tiny(sites=SITES, training=ONCE, adapt={"remedy": REMEDY}))
+    pipeline = load_pipeline(tiny(model=WITH_BATCHNORM, sites=SITES, training=ONCE, adapt={"remedy": REMEDY}))
     return run(pipeline, tmp_path_factory.mktemp("runs") / "adapted")
 
 
@@ -189,7 +191,7 @@ def test_a_network_without_moving_statistics_is_refused(model, said):
 
 @pytest.fixture(scope="module")
 def setup():
-    return prepare(load_pipeline(tiny(sites=SITES, adapt={"remedy": "auto"})))
+    return prepare(load_pipeline(tiny(model=WITH_BATCHNORM, sites=SITES, adapt={"remedy": "auto"})))
 
 
 def chosen_by(setup, monkeypatch, *sites, sentences=None):

@@ -19,13 +19,14 @@ from medfl.pipeline.trained_model import find_model
 from medfl.runs.model_facts import read_model_facts
 from medfl.runs.progress import ProgressCallbacks
 from tests.engines.remote.test_endpoints import same_result, spoken
-from tests.tiny import TINY, write_tiny
+from tests.tiny import TINY, WITH_BATCHNORM, write_tiny
 
 HEAD = {"backbone": "test_byobnet", "train": "head"}
 
 
 def normalising(folder, **changes):
     changes = {"training": {"rounds": 1}} | changes
+    changes = {"model": WITH_BATCHNORM} | changes
     return load_pipeline(write_tiny(folder, data=TINY["data"] | {"normalise": "macenko"}, **changes))
 
 

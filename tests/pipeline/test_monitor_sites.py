@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -12,9 +13,12 @@ from medfl.data.group_stain import group_stains
 from medfl.data.stain import PROFILES, apply, profile
 from medfl.data.synthetic.tissue import draw_copies
 from medfl.errors import MedflError
-from medfl.metrics.monitored import from_lists
+from medfl.metrics.drift import Moments
+from medfl.metrics.monitored import GAP, TOGETHER, from_lists
+from medfl.metrics.prevalence import PredictedCounts
 from medfl.pipeline.monitor_reference import MonitorReference
-from medfl.pipeline.monitor_sites import judged, site_sums
+from medfl.pipeline.monitor_sites import judged
+from medfl.pipeline.monitor_sums import MonitorSums, site_sums
 from medfl.pipeline.monitored_patches import MonitoredPatches, monitored_patches
 from medfl.pipeline.trained_model import find_model
 from medfl.report.monitor_page import monitor_html
@@ -78,6 +82,42 @@ def test_sums_of_two_sites_are_those_of_the_pooled_site(tissue):
     together = judged(names, reference(both), CLASSES)["together"]
     assert together["patches"] == 80
     assert together["sums"]["moments"] == json.loads(json.dumps(whole.to_lists()["moments"]))
+
+
+def test_a_drift_of_all_sites_that_none_shows_alone():
+    """Half a deviation of one figure at each of six sites: no site's alarm, and the federation's."""
+
+    spread = np.array([NormalDist(0.8, 0.1).inv_cdf((k + 0.5) / 40) for k in range(40)])
+    predicted = PredictedCounts(40, np.array([20, 20]), np.array([[20, 0], [0, 20]]))
+
+    def month(moved=0.0):
+        moments = {"confidence": Moments.of(spread + moved), GAP: Moments.of(spread - 0.8)}
+        return MonitorSums(40, 0, moments, predicted, None)
+
+    before = dict.fromkeys("abcdef", month().moments)
+    known = MonitorReference("run r", before, np.eye(2) * 40, np.array([30.0, 30.0]))
+    result = judged(dict.fromkeys("abcdef", month(-0.05)), known, CLASSES)
+    assert result["alarms"] == [{"site": TOGETHER, "figure": "confidence"}]
+    assert result["alarm"]
+    assert result["compared"] == 2 * 7
+    whole = result["together"]
+    assert whole["drift"]["confidence"]["low"] < -0.05 < whole["drift"]["confidence"]["high"]
+    assert whole["compared_with"] == "the own patches of 6 sites in run r, site by site"
+    assert whole["gap"]["low"] < whole["gap"]["value"] < whole["gap"]["high"]
+    assert "ALARM" in monitor_html({**result, "run": "r", "time": ""}).split("all together: drift")[1]
+    assert monitored_values(whole)["alarms"] == 1
+    assert monitored_values(whole)["calibration/gap_low"] == whole["gap"]["low"]
+
+
+def test_other_sites_together_are_compared_by_how_sites_differ(tissue):
+    parts = {site: site_sums(patches(tissue, range(20), site, seed=k), CLASSES)[0] for k, site in enumerate("abcd")}
+    known = MonitorReference("r", {s: parts[s].moments for s in "ab"}, np.eye(2), np.ones(2))
+    others = judged({s: parts[s] for s in "cd"}, known, CLASSES)["together"]
+    assert others["compared_with"] == "2 sites of r, by how those differ; these are 2 others"
+    assert others["drift"]
+    assert not others["alarms"]
+    one_known = judged({s: parts[s] for s in "bc"}, known, CLASSES)["together"]
+    assert (one_known["drift"], one_known["compared_with"][:7]) == ({}, "nothing")
 
 
 def test_few_groups_tell_nothing(tissue):
@@ -165,9 +205,20 @@ def test_the_command_writes_first_and_tells_a_cron_job(run, tmp_path, monkeypatc
     assert "ALARM" in (tmp_path / "second" / "report.html").read_text()
     assert "<script src" not in monitor_html(result)
     assert monitored_values(result["sites"]["new"])["alarms"] >= 1
+    assert not command("--sums", "first/sums.json", "--out", "merged", "--baseline", "first/monitor.json")
+    merged = json.loads((tmp_path / "merged" / "monitor.json").read_text())
+    assert (
+        merged["sites"]["new"]["sums"]
+        == json.loads((tmp_path / "first" / "monitor.json").read_text())["sites"]["new"]["sums"]
+    )
+    assert "only its sums are known here" in capsys.readouterr().out
+    assert command() == 2
+    assert "--sums" in capsys.readouterr().err
     (tmp_path / "first" / "monitor.json").write_text(json.dumps(result | {"fingerprint": "other"}))
     assert command("--site", paler, "--baseline", "first/monitor.json") == 2
     assert "another model" in capsys.readouterr().err
+    assert command("--sums", "second/sums.json", "--sums", "second/monitor.json") == 2
+    assert "two sites are called new" in capsys.readouterr().err
 
 
 def softened(images):

@@ -34,7 +34,9 @@ from medfl.site.evaluator import SiteDiverged
 from medfl.site.site import Site
 from tests.datafiles import OWN, own_folder
 from tests.processes import quick_processes
-from tests.tiny import write_tiny
+from tests.tiny import WITH_BATCHNORM, write_tiny
+
+BATCHNORM = "model={backbone: " + WITH_BATCHNORM["backbone"] + "}"
 
 
 @pytest.fixture(scope="module")
@@ -187,12 +189,16 @@ def test_resume_refuses_other_data(small, tmp_path):
 
 
 def test_selection_by_validation_metric_keeps_that_rounds_model(small, tmp_path):
-    chosen = load_pipeline(small, ["select={metric: val_mean_loss, mode: min}", "training.optimizer.lr=0.05"])
+    chosen = load_pipeline(
+        small, ["select={metric: val_mean_loss, mode: min}", "training.optimizer.lr=0.05", BATCHNORM]
+    )
     outcome = run(chosen, tmp_path / "best")
     losses = [np.mean([e["val"]["loss"] for e in record["sites"].values()]) for record in outcome.folder.records()]
     best = int(np.argmin(losses))
     assert outcome.summary["selected_round"] == best
-    alone = run(load_pipeline(small, [f"training.rounds={best}", "training.optimizer.lr=0.05"]), tmp_path / "cut")
+    alone = run(
+        load_pipeline(small, [f"training.rounds={best}", "training.optimizer.lr=0.05", BATCHNORM]), tmp_path / "cut"
+    )
     first, second = weights(outcome.folder), weights(alone.folder)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -277,7 +283,7 @@ def test_a_network_that_cannot_take_the_patches_is_refused_before_data_are_drawn
     monkeypatch.setattr("medfl.pipeline.prepare.make_partition", None)
     for override, said in (("model={backbone: vit_tiny_patch16_224}", "224"), ("training.batch_size=1", "BatchNorm")):
         with pytest.raises(MedflError, match=said):
-            run(load_pipeline(small, [override]), tmp_path / "refused")
+            run(load_pipeline(small, [BATCHNORM, override]), tmp_path / "refused")
 
 
 def test_three_own_folders_with_their_own_names_and_missing_classes(tmp_path):

@@ -43,6 +43,8 @@ from tests.paths import ROOT
 from tests.runfolders import CLASSES, FakeRun
 from tests.tiny import write_tiny
 
+pytestmark = pytest.mark.usefixtures("charts")
+
 MALIGNANT = ("lung_aca", "lung_scc")
 TRAIN, HELD_OUT = ("alpine-clinic", "bayside-centre"), ("coastal-laboratory", "delta-institute")
 

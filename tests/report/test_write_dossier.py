@@ -11,9 +11,11 @@ import yaml
 from medfl.errors import MedflError
 from medfl.report.dossier.checklist import resolve
 from medfl.report.dossier.write_dossier import write_dossier, write_template
+from medfl.runs.digests import sealed
 from medfl.tracking.model_card import model_card
 from tests.pages import Page
 from tests.report.dossier_run import OWNER, SECRET, filed_run
+from tests.runfolders import FakeRun
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +160,20 @@ def test_a_template_is_not_written_over_answers(fresh, tmp_path):
     assert re.search(r"^intended_use: null$", (tmp_path / "answers.yaml").read_text(), re.MULTILINE)
     with pytest.raises(MedflError, match="may hold answers"):
         write_template(fresh, tmp_path / "answers.yaml")
+
+
+def test_figures_by_subgroup_stand_in_card_checklist_and_page_and_small_ones_nowhere(fresh):
+    summary = json.loads((fresh / "summary.json").read_text())
+    own = {**FakeRun(fresh).measured("east", 1, "test", 50)}
+    summary["sites"]["east"]["subgroups"] = {"sex": {"values": {"female": own, "male": own}, "withheld": 1}}
+    (fresh / "summary.json").write_text(json.dumps(sealed(summary, fresh)))
+    folder = write_dossier(fresh, model_card).folder
+    low, high = own["auroc_ci"]
+    shown = f"female, east (held-out): {own['auroc']:.3f} [{low:.3f}, {high:.3f}]"
+    texts = {name: (folder / name).read_text() for name in ("model_card.md", "tripod_ai.csv", "index.html")}
+    item = next(row for row in rows(texts["tripod_ai.csv"]) if row["item"] == "23a" and row["source"] == "medfl")
+    assert shown in item["value"]
+    assert "few patients are withheld at east" in item["value"]
+    assert "By sex, AUROC" in texts["model_card.md"]
+    assert "By sex" in texts["index.html"].split("Fairness")[0]  # a table of its own
+    assert item["status"] == "in part"  # nobody has said what it means

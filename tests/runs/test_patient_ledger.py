@@ -11,7 +11,7 @@ from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.run import run
 from medfl.report.run_report import report_html
 from medfl.runs.patient_ledger import PatientLedger, patient_epsilon, patient_noise, sampling_rate
-from tests.tiny import write_tiny
+from tests.tiny import WITH_BATCHNORM, write_tiny
 
 
 def record(round_, **samples):
@@ -51,7 +51,7 @@ def test_every_site_has_its_own_noise_and_no_more_rounds_than_planned(tmp_path):
 def test_a_run_spends_its_budget_and_says_so(tmp_path, capsys):
     changes = ["training={rounds: 2, local_steps: 2, batch_size: 8, threads: 1, dp_sgd: {epsilon: 4, clip: 0.1}}"]
     changes += ["model={backbone: test_efficientnet_gn}", "training.secure_aggregation=true"]
-    outcome = run(load_pipeline(write_tiny(tmp_path), changes), tmp_path / "run")
+    outcome = run(load_pipeline(write_tiny(tmp_path, model=WITH_BATCHNORM), changes), tmp_path / "run")
     spent = outcome.summary["privacy"]
     assert spent["unit"] == "patient"
     assert 3.9 < spent["epsilon"] <= 4
@@ -62,4 +62,4 @@ def test_a_run_spends_its_budget_and_says_so(tmp_path, capsys):
     print_outcome(Terminal(), outcome.summary, "here", "MLflow: off")
     assert f"Privacy of each patient: epsilon {spent['epsilon']:.3g} at delta 1e-05" in capsys.readouterr().out
     with pytest.raises(MedflError, match=r"test_byobnet has BatchNorm, whose statistics .* mix the patients"):
-        run(load_pipeline(write_tiny(tmp_path), changes[:1]), tmp_path / "other")
+        run(load_pipeline(write_tiny(tmp_path, model=WITH_BATCHNORM), changes[:1]), tmp_path / "other")

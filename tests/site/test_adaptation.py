@@ -26,8 +26,8 @@ MANY = {"train": 0, "val": 0, "test": 64}
 @pytest.fixture(scope="module")
 def trained():
     """(network, weights, buffers) after some rounds on patches of all classes."""
-    state, _ = toy_run(rounds=3, sizes=(48,), work=toy_work(lr=0.03, local_epochs=2))
-    bench = toy_bench()
+    state, _ = toy_run(rounds=3, sizes=(48,), work=toy_work(lr=0.03, local_epochs=2), backbone="test_byobnet")
+    bench = toy_bench(backbone="test_byobnet")
     return bench, state.weights, state.buffers
 
 

@@ -40,6 +40,29 @@ def test_a_study_with_endpoints_goes_federation_by_federation(tmp_path):
     assert [run.key for run in plain.runs] == [run.key for run in asked.runs]
 
 
+def test_primary_comparisons_come_first_and_a_method_may_have_fewer_federations(tmp_path):
+    write_tiny(tmp_path)
+    methods = {
+        "random": {"method": [{"name": "ecgr", "select": "random"}], "federations": 1},
+        "fedavg": [],
+        "ecgr": ["ecgr"],
+    }
+    keys = {
+        "name": "s",
+        "pipeline": str(tmp_path / "tiny.yaml"),
+        "seeds": [2, 1],
+        "methods": methods,
+        "brackets": False,
+    }
+    keys |= {"endpoints": {"primary": [{"figure": "drift"}]}}
+    keys |= {"comparisons": {"primary": [["ecgr", "fedavg"]], "secondary": [["ecgr", "random"]]}}
+    found = [(run.seed, run.method) for run in load_study(keys).in_turn]
+    assert found == [(2, "fedavg"), (2, "ecgr"), (1, "fedavg"), (1, "ecgr"), (2, "random")]
+    methods["random"]["federations"] = 0
+    with pytest.raises(MedflError, match=r"methods.random.federations"):
+        load_study(keys)
+
+
 def test_what_is_no_method_is_refused(tmp_path):
     for methods in ([], "fedavg", {"a": 3}, {"a": {"chain": []}}):
         with pytest.raises(MedflError, match=r"study.yaml: `methods"):

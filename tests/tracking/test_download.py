@@ -19,12 +19,15 @@ from safetensors.torch import load_file
 from medfl import config
 from medfl.export.write_export import export
 from medfl.pipeline.evaluate_model import evaluate
+from medfl.pipeline.monitor_sites import monitor
 from medfl.pipeline.trained_model import find_model
 from medfl.tracking.connect import client_for
 from medfl.tracking.log_evaluation import log_evaluation
+from medfl.tracking.log_monitoring import log_monitoring
 from medfl.tracking.model_registry import register
 from medfl.tracking.sync import sync
 from tests.export.test_write_export import settle
+from tests.pipeline.test_monitor_sites import loose
 from tests.processes import quick_processes
 from tests.runfolders import CLASSES, SIZE, FakeRun, database, empty_database
 from tests.tiny import write_tiny
@@ -97,6 +100,10 @@ def there_and_back(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch) ->
     ours, theirs = load_file(folder / "model.safetensors"), load_file(found.directory / "model.safetensors")
     assert ours.keys() == theirs.keys()
     assert all(bool((ours[name] == theirs[name]).all()) for name in ours)
+
+    watched = monitor(found, [str(loose(tmp_path / "new"))])  # as a hospital does that never had the run
+    assert (watched["sites"]["new"]["patches"], watched["fingerprint"]) == (24, found.facts["fingerprint"])
+    assert "medfl-monitoring" in log_monitoring(watched)
 
     sites = {"generate": {"count": 2, "held_out": 1, "patches": 24, "dirichlet_alpha": 5.0}}
     tissue = {"source": "tissue", "size": SIZE, "tissue": {"tiles_per_class": 16, "copies": 2, "size": SIZE}}

@@ -72,7 +72,7 @@ _PARTS = {
     ),
     "Fairness and equity": (
         ("MetricGoal", "Goal", "answer:fairness_goal"),
-        ("MetricResult", "Result", "summary:/sites/*/auroc answer:subgroups"),
+        ("MetricResult", "Result", "summary:/sites/*/auroc fact:subgroups answer:subgroups"),
         ("Interpretation", "Interpretation", "answer:fairness_result"),
         *_TESTS,
     ),

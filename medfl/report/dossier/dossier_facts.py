@@ -14,6 +14,7 @@ from medfl.runs.adapted_figures import adaptation_sentences
 from medfl.runs.data_record import data_warnings
 from medfl.runs.model_facts import stain_sentences, transform_names
 from medfl.runs.redact import scrub_text
+from medfl.runs.subgroup_tables import subgroup_tables
 
 Fact = Callable[[Evidence], str]
 OWN_WORDS = "Research only: nothing here was tested in care, and this is not a medical device."
@@ -35,6 +36,15 @@ def _headline(evidence: Evidence) -> str:
 
 def _accuracy(evidence: Evidence) -> str:
     return "; ".join(f"{what}: {figures}" for what, figures in evidence.headline.lines[:-2])
+
+
+def _subgroups(evidence: Evidence) -> str:
+    """AUROC with its interval of each subgroup at each site, those of few patients withheld."""
+    parts = []
+    for own in subgroup_tables(evidence.summary, evidence.measured):
+        rows = [f"{value}, {site} ({role}): {auroc}" for value, site, role, _, auroc, *_ in own.rows]
+        parts.append(f"{own.title}, AUROC [95 %]: {'; '.join([*rows, *own.sentences])}.")
+    return " ".join(parts)
 
 
 def _gates(evidence: Evidence) -> str:
@@ -207,6 +217,7 @@ _FACTS: dict[str, Fact] = {
     "sites": _sites,
     "software": _software,
     "splits": _splits,
+    "subgroups": _subgroups,
     "start": _start,
     "transparency": _transparency,
     "updating": _updating,

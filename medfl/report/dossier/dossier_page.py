@@ -26,6 +26,7 @@ from medfl.report.html_blocks import (
 )
 from medfl.report.html_page import PageSection, render_page
 from medfl.report.run_results import Evidence, role_word
+from medfl.report.subgroup_section import by_subgroup
 from medfl.runs.records import ALLOCATION
 
 USE = ("intended_use", "users", "population", "out_of_scope", "instructions")
@@ -56,6 +57,7 @@ def dossier_page(
         _overview(answers, checklists),
         PageSection("use", "Intended use and population", _questions(answers, USE)),
         results_sections.result(evidence),
+        *([subgroups] if (subgroups := by_subgroup(evidence)) else []),
         PageSection("risks", "Risks", _questions(answers, RISKS)),
         *(_checklist(*made) for made in (card, *others)),
         _sites(evidence, answers, counts),
@@ -156,7 +158,10 @@ def _versions(evidence: Evidence, hashes: Sequence[tuple[str, str]]) -> PageSect
         table(["software", "version"], software, text=2, stack=False),
         heading("Files of the run"),
         table(["file", "SHA-256"], rows, text=2),
-        text("SHA256SUMS holds the hashes of this folder's own files; sha256sum -c SHA256SUMS checks them."),
+        text(
+            "SHA256SUMS holds the hashes of this folder's own files; sha256sum -c SHA256SUMS checks them, and so "
+            "does medfl dossier FOLDER --verify, with the signature in SHA256SUMS.sig where there is one."
+        ),
         heading("Cite"),
         links([provenance.paper_link(name, paper) for name, paper in evidence.run.papers.items()]),
     ]

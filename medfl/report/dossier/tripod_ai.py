@@ -77,7 +77,7 @@ _PARTS = {
             "23a",
             "Performance with intervals, subgroups",
             "summary:/held_out/mean_auroc summary:/held_out/mean_auroc_ci summary:/held_out/mean_ece"
-            " summary:/sites/*/auroc summary:/sites/*/auroc_ci answer:subgroups",
+            " summary:/sites/*/auroc summary:/sites/*/auroc_ci fact:subgroups answer:subgroups",
         ),
         (
             "23b",

@@ -22,6 +22,7 @@ from medfl.report.dossier.croissant import data_sheet
 from medfl.report.dossier.dossier_answers import Answers, answers_template, read_answers
 from medfl.report.dossier.dossier_facts import dossier_facts
 from medfl.report.dossier.dossier_page import dossier_page, open_questions
+from medfl.report.dossier.filed_sums import SIGNATURE, SUMS, stated_sums
 from medfl.report.dossier.site_counts import site_counts
 from medfl.report.dossier.tripod_ai import TRIPOD_AI
 from medfl.report.run_results import Evidence, read_evidence
@@ -31,7 +32,7 @@ from medfl.runs.model_facts import read_model_facts
 from medfl.runs.records import MODEL, PIPELINE, SUMMARY, SiteData
 from medfl.runs.redact import scrub
 
-FOLDER, SUMS, SHEETS = "dossier", "SHA256SUMS", "croissant"
+FOLDER, SHEETS = "dossier", "croissant"
 RunCard = Callable[[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any], Mapping[str, SiteData]], str]
 """(summary, model.json, pipeline, data of the sites) -> the run's card in Markdown."""
 
@@ -76,6 +77,7 @@ def write_dossier(folder: Path, run_card: RunCard, out: Path | None = None, answ
         for stale in (target / SHEETS).glob("*.json"):
             if (name := f"{SHEETS}/{stale.name}") in earlier and name not in files:
                 stale.unlink()
+        (target / SIGNATURE).unlink(missing_ok=True)  # it was of the earlier files
         for name, content in (files | {SUMS: sums}).items():
             write_text(target / name, content)
     except OSError as error:
@@ -140,9 +142,8 @@ def _earlier_files(target: Path) -> set[str]:
         return set()
     if not (target / SUMS).is_file():
         raise MedflError(f"{target} is there already and holds no dossier; name another folder with --out")
+    sums = stated_sums(target)
     try:
-        lines = (target / SUMS).read_text(encoding="utf-8").splitlines()
-        sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
         present = [path for path in (*target.glob("*"), *(target / SHEETS).glob("*.json")) if path.is_file()]
         names = {path.relative_to(target).as_posix(): path for path in present}
         changed = [name for name, path in names.items() if name in sums and file_digest(path) != sums[name]]

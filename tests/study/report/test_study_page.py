@@ -27,6 +27,7 @@ from medfl.study.study_tables import RunRows, Tables
 from medfl.study.text_tables import ONE_SEED, headline, text_tables
 from tests.pages import Page
 
+pytestmark = pytest.mark.usefixtures("charts")
 METHODS = {"fedavg": [], "ecgr": [{"name": "ecgr", "select": "norm"}], "prox": ["fedprox"]}
 SITES = ("south", "west")
 ROUNDS = 3

@@ -1,0 +1,118 @@
+"""What the studies of docs/study-design.md found, from their committed tables alone; `benchmarks.claims` writes the
+pages."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from benchmarks.pages import table
+from benchmarks.tables import RESULTS, ROOT, Runs
+from medfl.study.endpoint_results import answers, questions
+from medfl.study.endpoint_text import endpoint_sentences, endpoint_tables
+from medfl.study.pool import ByRepeat, Pool, Repeat
+from medfl.study.study_file import StudyFile
+from medfl.study.study_tables import number
+
+DESIGN = ROOT / "docs" / "study-design.md"
+STUDIES = ROOT / "pipelines" / "studies" / "designed"
+NAMES = ("heads", "network")
+SETTINGS = {"heads": "heads on frozen features", "network": "a small network from random weights"}
+
+
+def study_file(name: str) -> StudyFile:
+    """A designed study as its file states it."""
+    return StudyFile.model_validate(yaml.safe_load((STUDIES / f"{name}.yaml").read_text(encoding="utf-8")))
+
+
+def planned(file: StudyFile) -> dict[str, list[Repeat]]:
+    """Method -> the (partition, seed) that it is asked in."""
+    return {
+        name: [
+            (partition, str(seed))
+            for partition in file.partitions
+            for seed in file.seeds[: arm.federations or len(file.seeds)]
+        ]
+        for name, arm in file.arms().items()
+    }
+
+
+def found(name: str) -> dict[str, Any] | None:
+    """The parts of study.json that its sentences and tables of endpoints are made of; None before the first run.
+
+    The sites of these studies are drawn by seed, so a seed is a federation.
+    """
+    file, rows = study_file(name), Runs.load(name).runs
+    if not rows:
+        return None
+    by_method: dict[str, dict[Repeat, Mapping[str, str]]] = {}
+    for row in rows:
+        by_method.setdefault(row["method"], {})[row["partition"], row["seed"]] = row
+
+    def values(method: str, column: str) -> ByRepeat:
+        return {repeat: number(row, column) for repeat, row in by_method.get(method, {}).items()}
+
+    asked = planned(file)
+    open_runs = {method: len(set(repeats) - set(by_method.get(method, {}))) for method, repeats in asked.items()}
+    pool = Pool({repeat: repeat[1] for repeats in asked.values() for repeat in repeats}, list(file.partitions))
+    return {
+        "unit": file.unit,
+        "pooled": pool.strata,
+        "endpoints": answers(questions(file), values, pool, open_runs),
+    }
+
+
+def sentences(name: str) -> str:
+    """The answer to each primary question of a study."""
+    study = found(name)
+    if study is None:
+        return f"- {SETTINGS[name]}: **not run**."
+    said = [line for line in endpoint_sentences(study) if line.startswith("Primary")]
+    return "\n".join(f"- {SETTINGS[name]}. {line}" for line in said)
+
+
+def tables(name: str) -> str:
+    """The primary answers of a study, by stratum, and the secondary ones."""
+    study = found(name)
+    if study is None:
+        return "Not run."
+    return "\n\n".join(f"{one.title[0].upper()}{one.title[1:]}:\n\n{one.markdown()}" for one in endpoint_tables(study))
+
+
+def entry(name: str, method: str, against: str, figure: str) -> Mapping[str, Any] | None:
+    """One answer."""
+    endpoints: Sequence[Mapping[str, Any]] = (found(name) or {"endpoints": []})["endpoints"]
+    same = (method, against, figure)
+    return next((its for its in endpoints if (its["method"], its["against"], its["figure"]) == same), None)
+
+
+def rates() -> str:
+    """What each tuning study chose, by stratum."""
+    rows = []
+    for name in NAMES:
+        path = RESULTS / f"{name}-tuning" / "chosen.csv"
+        if path.is_file():
+            with path.open(encoding="utf-8", newline="") as stream:
+                rows += [
+                    [SETTINGS[name], row["partition"], row["method"], row["value"], row["edge"] or "no"]
+                    for row in csv.DictReader(stream)
+                ]
+    return table(["setting", "stratum", "method", "rate", "at an edge of the grid"], rows)
+
+
+def progress() -> str:
+    """Runs done of those planned, and under which design, by the first eight digits of its SHA-256."""
+    rows = []
+    for name in (each for both in NAMES for each in (f"{both}-tuning", both)):
+        done = Runs.load(name).runs
+        asked = sum(map(len, planned(study_file(name)).values()))
+        designs = Counter(row["design"][:8] for row in done)
+        shown = ", ".join(f"{digest}: {count}" for digest, count in sorted(designs.items()))
+        rows.append([f"`designed/{name}`", f"{len(done):,}", f"{asked:,}", shown or "-"])
+    digest = hashlib.sha256(DESIGN.read_bytes()).hexdigest()
+    return f"{table(['study', 'runs done', 'of', 'under the design'], rows)}\n\nThe design page is `{digest}`."
