@@ -13,6 +13,7 @@ from benchmarks.__main__ import BASELINE
 from benchmarks.choices import OUT as CHOICES
 from benchmarks.choices import ROOT
 from benchmarks.pages import rewritten, table
+from benchmarks.speed.quietness import quietness_sentence
 
 PAGE = ROOT / "docs" / "performance.md"
 
@@ -26,16 +27,20 @@ def targets_table() -> str:
         met = target is None or (figure["value"] >= target if figure["at_least"] else figure["value"] <= target)
         value = f"{figure['value']:.3f}" if met else f"**{figure['value']:.3f}**"
         detail = ", ".join(_quantity(key, number) for key, number in figure["detail"].items())
-        rows.append([figure["name"], figure["over"], value, bound, detail])
-    return table(["measure", "divided by", "ratio", "target", "medians"], rows)
+        spread = figure.get("spread")
+        pairs = f"{spread[0]:.3f} to {spread[1]:.3f}" if spread else ""
+        rows.append([figure["name"], figure["over"], value, pairs, bound, detail])
+    return table(["measure", "divided by", "ratio", "middle half of the pairs", "target", "medians"], rows)
 
 
 def machine() -> str:
     """What it was measured on."""
-    found: dict[str, Any] = json.loads(BASELINE.read_text(encoding="utf-8"))["machine"]
+    document: dict[str, Any] = json.loads(BASELINE.read_text(encoding="utf-8"))
+    found, loads = document["machine"], document.get("loads")
+    quiet = quietness_sentence(loads) if loads else "Whether the machine was quiet was not noted then."
     return (
         f"Measured on {found['cores']} cores of {found['cpu']}, PyTorch {found['torch']}, timm {found['timm']}, "
-        f"Python {found['python']}. Figures in bold miss their target."
+        f"Python {found['python']}. {quiet} Figures in bold miss their target."
     )
 
 

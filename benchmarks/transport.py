@@ -109,15 +109,18 @@ def results_table() -> str:
     lines = []
     for method in dict.fromkeys(row["method"] for row in rows):
         plain, rounded = ([r for r in rows if (r["method"], r["dtype"]) == (method, dtype)] for dtype in DTYPES)
+        plain = plain[: len(rounded)]  # pairs only
+        if not plain:
+            continue
         cells = [method, "{:.2f} / {:.2f}".format(*(int(part[0]["bytes_up"]) / 1e6 for part in (plain, rounded)))]
-        cells.append(f"{float(plain[0]['update_error']):.2%}")
+        cells += [f"{float(plain[0]['update_error']):.2%}", str(len(plain))]
         for figure in ("auroc", "balanced_accuracy", "nll"):
             one, other = ([float(row[figure]) for row in part] for part in (plain, rounded))
             gaps = [b - a for a, b in zip(one, other, strict=True)]
-            spread = statistics.stdev(one) if len(one) > 1 else math.nan
-            cells.append(f"{statistics.mean(one):.4f}, {statistics.mean(gaps):+.4f} (seeds ±{spread:.4f})")
+            spread = f" (seeds ±{statistics.stdev(one):.4f})" if len(one) > 1 else ""
+            cells.append(f"{statistics.mean(one):.4f}, {statistics.mean(gaps):+.4f}{spread}")
         lines.append(cells)
-    head = ["method", "MB up a site: float32 / bfloat16", "largest error of an update"]
+    head = ["method", "MB up a site: float32 / bfloat16", "largest error of an update", "seeds"]
     return table([*head, "AUROC", "balanced accuracy", "NLL"], lines)
 
 

@@ -8,9 +8,12 @@ import torch
 from benchmarks import __main__ as cli
 from benchmarks import performance
 from benchmarks.pages import rewritten
-from benchmarks.speed.figure import Figure, interleaved
+from benchmarks.speed.figure import Figure, Timing, interleaved
+from benchmarks.speed.quietness import LOOPS, Quietness
 from benchmarks.speed.steps import one_site
+from benchmarks.speed.stores import SIDE, million
 from benchmarks.speed.workload import SMALL, replies, workbench
+from medfl.data.store_file import read_store
 
 
 def test_every_generated_part_of_the_page_is_that_of_the_figures():
@@ -55,6 +58,7 @@ def test_check_compares_writes_and_sets_the_exit_status(tmp_path, monkeypatch, c
     figure = Figure("mean of updates", "a read", value, target=2.0, detail={"mean_s": 0.25})
     monkeypatch.setattr(cli, "CPU", {"aggregation": lambda repeats: iter([figure])})
     monkeypatch.setattr(cli, "BASELINE", tmp_path / "baseline.json")
+    monkeypatch.setattr(Quietness, "look", lambda self: self.walls.append(1.0) or setattr(self, "floor", 1 / LOOPS))
     threads = torch.get_num_threads()
     try:
         assert cli.main(["--json", str(tmp_path / "baseline.json")]) == 0
@@ -71,5 +75,57 @@ def test_check_compares_writes_and_sets_the_exit_status(tmp_path, monkeypatch, c
         "value": value,
         "target": 2.0,
         "at_least": False,
+        "spread": None,
         "detail": {"mean_s": 0.25},
     }
+
+
+def test_a_busy_machine_leaves_the_baseline_and_decides_nothing(tmp_path, monkeypatch, capsys):
+    baseline, walls = tmp_path / "baseline.json", iter([1.0, 1.0, 1.0, 1.4, 1.4, 1.4, 1.4, 1.4])
+    values = iter([1.0, 1.2, 1.2])
+    monkeypatch.setattr(cli, "CPU", {"aggregation": lambda repeats: iter([Figure("a", "b", next(values))])})
+    monkeypatch.setattr(cli, "BASELINE", baseline)
+    look = lambda self: self.walls.append(next(walls)) or setattr(self, "floor", 1 / LOOPS)  # noqa: E731
+    monkeypatch.setattr(Quietness, "look", look)
+    threads = torch.get_num_threads()
+    try:
+        assert cli.main(["--json", str(baseline)]) == 0
+        written = baseline.read_bytes()
+        assert json.loads(written)["loads"] == [1.0, 1.0]
+        assert cli.main(["--json", str(baseline), "--check"]) == 2
+        assert baseline.read_bytes() == written
+        assert cli.main(["--json", str(tmp_path / "other.json")]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    said = capsys.readouterr().out
+    assert "is left as it was, since the machine was busy" in said
+    assert "worse than the baseline: a" in said
+    assert "BUSY" in performance.quietness_sentence(json.loads((tmp_path / "other.json").read_text())["loads"])
+
+
+def test_a_ratio_is_worse_by_more_than_its_pairs_differ():
+    fast, slow = Timing.of([1.0, 1.0, 1.0, 1.0]), Timing.of([1.0, 1.1, 1.3, 1.4])
+    figure = Figure("a", "b", slow / fast, detail={"slow_s": slow, "fast_s": fast})
+    assert figure.spread == pytest.approx((1.025, 1.375))
+    assert not figure.worse_than(1.0)
+    assert figure.worse_than(0.95)
+    rate = Figure("a", "b", fast / slow, at_least=True, detail={"slow_s": slow, "fast_s": fast})
+    assert rate.spread == pytest.approx((1 / 1.375, 1 / 1.025), abs=0.03)
+    assert rate.worse_than(1.2)
+    assert not rate.worse_than(0.9)
+    assert not rate.worse_than(None)
+    assert Figure("a", "b", 1.2).worse_than(1.1)
+
+
+def test_the_calibration_loop_is_never_faster_than_its_fastest_piece(monkeypatch):
+    monkeypatch.setattr("benchmarks.speed.quietness.LOOPS", 3)
+    quietness = Quietness()
+    quietness.look()
+    quietness.look()
+    assert min(quietness.loads) >= 1.0
+
+
+def test_a_store_of_a_million_is_an_index_over_no_bytes(tmp_path):
+    images, problems = read_store(million(tmp_path, patches=100))
+    assert images.shape == (100, SIDE, SIDE, 3)
+    assert not problems
