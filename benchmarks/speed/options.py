@@ -7,6 +7,7 @@ A round that has them off is the plain one, whose bytes are 4 (P + B) each way a
 from __future__ import annotations
 
 import dataclasses
+import functools
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -64,7 +65,7 @@ def rounds_with(repeats: int) -> Iterator[Figure]:
     sent = {name: bytes_of(played) for name, played in games.items()}
     seconds = dict(zip(games, interleaved([played.play for played in games.values()], repeats), strict=True))
     for name in games:
-        detail = {"on_s": seconds[name], "off_s": seconds["off"]}
+        detail: dict[str, float] = {"on_s": seconds[name], "off_s": seconds["off"]}
         detail |= {"down_on_kib": sent[name][0] / 1024, "up_on_kib": sent[name][1] / 1024}
         detail |= {"down_off_kib": sent["off"][0] / 1024, "up_off_kib": sent["off"][1] / 1024}
         if name != "off":
@@ -130,7 +131,7 @@ def subgroups(repeats: int) -> Iterator[Figure]:
     request = MeasureRequest(
         0, weights, buffers, ("test",), resamples=1000, temperature=1.0, thresholds={}, malignant=(), members=0
     )
-    on, off = interleaved([lambda site=site: site.handle(request) for site in sites], repeats)
+    on, off = interleaved([functools.partial(site.handle, request) for site in sites], repeats)
     yield Figure(
         "closing measurement with `evaluation.subgroups`, two columns, 396 patches",
         OFF,

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks.speed.figure import Figure, interleaved
 from medfl.data.store_file import read_store, write_record
 from medfl.data.store_pieces import PIECE_PATCHES
@@ -21,7 +19,7 @@ PATCHES, SIDE, JPEG_BYTES = 1_000_000, 64, 1_500
 
 def million(folder: Path, patches: int = PATCHES) -> Path:
     """The index of a store of so many JPEGs, over files that are as long and take no room on the disk."""
-    zeros = np.zeros(BLOCK, np.uint8)
+    zeros = bytes(BLOCK)
     whole = zlib.crc32(zeros)
     ranges = [range(begin, min(begin + PIECE_PATCHES, patches)) for begin in range(0, patches, PIECE_PATCHES)]
     for number, positions in enumerate(ranges):
