@@ -13,7 +13,7 @@ import yaml
 
 from benchmarks.pages import table
 from benchmarks.tables import RESULTS, ROOT, Runs
-from medfl.study.endpoint_results import answers, questions
+from medfl.study.endpoint_results import PRIMARY, answers, questions
 from medfl.study.endpoint_text import endpoint_sentences, endpoint_tables
 from medfl.study.pool import ByRepeat, Pool, Repeat
 from medfl.study.study_file import StudyFile
@@ -77,11 +77,23 @@ def sentences(name: str) -> str:
 
 
 def tables(name: str) -> str:
-    """The primary answers of a study, by stratum, and the secondary ones."""
+    """The primary answers of a study, by stratum, and those secondary ones whose runs are all done."""
     study = found(name)
     if study is None:
         return "Not run."
-    return "\n\n".join(f"{one.title[0].upper()}{one.title[1:]}:\n\n{one.markdown()}" for one in endpoint_tables(study))
+    done = [its for its in study["endpoints"] if its["rank"] == PRIMARY or not its["open_runs"]]
+    left = dict.fromkeys((its["method"], its["against"]) for its in study["endpoints"] if its not in done)
+    shown = [
+        f"{one.title[0].upper()}{one.title[1:]}:\n\n{one.markdown()}"
+        for one in endpoint_tables(study | {"endpoints": done})
+    ]
+    if left:
+        shown.append(
+            "Secondary comparisons whose runs are still to be done: "
+            + ", ".join(f"{one} against {other}" for one, other in left)
+            + "."
+        )
+    return "\n\n".join(shown)
 
 
 def entry(name: str, method: str, against: str, figure: str) -> Mapping[str, Any] | None:
