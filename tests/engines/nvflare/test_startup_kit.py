@@ -372,7 +372,7 @@ def test_kits_of_own_data_need_no_data_and_a_further_site_leaves_the_others_alon
 
 
 def test_no_kit_is_made_of_a_network_that_cannot_take_the_patches(pipeline, tmp_path):
-    model = pipeline.model.model_copy(update={"backbone": "vit_tiny_patch16_224", "weights": "pretrained"})
+    model = pipeline.model.model_copy(update={"backbone": "vit_tiny_patch16_224", "args": {}, "weights": "pretrained"})
     with pytest.raises(MedflError, match="doesn't match model"):
         make_kits(pipeline.model_copy(update={"model": model}), tmp_path / "kits", "localhost", 8002)
     assert not (tmp_path / "kits").exists()

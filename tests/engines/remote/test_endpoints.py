@@ -137,7 +137,7 @@ def framed(header, vectors=None, length=None) -> bytes:
 
 
 def facts(message, **changes) -> dict:
-    vectors = ("weights", "update", "buffers", "extra", "masked")
+    vectors = ("weights", "update", "buffers", "extra", "masked", "update_dtype")
     names = [f.name for f in dataclasses.fields(message) if f.name not in vectors]
     kind = next((kind for kind, request in REQUESTS.items() if type(request) is type(message)), "reply")
     stated = {name: getattr(message, name) for name in names} | changes
