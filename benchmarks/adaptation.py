@@ -22,6 +22,7 @@ import numpy as np
 import torch
 import yaml
 
+from benchmarks.tables import ROOT
 from medfl.config.yaml_file import parse
 from medfl.data.atomic_file import write_text
 from medfl.messages import AdaptRequest
@@ -39,7 +40,6 @@ from medfl.site.adaptation import Adapter, halves, mix_is_believable
 from medfl.site.measurement import probabilities
 from medfl.site.site import Site
 
-ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "docs" / "results" / "adaptation.csv"
 TRAIN = (
     "lung_centre",

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.attacks_results import ATTACKS, METHODS, PAGE, RUNS, SETTINGS, Run, read, rewritten
+from benchmarks.tables import ROOT
 from medfl.data.bag_store import SiteStore
 from medfl.errors import RunFailed
 from medfl.federation.callbacks import Callback
@@ -44,7 +45,7 @@ from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.prepare import LocalRunSetup, prepare
 from medfl.site.shared_model import SharedModel
 
-BASE = Path(__file__).resolve().parents[1] / "pipelines" / "studies" / "base.yaml"
+BASE = ROOT / "pipelines" / "studies" / "base.yaml"
 SEEDS = (1, 2, 3)
 FACTORS = {"sign": -1.0, "scale": 10.0}
 SETTING = [

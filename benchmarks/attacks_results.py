@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import pages
+from benchmarks.tables import ROOT
 from medfl.study.statistics import mean_over
 
-ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "docs" / "results" / "attacks" / "runs.csv"
 PAGE = ROOT / "docs" / "robustness.md"
 SETTINGS = ((5, 1), (7, 2))  # training sites, and how many of them are malicious

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.tables import ROOT
 from medfl.config import Pipeline
 from medfl.data.atomic_file import write_text
 from medfl.metrics.t_intervals import t_quantile
@@ -30,7 +31,6 @@ from medfl.pipeline.final_evaluation import calibrate, measure_sites
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.prepare import prepare
 
-ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "docs" / "results" / "calibration.csv"
 FITS: dict[str, Any] = {
     "none": "none",

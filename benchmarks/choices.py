@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+from benchmarks.tables import ROOT
 from medfl.data.atomic_file import write_text
 from medfl.methods.core.chain import MethodChain
 from medfl.methods.core.context import SiteContext
@@ -26,7 +27,6 @@ from medfl.methods.ecgr import Ecgr, choose
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.prepare import prepare
 
-ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "docs" / "results" / "performance" / "choices.csv"
 KEEPS = (0.25, 0.5, 0.75)
 # name: rounds, local steps, and what differs from the base of the studies

@@ -4,6 +4,7 @@ pages."""
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -33,15 +34,12 @@ def study_file(name: str) -> StudyFile:
 def planned(file: StudyFile) -> dict[str, list[Repeat]]:
     """Method -> the (partition, seed) that it is asked in."""
     return {
-        name: [
-            (partition, str(seed))
-            for partition in file.partitions
-            for seed in file.seeds[: arm.federations or len(file.seeds)]
-        ]
+        name: [(partition, str(seed)) for partition in file.partitions for seed in file.seeds[: arm.federations]]
         for name, arm in file.arms().items()
     }
 
 
+@functools.cache
 def found(name: str) -> dict[str, Any] | None:
     """The parts of study.json that its sentences and tables of endpoints are made of; None before the first run.
 

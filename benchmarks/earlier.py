@@ -190,14 +190,14 @@ def means_table(study: str, column: str) -> str:
     """Mean and interval of one figure: methods down, partitions across."""
     runs = Runs.load(study)
     partitions = list(dict.fromkeys(row["partition"] for row in runs.runs))
-    lines = ["| method | " + " | ".join(partitions) + " |", "|---" + "|---" * len(partitions) + "|"]
+    lines = []
     for method in dict.fromkeys(row["method"] for row in runs.runs):
         cells = []
         for name in partitions:
             rows = [row for row in runs.runs if row["method"] == method and row["partition"] == name]
             cells.append(_shown(mean_over(number(row, column) for row in rows)) if rows else "")
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append([method, *cells])
+    return table(["method", *partitions], lines)
 
 
 def rates_table() -> str:
@@ -211,12 +211,12 @@ def rates_table() -> str:
         for row in Runs.load(study).runs:
             method, _, rate = row["method"].rpartition("-")
             tried.setdefault(said.format(method), {})[float(rate)] = number(row, judged)
-    lines = ["| method | rate: validation figure | chosen |", "|---|---|---|"]
+    lines = []
     for method, values in tried.items():
         known = {rate: value for rate, value in values.items() if value is not None}
         shown = ", ".join(f"{rate:g}: {value:.3f}" for rate, value in sorted(known.items()))
-        lines.append(f"| {method} | {shown} | {max(known, key=lambda rate: known[rate]):g} |")
-    return "\n".join(lines)
+        lines.append([method, shown, f"{max(known, key=lambda rate: known[rate]):g}"])
+    return table(["method", "rate: validation figure", "chosen"], lines)
 
 
 def _shown(mean: Mean) -> str:

@@ -23,12 +23,12 @@ import torch
 from benchmarks.speed.figure import interleaved
 from benchmarks.speed.steps import one_site
 from benchmarks.speed.workload import METHOD, Rounds, store, work, workbench
+from benchmarks.tables import ROOT
 from medfl.data.atomic_file import write_text
 from medfl.methods.core.context import SiteContext
 from medfl.methods.core.local_steps import Steps
 from medfl.methods.ecgr import choose, coefficients
 
-ROOT = Path(__file__).resolve().parents[1]
 BACKBONES = ("test_byobnet", "resnet10t", "resnet18", "resnet34")
 METHODS: dict[str, METHOD] = {"FedAvg": [], "ECGR": ["ecgr"], "SCAFFOLD": ["scaffold"]}
 Row = dict[str, Any]

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from benchmarks.pages import table
+from benchmarks.tables import ROOT
 from medfl.data.patch_store import PatchStore
 from medfl.federation.rounds import Federation
 from medfl.methods.differential_privacy import entropy_normal
@@ -34,7 +35,6 @@ from medfl.model.flat_model import FlatModel
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.prepare import LocalRunSetup, prepare
 
-ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "results" / "privacy"
 INVERSION, HOSPITAL = FOLDER / "inversion.csv", FOLDER / "hospital.csv"
 BASE, SMALL = (ROOT / "pipelines" / name for name in ("studies/base.yaml", "lc25000_small.yaml"))

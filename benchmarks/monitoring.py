@@ -22,14 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.pages import rewritten, table
+from benchmarks.tables import ROOT
 from medfl.metrics.drift import Moments
 from medfl.metrics.monitored import TOGETHER, figure_names
 from medfl.metrics.prevalence import PredictedCounts
 from medfl.pipeline.monitor_reference import MonitorReference
-from medfl.pipeline.monitor_sites import drift
+from medfl.pipeline.monitor_sites import FederationComparison, drift
 from medfl.pipeline.monitor_sums import MonitorSums
 
-ROOT = Path(__file__).resolve().parents[1]
 COMMITTED = ROOT / "docs" / "results" / "monitoring.csv"
 PAGE = ROOT / "docs" / "monitoring.md"
 CLASSES = ("a", "b", "c", "d", "e")
@@ -68,17 +68,10 @@ DRIFT = tuple(Setting(4, 40, OWN, 4, 50, moved, sites) for sites in (4, 1) for m
 )
 
 
-@dataclass(frozen=True)
-class Row:
+@dataclass(frozen=True, kw_only=True)
+class Row(Setting):
     """A setting and how often, of `repeats` draws, there was an alarm: at any site, of all together, either."""
 
-    sites: int
-    groups: int
-    compared: str
-    reference_sites: int
-    before: int
-    moved: float
-    moved_sites: int
     repeats: int
     at_a_site: float
     together: float
@@ -106,7 +99,8 @@ def measured(setting: Setting, repeats: int, seed: int) -> Row:
     alone = whole = either = 0
     for _ in range(repeats):
         sums, reference = draw(setting, rng)
-        places = {place for place, own in drift(sums, reference).items() if any(one.alarm for one in own.values())}
+        shifts = drift(sums, reference, FederationComparison.of(sums, reference))
+        places = {place for place, own in shifts.items() if any(one.alarm for one in own.values())}
         alone += bool(places - {TOGETHER})
         whole += TOGETHER in places
         either += bool(places)

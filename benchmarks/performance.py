@@ -11,9 +11,9 @@ from typing import Any
 
 from benchmarks.__main__ import BASELINE
 from benchmarks.choices import OUT as CHOICES
-from benchmarks.choices import ROOT
 from benchmarks.pages import rewritten, table
 from benchmarks.speed.quietness import quietness_sentence
+from benchmarks.tables import ROOT
 
 PAGE = ROOT / "docs" / "performance.md"
 

@@ -18,10 +18,10 @@ from statistics import mean
 from benchmarks.leaks import hospital_table, inversion_table
 from benchmarks.pages import rewritten, table
 from benchmarks.privacy_head import head_table
+from benchmarks.tables import ROOT
 from medfl.runs.privacy_ledger import best_guess, epsilon
 from medfl.seeds import seed_for
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "privacy.md"
 COST = ROOT / "docs" / "results" / "privacy" / "cost.csv"
 PIPELINE = ROOT / "pipelines" / "methods" / "dp.yaml"

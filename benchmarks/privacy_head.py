@@ -13,11 +13,11 @@ from __future__ import annotations
 import csv
 import dataclasses
 import time
-from pathlib import Path
 from statistics import mean
 
 from benchmarks.attacks import measured
 from benchmarks.pages import table
+from benchmarks.tables import ROOT
 from medfl.federation.rounds import Federation
 from medfl.federation.server_state import ServerState
 from medfl.federation.transport import InProcess
@@ -31,7 +31,6 @@ from medfl.runs.patient_ledger import patient_epsilon
 from medfl.runs.privacy_ledger import epsilon
 from medfl.site.shared_model import SharedModel
 
-ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "docs" / "results" / "privacy" / "head.csv"
 PIPELINE = ROOT / "pipelines" / "lc25000_small.yaml"
 DELTA = 1e-5

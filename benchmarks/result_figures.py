@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from benchmarks import designed
 from benchmarks.tables import RESULTS, ROOT, Runs
 from medfl.study.statistics import mean_over
 from medfl.study.study_tables import number
-
-matplotlib.use("svg")
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 IMAGES = ROOT / "docs" / "images"
 BLUE, GREY, RED, PALE = "#1b6ca8", "#7a7a7a", "#c1443c", "#e6eef5"
@@ -84,8 +82,13 @@ def forest(axes: Axes, lines: Sequence[Line], neutral: float) -> None:
         if ends is not None:
             axes.plot(ends, [place, place], color=BLUE, lw=1.6, solid_capstyle="butt")
         axes.plot([estimate], [place], "o", color=BLUE, ms=4.5)
-    axes.set_yticks(range(len(lines)), [name for name, *_ in reversed(lines)])
-    axes.set_ylim(-0.6, len(lines) - 0.4)
+    name_rows(axes, [name for name, *_ in lines])
+
+
+def name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """Name the rows of a chart, the first at the top."""
+    axes.set_yticks(range(len(names)), list(reversed(names)))
+    axes.set_ylim(-0.6, len(names) - 0.4)
 
 
 def _primary() -> Figure:
@@ -121,8 +124,7 @@ def _scanners() -> Figure:
                 place = len(methods) - 1 - methods.index(method)
                 axes.plot(values, [place] * len(values), "o", color=BLUE, ms=4.5, alpha=0.6)
                 axes.plot([sum(values) / len(values)], [place], "|", color=RED, ms=14)
-        axes.set_yticks(range(len(methods)), reversed(methods))
-        axes.set_ylim(-0.6, len(methods) - 0.4)
+        name_rows(axes, methods)
         axes.set_xlabel(f"AUROC at {'the ' if where != 'TCGA' else ''}{where} (a dot a run, bar: mean)")
     return figure
 
@@ -136,7 +138,7 @@ def _remedies() -> Figure:
         axes.barh(places, list(means.values()), 0.34, color=GREY if network == "small" else BLUE, label=label)
         for place, value in zip(places, means.values(), strict=True):
             axes.text(value + 0.004, place, f"{value:.3f}", va="center", fontsize=8)
-    axes.set_yticks(range(len(REMEDIES)), list(reversed(REMEDIES.values())))
+    name_rows(axes, list(REMEDIES.values()))
     axes.set_xlabel("calibration error (ECE) at held-out sites; 0 is best")
     axes.legend(frameon=False, loc="lower right")
     return figure

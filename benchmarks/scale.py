@@ -26,6 +26,7 @@ import torch
 import yaml
 
 from benchmarks.pages import rewritten, table
+from benchmarks.tables import ROOT
 from medfl.engines.nvflare.launch import run as deployed
 from medfl.engines.remote.codec import Bounds, pack, unpack_request
 from medfl.engines.remote.remote_transport import Remote
@@ -39,7 +40,6 @@ from medfl.pipeline.run import run
 from medfl.runs.folder import RunFolder
 from medfl.runs.progress import ProgressCallbacks
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "scale.md"
 RESULTS = ROOT / "docs" / "results" / "scale"
 SMALL = "test_byobnet"

@@ -29,8 +29,8 @@ import yaml
 from safetensors import safe_open
 
 from benchmarks.pages import rewritten, table
+from benchmarks.tables import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reliability.md"
 RESULT = ROOT / "docs" / "results" / "reliability" / "soak.csv"
 ROUNDS = 8

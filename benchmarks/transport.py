@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.pages import rewritten, table
+from benchmarks.tables import ROOT
 from medfl import config
 from medfl.federation.transport import InProcess
 from medfl.messages import Failure, Reply, Request
@@ -30,7 +31,6 @@ from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.prepare import prepare
 from medfl.pipeline.run import run
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "scale.md"
 OUT = ROOT / "docs" / "results" / "scale" / "transport.csv"
 PIPELINE = ROOT / "pipelines" / "lc25000_small.yaml"

@@ -9,8 +9,6 @@ import pytest
 import typer.main
 import typer.testing
 
-from medfl.report import chart_style
-
 # Imports are compiled once for all processes of the suite, also where the environment says not to keep bytecode.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -66,14 +64,24 @@ def _one_thread():
         torch.set_num_threads(1)
 
 
-RENDERED = chart_style.rendered
 EMPTY_CHART = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"/>'
-chart_style.rendered = lambda figure: EMPTY_CHART
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _rendering():
+    """Rendering forty charts takes seconds: figures are made and not rendered, but where a test asks for `charts`. What
+    renders them otherwise."""
+    from medfl.report import chart_style  # matplotlib, once the settings above hold
+
+    with pytest.MonkeyPatch.context() as patch:
+        rendered = chart_style.rendered
+        patch.setattr(chart_style, "rendered", lambda figure: EMPTY_CHART)
+        yield rendered
 
 
 @pytest.fixture(scope="module")
-def charts():
-    """Rendering forty charts takes seconds. Only where a test looks at them are figures rendered."""
+def charts(_rendering):
+    """Charts as a reader sees them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chart_style, "rendered", RENDERED)
+        patch.setattr("medfl.report.chart_style.rendered", _rendering)
         yield

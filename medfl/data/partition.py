@@ -11,10 +11,10 @@ import hashlib
 import hmac
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -164,12 +164,10 @@ class Partition:
                 rows = share.rows[positions]
                 for group in np.unique(share.catalog.groups[rows]):
                     name = share.catalog.group_names[group]
-                    _claim(groups, (share.catalog.scope, name), place, f"the source group {name}")
+                    _claim(groups, (share.catalog.scope, name), place, "the source group", str, name)
+                what = f"the {source.patch_words[0]}"
                 for reference in (references[position] for position in positions):
-                    before = patches.setdefault(source.identity(reference), place)
-                    if before != place:  # said only then: there may be a million
-                        what = f"the {source.patch_words[0]} {source.describe(reference)}"
-                        _claim(patches, source.identity(reference), place, what)
+                    _claim(patches, source.identity(reference), place, what, source.describe, reference)
         self._check_spelling()
 
     def _check_spelling(self) -> None:
@@ -277,12 +275,15 @@ def _site_partition(
     return SitePartition(site.name, role, catalog, rows, splits)
 
 
-def _claim(claims: dict[object, str], key: object, place: str, what: str) -> None:
+def _claim(
+    claims: dict[object, str], key: object, place: str, kind: str, describe: Callable[[Any], str], thing: Any
+) -> None:
+    """Raise MedflError where another place has it; it is described only then, since there may be a million."""
     before = claims.setdefault(key, place)
     if before != place:
         raise MedflError(
-            f"{what} is in two places, {before} and {place}; a source may be in one split of one site only: give each "
-            f"site data of its own (`data.root`) or correct the source groups"
+            f"{kind} {describe(thing)} is in two places, {before} and {place}; a source may be in one split of one "
+            f"site only: give each site data of its own (`data.root`) or correct the source groups"
         )
 
 

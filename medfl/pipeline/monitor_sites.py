@@ -93,14 +93,15 @@ def monitor(
     return {**facts, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **result}
 
 
-def drift(sums: Mapping[str, MonitorSums], reference: MonitorReference) -> dict[str, dict[str, Shift]]:
+def drift(
+    sums: Mapping[str, MonitorSums], reference: MonitorReference, federation: FederationComparison
+) -> dict[str, dict[str, Shift]]:
     """By site, and with several sites under `TOGETHER`, each figure that there is something to compare with. The level
     of an alarm is shared by all of them."""
     compared = {
-        site: {figure: reference.of(site, figure) for figure in own.moments if reference.of(site, figure)[0]}
+        site: {figure: others for figure in own.moments if (others := reference.of(site, figure))[0]}
         for site, own in sums.items()
     }
-    federation = FederationComparison.of(sums, reference)
     level = LEVEL / max(sum(map(len, compared.values())) + federation.count, 1)
     shifts = {
         site: {
@@ -114,7 +115,8 @@ def drift(sums: Mapping[str, MonitorSums], reference: MonitorReference) -> dict[
 
 def judged(sums: Mapping[str, MonitorSums], reference: MonitorReference, classes: Sequence[str]) -> dict[str, Any]:
     """What the sums of sites say: class mix and drift of each and of all together, alarms."""
-    federation, shifts = FederationComparison.of(sums, reference), drift(sums, reference)
+    federation = FederationComparison.of(sums, reference)
+    shifts = drift(sums, reference, federation)
     count = sum(map(len, shifts.values()))
     entries: dict[str, dict[str, Any]] = {}
     for site, own in sums.items():

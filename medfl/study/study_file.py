@@ -282,9 +282,9 @@ def _resolve(spec: StudyFile, base: Path | Mapping[str, Any], overrides: list[st
     runs, tuned = [], _tuned(spec, where)
     keys = {key for setting in tuned.values() for key in setting}
     for partition, changes in (spec.partitions or {PLAIN: {}}).items():
-        for index, seed in enumerate(spec.seeds):
+        for seed in spec.seeds:
             for name, arm in spec.arms().items():
-                if arm.federations is not None and index >= arm.federations:
+                if seed not in spec.seeds[: arm.federations]:
                     continue
                 as_method = arm.tuned_as or name
                 if (partition, as_method) not in tuned and not keys <= arm.set.keys():

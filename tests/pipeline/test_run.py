@@ -3,8 +3,6 @@
 import csv
 import json
 import os
-import signal
-import time
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +31,7 @@ from medfl.runs.purge import private_parts
 from medfl.site.evaluator import SiteDiverged
 from medfl.site.site import Site
 from tests.datafiles import OWN, own_folder
-from tests.processes import quick_processes
+from tests.processes import killed_after_a_round
 from tests.tiny import WITH_BATCHNORM, write_tiny
 
 BATCHNORM = "model={backbone: " + WITH_BATCHNORM["backbone"] + "}"
@@ -164,14 +162,7 @@ def test_interrupted_anywhere_and_resumed_is_the_same_run(small, finished, tmp_p
 
 def test_killed_outright_and_resumed_is_the_same_run(small, finished, tmp_path):
     out = tmp_path / "killed"
-    process = quick_processes().Process(target=run, args=(load_pipeline(small), out))
-    process.start()
-    deadline = time.monotonic() + 120
-    while not (out / "checkpoint" / "state.json").exists() and process.is_alive() and time.monotonic() < deadline:
-        time.sleep(0.002)
-    process.kill()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+    killed_after_a_round(run, load_pipeline(small), out)
     same_result(finished, resume(out).folder)
 
 

@@ -55,23 +55,20 @@ def dossier(
             return
         from medfl.tracking.model_card import model_card
 
-        key = _key(Path(sign)) if sign else None  # before anything is written
+        if sign:  # before anything is written
+            from medfl.engines.remote.file_signature import signing_key
+
+            key = signing_key(Path(sign))
         made = write_dossier(Path(run), model_card, Path(out) if out else None, Path(answers) if answers else None)
-        if key:
+        if sign:
             _sign(key, made.folder)
         for title, (missing, whole) in made.open_items.items():
             terminal.say(f"{title}: {missing} of {whole} items not answered")
         missing, whole = made.open_questions
         hint = "; write a file of them with --template" if missing and not answers else ""
         terminal.say(f"Questions that nobody answered: {missing} of {whole}{hint}", f"Dossier: {made.folder}")
-        if key:
+        if sign:
             terminal.say(f"Signed: medfl dossier {made.folder} --verify --certificate CERTIFICATE checks it")
-
-
-def _key(file: Path) -> object:
-    from medfl.engines.remote.file_signature import signing_key
-
-    return signing_key(file)
 
 
 def _sign(key: object, folder: Path) -> None:

@@ -149,15 +149,13 @@ class FileSource(Source):
 
     def outside(self, references: Sequence[str]) -> str | None:
         """The first reference that lies outside the folder once links and `..` are followed, or None."""
-        top, real = (
-            os.path.realpath(self.folder),
-            functools.cache(os.path.realpath),
-        )  # a folder holds thousands of files
+        top, real = os.path.realpath(self.folder), functools.cache(os.path.realpath)
+        inside = os.path.join(top, "")
         for reference in references:
             path = str(self.path(reference))
             above, name = os.path.split(path)
             target = os.path.realpath(path) if os.path.islink(path) else os.path.join(real(above), name)
-            if target != top and not target.startswith(os.path.join(top, "")):
+            if target != top and not target.startswith(inside):
                 return reference
         return None
 

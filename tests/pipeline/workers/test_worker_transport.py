@@ -19,7 +19,7 @@ from medfl.pipeline.run import resume, run
 from medfl.pipeline.workers.worker_transport import WorkerTransport, can_inherit
 from medfl.testing.method_checks import Case
 from medfl.testing.toy_federation import toy_run
-from tests.processes import quick_processes
+from tests.processes import killed_after_a_round, quick_processes
 from tests.tiny import tiny
 
 CHAINS = [("scaffold", "ecgr"), ("pflalign",), ("fedbuff",)]  # state at sites, models of their own, late replies
@@ -143,14 +143,7 @@ def test_workers_end_by_themselves_when_the_run_is_killed():
 def test_killed_with_workers_and_resumed_is_the_undisturbed_run(tmp_path):
     pipeline = load_pipeline(tiny(method=["scaffold"], training={"workers": 2, "local_steps": 2, "rounds": 3}))
     whole, out = run(pipeline, tmp_path / "whole").folder, tmp_path / "killed"
-    process = quick_processes().Process(target=run, args=(pipeline, out))
-    process.start()
-    until = time.monotonic() + 120
-    while not (out / "checkpoint" / "state.json").exists() and process.is_alive() and time.monotonic() < until:
-        time.sleep(0.002)
-    process.kill()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+    killed_after_a_round(run, pipeline, out)
     resumed = resume(out).folder
     for name in ("rounds", "model"):
         assert getattr(resumed, name).read_bytes() == getattr(whole, name).read_bytes()
