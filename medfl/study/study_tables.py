@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medfl.errors import MedflError
 from medfl.metrics import mean_supported, round_stability
 from medfl.metrics.figures import Place, Style, figures_at
 from medfl.metrics.record_types import RoundRecord
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from medfl.runs.folder import RunFolder
 
 EARLIER = "earlier"
+DETAILS = ("sites", "curves")
 IDENTITY = ("partition", "method", "seed", "fold")
 ROUND_FIGURES = ("mean_auroc", "worst_auroc", "site_spread", "drift", "coherence", "update_cosine")
 
@@ -51,7 +53,7 @@ class Tables:
         only if it is in all three.
 
         Raises:
-            MedflError: a damaged table.
+            MedflError: a damaged table, or one of three that is not there.
         """
         earlier = folder / EARLIER
         return cls((cls._of(earlier).rows if earlier.is_dir() else {}) | cls._of(folder).rows)
@@ -66,7 +68,13 @@ class Tables:
                 tables.rows[row["key"]] = RunRows(
                     _unnamed(row), [], [], {column: row[column] for column in (*IDENTITY, "key")}
                 )
-        for name in ("sites", "curves"):
+        lost = [f"{name}.csv" for name in DETAILS if tables.rows and not (folder / f"{name}.csv").is_file()]
+        if lost:
+            raise MedflError(
+                f"{folder / 'runs.csv'} has {len(tables.rows)} runs, and {' and '.join(lost)} beside it, with their "
+                "sites or rounds, is gone; put it back, or move runs.csv away to train them again"
+            )
+        for name in DETAILS:
             for row in read_table(folder / f"{name}.csv"):
                 if first.get(row["key"]) == [row[column] for column in IDENTITY]:
                     rows = tables.rows[row["key"]]

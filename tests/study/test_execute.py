@@ -358,6 +358,16 @@ def test_damaged_tables_are_refused(finished, files, tmp_path):
         Tables.load(tmp_path)
 
 
+@pytest.mark.parametrize("lost", ["sites.csv", "curves.csv"])
+def test_runs_without_the_tables_of_their_sites_or_rounds_are_not_thrown_away(finished, files, tmp_path, lost):
+    for name in {"runs.csv", "sites.csv", "curves.csv"} - {lost}:
+        shutil.copy(finished / name, tmp_path / name)
+    runs = (tmp_path / "runs.csv").read_text()
+    with pytest.raises(MedflError, match=rf"runs\.csv has 4 runs, and {lost} beside it.* is gone; put it back"):
+        carry_out(load_study(files / "study.yaml"), tmp_path)
+    assert (tmp_path / "runs.csv").read_text() == runs
+
+
 def test_a_run_that_is_not_in_all_three_tables_is_not_done(finished, tmp_path):
     """A kill may fall between the tables."""
     whole = {name: (finished / name).read_text().splitlines(keepends=True) for name in TABLES[:3]}

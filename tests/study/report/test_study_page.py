@@ -411,6 +411,7 @@ def by_hand(tmp_path):
     found |= {"one_seed": False}
     (tmp_path / "study.json").write_text(json.dumps(found | {"methods": {"a": []}, "partitions": {"p": EMPTY}}))
     (tmp_path / "curves.csv").write_text(CURVES)
+    (tmp_path / "sites.csv").write_text("partition,method,seed,fold,key\n")
     (tmp_path / "runs.csv").write_text(RUNS)
     return tmp_path
 
