@@ -12,6 +12,8 @@ from medfl.metrics.t_intervals import Interval
 from medfl.metrics.units import UNITS
 
 STABILITY = tuple(row.key for row in stability_at(Place.STUDY_RUNS))
+PERSONAL = "val_personalised_balanced_accuracy"
+"""Mean of what the models that sites keep for themselves reach on their validation data after the last round."""
 COSTS = ("megabytes", "virtual_seconds")
 UNIT_ROLES = {
     f"{role}_{unit}": (word, f" per {unit}")
@@ -38,6 +40,8 @@ def validation_columns() -> list[str]:
 def figure_of(column: str) -> SiteFigure | None:
     """The row of the table of figures that a column of runs.csv is made of; None for stability, bytes and time."""
     for row in FIGURES:
+        if (column, row.key) == (PERSONAL, "balanced_accuracy"):
+            return row
         means = {f"{part}_mean_{row.key}" for part in (*UNIT_ROLES, "held_out", "train", "val")}
         worst = {f"{part}_worst_{row.key}" for part in (*UNIT_ROLES, "held_out", "train")}
         if column.removesuffix("_before") in means | worst:
@@ -61,6 +65,7 @@ def run_figures() -> list[str]:
         *(f"{role}_{column}" for role in ("held_out", "train") for column in group_columns()),
         *(f"{role}_{column}" for role in UNIT_ROLES for column in group_columns()),
         *validation_columns(),
+        PERSONAL,
         *STABILITY,
         *(f"inertia_{part}" for part in ("first", "middle", "last")),
         *COSTS,
@@ -84,6 +89,8 @@ def direction(column: str) -> Literal["higher", "lower"] | None:
 
 def figure_title(column: str) -> str:
     """A column in words: `held_out_mean_auroc` is "mean AUROC at held-out sites"."""
+    if column == PERSONAL:
+        return "mean balanced accuracy of the sites' own models on validation data"
     parts = {"held_out": ("held-out", ""), "train": ("training", ""), "val": ("training", "")} | UNIT_ROLES
     for part, (word, per) in parts.items():
         data = " on validation data" if part == "val" else ""

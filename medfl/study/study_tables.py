@@ -18,7 +18,7 @@ from medfl.metrics.record_types import RoundRecord
 from medfl.metrics.remedies import name_of
 from medfl.metrics.units import UNITS, units_in
 from medfl.study.csv_rows import Row, read_table, write_table
-from medfl.study.run_figures import STABILITY, group_columns, validation_columns
+from medfl.study.run_figures import PERSONAL, STABILITY, group_columns, validation_columns
 from medfl.study.study_file import Planned
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def run_row(summary: Mapping[str, Any], records: Sequence[RoundRecord], data: st
         for column in validation_columns()
     }
     own = [entry["val_personalised"] for entry in entries if "val_personalised" in entry]
-    values |= {"val_personalised_balanced_accuracy": mean_supported(entry["balanced_accuracy"] for entry in own)}
+    values |= {PERSONAL: mean_supported(entry["balanced_accuracy"] for entry in own)}
     values |= {figure: summary["stability"].get(figure) for figure in STABILITY}
     inertia = summary["stability"]["inertia"]
     values |= {

@@ -38,3 +38,22 @@ def test_a_study_and_its_tuning_ask_for_the_same(name, tmp_path):
     plan = load_study(folder / f"{name}.yaml")
     assert [run.method for run in plan.runs] == ["fedavg", "ecgr-at-fedavg"]
     assert {run.pipeline.training.optimizer.lr for run in plan.runs} == {0.01}
+
+
+def test_personal_models_are_tuned_on_other_federations_by_their_own_figure():
+    study, tuning = (
+        StudyFile.model_validate(yaml.safe_load((DESIGNED / f"personal-{key}.yaml").read_text()))
+        for key in ("heads", "tuning")
+    )
+    assert not set(study.seeds) & set(tuning.seeds)
+    assert (len(tuning.seeds), len(tuning.grid.values)) == (20, 5)
+    assert study.partitions == tuning.partitions
+    assert {study.endpoints.primary[0].figure, tuning.grid.by} == {"val_personalised_balanced_accuracy"}
+
+
+@pytest.mark.parametrize("name", ["sparsity-network", "bandwidth-network"])
+def test_a_small_network_is_asked_with_stated_rates(name):
+    study = load_study(DESIGNED / f"{name}.yaml")
+    assert len(study.file.seeds) == 20
+    assert {run.pipeline.training.optimizer.lr for run in study.runs} <= {0.03, 0.01, 0.003}
+    assert study.design is not None
