@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.speed import gpu, options, rounds, side_by_side, starting, steps, stores
+from benchmarks.speed import frozen, gpu, options, rounds, side_by_side, starting, steps, stores
 from benchmarks.speed.figure import Figure
 from benchmarks.speed.quietness import Quietness
 from medfl.runs.versions import versions
@@ -33,6 +33,9 @@ CPU: dict[str, Callable[[int], Iterator[Figure]]] = {
     "plain": steps.fedavg_over_plain,
     "ecgr": steps.ecgr_over_fedavg,
     "methods": steps.methods_over_fedavg,
+    "passes": steps.passes_over_plain,
+    "features": frozen.extraction,
+    "heads": frozen.rounds_on_features,
     "stain": steps.stain_over_fedavg,
     "aggregation": rounds.aggregation,
     "else": rounds.everything_else,

@@ -1,4 +1,4 @@
-"""What the studies of docs/study-design.md found, from their committed tables alone; `benchmarks.claims` writes the
+"""What the studies of the two pages of design found, from their committed tables alone; `benchmarks.claims` writes the
 pages."""
 
 from __future__ import annotations
@@ -20,10 +20,16 @@ from medfl.study.pool import ByRepeat, Pool, Repeat
 from medfl.study.study_file import StudyFile
 from medfl.study.study_tables import number
 
-DESIGN = ROOT / "docs" / "study-design.md"
 STUDIES = ROOT / "pipelines" / "studies" / "designed"
-NAMES = ("heads", "network")
-SETTINGS = {"heads": "heads on frozen features", "network": "a small network from random weights"}
+SETTINGS = {
+    "heads": "heads on frozen features",
+    "network": "a small network from random weights",
+    "personal-heads": "personal models on frozen features",
+    "sparsity-network": "LIPS on the small network",
+    "bandwidth-network": "FedGMR on the small network",
+}
+FIRST = ("heads", "network")  # of docs/study-design.md; the others are of docs/study-design-methods.md
+TUNING = {"heads": "heads-tuning", "network": "network-tuning", "personal-heads": "personal-tuning"}
 
 
 def study_file(name: str) -> StudyFile:
@@ -104,8 +110,8 @@ def entry(name: str, method: str, against: str, figure: str) -> Mapping[str, Any
 def rates() -> str:
     """What each tuning study chose, by stratum."""
     rows = []
-    for name in NAMES:
-        path = RESULTS / f"{name}-tuning" / "chosen.csv"
+    for name, tuning in TUNING.items():
+        path = RESULTS / tuning / "chosen.csv"
         if path.is_file():
             with path.open(encoding="utf-8", newline="") as stream:
                 rows += [
@@ -117,12 +123,14 @@ def rates() -> str:
 
 def progress() -> str:
     """Runs done of those planned, and under which design, by the first eight digits of its SHA-256."""
-    rows = []
-    for name in (each for both in NAMES for each in (f"{both}-tuning", both)):
-        done = Runs.load(name).runs
-        asked = sum(map(len, planned(study_file(name)).values()))
+    rows, pages = [], {}
+    for name in (each for main in SETTINGS for each in (TUNING.get(main), main) if each):
+        file, done = study_file(name), Runs.load(name).runs
+        asked = sum(map(len, planned(file).values()))
         designs = Counter(row["design"][:8] for row in done)
         shown = ", ".join(f"{digest}: {count}" for digest, count in sorted(designs.items()))
         rows.append([f"`designed/{name}`", f"{len(done):,}", f"{asked:,}", shown or "-"])
-    digest = hashlib.sha256(DESIGN.read_bytes()).hexdigest()
-    return f"{table(['study', 'runs done', 'of', 'under the design'], rows)}\n\nThe design page is `{digest}`."
+        page = (STUDIES / str(file.design)).resolve()
+        pages[page.name] = hashlib.sha256(page.read_bytes()).hexdigest()
+    shown = "; ".join(f"`{name}` is `{digest}`" for name, digest in pages.items())
+    return f"{table(['study', 'runs done', 'of', 'under the design'], rows)}\n\n{shown}."

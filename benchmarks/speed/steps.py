@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import timm
@@ -15,11 +15,17 @@ from medfl.data.batches import AugmentSpec, Batches, epoch_order
 
 METHODS: dict[str, tuple[METHOD, dict[str, float], float]] = {
     "fedprox": (["fedprox"], {}, 1.10),
-    "scaffold": (["scaffold"], {}, 1.10),
+    "scaffold": (["scaffold"], {}, 1.08),
     "fednova": (["fednova"], {}, 1.10),
+    "feddyn": (["feddyn"], {}, 1.05),
+    "fedlc": (["fedlc"], {}, 1.05),
+    "fedrdn": (["fedrdn"], {}, 1.05),
     "lips": (["lips"], {}, 1.10),
-    "pflalign": (["pflalign"], {"momentum": 0.0}, 1.30),
+    "pflalign": (["pflalign"], {"momentum": 0.0}, 1.25),
 }
+LOOK, LEARN = "a forward pass", "a forward and backward pass"
+PASSES: dict[str, tuple[str, ...]] = {"fedsam": (LEARN, LEARN), "moon": (LOOK, LOOK, LEARN)}
+"""What a step needs, a method's own arithmetic aside: MOON looks with the global and with the site's last model."""
 
 
 def one_site(backbone: str, size: int, steps: int, method: METHOD, **changes: Any) -> Rounds:
@@ -27,8 +33,9 @@ def one_site(backbone: str, size: int, steps: int, method: METHOD, **changes: An
     return Rounds(workbench(backbone, method), [store("site", 330, size)], work(steps, **changes))
 
 
-def plain_loop(backbone: str, size: int, steps: int) -> Callable[[], None]:
-    """PyTorch's default SGD over the same batches: a timm network, cross entropy, `set_to_none=True`."""
+def plain_loop(backbone: str, size: int, steps: int, passes: Sequence[str] = (LEARN,)) -> Callable[[], None]:
+    """PyTorch's default SGD over the same batches: a timm network, cross entropy, `set_to_none=True`; with so many
+    passes of each batch."""
     net = timm.create_model(backbone, num_classes=len(CLASSES))
     config = timm.data.resolve_model_data_config(net)
     patches = store("site", 330, size)
@@ -42,8 +49,12 @@ def plain_loop(backbone: str, size: int, steps: int) -> Callable[[], None]:
     def loop() -> None:
         order = epoch_order(patches.splits["train"], 32, steps, seed=1)
         for images, labels in batches.training(order, seed=1):
-            optimizer.zero_grad(set_to_none=True)
-            criterion(net(images), labels).backward()
+            for each in passes:
+                optimizer.zero_grad(set_to_none=True)
+                with torch.set_grad_enabled(each == LEARN):
+                    loss = criterion(net(images), labels)
+                if each == LEARN:
+                    loss.backward()
             optimizer.step()
 
     return loop
@@ -84,7 +95,7 @@ def ecgr_over_fedavg(repeats: int) -> Iterator[Figure]:
 def methods_over_fedavg(repeats: int) -> Iterator[Figure]:
     """A round of 20 steps, resnet18 at 64 px, with each method over one without."""
     rounds = [one_site("resnet18", 64, 20, method, **changes) for method, changes, _ in METHODS.values()]
-    fedavg, *found = interleaved([r.play for r in (one_site("resnet18", 64, 20, []), *rounds)], repeats=repeats)
+    fedavg, *found = interleaved([r.play for r in (one_site("resnet18", 64, 20, []), *rounds)], repeats=max(7, repeats))
     for (name, (_, _, target)), seconds in zip(METHODS.items(), found, strict=True):
         yield Figure(
             f"{name} round, 20 steps, resnet18 64 px",
@@ -92,6 +103,21 @@ def methods_over_fedavg(repeats: int) -> Iterator[Figure]:
             seconds / fedavg,
             target=target,
             detail={f"{name}_s": seconds, "fedavg_s": fedavg},
+        )
+
+
+def passes_over_plain(repeats: int) -> Iterator[Figure]:
+    """A round of 20 steps, resnet18 at 64 px, of methods that see a batch more than once, over those passes alone."""
+    for name, passes in PASSES.items():
+        round_, plain = interleaved(
+            [one_site("resnet18", 64, 20, [name]).play, plain_loop("resnet18", 64, 20, passes)], repeats=max(7, repeats)
+        )
+        yield Figure(
+            f"{name} round, 20 steps, resnet18 64 px",
+            f"plain PyTorch loop of {' and '.join(passes)} a step",
+            round_ / plain,
+            target=1.05,
+            detail={f"{name}_s": round_, "plain_s": plain},
         )
 
 

@@ -3,14 +3,16 @@
 import json
 
 import pytest
+import timm
 import torch
 
 from benchmarks import __main__ as cli
 from benchmarks import performance
 from benchmarks.pages import rewritten
+from benchmarks.speed import frozen
 from benchmarks.speed.figure import Figure, Timing, interleaved
 from benchmarks.speed.quietness import LOOPS, Quietness
-from benchmarks.speed.steps import one_site
+from benchmarks.speed.steps import LEARN, PASSES, one_site, plain_loop
 from benchmarks.speed.stores import SIDE, million
 from benchmarks.speed.workload import SMALL, replies, workbench
 from medfl.data.store_file import read_store
@@ -44,6 +46,31 @@ def test_rounds_train_and_their_steps_are_timed():
     assert not torch.equal(before, game.federation.state.weights)
     assert game.step_seconds() > 0
     assert game.step_seconds() == 0
+
+
+def test_heads_train_on_features_that_are_there(monkeypatch):
+    monkeypatch.setattr(frozen, "OF_EACH", 40)
+    monkeypatch.setattr(frozen, "SITES", 2)
+    game = frozen.heads(["fedlc"])
+    before = game.federation.state.weights.clone()
+    game.play()
+    moved = game.federation.state.weights - before
+    assert moved.shape == (frozen.FEATURES * 5 + 5,)
+    assert moved.any()
+
+
+@pytest.mark.parametrize("method", PASSES)
+def test_a_plain_loop_of_more_passes_makes_them(method, monkeypatch):
+    learning, create = [], timm.create_model
+
+    def watched(*args, **kwargs):
+        net = create(*args, **kwargs)
+        net.register_forward_hook(lambda *_: learning.append(torch.is_grad_enabled()))
+        return net
+
+    monkeypatch.setattr(timm, "create_model", watched)
+    plain_loop(SMALL, 32, 2, PASSES[method])()
+    assert learning == 2 * [each == LEARN for each in PASSES[method]]
 
 
 def test_replies_are_what_the_server_takes():
