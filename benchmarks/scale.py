@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from benchmarks.pages import rewritten, table
 from benchmarks.tables import ROOT
 from medfl.engines.nvflare.launch import run as deployed
 from medfl.engines.remote.codec import Bounds, pack, unpack_request
+from medfl.engines.remote.pieces import Message, PieceDesk
 from medfl.engines.remote.remote_transport import Remote
 from medfl.engines.remote.server_endpoint import RemoteRunSetup
 from medfl.messages import Reply
@@ -126,7 +128,12 @@ def serve(method: Sequence[str], rounds: int) -> list[Row]:
         even = np.full((len(labels), len(classes)), 1 / len(classes))
         figures = measure(even, labels % len(classes), labels, classes, bins=pipeline.evaluation.bins)
 
+        desks = {name: PieceDesk() for name in names}
+
         def ask(site: str, message: bytes) -> bytes:
+            return desks[site].answered(message, bounds.message, partial(answer, site))
+
+        def answer(site: str, message: Message) -> Message:
             update = updates[names.index(site) % len(updates)]
             reply = Reply(
                 site,

@@ -15,15 +15,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor
 
+from medfl.engines.remote import pieces
 from medfl.engines.remote.message_fields import FAILURE, REPLY, REQUESTS, Fields
+from medfl.engines.remote.pieces import Message, SpooledMessage
 from medfl.messages import Failure, KeyRequest, Reply, Request, StainRequest, TrainRequest, UnmaskRequest
 from medfl.model.flat_model import FlatModel
 
@@ -51,17 +53,27 @@ class Bounds:
     buffers: int
     names: frozenset[str] = frozenset()
 
+    @property
+    def longest(self) -> int:
+        """Values of the longest vector."""
+        return max(self.weights, self.buffers)
+
+    @property
+    def message(self) -> int:
+        """Bytes of the longest message."""
+        return 2 * HEADER_LIMIT + VECTORS_LIMIT * 4 * self.longest
+
     @staticmethod
     def of(model: FlatModel) -> Bounds:
         """The bounds that a model sets."""
         return Bounds(model.layout.size, model.buffer_layout.size, frozenset(model.spec.classes))
 
 
-def pack(message: Request | Reply | Failure, bounds: Bounds) -> bytes:
-    """The bytes of a message.
+def pack(message: Request | Reply | Failure, bounds: Bounds) -> Message:
+    """The bytes of a message; in a temporary file where its vectors have more than `pieces.PIECE`.
 
     Raises:
-        BadMessage: it holds what may not be sent.
+        BadMessage: it holds what may not be sent. MedflError: a long one finds no room on the disk.
     """
     if isinstance(message, Request):
         kind = next(kind for kind, (made, _) in REQUESTS.items() if made is type(message))
@@ -73,7 +85,7 @@ def pack(message: Request | Reply | Failure, bounds: Bounds) -> bytes:
     return _join("failure", _header_fields(message, FAILURE), {})
 
 
-def unpack_request(data: bytes, bounds: Bounds) -> Request:
+def unpack_request(data: Message, bounds: Bounds) -> Request:
     """A request, of the class that its kind names. Raises BadMessage."""
     header = _header(data)
     kind = header.get("kind")
@@ -96,14 +108,14 @@ def unpack_request(data: bytes, bounds: Bounds) -> Request:
     return made(weights=weights, buffers=buffers, **facts)
 
 
-def unpack_answer(data: bytes, site: str, round_: int, bounds: Bounds) -> Reply | Failure:
+def unpack_answer(data: Message, site: str, round_: int, bounds: Bounds) -> Reply | Failure:
     """What `site` answers to a request of a round. Raises BadMessage, also where it speaks for another."""
     header = _header(data)
     if header.get("kind") == "failure":
         facts, vectors = _parted(data, header, "failure", FAILURE, bounds)
         if vectors or len(facts["reason"]) > REASON_LIMIT or not facts["reason"].isprintable():
             raise BadMessage("a failure is one sentence")
-        answer: Reply | Failure = Failure(**facts)
+        answer: Reply | Failure = replace(Failure(**facts), round=round_)  # which it may not have come to read
     else:
         facts, vectors = _parted(data, header, "reply", REPLY, bounds)
         _only_names(_told(facts), bounds.names)
@@ -124,12 +136,14 @@ def _header_fields(message: Request | Reply | Failure, fields: Fields) -> dict[s
     return {name: getattr(message, name) for name in fields}
 
 
-def _join(kind: str, facts: Mapping[str, Any], vectors: Mapping[str, Tensor]) -> bytes:
+def _join(kind: str, facts: Mapping[str, Any], vectors: Mapping[str, Tensor]) -> Message:
     try:
         header = json.dumps({"kind": kind, **facts}, allow_nan=False, default=_plain)
     except (TypeError, ValueError) as error:
         raise BadMessage(f"a {kind} that cannot be written: {error}") from None
     tensors = {name: vector.detach().cpu().contiguous() for name, vector in vectors.items()}
+    if sum(vector.nbytes for vector in tensors.values()) > pieces.PIECE:
+        return SpooledMessage.of_file(lambda path: save_file(tensors, path, {HEADER: header}))
     return bytes(save(tensors, {HEADER: header}))
 
 
@@ -140,19 +154,23 @@ def _plain(value: Any) -> Any:
     raise TypeError(type(value).__name__)
 
 
-def _header(data: bytes) -> dict[str, Any]:
+def _header(data: Message) -> dict[str, Any]:
     """The JSON header, out of the metadata: a u64 with their length comes first in safetensors, then they, as JSON."""
-    if not isinstance(data, bytes) or len(data) < 8:
+    if not isinstance(data, Message) or len(data) < 8:
         raise BadMessage("no message of this version of medfl")
-    length = int.from_bytes(data[:8], "little")
+    length = int.from_bytes(_part(data, 0, 8), "little")
     if length > HEADER_LIMIT or 8 + length > len(data):
         raise BadMessage("a header longer than the message or the limit")
-    outer = _object(data[8 : 8 + length])
+    outer = _object(_part(data, 8, length))
     metadata = outer.get("__metadata__")
     text = metadata.get(HEADER) if isinstance(metadata, dict) else None
     if not isinstance(text, str):
         raise BadMessage("no message of this version of medfl")
     return _object(text)
+
+
+def _part(data: Message, begin: int, count: int) -> bytes:
+    return data.read(begin, count) if isinstance(data, SpooledMessage) else data[begin : begin + count]
 
 
 def _object(text: bytes | str) -> dict[str, Any]:
@@ -183,7 +201,7 @@ def _whole(digits: str) -> int:
 
 
 def _parted(
-    data: bytes, facts: dict[str, Any], kind: str, fields: Fields, bounds: Bounds
+    data: Message, facts: dict[str, Any], kind: str, fields: Fields, bounds: Bounds
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The checked facts, which are its header, and vectors of a message."""
     if facts.pop("kind", None) != kind:
@@ -193,11 +211,10 @@ def _parted(
     for name, fits in fields.items():
         if not fits(facts[name]):
             raise BadMessage(f"`{name}` of a {kind} is of the wrong type")
-    longest = max(bounds.weights, bounds.buffers)
-    if len(data) > 2 * HEADER_LIMIT + VECTORS_LIMIT * 4 * longest:
+    if len(data) > bounds.message:
         raise BadMessage(f"a {kind} of {len(data):,} bytes, more than the model allows")
     try:
-        vectors = load(data)
+        vectors = load_file(data.path) if isinstance(data, SpooledMessage) else load(data)
     except (SafetensorError, KeyError, ValueError):
         raise BadMessage(f"the vectors of a {kind} cannot be read") from None
     if len(vectors) > VECTORS_LIMIT:
@@ -206,7 +223,7 @@ def _parted(
         if name == MASKED and vector.dtype == torch.int64 and vector.shape == (bounds.weights + bounds.buffers,):
             continue
         half = kind == "reply" and name == UPDATE and vector.dtype == torch.bfloat16
-        if (vector.dtype not in KINDS and not half) or vector.dim() != 1 or vector.numel() > longest:
+        if (vector.dtype not in KINDS and not half) or vector.dim() != 1 or vector.numel() > bounds.longest:
             raise BadMessage(f"the vector {name[:NAME_LIMIT]} of a {kind} is of the wrong kind or length")
     # Fresh memory: sums over a vector depend on where it begins.
     return facts, {name: vector.clone() for name, vector in vectors.items()}

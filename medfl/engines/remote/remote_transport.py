@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from threading import Lock
 
 from medfl.engines.remote.codec import BadMessage, Bounds, pack, unpack_answer
+from medfl.engines.remote.pieces import BadPiece, Message, exchange
 from medfl.messages import Failure, Reply, Request
 
 VECTORS = ("weights", "buffers", "extra")
@@ -43,7 +45,7 @@ class Remote:
     def call(self, sites: Sequence[str], request: Callable[[str], Request]) -> Iterator[Reply | Failure]:
         """See Transport.call."""
         waiting: list[Future[Reply | Failure] | None] = []
-        before: tuple[Request, bytes] | None = None
+        before: tuple[Request, Message] | None = None
         for name in sites:
             message = request(name)
             if before is None or not _alike(message, before[0]):  # most sites are sent the same: packed and held once
@@ -59,28 +61,28 @@ class Remote:
         """See Posting.post."""
         return self._send(site, request, pack(request, self.bounds))
 
-    def _send(self, site: str, request: Request, message: bytes) -> Future[Reply | Failure]:
+    def _send(self, site: str, request: Request, message: Message) -> Future[Reply | Failure]:
         if site in self.present:
             return self._pool.submit(self._answer, site, request, message)
         absent: Future[Reply | Failure] = Future()
         absent.set_result(Failure(site, request.round, "not connected"))
         return absent
 
-    def _answer(self, site: str, request: Request, message: bytes) -> Reply | Failure:
+    def _answer(self, site: str, request: Request, message: Message) -> Reply | Failure:
         answer, data = self._opened(site, request.round, message)
         if self.note is not None:
             self.note(site, request, len(message), len(data), answer)
         return answer
 
-    def _opened(self, site: str, round_: int, message: bytes) -> tuple[Reply | Failure, bytes]:
-        data = b""
+    def _opened(self, site: str, round_: int, message: Message) -> tuple[Reply | Failure, Message]:
+        data: Message = b""
         try:
-            data = self.ask(site, message)
+            data = exchange(partial(self.ask, site), message, self.bounds.message)
             with self._opening:
                 return unpack_answer(data, site, round_, self.bounds), data
         except NoAnswer as error:
             return Failure(site, round_, str(error)), data
-        except BadMessage as error:
+        except (BadMessage, BadPiece) as error:
             return Failure(site, round_, f"its answer was refused: {error}"), data
 
 

@@ -8,6 +8,7 @@ import time
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from medfl.engines.remote.codec import BadMessage, Bounds, pack, unpack_request
 from medfl.engines.remote.greeting import BadGreeting, Installation, SiteGreeting, problem
 from medfl.engines.remote.kit_identity import kit_identity
 from medfl.engines.remote.party_files import read_site
+from medfl.engines.remote.pieces import BadPiece, Message, PieceDesk
 from medfl.engines.remote.site_policy import NotPermitted, Questions, check_permitted, pipeline_digest
 from medfl.engines.remote.site_state import SiteStateFile, StateLost
 from medfl.errors import MedflError
@@ -35,7 +37,7 @@ from medfl.site.site import Site
 
 KEY = "consortium.key"
 LOG = "medfl.log"
-TOLD = (SiteDiverged, StateLost, BadMessage, NotPermitted, MaskRefused)
+TOLD = (SiteDiverged, StateLost, BadMessage, BadPiece, NotPermitted, MaskRefused)
 """Their sentences are made of numbers and names only."""
 
 
@@ -64,6 +66,7 @@ class SiteEndpoint:
         self._ready: _Ready | None = None
         self._problem = ""
         self._asked = 0
+        self._pieces = PieceDesk()
 
     def handshake(self, server: bytes = b"") -> bytes:
         """Who is here, as JSON: versions, the model's fingerprint, role, counts of patches, the clock; or a problem.
@@ -96,18 +99,27 @@ class SiteEndpoint:
             return with_proof(self.folder, self.name, server, answer)
 
     def handle(self, run: str, message: bytes) -> bytes:
-        """The answer to a request of a run, as bytes. Never raises: what goes wrong is a failure without details, which
-        are in this party's log."""
+        """The answer to a request of a run, as bytes, or to a piece of one (`medfl.engines.remote.pieces`). Never
+        raises: what goes wrong is a failure without details, which are in this party's log."""
+        limit = 0 if self._ready is None else self._ready.bounds.message
+        try:
+            return self._pieces.answered(message, limit, partial(self._answer, run))
+        except Exception as error:
+            failed = _failed(self.name, 0, self._reason(error))
+            assert isinstance(failed, bytes)
+            return failed
+
+    def _answer(self, run: str, message: Message) -> Message:
         round_ = 0
         with self._counting:
             self._asked += 1
             mine = self._asked
         with self._lock:
             if mine != self._asked:  # the server has given this one up, or it would not have sent another
-                return pack(Failure(self.name, round_, "overtaken by a later message"), Bounds(0, 0))
+                return _failed(self.name, round_, "overtaken by a later message")
             self._build()
             if self._ready is None:
-                return pack(Failure(self.name, round_, self._problem), Bounds(0, 0))
+                return _failed(self.name, round_, self._problem)
             ready = self._ready
             question: dict[str, Any] = {"run": visible(run), "bytes_in": len(message)}
             try:
@@ -129,7 +141,7 @@ class SiteEndpoint:
                 reason = self._reason(error)
                 with suppress(OSError):
                     self.audit.write("refused", **question, reason=reason)
-                return pack(Failure(self.name, round_, reason), ready.bounds)
+                return _failed(self.name, round_, reason)
 
     def _state_file(self, ready: _Ready, run: str) -> SiteStateFile:
         if not run.isalnum() or len(run) > 64:
@@ -171,6 +183,10 @@ class SiteEndpoint:
         if isinstance(error, TOLD):
             return str(error)
         return f"{type(error).__name__} at the site; its {LOG} says more"
+
+
+def _failed(name: str, round_: int, reason: str) -> Message:
+    return pack(Failure(name, round_, reason), Bounds(0, 0))
 
 
 def build(folder: Path, name: str) -> _Ready:
