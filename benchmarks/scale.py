@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -128,13 +129,15 @@ def serve(method: Sequence[str], rounds: int) -> list[Row]:
         even = np.full((len(labels), len(classes)), 1 / len(classes))
         figures = measure(even, labels % len(classes), labels, classes, bins=pipeline.evaluation.bins)
 
-        desks = {name: PieceDesk() for name in names}
+        desks, one_at_a_time = {name: PieceDesk() for name in names}, Lock()
 
         def ask(site: str, message: bytes) -> bytes:
             return desks[site].answered(message, bounds.message, partial(answer, site))
 
         def answer(site: str, message: Message) -> Message:
             update = updates[names.index(site) % len(updates)]
+            with one_at_a_time:  # what the sites hold is not the server's
+                splits = unpack_request(message, bounds).splits
             reply = Reply(
                 site,
                 state.round,
@@ -145,7 +148,7 @@ def serve(method: Sequence[str], rounds: int) -> list[Row]:
                 train_loss=0.5,
                 fingerprint=fingerprint,
                 extra=extra,
-                metrics=dict.fromkeys(unpack_request(message, bounds).splits, figures),
+                metrics=dict.fromkeys(splits, figures),
             )
             return pack(reply, bounds)
 

@@ -11,6 +11,8 @@ from medfl.engines.remote.codec import BadMessage, Bounds, pack, unpack_answer
 from medfl.engines.remote.pieces import BadPiece, Message, exchange
 from medfl.messages import Failure, Reply, Request
 
+ABSENT = "not connected"
+REFUSED = "its answer was refused"
 VECTORS = ("weights", "buffers", "extra")
 Ask = Callable[[str, bytes], bytes]
 Note = Callable[[str, Request, int, int, Reply | Failure], None]
@@ -43,47 +45,64 @@ class Remote:
         self._opening = Lock()  # one answer at a time is held more than once
 
     def call(self, sites: Sequence[str], request: Callable[[str], Request]) -> Iterator[Reply | Failure]:
-        """See Transport.call."""
-        waiting: list[Future[Reply | Failure] | None] = []
+        """See Transport.call. An answer is unpacked when it is its turn, since long ones wait on the disk."""
+        waiting: list[tuple[str, Request, int, Future[Message | Failure]] | None] = []
         before: tuple[Request, Message] | None = None
         for name in sites:
             message = request(name)
             if before is None or not _alike(message, before[0]):  # most sites are sent the same: packed and held once
                 before = message, pack(message, self.bounds)
-            waiting.append(self._send(name, message, before[1]))
+            waiting.append((name, message, len(before[1]), self._send(name, message, before[1])))
         before = None
-        for at, answer in enumerate(waiting):
-            assert answer is not None
+        for at, asked in enumerate(waiting):
+            assert asked is not None
             waiting[at] = None  # so that an answer is let go once it is folded
-            yield answer.result()
+            name, message, sent, data = asked
+            del asked
+            yield self._opened(name, message, sent, data.result())
 
     def post(self, site: str, request: Request) -> Future[Reply | Failure]:
         """See Posting.post."""
-        return self._send(site, request, pack(request, self.bounds))
-
-    def _send(self, site: str, request: Request, message: Message) -> Future[Reply | Failure]:
+        message = pack(request, self.bounds)
         if site in self.present:
-            return self._pool.submit(self._answer, site, request, message)
-        absent: Future[Reply | Failure] = Future()
-        absent.set_result(Failure(site, request.round, "not connected"))
-        return absent
-
-    def _answer(self, site: str, request: Request, message: Message) -> Reply | Failure:
-        answer, data = self._opened(site, request.round, message)
-        if self.note is not None:
-            self.note(site, request, len(message), len(data), answer)
+            return self._pool.submit(
+                lambda: self._opened(site, request, len(message), self._fetched(site, request, message))
+            )
+        answer: Future[Reply | Failure] = Future()
+        answer.set_result(Failure(site, request.round, ABSENT))
         return answer
 
-    def _opened(self, site: str, round_: int, message: Message) -> tuple[Reply | Failure, Message]:
-        data: Message = b""
+    def _send(self, site: str, request: Request, message: Message) -> Future[Message | Failure]:
+        if site in self.present:
+            return self._pool.submit(self._fetched, site, request, message)
+        absent: Future[Message | Failure] = Future()
+        absent.set_result(Failure(site, request.round, ABSENT))
+        return absent
+
+    def _fetched(self, site: str, request: Request, message: Message) -> Message | Failure:
+        """The bytes that a site answers."""
         try:
-            data = exchange(partial(self.ask, site), message, self.bounds.message)
-            with self._opening:
-                return unpack_answer(data, site, round_, self.bounds), data
+            return exchange(partial(self.ask, site), message, self.bounds.message)
         except NoAnswer as error:
-            return Failure(site, round_, str(error)), data
-        except (BadMessage, BadPiece) as error:
-            return Failure(site, round_, f"its answer was refused: {error}"), data
+            return Failure(site, request.round, str(error))
+        except BadPiece as error:
+            return Failure(site, request.round, f"{REFUSED}: {error}")
+
+    def _opened(self, site: str, request: Request, sent: int, data: Message | Failure) -> Reply | Failure:
+        """What those bytes say. One answer at a time is held twice."""
+        answer: Reply | Failure
+        if isinstance(data, Failure):
+            answer, received = data, 0
+        else:
+            received = len(data)
+            try:
+                with self._opening:
+                    answer = unpack_answer(data, site, request.round, self.bounds)
+            except BadMessage as error:
+                answer = Failure(site, request.round, f"{REFUSED}: {error}")
+        if self.note is not None and site in self.present:
+            self.note(site, request, sent, received, answer)
+        return answer
 
 
 def _alike(one: Request, two: Request) -> bool:
