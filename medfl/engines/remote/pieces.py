@@ -16,12 +16,14 @@ is lost, comes twice, or makes the message longer than it was said to be, ends i
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from typing import IO
 
 from safetensors import SafetensorError
 
@@ -37,27 +39,32 @@ class BadPiece(ValueError):
 
 
 class SpooledMessage:
-    """A message in a temporary file, which goes with it.
+    """A message in a temporary file without a name: it goes with this object, and with the process.
 
     Attributes:
-        path: of the file.
         size: bytes of the whole message.
         received: bytes of it that are there.
     """
 
     def __init__(self, size: int) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="medfl-message-")
-        self.path = Path(self._folder.name) / "message"
+        with _on_disk():
+            self._file: IO[bytes] = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - it lives as long as this
         self.size, self.received = size, 0
 
     @staticmethod
     def of_file(write: Callable[[Path], None]) -> SpooledMessage:
         """A whole message, which `write` puts at a path. Raises MedflError where there is no room."""
         spooled = SpooledMessage(0)
-        with spooled._on_disk():
-            write(spooled.path)
-        spooled.size = spooled.received = spooled.path.stat().st_size
+        with _on_disk(), tempfile.TemporaryDirectory(prefix="medfl-message-") as folder:
+            write(Path(folder) / "message")
+            spooled._file = (Path(folder) / "message").open("rb", buffering=0)
+        spooled.size = spooled.received = os.fstat(spooled._file.fileno()).st_size
         return spooled
+
+    @property
+    def path(self) -> Path:
+        """Where this process can open it, and only as long as this object lives."""
+        return Path(f"/proc/self/fd/{self._file.fileno()}")
 
     def __len__(self) -> int:
         return self.size
@@ -66,26 +73,25 @@ class SpooledMessage:
         """The next piece. Raises BadPiece where it is another one, MedflError where there is no room."""
         if begin != self.received or not 0 < len(piece) <= min(PIECE, self.size - begin):
             raise BadPiece("a piece of a message that does not continue it")
-        with self._on_disk(), self.path.open("ab") as stream:
-            stream.write(piece)
-        self.received += len(piece)
+        with _on_disk():
+            while piece:  # a file without a buffer may take a part
+                piece = piece[self._file.write(piece) :]
+        self.received = self._file.tell()
 
     def read(self, begin: int, count: int | None = None) -> bytes:
         """So many bytes, or a piece; or as many as are left."""
-        with self.path.open("rb") as stream:
-            stream.seek(begin)
-            return stream.read(PIECE if count is None else count)
+        return os.pread(self._file.fileno(), PIECE if count is None else count, begin)
 
-    @contextmanager
-    def _on_disk(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, SafetensorError) as error:
-            why = getattr(error, "strerror", None) or error
-            raise MedflError(
-                f"a long message finds no room in {self.path.parent.parent} ({why}); "
-                "make room, or set TMPDIR to another folder"
-            ) from None
+
+@contextmanager
+def _on_disk() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise MedflError(
+            f"a long message finds no room in {tempfile.gettempdir()} ({why}); make room, or set TMPDIR elsewhere"
+        ) from None
 
 
 Message = bytes | SpooledMessage
