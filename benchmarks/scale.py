@@ -53,7 +53,9 @@ CASES: tuple[tuple[int, str, list[str], int], ...] = (
     (4, "resnet18", ["ecgr"], 15),
     (4, "resnet18", ["scaffold"], 15),
     (4, "resnet50", [], 10),
+    (4, "vit_base_patch16_224", [], 6),
 )
+ARGS = {"vit_base_patch16_224": {"img_size": 32}}  # as the patches
 SERVERS: tuple[tuple[list[str], int], ...] = (([], 100), (["scaffold"], 40), (["median"], 40))
 SITES = 20  # simulated
 SETTLED = 10  # rounds after which the server's memory is compared
@@ -73,7 +75,7 @@ def pipeline_file(folder: Path, sites: int, backbone: str, method: list[str], ro
             "tissue": {"tiles_per_class": 12 * sites, "copies": 2, "size": 48},
         },
         "sites": {"generate": {"count": sites, "patches": 16, "dirichlet_alpha": 100.0}},
-        "model": {"backbone": backbone},
+        "model": {"backbone": backbone, "args": ARGS.get(backbone, {})},
         "method": method,
         "training": {"rounds": rounds, "local_steps": 1, "batch_size": 8, "threads": 1, "evaluate_every": 1000},
         "evaluation": {"resamples": 100},

@@ -20,6 +20,7 @@ from medfl.engines.nvflare.launch import resume
 from medfl.engines.nvflare.launch import run as far
 from medfl.engines.nvflare.run_layout import laid_before
 from medfl.engines.processes import MARK, Crew
+from medfl.engines.remote.pieces import PIECE
 from medfl.errors import RunFailed
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.run import run
@@ -118,6 +119,16 @@ def test_every_chain_gives_the_same_numbers(three, tmp_path, chain, engine):
 def test_sites_with_slides_or_features_give_the_numbers_of_one_process(tmp_path, kind):
     pipeline = load_pipeline(consortium(tmp_path, kind))
     discreet(the_same_far_away(pipeline, tmp_path, "poc"))
+
+
+@pytest.mark.slow
+def test_messages_in_pieces_give_the_numbers_of_one_process(tmp_path):
+    """45 MB each way: six pieces."""
+    file = apart(tmp_path, 2)
+    changes = {"model": {"backbone": "resnet18"}, "method": ["scaffold"]}
+    file.write_text(yaml.safe_dump(load_pipeline(file).model_dump(mode="json", exclude_none=True) | changes))
+    there = the_same_far_away(load_pipeline(file), tmp_path, "poc")
+    assert min(entry["bytes_up"] for entry in there.records()[0]["sites"].values() if entry["bytes_up"]) > 5 * PIECE
 
 
 @pytest.mark.slow
