@@ -85,9 +85,11 @@ def _or_one(p: float | None) -> float:
 
 
 def _moved(question: Question, values: Values) -> dict[tuple[str, ...], float | None]:
-    """What the method moved the figure by in every repeat that has it with both."""
+    """What the method moved the figure by in every repeat of both; one may have fewer federations than the other."""
     method, other = (values(name, question.endpoint.figure) for name in (question.method, question.against))
-    return {repeat: question.endpoint.moved(value, other.get(repeat)) for repeat, value in method.items()}
+    return {
+        repeat: question.endpoint.moved(value, other[repeat]) for repeat, value in method.items() if repeat in other
+    }
 
 
 def _answer(

@@ -94,3 +94,17 @@ def test_sentences_and_tables_say_it():
     assert secondary.title == "secondary endpoints, not adjusted"
     assert strata.columns[3:] == list(STRATA)
     assert endpoint_sentences({"endpoints": []}) == endpoint_tables({}) == []
+
+
+def test_federations_that_only_one_of_two_methods_has_are_not_counted_as_without_a_figure():
+    def fewer(method, column):
+        return {
+            repeat: None if (method, repeat) == ("prox", ("even", "0")) else value
+            for repeat, value in values(method, column).items()
+            if method == "ecgr" or int(repeat[1]) < 8
+        }
+
+    file = asked(comparisons={"primary": [["ecgr", "fedavg"]], "secondary": [["prox", "fedavg"]]})
+    entries = answers(questions(file), fewer, Pool(OWN, STRATA), {})
+    counts = {(e["method"], e["n"], e["without_figure"]) for e in entries}
+    assert counts == {("ecgr", 8, 0), ("prox", 7, 1)}
