@@ -114,9 +114,7 @@ def _methods() -> Figure:
     left.set_xlabel("AUROC at held-out sites, minus that of FedAvg\n(all at FedAvg's learning rate)")
     right.axvspan(-0.005, 0.005, color=PALE, lw=0)
     forest(right, against(WITH_ECGR), 0.0)
-    right.set_xlabel(
-        "AUROC at held-out sites, minus that without ECGR\n(at one learning rate; shaded: too small to matter)"
-    )
+    right.set_xlabel("AUROC at held-out sites, minus that without ECGR\n(at one rate; shaded: too small to matter)")
     return figure
 
 
