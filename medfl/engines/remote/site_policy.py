@@ -88,7 +88,7 @@ def approve(folder: Path, digest: str) -> None:
     """Note that the pipeline of this digest, or of its beginning, may run here.
 
     Raises:
-        MedflError: the folder holds another pipeline.
+        MedflError: the folder holds another pipeline, or cannot be written.
     """
     here = pipeline_digest(folder)
     if len(digest) < SHOWN or not here.startswith(digest.lower()):
@@ -96,7 +96,12 @@ def approve(folder: Path, digest: str) -> None:
             f"--approve {visible(digest)}: the pipeline here is {here[:SHOWN]}; read it, then name that one"
         )
     noted = {**_approved(folder), here: {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "by": _user()}}
-    write_text(folder / APPROVED, json.dumps(noted, indent=1) + "\n")
+    try:
+        write_text(folder / APPROVED, json.dumps(noted, indent=1) + "\n")
+    except OSError as error:
+        raise MedflError(
+            f"{folder / APPROVED} cannot be written: {error.strerror}; put the kit where its user may write"
+        ) from None
 
 
 def check_permitted(folder: Path, pipeline: config.Pipeline, site: str) -> SitePolicy:

@@ -1,5 +1,6 @@
 """What a site permits: nothing before a person or a rule says so, and no more than its limits."""
 
+import errno
 import json
 
 import pytest
@@ -108,6 +109,16 @@ def test_a_stain_that_would_be_asked_for_is_refused_before_a_site_joins(party, r
     else:
         with pytest.raises(NotPermitted, match=r"`data.normalise` or `training.augment.exchange` has the stain"):
             check_permitted(party, asked, "north")
+
+
+def test_an_approval_that_cannot_be_kept_is_a_sentence(party, monkeypatch):
+    monkeypatch.setattr("medfl.engines.remote.site_policy.write_text", read_only)
+    with pytest.raises(MedflError, match=r"cannot be written: Read-only file system; put the kit where its user"):
+        approve(party, pipeline_digest(party))
+
+
+def read_only(*args):
+    raise OSError(errno.EROFS, "Read-only file system")
 
 
 def test_what_dp_spends_over_all_rounds_is_held_against_the_policy(party):
