@@ -105,8 +105,12 @@ def _sentences(
                 inside = _apart(over.get("at_one_site") or {})
                 within = f"; within one site at most {inside}" if inside else ""
                 yield f"By {column}, means of the {ROLES[role]} sites: {text}{within}"
-    if silent := sorted(name for name, entry in sites.items() if column not in (entry.get("subgroups") or {})):
+    whole = [name for name, entry in sites.items() if (entry.get("withheld") or {}).get("all")]
+    untold = {name for name, entry in sites.items() if column not in (entry.get("subgroups") or {})}
+    if silent := sorted(untold - set(whole)):
         yield f"{column} is not stated at {', '.join(silent)}"
+    if whole:
+        yield f"Whether {column} is stated is withheld with all figures at {', '.join(sorted(whole))}"
     if hidden := [name for name, entry in sites.items() if _withheld(entry, column)]:
         yield f"Subgroups of {column} with few patients are withheld at {', '.join(hidden)}"
 

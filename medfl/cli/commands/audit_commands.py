@@ -62,14 +62,17 @@ def _verdict(result: Verification) -> str:
 
 
 def _logs(place: str) -> list[Path]:
-    from medfl.engines.remote.audit_log import AUDIT
+    from medfl.engines.remote.audit_log import AUDIT, END
     from medfl.engines.remote.party_files import PARTY
 
     here = Path(place)
     if here.is_file():
         return [here]
-    logs = [log for log in (here / AUDIT, here / PARTY / AUDIT) if log.is_file()]
-    logs += sorted(here.glob(f"engine/*/{AUDIT}"))
+    parties = [here, here / PARTY, *sorted(here.glob("engine/*"))]
+    for party in parties:
+        if (party / END).is_file() and not (party / AUDIT).is_file():
+            raise MedflError(f"{party / AUDIT} is gone, and {END} beside it says that it was there; put a copy back")
+    logs = [party / AUDIT for party in parties if (party / AUDIT).is_file()]
     if not logs:
         raise MedflError(f"there is no {AUDIT} at {place}; name a kit, a party's folder in it, or a run with `engine`")
     return logs

@@ -46,7 +46,7 @@ def check_join(kit: Path) -> Iterator[MachineCheck]:
     else:
         yield _data(*party)
         yield _disk(*party)
-        yield _approval(kit, party[0])
+        yield _approval(kit, party[0], name)
     yield _server(kit)
 
 
@@ -156,9 +156,9 @@ def _disk(pipeline: config.Pipeline, site: config.SiteConfig, share: SitePartiti
     return MachineCheck("disk", False, f"{finding}; make room, or set MEDFL_CACHE to a folder on a larger disk")
 
 
-def _approval(kit: Path, pipeline: config.Pipeline) -> MachineCheck:
+def _approval(kit: Path, pipeline: config.Pipeline, site: str) -> MachineCheck:
     try:
-        check_permitted(kit / PARTY, pipeline)
+        check_permitted(kit / PARTY, pipeline, site)
     except NotApproved as error:
         return MachineCheck("approval", False, f"{error}; {how_to_approve(kit)}")
     except MedflError as error:

@@ -31,6 +31,8 @@ LOGGERS = (
 """The classes that the settings of FLARE's logs name."""
 LOCAL = ("authorization.json.default", "log_config.json.default", "privacy.json.sample", "signature.json")
 """Files of `local` beside the two that medfl writes; FLARE reads the second."""
+WRITTEN = ("local/resources.json", "local/authorization.json", "local/log_config.json.default", "startup/fed_{}.json")
+"""Files without which FLARE does not start a kit, below it; {} is its kind."""
 STARTUP = ("format_version", "servers", "client")
 NAMING = ("path", "class_path", "class", "name_path", "args", "components", "()", "handlers", "executors")
 """Keys by which FLARE's files name what is built."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from cryptography import x509
 
 from medfl.engines.nvflare.job import ALLOWED
-from medfl.engines.nvflare.kit_policy import foreign
+from medfl.engines.nvflare.kit_policy import WRITTEN, foreign
 from medfl.engines.nvflare.provision import intact
 from medfl.engines.nvflare.site_keys import fits, name_of
 from medfl.engines.remote.kit_signature import read_certificate
@@ -142,6 +142,9 @@ def _certified(kit: Path, kind: str) -> str:
     for folder in ("startup", "local") if kind == "client" else ("startup",):  # a server's is completed where it runs
         if not intact(kit, folder):
             raise MedflError(f"{kit / folder} is not as it was signed; take the kit that you were sent")
+    for name in WRITTEN:
+        if not (kit / name.format(kind)).is_file():
+            raise MedflError(f"{kit / name.format(kind)} is missing; take the kit that you were sent")
     if (strange := foreign(kit, kind)) is not None:
         raise MedflError(
             f"{kit / strange} names what medfl does not write into a kit, and FLARE would run it; do not use this kit, "

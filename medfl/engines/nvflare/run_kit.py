@@ -162,14 +162,12 @@ def join(kit: Path, watcher: ProgressCallbacks, limit: float | None, approved: s
     kit = kit.resolve()
     until = None if limit is None else time.monotonic() + limit
     name = site_name(kit)
+    pipeline, site, share = read_site(kit / PARTY, name)
+    permitted(kit, pipeline, name, approved, watcher.say)
+    watcher.say(f"{name}: preparing {len(share.rows)} patches, once")
     try:
-        pipeline, site, share = read_site(kit / PARTY, name)
-        permitted(kit, pipeline, name, approved, watcher.say)
-        watcher.say(f"{name}: preparing {len(share.rows)} patches, once")
         warn_of_resolution(pipeline, [site])
         render(pipeline, site, share)
-    except NotPermitted:
-        raise
     except MedflError as error:
         raise MedflError(f"{kit / PARTY / 'site.yaml'}: {error}") from None
     warned = False
@@ -215,7 +213,7 @@ def permitted(
     if approved is not None:
         approve(party, approved)
     try:
-        check_permitted(party, pipeline)
+        check_permitted(party, pipeline, site)
     except NotApproved as error:
         for line in in_words(party, pipeline, site):
             say(line)

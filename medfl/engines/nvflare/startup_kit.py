@@ -20,8 +20,7 @@ from medfl.engines.nvflare.provision import provision
 from medfl.engines.nvflare.run_layout import check_distributed
 from medfl.engines.nvflare.site_keys import read_requests
 from medfl.engines.own_wheel import own_wheel
-from medfl.engines.remote.party_files import KITS, PARTY, SERVER, write_server, write_site
-from medfl.engines.remote.site_endpoint import KEY
+from medfl.engines.remote.party_files import KEY, KITS, PARTY, SERVER, write_server, write_site
 from medfl.errors import MedflError
 from medfl.pipeline.build_site import check_architecture
 from medfl.pipeline.model_spec import pinned

@@ -34,6 +34,7 @@ from medfl.pipeline.model_spec import model_at_a_site
 SERVER = "server"
 PARTY = "medfl"  # the folder's name inside a kit
 KITS = "kits.json"  # in the server's kit: the sites that have one
+KEY = "consortium.key"  # in a site's kit where it brings its own data
 COLUMNS = ("row", "split", "class", "group_index", "group", "name", "file")
 
 
@@ -97,8 +98,27 @@ def read_site(folder: Path, name: str) -> tuple[config.Pipeline, config.SiteConf
     mine = {other.name: other if other.name != name else site for other in pipeline.all_sites}
     pipeline = _with_sites(pipeline, mine)
     if brings_own_data(pipeline, site):
-        return pipeline, site, own_partition(pipeline, site, role)
+        if (folder.parent / "startup").is_dir():  # a kit
+            group_key(folder / KEY)
+        try:
+            return pipeline, site, own_partition(pipeline, site, role)
+        except MedflError as error:
+            raise MedflError(f"{folder / 'site.yaml'}: {error}") from None
     return pipeline, site, _dealt(pipeline, site, role, folder / "allocation.csv")
+
+
+def group_key(file: Path) -> bytes:
+    """The key that the consortium's sites hash names with. Raises MedflError."""
+    try:
+        key = bytes.fromhex(file.read_text(encoding="ascii").strip())
+    except (OSError, ValueError):
+        key = b""
+    if len(key) != 32:
+        raise MedflError(
+            f"{file} is missing or damaged, and without it a patient at two sites is not seen; put the file that came "
+            f"with the kit back"
+        )
+    return key
 
 
 def whole_lines(file: Path) -> list[str]:

@@ -20,7 +20,7 @@ from medfl.engines.remote.audit_log import AUDIT, AuditLog, asked, entries, left
 from medfl.engines.remote.codec import BadMessage, Bounds, pack, unpack_request
 from medfl.engines.remote.greeting import BadGreeting, Installation, SiteGreeting, problem
 from medfl.engines.remote.kit_identity import kit_identity
-from medfl.engines.remote.party_files import read_site
+from medfl.engines.remote.party_files import KEY, group_key, read_site
 from medfl.engines.remote.pieces import BadPiece, Message, PieceDesk
 from medfl.engines.remote.site_policy import NotPermitted, Questions, check_permitted, pipeline_digest
 from medfl.engines.remote.site_state import SiteStateFile, StateLost
@@ -35,7 +35,6 @@ from medfl.site.masked_site import MaskedSite
 from medfl.site.masking import MaskRefused
 from medfl.site.site import Site
 
-KEY = "consortium.key"
 LOG = "medfl.log"
 TOLD = (SiteDiverged, StateLost, BadMessage, BadPiece, NotPermitted, MaskRefused)
 """Their sentences are made of numbers and names only."""
@@ -196,7 +195,7 @@ def build(folder: Path, name: str) -> _Ready:
         MedflError: files, data, model or device that are not as they should be.
     """
     pipeline, site_config, share = read_site(folder, name)
-    policy = check_permitted(folder, pipeline)
+    policy = check_permitted(folder, pipeline, name)
     bench = checked_shared_model(pipeline)
     warn_of_resolution(pipeline, [site_config])
     store = SiteStores(pipeline).of(site_config, share)
@@ -232,7 +231,7 @@ def keyed_groups(share: SitePartition, file: Path) -> dict[str, tuple[str, ...]]
     """
     if not file.is_file():
         return {}
-    key, catalog = bytes.fromhex(file.read_text(encoding="ascii").strip()), share.catalog
+    key, catalog = group_key(file), share.catalog
     scope = "published" if catalog.published else "own"
     words = {scope: sorted({catalog.group_names[group] for group in catalog.groups[share.rows]})}
     if slides := catalog.source.slide_prints(share.references):

@@ -88,7 +88,7 @@ def approve(folder: Path, digest: str) -> None:
     """Note that the pipeline of this digest, or of its beginning, may run here.
 
     Raises:
-        MedflError: the folder holds another pipeline.
+        MedflError: the folder holds another pipeline, or cannot be written.
     """
     here = pipeline_digest(folder)
     if len(digest) < SHOWN or not here.startswith(digest.lower()):
@@ -96,18 +96,23 @@ def approve(folder: Path, digest: str) -> None:
             f"--approve {visible(digest)}: the pipeline here is {here[:SHOWN]}; read it, then name that one"
         )
     noted = {**_approved(folder), here: {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "by": _user()}}
-    write_text(folder / APPROVED, json.dumps(noted, indent=1) + "\n")
+    try:
+        write_text(folder / APPROVED, json.dumps(noted, indent=1) + "\n")
+    except OSError as error:
+        raise MedflError(
+            f"{folder / APPROVED} cannot be written: {error.strerror}; put the kit where its user may write"
+        ) from None
 
 
-def check_permitted(folder: Path, pipeline: config.Pipeline) -> SitePolicy:
-    """The policy under which a party's pipeline may run here.
+def check_permitted(folder: Path, pipeline: config.Pipeline, site: str) -> SitePolicy:
+    """The policy under which a party's pipeline may run here, where it is this site.
 
     Raises:
         NotPermitted: it breaks a rule of the policy. NotApproved: nobody has approved it.
         MedflError: the policy cannot be read.
     """
     policy, digest = read_policy(folder), pipeline_digest(folder)
-    if broken := list(_broken(policy, pipeline)):
+    if broken := list(_broken(policy, pipeline, _role(pipeline, site))):
         raise NotPermitted(
             f"the policy of this site does not permit the pipeline {digest[:SHOWN]}: {'; '.join(broken)}"
         )
@@ -173,7 +178,7 @@ class Questions:
 def in_words(folder: Path, pipeline: config.Pipeline, site: str) -> Iterator[str]:
     """What the pipeline would do at a site, a sentence a line, its digest last."""
     chain, training = build_chain(pipeline.method), pipeline.training
-    role = next(each.role for each in pipeline.all_sites if each.name == site)
+    role = _role(pipeline, site)
     yield f"{pipeline.name}: {pipeline.description}" if pipeline.description else pipeline.name
     yield f"Classes: {', '.join(pipeline.task.classes)}. Other sites: {_names(pipeline, site)}."
     if role == "train":
@@ -197,7 +202,11 @@ def in_words(folder: Path, pipeline: config.Pipeline, site: str) -> Iterator[str
     yield f"Pipeline {pipeline_digest(folder)[:SHOWN]}, {folder / 'pipeline.yaml'}"
 
 
-def _broken(policy: SitePolicy, pipeline: config.Pipeline) -> Iterator[str]:
+def _role(pipeline: config.Pipeline, site: str) -> str | None:
+    return next(each.role for each in pipeline.all_sites if each.name == site)
+
+
+def _broken(policy: SitePolicy, pipeline: config.Pipeline, role: str | None) -> Iterator[str]:
     chain = build_chain(pipeline.method)
     if policy.methods is not None and (
         other := sorted({method.name for method in chain.methods} - set(policy.methods))
@@ -211,6 +220,12 @@ def _broken(policy: SitePolicy, pipeline: config.Pipeline) -> Iterator[str]:
         yield f"it asks for subgroups by {', '.join(pipeline.evaluation.columns)}, and `subgroups` is false"
     if pipeline.evaluation.monitoring and not policy.stain:
         yield "`evaluation.monitoring` has the stain of test patches told, `stain` is false"
+    if _tells_stain(pipeline, role) and not policy.stain:
+        yield "`data.normalise` or `training.augment.exchange` has the stain of training patches told, `stain` is false"
+    if pipeline.evaluation.members and not policy.members:
+        yield f"`evaluation.members` is {pipeline.evaluation.members} and not 0, `members` is false"
+    if other := sorted({"test", *(["val"] if role == "train" else [])} - set(policy.splits)):
+        yield f"it asks for figures of {', '.join(other)} data, which `splits` does not have"
     if policy.secure_aggregation and not pipeline.training.secure_aggregation:
         yield "its updates leave as they are, and `secure_aggregation` asks for masked sums"
     if policy.max_epsilon is not None:
@@ -219,6 +234,12 @@ def _broken(policy: SitePolicy, pipeline: config.Pipeline) -> Iterator[str]:
             yield "it has no `dp` and no `training.dp_sgd`, and `max_epsilon` asks for one"
         elif spent > policy.max_epsilon:
             yield f"it spends an epsilon of {spent:.3g}, `max_epsilon` is {policy.max_epsilon:g}"
+
+
+def _tells_stain(pipeline: config.Pipeline, role: str | None) -> bool:
+    normalise = pipeline.data.normalise
+    asked = bool(normalise and normalise.reference != "fixed") or bool(pipeline.training.augment.exchange)
+    return role == "train" and asked
 
 
 def _epsilon(pipeline: config.Pipeline, chain: MethodChain) -> float | None:

@@ -30,7 +30,7 @@ from medfl.engines.nvflare import preflight, startup_kit
 from medfl.engines.nvflare.job import ALLOWED, write_job
 from medfl.engines.nvflare.preflight import address, reach, server_kit, site_name
 from medfl.engines.nvflare.provision import SIGNATURE, place_server
-from medfl.engines.nvflare.run_kit import TwiceHeard
+from medfl.engines.nvflare.run_kit import TwiceHeard, join
 from medfl.engines.nvflare.session import Job, command, free_port, session, wait_for_sites
 from medfl.engines.nvflare.site_keys import make_request
 from medfl.engines.nvflare.startup_kit import make_kits
@@ -45,6 +45,7 @@ from medfl.errors import MedflError
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.run import run
 from medfl.runs.folder import RunFolder
+from medfl.runs.progress import ProgressCallbacks
 from medfl.tracking.connect import client_for
 from tests.engines.remote.test_endpoints import SMALL, same_result
 from tests.pipeline.test_run import own_folder
@@ -352,6 +353,36 @@ def test_source_groups_are_compared_by_keyed_hashes_without_a_name(tmp_path):
         compare_groups({"a": {"published": ["x", "y"]}, "b": {"published": ["y"]}}, said.append)
     compare_groups({"a": {"own": ["x"]}, "b": {"own": ["y"]}}, said.append)
     assert len(said) == 1
+
+
+def test_a_kit_of_own_data_without_its_key_of_names_takes_no_part(tmp_path):
+    """Else its patients would be compared with nobody's, and nothing would say so."""
+    out = tmp_path / "kits"
+    make_kits(own_pipeline(tmp_path), out, "localhost", 8002)
+    party = out / "a" / "medfl"
+    approve(party, pipeline_digest(party))
+    for spoil in (lambda key: key.write_text("x\n"), lambda key: key.write_text(""), Path.unlink):
+        spoil(party / "consortium.key")
+        with pytest.raises(MedflError, match=r"consortium.key is missing or damaged.* put the file"):
+            read_site(party, "a")
+        assert "problem" in json.loads(SiteEndpoint(party, "a").handshake())
+
+
+@pytest.mark.parametrize("name", ["local/authorization.json", "local/resources.json", "startup/fed_client.json"])
+def test_a_kit_that_lost_a_file_says_which(kits, name):
+    (kits / "site-01" / name).unlink()
+    with pytest.raises(MedflError, match=f"{name} is missing; take the kit that you were sent"):
+        site_name(kits / "site-01")
+
+
+@pytest.mark.parametrize("name", ["pipeline.yaml", "policy.yaml"])
+def test_what_is_wrong_in_a_file_of_a_kit_is_said_of_that_file(tmp_path, name):
+    out = tmp_path / "kits"
+    make_kits(own_pipeline(tmp_path), out, "localhost", 8002)
+    (out / "a" / "medfl" / name).write_text("- 1\n")
+    with pytest.raises(MedflError) as caught:
+        join(out / "a", ProgressCallbacks(), 1)
+    assert str(caught.value).startswith(str(out / "a" / "medfl" / name))
 
 
 def test_kits_of_own_data_need_no_data_and_a_further_site_leaves_the_others_alone(tmp_path):

@@ -154,6 +154,14 @@ def test_the_commands_print_and_judge_it(kit):
     assert "name a kit, a party's folder in it" in str(nothing.exception)
 
 
+def test_a_log_that_was_removed_is_missed_beside_others(kit):
+    for party in ("north", "south"):
+        AuditLog(kit / "engine" / party).write("answered", run="r", kind="train", round=0, splits=["val"])
+    (kit / "engine" / "south" / "audit.jsonl").unlink()
+    done = CliRunner().invoke(app, ["audit", "verify", str(kit)])
+    assert "south/audit.jsonl is gone, and audit.end beside it says that it was there" in str(done.exception)
+
+
 @pytest.mark.parametrize("cut", [lambda lines: lines[:3], lambda lines: [*lines[:3], lines[3][:-9]]])
 def test_what_was_cut_off_stays_on_record_when_the_log_goes_on(kit, cut):
     rewrite(kit, cut)

@@ -8,8 +8,9 @@ import pytest
 
 from medfl.data.partition import own_partition
 from medfl.engines.nvflare.run_layout import lay_out
+from medfl.engines.remote.party_files import KEY
 from medfl.engines.remote.server_endpoint import compare_groups
-from medfl.engines.remote.site_endpoint import KEY, SiteEndpoint, keyed_groups
+from medfl.engines.remote.site_endpoint import SiteEndpoint, keyed_groups
 from medfl.errors import MedflError
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.run import run

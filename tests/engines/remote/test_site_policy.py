@@ -1,5 +1,6 @@
 """What a site permits: nothing before a person or a rule says so, and no more than its limits."""
 
+import errno
 import json
 
 import pytest
@@ -50,14 +51,14 @@ def test_nothing_runs_before_somebody_has_approved_that_very_pipeline(party):
     pipeline = read_site(party, "north")[0]
     digest = pipeline_digest(party)
     with pytest.raises(NotApproved, match=f"nobody at this site has approved the pipeline {digest[:12]} yet"):
-        check_permitted(party, pipeline)
+        check_permitted(party, pipeline, "north")
     greeting = json.loads(SiteEndpoint(party, "north").handshake())
     assert "nobody at this site has approved" in greeting["problem"]
     for wrong in ("", digest[:11], "0" * 12, "\x1b[2J" * 3):
         with pytest.raises(MedflError, match=f"the pipeline here is {digest[:12]}; read it, then name that one"):
             approve(party, wrong)
     approve(party, digest[:12].upper())
-    assert check_permitted(party, pipeline) == SitePolicy()
+    assert check_permitted(party, pipeline, "north") == SitePolicy()
     assert "problem" not in json.loads(SiteEndpoint(party, "north").handshake())
     text = (party / "pipeline.yaml").read_text()
     here = yaml.safe_load(text) | {"data": {**yaml.safe_load(text)["data"], "root": "/mnt/ward"}}
@@ -65,10 +66,10 @@ def test_nothing_runs_before_somebody_has_approved_that_very_pipeline(party):
     assert pipeline_digest(party) == digest
     (party / "pipeline.yaml").write_text(text.replace("rounds: 2", "rounds: 3"))
     with pytest.raises(NotApproved):  # a changed one asks again
-        check_permitted(party, pipeline)
+        check_permitted(party, pipeline, "north")
     (party / "approved.json").write_text("[]")
     with pytest.raises(MedflError, match="is damaged; remove it, and approve the pipeline again"):
-        check_permitted(party, pipeline)
+        check_permitted(party, pipeline, "north")
 
 
 @pytest.mark.parametrize(
@@ -79,6 +80,9 @@ def test_nothing_runs_before_somebody_has_approved_that_very_pipeline(party):
         ({"min_count": 5}, "its disclosure floor is 1, `min_count` is 5"),
         ({"max_epsilon": 8}, "it has no `dp` and no `training.dp_sgd`, and `max_epsilon` asks for one"),
         ({"subgroups": False}, "it asks for subgroups by scanner, age, and `subgroups` is false"),
+        ({"members": False}, "`evaluation.members` is 1000 and not 0, `members` is false"),
+        ({"splits": ["val"]}, "it asks for figures of test data, which `splits` does not have"),
+        ({"splits": []}, "it asks for figures of test, val data, which `splits` does not have"),
         ({"methods": ["ecgr", "scaffold"], "max_rounds": 2, "min_count": 1}, None),
     ],
 )
@@ -86,11 +90,35 @@ def test_a_rule_approves_what_keeps_it_and_forbids_the_rest(party, rules, broken
     pipeline = read_site(party, "north")[0]
     (party / "policy.yaml").write_text(yaml.safe_dump({"approve": "rules"} | rules))
     if broken is None:
-        assert check_permitted(party, pipeline).approve == "rules"
+        assert check_permitted(party, pipeline, "north").approve == "rules"
     else:
         approve(party, pipeline_digest(party))  # no approval outweighs the policy
         with pytest.raises(NotPermitted, match=broken):
-            check_permitted(party, pipeline)
+            check_permitted(party, pipeline, "north")
+
+
+@pytest.mark.parametrize(("reference", "permitted"), [("fixed", True), ("federated", False)])
+def test_a_stain_that_would_be_asked_for_is_refused_before_a_site_joins(party, reference, permitted):
+    pipeline = read_site(party, "north")[0]
+    normalise = {"method": "reinhard", "reference": reference}
+    whole = pipeline.model_dump()
+    asked = type(pipeline).model_validate(whole | {"data": whole["data"] | {"normalise": normalise}})
+    (party / "policy.yaml").write_text("approve: rules\nstain: false\n")
+    if permitted:
+        check_permitted(party, asked, "north")
+    else:
+        with pytest.raises(NotPermitted, match=r"`data.normalise` or `training.augment.exchange` has the stain"):
+            check_permitted(party, asked, "north")
+
+
+def test_an_approval_that_cannot_be_kept_is_a_sentence(party, monkeypatch):
+    monkeypatch.setattr("medfl.engines.remote.site_policy.write_text", read_only)
+    with pytest.raises(MedflError, match=r"cannot be written: Read-only file system; put the kit where its user"):
+        approve(party, pipeline_digest(party))
+
+
+def read_only(*args):
+    raise OSError(errno.EROFS, "Read-only file system")
 
 
 def test_what_dp_spends_over_all_rounds_is_held_against_the_policy(party):
@@ -99,10 +127,10 @@ def test_what_dp_spends_over_all_rounds_is_held_against_the_policy(party):
     for most, permitted in ((1.0, False), (10.0, True)):
         (party / "policy.yaml").write_text(yaml.safe_dump({"approve": "rules", "max_epsilon": most}))
         if permitted:
-            check_permitted(party, private)
+            check_permitted(party, private, "north")
         else:
             with pytest.raises(NotPermitted, match=r"it spends an epsilon of \d+(\.\d+)?, `max_epsilon` is 1"):
-                check_permitted(party, private)
+                check_permitted(party, private, "north")
 
 
 @pytest.mark.parametrize(
@@ -176,9 +204,9 @@ def test_a_site_can_ask_for_masked_sums(party):
     approve(party, pipeline_digest(party)[:12])
     (party / "policy.yaml").write_text("secure_aggregation: true\n")
     with pytest.raises(NotPermitted, match="`secure_aggregation` asks for masked sums"):
-        check_permitted(party, pipeline)
+        check_permitted(party, pipeline, "north")
     masked = pipeline.model_copy(update={"training": pipeline.training.model_copy(update={"secure_aggregation": True})})
-    assert check_permitted(party, masked).secure_aggregation
+    assert check_permitted(party, masked, "north").secure_aggregation
     assert "behind masks: the server sees the sites' sum" in "\n".join(in_words(party, masked, "north"))
 
 
