@@ -7,6 +7,7 @@ tests/test_security.py and in the tests that SECURITY.md names.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import ssl
@@ -161,6 +162,8 @@ def test_a_curious_server(kits: Path) -> None:
     early = json.loads(SiteEndpoint(north / "medfl", "north").handshake(HELLO))
     assert "nobody at this site has approved the pipeline" in early["problem"]
     (north / "medfl" / "policy.yaml").write_text("messages_a_round: 4\nmembers: false\n")
+    agreed = north / "medfl" / "pipeline.yaml"  # asks for no membership; the server will
+    agreed.write_text(re.sub(r"members: \d+", "members: 0", agreed.read_text()))
     site = ready(north, "north")
     site.handshake(HELLO)
     assert site._ready is not None
