@@ -58,7 +58,7 @@ class Federation:
     @property
     def last_round(self) -> int:
         """The round that only evaluates and closes the run."""
-        return self.config.rounds if self.state.closing is None else self.state.closing
+        return self.state.last_round(self.config.rounds)
 
     def run(self) -> ServerState:
         """Play the remaining rounds and the closing evaluation.

@@ -119,6 +119,10 @@ class ServerState:
         """Numbers of the stain that all patches are brought to; none where they stay."""
         return self.stains.reference if self.stains else ()
 
+    def last_round(self, planned: int) -> int:
+        """The round that only evaluates and closes the run: the last one planned, or an earlier one."""
+        return planned if self.closing is None else self.closing
+
     def snapshot(self) -> ServerState:
         """This state as a value that later rounds leave alone. Tensors are shared: a round replaces them and never
         writes to them."""

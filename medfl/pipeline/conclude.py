@@ -47,7 +47,8 @@ def conclude(
 def select_model(setup: RunSetup, state: ServerState) -> SelectedModel:
     """The last model, or the best by the selection metric. Raises RunFailed where no round has that metric."""
     if isinstance(setup.config.select, str):
-        return SelectedModel(setup.config.rounds, state.weights, state.buffers, state.accepted, state.stain_reference)
+        last = state.last_round(setup.config.rounds)
+        return SelectedModel(last, state.weights, state.buffers, state.accepted, state.stain_reference)
     if state.best is None:
         raise RunFailed(
             f"`select` asks for the best {setup.config.select[0]}, which no training site has in any round: its "
@@ -90,7 +91,7 @@ def conclude_global(
 def conclude_alone(setup: RunSetup, folder: RunFolder, state: ServerState) -> tuple[RunSummary, Curves]:
     """The same of the baseline `local_only`: each site's own model, calibrated on that site's validation data, measured
     at home with all that belongs to it and elsewhere without intervals."""
-    rounds = setup.config.rounds
+    rounds = state.last_round(setup.config.rounds)
     names = [name for name in sorted(setup.config.train_sites) if has_own_model(state, name)]
     rows: dict[str, dict[str, SiteResult]] = {}
     temperatures: dict[str, float | None] = {}

@@ -119,7 +119,7 @@ def resume(
             reopen(folder, pipeline, state)
             carry_over(folder, pipeline, state, setup.sites.values(), spent)
         folder.truncate(state.round)
-        last = pipeline.training.rounds if state.closing is None else state.closing
+        last = state.last_round(pipeline.training.rounds)
         done = state.round > last
         going = "all rounds are done" if done else f"going on at round {state.round} of {last}"
         watcher.say(f"{folder.path}: {going}")

@@ -1,6 +1,7 @@
 """Checklists: their items, JSON pointers that resolve, and what is not answered."""
 
 import csv
+import dataclasses
 import io
 import json
 
@@ -55,6 +56,15 @@ def test_every_source_is_one_that_there_is(tmp_path):
             for source in entry.sources:
                 kind, _, name = source.partition(":")
                 assert name.startswith("/") if kind in ("summary", "pipeline") else name in names[kind], source
+
+
+def test_a_run_that_ended_early_says_how_many_rounds_it_played(tmp_path):
+    evidence = read_evidence(filed_run(tmp_path / "run"))
+    rounds = evidence.summary["rounds"]
+    early = dataclasses.replace(evidence, summary=evidence.summary | {"stopped": {"round": 1}})
+    said = [" ".join(dossier_facts(each, site_counts(each)).values()) for each in (evidence, early)]
+    assert f": {rounds} rounds of" in said[0]
+    assert f": 1 of {rounds} rounds of" in said[1]
 
 
 def test_pointers_are_those_of_json():

@@ -100,7 +100,7 @@ def test_a_run_ends_before_its_budget_is_passed(small, tmp_path):
     summary = folder.read_summary()
     assert [bool(record["participants"]) for record in folder.records()] == [True, True, False]
     assert summary["privacy"]["epsilon"] <= budget
-    assert summary["stopped"]["round"] == 2
+    assert summary["stopped"]["round"] == summary["selected_round"] == 2
     assert "one more would have spent more than the epsilon of" in summary["stopped"]["reason"]
     with pytest.raises(MedflError, match=r"or the budget of `method\.dp`"):
         resume(folder.path, rounds=9)

@@ -121,7 +121,8 @@ def _method(evidence: Evidence) -> str:
     work = training.get("local_steps")
     local = f"{work} local steps" if work else f"{training.get('local_epochs', 1)} local epochs"
     where = f"baseline {evidence.arm}" if evidence.arm else f"federated, {chain(evidence)}"
-    return f"Deep learning, {where}: {summary['rounds']} rounds of {local}."
+    played = f"{stopped['round']} of {summary['rounds']}" if (stopped := summary.get("stopped")) else summary["rounds"]
+    return f"Deep learning, {where}: {played} rounds of {local}."
 
 
 def _ensemble(evidence: Evidence) -> str:
