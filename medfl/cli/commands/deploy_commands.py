@@ -156,7 +156,9 @@ def join(
     ] = False,
     approve: Annotated[
         str | None,
-        typer.Option(metavar="DIGEST", help="Approve the kit's pipeline, which you have read, and take part."),
+        typer.Option(
+            metavar="DIGEST", help="Approve the kit's pipeline, which you have read; with --check without taking part."
+        ),
     ] = None,
     key: Annotated[
         str | None, typer.Option(metavar="FILE", help="The key that this site made; default: SITE.key beside the kit.")
@@ -173,7 +175,7 @@ def join(
             from medfl.engines.nvflare.join_check import check_join
 
             failed = 0
-            for line in check_join(Path(kit)):
+            for line in check_join(Path(kit), approve):
                 terminal.say(str(line))
                 failed += not line.passed
             if failed:

@@ -17,7 +17,14 @@ from medfl.engines.nvflare.session import free_port
 from medfl.engines.remote.admission import revocations, serial_of
 from medfl.engines.remote.greeting import Installation
 from medfl.engines.remote.party_files import PARTY, read_site
-from medfl.engines.remote.site_policy import SHOWN, NotApproved, check_permitted, how_to_approve, pipeline_digest
+from medfl.engines.remote.site_policy import (
+    SHOWN,
+    NotApproved,
+    approve,
+    check_permitted,
+    how_to_approve,
+    pipeline_digest,
+)
 from medfl.errors import DISTRIBUTION, MedflError
 from medfl.pipeline.machine_check import MachineCheck, asked_python, check_device, check_python, free_space
 
@@ -26,8 +33,9 @@ SAMPLE = 16  # patches that are read
 SiteData = tuple[config.Pipeline, config.SiteConfig, SitePartition]
 
 
-def check_join(kit: Path) -> Iterator[MachineCheck]:
-    """Look at this machine and a site's kit, and take no part. What depends on a thing that failed is not looked at."""
+def check_join(kit: Path, approved: str | None = None) -> Iterator[MachineCheck]:
+    """Look at this machine and a site's kit, and take no part. What depends on a thing that failed is not looked at; a
+    pipeline whose digest is `approved` is from now on."""
     yield check_python()
     yield _versions(kit)
     yield check_device()
@@ -46,7 +54,7 @@ def check_join(kit: Path) -> Iterator[MachineCheck]:
     else:
         yield _data(*party)
         yield _disk(*party)
-        yield _approval(kit, party[0], name)
+        yield _approval(kit, party[0], name, approved)
     yield _server(kit)
 
 
@@ -156,8 +164,10 @@ def _disk(pipeline: config.Pipeline, site: config.SiteConfig, share: SitePartiti
     return MachineCheck("disk", False, f"{finding}; make room, or set MEDFL_CACHE to a folder on a larger disk")
 
 
-def _approval(kit: Path, pipeline: config.Pipeline, site: str) -> MachineCheck:
+def _approval(kit: Path, pipeline: config.Pipeline, site: str, approved: str | None) -> MachineCheck:
     try:
+        if approved is not None:
+            approve(kit / PARTY, approved)
         check_permitted(kit / PARTY, pipeline, site)
     except NotApproved as error:
         return MachineCheck("approval", False, f"{error}; {how_to_approve(kit)}")
