@@ -156,9 +156,7 @@ def join(
     ] = False,
     approve: Annotated[
         str | None,
-        typer.Option(
-            metavar="DIGEST", help="Approve the kit's pipeline, which you have read; with --check without taking part."
-        ),
+        typer.Option(metavar="DIGEST", help="Approve the kit's pipeline, which you have read; also with --check."),
     ] = None,
     key: Annotated[
         str | None, typer.Option(metavar="FILE", help="The key that this site made; default: SITE.key beside the kit.")

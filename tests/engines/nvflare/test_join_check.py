@@ -121,6 +121,10 @@ def test_a_pipeline_that_nobody_approved_or_a_policy_forbids(kit, monkeypatch):
     (kit / "medfl" / "policy.yaml").unlink()
     (kit / "medfl" / "approved.json").unlink()
     assert f"`medfl deploy join {kit} --approve {digest}` approves it" in looked_at(kit)["approval"].finding
+    wrong = {check.what: check for check in check_join(kit, "0" * 12)}["approval"]
+    assert not wrong.passed
+    assert {check.what: check for check in check_join(kit, digest)}["approval"].passed
+    assert looked_at(kit)["approval"].passed  # and from then on
 
 
 def test_data_and_disk(kit, monkeypatch):
