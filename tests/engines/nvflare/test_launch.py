@@ -27,6 +27,7 @@ from medfl.pipeline.run import run
 from medfl.runs.progress import ProgressCallbacks
 from tests.engines.remote.test_bags_and_slides import consortium
 from tests.engines.remote.test_endpoints import SMALL, STAINED, same_result
+from tests.tiny import WITH_BATCHNORM
 
 LINK = {"down": 50, "up": 10, "seconds_per_step": 0.1, "jitter": 0.3}
 SITES = ("site-01", "site-02", "site-03")
@@ -142,7 +143,8 @@ def test_masked_sums_give_the_numbers_of_one_process(three, tmp_path):
 
 @pytest.mark.slow
 def test_dyes_and_adaptation_give_the_numbers_of_one_process(three, tmp_path):
-    changes = {**STAINED, "training": load_pipeline(three).training.model_dump(exclude_none=True) | STAINED["training"]}
+    changes = {**STAINED, "model": WITH_BATCHNORM}
+    changes |= {"training": load_pipeline(three).training.model_dump(exclude_none=True) | STAINED["training"]}
     file = three.with_name("stained.yaml")
     file.write_text(yaml.safe_dump(load_pipeline(three).model_dump(mode="json", exclude_none=True) | changes))
     discreet(the_same_far_away(load_pipeline(file), tmp_path, "poc"))
