@@ -245,7 +245,7 @@ def test_a_process_killed_in_a_round_costs_nothing_but_time(three, tmp_path, par
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_the_command_stopped_leaves_nothing_and_goes_on(three, tmp_path, number):
-    pipeline = chained(three, "scaffold-ecgr", rounds=20, local_steps=40)
+    pipeline = chained(three, "scaffold-ecgr", rounds=40, local_steps=40)
     here, out = run(pipeline, tmp_path / "here").folder, tmp_path / "there"
     command = [sys.executable, "-m", "medfl", "deploy", "poc", str(three.with_name("scaffold-ecgr.yaml"))]
     process = subprocess.Popen([*command, "--out", str(out)], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)

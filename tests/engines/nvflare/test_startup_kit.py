@@ -426,7 +426,7 @@ def joined(kit: Path, log: Path) -> subprocess.Popen:
 
 @pytest.mark.slow
 def test_a_run_from_kits_stopped_and_continued_is_the_run_in_one_process(pipeline, tmp_path):
-    longer = pipeline.training.model_copy(update={"rounds": 12, "local_steps": 40})
+    longer = pipeline.training.model_copy(update={"rounds": 40, "local_steps": 40})
     pipeline = pipeline.model_copy(update={"training": longer})
     here = run(pipeline, tmp_path / "here").folder
     _, request = make_request("site-01", tmp_path / "kits")  # a key of its own, beside its kit
