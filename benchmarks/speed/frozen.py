@@ -41,7 +41,10 @@ def bare_loop(patches: PatchStore) -> Callable[[], None]:
     def loop() -> None:
         with torch.inference_mode():
             for begin in range(0, len(images), CPU_BATCH):
-                net((images[begin : begin + CPU_BATCH].permute(0, 3, 1, 2).float() / 255 - mean) / std)
+                part = (
+                    images[begin : begin + CPU_BATCH].permute(0, 3, 1, 2).contiguous()
+                )  # as medfl without channels_last
+                net((part.float() / 255 - mean) / std)
 
     return loop
 
