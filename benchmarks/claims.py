@@ -18,7 +18,7 @@ STATISTICS = ROOT / "docs" / "results-statistics.md"
 PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     SUMMARY: {
         "primary": lambda: "\n".join(map(designed.sentences, designed.FIRST)),
-        "methods": lambda: "\n".join(map(designed.sentences, list(designed.SETTINGS)[len(designed.FIRST) :])),
+        "methods": lambda: "\n".join(map(designed.sentences, designed.LATER)),
     },
     STATISTICS: {
         "progress": designed.progress,

@@ -8,12 +8,13 @@ import functools
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from benchmarks.pages import table
-from benchmarks.tables import RESULTS, ROOT, Runs
+from benchmarks.tables import ROOT, Runs
 from medfl.study.endpoint_results import PRIMARY, answers, questions
 from medfl.study.endpoint_text import endpoint_sentences, endpoint_tables
 from medfl.study.pool import ByRepeat, Pool, Repeat
@@ -28,8 +29,8 @@ SETTINGS = {
     "sparsity-network": "LIPS on the small network",
     "bandwidth-network": "FedGMR on the small network",
 }
-FIRST = ("heads", "network")  # of docs/study-design.md; the others are of docs/study-design-methods.md
-TUNING = {"heads": "heads-tuning", "network": "network-tuning", "personal-heads": "personal-tuning"}
+FIRST = ("heads", "network")  # of docs/study-design.md
+LATER = tuple(name for name in SETTINGS if name not in FIRST)  # of docs/study-design-methods.md
 
 
 def study_file(name: str) -> StudyFile:
@@ -110,10 +111,10 @@ def entry(name: str, method: str, against: str, figure: str) -> Mapping[str, Any
 def rates() -> str:
     """What each tuning study chose, by stratum."""
     rows = []
-    for name, tuning in TUNING.items():
-        path = RESULTS / tuning / "chosen.csv"
-        if path.is_file():
-            with path.open(encoding="utf-8", newline="") as stream:
+    for name in SETTINGS:
+        tuned = study_file(name).tuned
+        if tuned and (STUDIES / tuned).is_file():
+            with (STUDIES / tuned).open(encoding="utf-8", newline="") as stream:
                 rows += [
                     [SETTINGS[name], row["partition"], row["method"], row["value"], row["edge"] or "no"]
                     for row in csv.DictReader(stream)
@@ -121,10 +122,16 @@ def rates() -> str:
     return table(["setting", "stratum", "method", "rate", "at an edge of the grid"], rows)
 
 
+def _tuning(name: str) -> list[str]:
+    """The study that a study's rates are from, if any."""
+    tuned = study_file(name).tuned
+    return [Path(tuned).parent.name] if tuned else []
+
+
 def progress() -> str:
     """Runs done of those planned, and under which design, by the first eight digits of its SHA-256."""
     rows, pages = [], {}
-    for name in (each for main in SETTINGS for each in (TUNING.get(main), main) if each):
+    for name in (each for main in SETTINGS for each in (*_tuning(main), main)):
         file, done = study_file(name), Runs.load(name).runs
         asked = sum(map(len, planned(file).values()))
         designs = Counter(row["design"][:8] for row in done)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from benchmarks.speed.figure import Figure, interleaved
-from benchmarks.speed.workload import CLASSES, METHOD, Rounds, store, work, workbench
+from benchmarks.speed.workload import CLASSES, METHOD, PLAIN, Rounds, store, work, workbench
 from medfl.data.batches import AugmentSpec, Batches, epoch_order
 from medfl.messages import TrainRequest
 from medfl.site.local_training import take_steps
@@ -22,7 +22,6 @@ from medfl.site.site import Site
 
 BACKBONE, SIZE, BATCH, STEPS = "resnet50", 224, 64, 50
 SETTINGS = {"channels_last": True, "precision": "bf16", "compiled": True}
-PLAIN = AugmentSpec(flips=False, rotate90=False)
 
 
 def one_site(method: METHOD, steps: int = STEPS, augment: AugmentSpec = PLAIN) -> Rounds:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import timm
@@ -10,8 +11,8 @@ import torch
 from torch import nn
 
 from benchmarks.speed.figure import Figure, interleaved
-from benchmarks.speed.workload import CLASSES, METHOD, SMALL, Rounds, store, work, workbench
-from medfl.data.batches import AugmentSpec, Batches, epoch_order
+from benchmarks.speed.workload import CLASSES, METHOD, PLAIN, SMALL, Rounds, store, work, workbench
+from medfl.data.batches import Batches, epoch_order
 
 METHODS: dict[str, tuple[METHOD, dict[str, float], float]] = {
     "fedprox": (["fedprox"], {}, 1.10),
@@ -39,9 +40,7 @@ def plain_loop(backbone: str, size: int, steps: int, passes: Sequence[str] = (LE
     net = timm.create_model(backbone, num_classes=len(CLASSES))
     config = timm.data.resolve_model_data_config(net)
     patches = store("site", 330, size)
-    batches = Batches(
-        patches, torch.device("cpu"), config["mean"], config["std"], AugmentSpec(flips=False, rotate90=False)
-    )
+    batches = Batches(patches, torch.device("cpu"), config["mean"], config["std"], PLAIN)
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9)
     criterion = nn.CrossEntropyLoss()
     net.train()
@@ -124,7 +123,7 @@ def passes_over_plain(repeats: int) -> Iterator[Figure]:
 def stain_over_fedavg(repeats: int) -> Iterator[Figure]:
     """A round of 2 steps of 32 patches at 128 px with a random laboratory for each patch over one without."""
     for backbone in ("resnet18", "tf_efficientnet_lite0"):
-        augment = AugmentSpec(flips=False, rotate90=False, stain=0.5)
+        augment = replace(PLAIN, stain=0.5)
         rounds = [one_site(backbone, 128, 2, []), one_site(backbone, 128, 2, [], augment=augment)]
         fedavg, stained = interleaved([round_.play for round_ in rounds], repeats=repeats)
         yield Figure(

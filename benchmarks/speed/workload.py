@@ -27,6 +27,8 @@ from medfl.site.site import Site
 CLASSES = ("lung_aca", "lung_n", "lung_scc", "colon_aca", "colon_n")
 SMALL = "test_byobnet"  # 0.2 M parameters
 METHOD = list[str | Mapping[str, Any]]
+PLAIN = AugmentSpec(flips=False, rotate90=False)
+"""No augmentation, so that a plain loop can see the same tensors."""
 Batch = tuple[Tensor, Tensor]
 
 
@@ -47,18 +49,18 @@ def store(name: str, patches: int, size: int, val: int = 10, seed: int = 0) -> P
 
 
 def workbench(backbone: str, method: METHOD, device: str = "cpu", **settings: Any) -> SharedModel:
-    """A fresh network and its chain. `settings`: channels_last; precision, compiled."""
-    spec = ModelSpec(backbone, CLASSES, channels_last=settings.pop("channels_last", False))
+    """A fresh network and its chain. `settings`: channels_last, train; precision, compiled."""
+    of_network = {key: settings.pop(key) for key in ("channels_last", "train") if key in settings}
+    spec = ModelSpec(backbone, CLASSES, **of_network)
     return SharedModel(FlatModel(spec, torch.device(device), seed=1), build_chain(method), **settings)
 
 
 def work(
     steps: int, batch_size: int = 32, lr: float = 1e-3, momentum: float = 0.9, **changes: Any
 ) -> LocalTrainingConfig:
-    """Local work of a number of steps; augmentation off, so that a plain loop can see the same tensors."""
-    plain = AugmentSpec(flips=False, rotate90=False)
+    """Local work of a number of steps, without augmentation unless asked for."""
     return LocalTrainingConfig(
-        batch_size=batch_size, local_steps=steps, lr=lr, momentum=momentum, **({"augment": plain} | changes)
+        batch_size=batch_size, local_steps=steps, lr=lr, momentum=momentum, **({"augment": PLAIN} | changes)
     )
 
 

@@ -12,7 +12,8 @@ from medfl.metrics.t_intervals import Interval
 from medfl.metrics.units import UNITS
 
 STABILITY = tuple(row.key for row in stability_at(Place.STUDY_RUNS))
-PERSONAL = "val_personalised_balanced_accuracy"
+OWN = "val_personalised"
+PERSONAL = f"{OWN}_balanced_accuracy"
 """Mean of what the models that sites keep for themselves reach on their validation data after the last round."""
 COSTS = ("megabytes", "virtual_seconds")
 UNIT_ROLES = {
@@ -37,12 +38,15 @@ def validation_columns() -> list[str]:
     return [f"val_mean_{row.key}" for row in figures_at(Place.STUDY_VALIDATION)]
 
 
+def validation_figures() -> list[str]:
+    """The figures of validation data that runs.csv has, those of the models that sites keep among them."""
+    return [*validation_columns(), PERSONAL]
+
+
 def figure_of(column: str) -> SiteFigure | None:
     """The row of the table of figures that a column of runs.csv is made of; None for stability, bytes and time."""
     for row in FIGURES:
-        if (column, row.key) == (PERSONAL, "balanced_accuracy"):
-            return row
-        means = {f"{part}_mean_{row.key}" for part in (*UNIT_ROLES, "held_out", "train", "val")}
+        means = {f"{part}_mean_{row.key}" for part in (*UNIT_ROLES, "held_out", "train", "val")} | {f"{OWN}_{row.key}"}
         worst = {f"{part}_worst_{row.key}" for part in (*UNIT_ROLES, "held_out", "train")}
         if column.removesuffix("_before") in means | worst:
             return row
@@ -64,8 +68,7 @@ def run_figures() -> list[str]:
     return [
         *(f"{role}_{column}" for role in ("held_out", "train") for column in group_columns()),
         *(f"{role}_{column}" for role in UNIT_ROLES for column in group_columns()),
-        *validation_columns(),
-        PERSONAL,
+        *validation_figures(),
         *STABILITY,
         *(f"inertia_{part}" for part in ("first", "middle", "last")),
         *COSTS,
@@ -89,8 +92,6 @@ def direction(column: str) -> Literal["higher", "lower"] | None:
 
 def figure_title(column: str) -> str:
     """A column in words: `held_out_mean_auroc` is "mean AUROC at held-out sites"."""
-    if column == PERSONAL:
-        return "mean balanced accuracy of the sites' own models on validation data"
     parts = {"held_out": ("held-out", ""), "train": ("training", ""), "val": ("training", "")} | UNIT_ROLES
     for part, (word, per) in parts.items():
         data = " on validation data" if part == "val" else ""
@@ -101,5 +102,7 @@ def figure_title(column: str) -> str:
                 return f"mean {row.label}{per} at {word} sites before calibration"
             if column == f"{part}_worst_{row.key}":
                 return f"{row.label}{per} at the worst {word} site"
+    if column.startswith(OWN) and (row_of := figure_of(column)) is not None:
+        return f"mean {row_of.label} of the sites' own models on validation data"
     labels = {row.key: row.label for row in STABILITY_FIGURES}
     return labels.get(column, column.replace("_", " "))

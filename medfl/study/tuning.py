@@ -14,7 +14,7 @@ from medfl.config import ConfigSection
 from medfl.errors import MedflError
 from medfl.study.csv_rows import read_table, write_table
 from medfl.study.pool import Repeat, Values
-from medfl.study.run_figures import PERSONAL, direction, figure_title, validation_columns
+from medfl.study.run_figures import direction, figure_title, validation_figures
 from medfl.study.text_table import TextTable
 
 Choices = dict[tuple[str, str], "Choice"]
@@ -42,9 +42,10 @@ class Grid(ConfigSection):
     @field_validator("by")
     @classmethod
     def _on_validation_data(cls, by: str) -> str:
-        columns = [*validation_columns(), PERSONAL]
-        if by not in columns:
-            raise ValueError(f"settings are chosen on validation data: by {', '.join(columns)}, not {by!r}")
+        if by not in validation_figures():
+            raise ValueError(
+                f"settings are chosen on validation data: by {', '.join(validation_figures())}, not {by!r}"
+            )
         return by
 
     def arms(self, name: str) -> list[tuple[str, dict[str, float]]]:

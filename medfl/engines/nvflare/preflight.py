@@ -142,9 +142,9 @@ def _certified(kit: Path, kind: str) -> str:
     for folder in ("startup", "local") if kind == "client" else ("startup",):  # a server's is completed where it runs
         if not intact(kit, folder):
             raise MedflError(f"{kit / folder} is not as it was signed; take the kit that you were sent")
-    for name in WRITTEN:
-        if not (kit / name.format(kind)).is_file():
-            raise MedflError(f"{kit / name.format(kind)} is missing; take the kit that you were sent")
+    for file in (kit / name.format(kind) for name in WRITTEN):
+        if not file.is_file():
+            raise MedflError(f"{file} is missing; take the kit that you were sent")
     if (strange := foreign(kit, kind)) is not None:
         raise MedflError(
             f"{kit / strange} names what medfl does not write into a kit, and FLARE would run it; do not use this kit, "

@@ -41,25 +41,27 @@ class BadPiece(ValueError):
 class SpooledMessage:
     """A message in a temporary file without a name: it goes with this object, and with the process.
 
-    Attributes:
+    Args:
         size: bytes of the whole message.
+        whole: the file, where the message is there; otherwise it comes in pieces.
+
+    Attributes:
+        size: as given.
         received: bytes of it that are there.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, whole: IO[bytes] | None = None) -> None:
         with _on_disk():
-            self._file: IO[bytes] = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - it lives as long as this
-        self.size, self.received = size, 0
+            self._file: IO[bytes] = whole or tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - lives as long as this
+        self.size, self.received = size, size if whole else 0
 
     @staticmethod
     def of_file(write: Callable[[Path], None]) -> SpooledMessage:
         """A whole message, which `write` puts at a path. Raises MedflError where there is no room."""
-        spooled = SpooledMessage(0)
         with _on_disk(), tempfile.TemporaryDirectory(prefix="medfl-message-") as folder:
-            write(Path(folder) / "message")
-            spooled._file = (Path(folder) / "message").open("rb", buffering=0)
-        spooled.size = spooled.received = os.fstat(spooled._file.fileno()).st_size
-        return spooled
+            path = Path(folder) / "message"
+            write(path)
+            return SpooledMessage(path.stat().st_size, path.open("rb", buffering=0))
 
     @property
     def path(self) -> Path:

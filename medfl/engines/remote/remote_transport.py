@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from threading import Lock
+from typing import TypeVar
 
 from medfl.engines.remote.codec import BadMessage, Bounds, pack, unpack_answer
 from medfl.engines.remote.pieces import BadPiece, Message, exchange
 from medfl.messages import Failure, Reply, Request
 
-ABSENT = "not connected"
 REFUSED = "its answer was refused"
 VECTORS = ("weights", "buffers", "extra")
+Answer = TypeVar("Answer")
 Ask = Callable[[str, bytes], bytes]
 Note = Callable[[str, Request, int, int, Reply | Failure], None]
 
@@ -46,37 +48,32 @@ class Remote:
 
     def call(self, sites: Sequence[str], request: Callable[[str], Request]) -> Iterator[Reply | Failure]:
         """See Transport.call. An answer is unpacked when it is its turn, since long ones wait on the disk."""
-        waiting: list[tuple[str, Request, int, Future[Message | Failure]] | None] = []
+        waiting: deque[tuple[str, Request, int, Future[Message | Failure]]] = deque()
         before: tuple[Request, Message] | None = None
         for name in sites:
             message = request(name)
             if before is None or not _alike(message, before[0]):  # most sites are sent the same: packed and held once
                 before = message, pack(message, self.bounds)
-            waiting.append((name, message, len(before[1]), self._send(name, message, before[1])))
+            fetched = self._with(name, message, partial(self._fetched, name, message, before[1]))
+            waiting.append((name, message, len(before[1]), fetched))
         before = None
-        for at, asked in enumerate(waiting):
-            assert asked is not None
-            waiting[at] = None  # so that an answer is let go once it is folded
-            name, message, sent, data = asked
-            del asked
-            yield self._opened(name, message, sent, data.result())
+        while waiting:
+            name, message, sent, fetched = waiting.popleft()  # so that an answer is let go once it is folded
+            yield self._opened(name, message, sent, fetched.result())
 
     def post(self, site: str, request: Request) -> Future[Reply | Failure]:
         """See Posting.post."""
         message = pack(request, self.bounds)
-        if site in self.present:
-            return self._pool.submit(
-                lambda: self._opened(site, request, len(message), self._fetched(site, request, message))
-            )
-        answer: Future[Reply | Failure] = Future()
-        answer.set_result(Failure(site, request.round, ABSENT))
-        return answer
+        return self._with(
+            site, request, lambda: self._opened(site, request, len(message), self._fetched(site, request, message))
+        )
 
-    def _send(self, site: str, request: Request, message: Message) -> Future[Message | Failure]:
+    def _with(self, site: str, request: Request, work: Callable[[], Answer]) -> Future[Answer | Failure]:
+        """Work with a site in a thread; a failure where it is not connected."""
         if site in self.present:
-            return self._pool.submit(self._fetched, site, request, message)
-        absent: Future[Message | Failure] = Future()
-        absent.set_result(Failure(site, request.round, ABSENT))
+            return self._pool.submit(work)
+        absent: Future[Answer | Failure] = Future()
+        absent.set_result(Failure(site, request.round, "not connected"))
         return absent
 
     def _fetched(self, site: str, request: Request, message: Message) -> Message | Failure:

@@ -104,9 +104,7 @@ class SiteEndpoint:
         try:
             return self._pieces.answered(message, limit, partial(self._answer, run))
         except Exception as error:
-            failed = _failed(self.name, 0, self._reason(error))
-            assert isinstance(failed, bytes)
-            return failed
+            return self._failed(0, self._reason(error))
 
     def _answer(self, run: str, message: Message) -> Message:
         round_ = 0
@@ -115,10 +113,10 @@ class SiteEndpoint:
             mine = self._asked
         with self._lock:
             if mine != self._asked:  # the server has given this one up, or it would not have sent another
-                return _failed(self.name, round_, "overtaken by a later message")
+                return self._failed(round_, "overtaken by a later message")
             self._build()
             if self._ready is None:
-                return _failed(self.name, round_, self._problem)
+                return self._failed(round_, self._problem)
             ready = self._ready
             question: dict[str, Any] = {"run": visible(run), "bytes_in": len(message)}
             try:
@@ -140,7 +138,13 @@ class SiteEndpoint:
                 reason = self._reason(error)
                 with suppress(OSError):
                     self.audit.write("refused", **question, reason=reason)
-                return _failed(self.name, round_, reason)
+                return self._failed(round_, reason)
+
+    def _failed(self, round_: int, reason: str) -> bytes:
+        """A failure as bytes; a sentence is no long message."""
+        failed = pack(Failure(self.name, round_, reason), Bounds(0, 0))
+        assert isinstance(failed, bytes)
+        return failed
 
     def _state_file(self, ready: _Ready, run: str) -> SiteStateFile:
         if not run.isalnum() or len(run) > 64:
@@ -182,10 +186,6 @@ class SiteEndpoint:
         if isinstance(error, TOLD):
             return str(error)
         return f"{type(error).__name__} at the site; its {LOG} says more"
-
-
-def _failed(name: str, round_: int, reason: str) -> Message:
-    return pack(Failure(name, round_, reason), Bounds(0, 0))
 
 
 def build(folder: Path, name: str) -> _Ready:
