@@ -7,6 +7,7 @@ They hold patches, so other users cannot enter them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -77,6 +78,16 @@ def resuming(folder: Path, parts: str) -> Iterator[Path]:
                 shutil.rmtree(draft, ignore_errors=True)
     finally:
         os.close(owner)
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder at once for whoever looks: it is renamed to a hidden one first. One that cannot be stays."""
+    with contextlib.suppress(OSError):
+        away = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            folder.rename(away / folder.name)
+        finally:
+            shutil.rmtree(away, ignore_errors=True)
 
 
 def draft_of(folder: Path) -> Path:

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medfl.data.block_checks import BlockChecks
-from medfl.data.scratch_folder import making
+from medfl.data.scratch_folder import discard, making
 from medfl.data.store_record import STORE_VERSION as STORE_VERSION
 from medfl.data.store_record import Damaged as Damaged
 from medfl.data.store_record import block_sums, check_blocks, piece_name, read_note, read_text, record_text
@@ -88,18 +88,30 @@ def open_store(folder: Path, site: str) -> tuple[Any, Problems] | None:
 
     A damaged store is removed and a warning says so. Raises MedflError where another user made it for himself alone.
     """
+    while True:
+        inode = _inode(folder)
+        try:
+            return read_store(folder)
+        except FileNotFoundError:
+            return None
+        except PermissionError:
+            raise MedflError(
+                f"site {site}: the store {folder} is another user's, who alone can read it; name a cache of your own "
+                f"under `data.cache` or in the environment variable MEDFL_CACHE, or have him open it with "
+                f"`chmod -R go+rX`"
+            ) from None
+        except Damaged as damage:
+            if _inode(folder) == inode:
+                log.warning("site %s: the store %s is damaged (%s); it is made anew", site, folder, damage)
+                discard(folder)
+                return None
+            # another process has put it there, or made it anew, while it was read
+
+
+def _inode(folder: Path) -> int | None:
     try:
-        return read_store(folder)
-    except FileNotFoundError:
-        return None
-    except PermissionError:
-        raise MedflError(
-            f"site {site}: the store {folder} is another user's, who alone can read it; name a cache of your own under "
-            f"`data.cache` or in the environment variable MEDFL_CACHE, or have him open it with `chmod -R go+rX`"
-        ) from None
-    except Damaged as damage:
-        log.warning("site %s: the store %s is damaged (%s); it is made anew", site, folder, damage)
-        shutil.rmtree(folder, ignore_errors=True)
+        return os.stat(folder).st_ino
+    except OSError:
         return None
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medfl.data import store_file, store_record
 from medfl.data.partition import own_partition
 from medfl.data.render import render
 from medfl.data.rgb import to_rgb
@@ -66,6 +67,36 @@ def test_a_damaged_store_is_rendered_again(root: Path) -> None:
     for damage in (b"", b"\x93NUMPY broken", (folder / "images.npy").read_bytes()[:-1]):
         (folder / "images.npy").write_bytes(damage)
         assert np.array_equal(render_all(made)["here"].images, first)
+
+
+def test_a_store_that_another_process_puts_in_place_while_it_is_read_is_sound(root: Path, monkeypatch, caplog) -> None:
+    made = own(root)
+    first = np.array(render_all(made)["here"].images)
+    (folder,) = stores_in(made)
+    hidden = folder.rename(folder.with_name("elsewhere"))
+    asked = []
+
+    def read_text(file: Path):
+        asked.append(file)
+        if len(asked) == 1:  # no file yet; the folder is renamed to its place before anyone asks for the folder
+            hidden.rename(folder)
+            raise FileNotFoundError(file)
+        return store_record.read_text(file)
+
+    monkeypatch.setattr(store_file, "read_text", read_text)
+    images, _ = store_file.open_store(folder, "here")
+    assert np.array_equal(images, first)
+    assert len(asked) == 2
+    assert not caplog.records
+
+
+def test_a_damaged_store_goes_at_once_for_whoever_looks(root: Path) -> None:
+    made = own(root)
+    render_all(made)
+    (folder,) = stores_in(made)
+    (folder / "store.json").unlink()
+    assert store_file.open_store(folder, "here") is None
+    assert not list(folder.parent.iterdir())
 
 
 def test_a_failed_rendering_leaves_nothing(root: Path) -> None:
