@@ -36,6 +36,7 @@ from medfl.engines.remote.remote_transport import Remote
 from medfl.engines.remote.server_endpoint import RemoteRunSetup
 from medfl.messages import Reply
 from medfl.metrics.measure import measure
+from medfl.model.disk_vector import on_disk
 from medfl.pipeline.build_federation import federation_config
 from medfl.pipeline.build_site import checked_shared_model
 from medfl.pipeline.load_pipeline import load_pipeline
@@ -55,7 +56,7 @@ CASES: tuple[tuple[int, str, list[str], int], ...] = (
     (4, "resnet50", [], 10),
     (4, "vit_base_patch16_224", [], 6),
 )
-ARGS = {"vit_base_patch16_224": {"img_size": 32}}  # as the patches
+ARGS = {"vit_base_patch16_224": {"img_size": 32}, "vit_large_patch16_224": {"img_size": 32}}  # as the patches
 SERVERS: tuple[tuple[list[str], int], ...] = (([], 100), (["scaffold"], 40), (["median"], 40))
 SITES = 20  # simulated
 SETTLED = 10  # rounds after which the server's memory is compared
@@ -121,11 +122,12 @@ def serve(method: Sequence[str], rounds: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as name:
         pipeline = load_pipeline(pipeline_file(Path(name), SITES, BACKBONE, list(method), rounds))
         bench = checked_shared_model(pipeline)
+        bench.model.rest_on_disk()  # as `medfl.engines.remote.server_endpoint.serve` does
         bounds, size, chain = Bounds.of(bench.model), bench.model.layout.size, bench.chain
         fingerprint = bench.model.fingerprint()
         draw = torch.Generator().manual_seed(0)
-        updates = [1e-3 * torch.randn(size, generator=draw) for _ in range(4)]
-        extra = {name: 1e-3 * torch.randn(size, generator=draw) for name in chain.sends}
+        updates = [on_disk(1e-3 * torch.randn(size, generator=draw)) for _ in range(4)]  # not the server's memory
+        extra = {name: on_disk(1e-3 * torch.randn(size, generator=draw)) for name in chain.sends}
         names = sorted(site.name for site in pipeline.train_sites)
         classes, labels = pipeline.task.classes, np.arange(4 * len(pipeline.task.classes))
         even = np.full((len(labels), len(classes)), 1 / len(classes))

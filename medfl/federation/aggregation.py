@@ -13,9 +13,11 @@ from medfl.messages import Reply, squared_length
 from medfl.methods.core.chain import MethodChain
 from medfl.methods.core.context import ServerContext
 from medfl.metrics.record_types import UpdateRecord
+from medfl.model.disk_vector import copied
 from medfl.model.layout import Slot
 
 TOGETHER = 4  # updates folded in one pass
+WAITING = 1 << 28  # bytes of them, beyond which fewer are
 CHUNK = 1 << 18  # values of the accumulator that stay in cache meanwhile
 
 
@@ -79,8 +81,11 @@ class Aggregation:
             mean = method.server_step(server, mean)
         for method in self.chain.acting("aggregate_buffers"):
             buffers = method.aggregate_buffers(server, buffers)
-        weights, buffers = self.chain.local_layers.put_back(state.weights - mean, buffers)
-        step = state.weights - weights if len(self.chain.local_layers) else mean
+        step = copied(mean)
+        mean = torch.sub(state.weights, mean, out=self._mean.released(mean))
+        weights, buffers = self.chain.local_layers.put_back(mean, buffers)
+        if len(self.chain.local_layers):
+            step = state.weights - weights
         inertia = {
             stage: _ratio(_norm(step, slots), _norm(state.weights, slots))
             for stage, slots in self.config.stages.items()
@@ -91,7 +96,7 @@ class Aggregation:
             cosine = _ratio(float(torch.dot(step, state.previous)), lengths)
         state.weights = weights
         state.buffers = buffers.clone()
-        state.previous = step.clone()
+        state.previous = step
         return {"mean_sq": mean_square, "sq": square, "cosine": cosine, "inertia": inertia}
 
 
@@ -105,12 +110,16 @@ class WeightedMean:
 
     def __init__(self, state: ServerState, local: int = 0) -> None:
         self.update = torch.zeros_like(state.weights)
+        self._size = len(state.weights)
         self.buffers = torch.zeros(len(state.buffers) + local)
         self.reset()
 
     def reset(self) -> None:
         """Forget everything folded."""
-        self.update.zero_()
+        if len(self.update):
+            self.update.zero_()
+        else:
+            self.update = torch.zeros(self._size)
         self.buffers.zero_()
         self.samples = 0
         self._weighted_square = 0.0
@@ -121,7 +130,7 @@ class WeightedMean:
         assert reply.update is not None
         assert reply.buffers is not None
         self._waiting.append((reply.update, reply.samples if factor is None else factor))
-        if len(self._waiting) == TOGETHER:
+        if len(self._waiting) == max(1, min(TOGETHER, WAITING // reply.update.nbytes)):
             self._flush()
         self.buffers.add_(reply.buffers, alpha=reply.samples)
         self.samples += reply.samples
@@ -139,6 +148,13 @@ class WeightedMean:
         self.update.div_(self.samples)
         self.buffers.div_(self.samples)
         return self.update, self.buffers, self._weighted_square / self.samples
+
+    def released(self, vector: Tensor) -> Tensor | None:
+        """The memory of the sum, for whoever writes over it, where `vector` is the sum; otherwise None."""
+        if vector is not self.update:
+            return None
+        self.update = vector[:0].clone()
+        return vector
 
     def _flush(self) -> None:
         for begin in range(0, len(self.update), CHUNK):

@@ -26,8 +26,8 @@ from torch import Tensor
 from medfl.messages import Reply
 from medfl.methods.core.context import ServerContext, SiteContext
 from medfl.methods.core.method import Method, number, require
-from medfl.methods.core.update_matrix import on_disk
 from medfl.methods.fedgmr_rules import RULES, Restoration, aggregate, maskable_slots, nested_masks
+from medfl.model.disk_vector import on_disk
 from medfl.model.flat_model import FlatModel
 from medfl.model.layout import Slot
 
@@ -146,7 +146,9 @@ class FedGMR(Method):
     def on_reply(self, server: ServerContext, reply: Reply) -> None:
         """The site's model: w - update is zero where the mask is. It is kept for as long as the site is silent."""
         assert reply.update is not None
-        server.round_sums[f"fedgmr.last.{reply.site}"] = on_disk(server.origin(reply.site) - reply.update)
+        server.round_sums[f"fedgmr.last.{reply.site}"] = on_disk(
+            server.origin(reply.site) - reply.update, "the last model that the method keeps of a site takes"
+        )
 
     def aggregate(self, server: ServerContext, mean: Tensor) -> Tensor:
         """Merge the last models of all sites that have ever replied; the round's mean is not used."""

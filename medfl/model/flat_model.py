@@ -24,6 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from medfl.errors import MedflError
 from medfl.model.backbone import ModelSpec, create
 from medfl.model.bag_network import BagNetwork, Bags
+from medfl.model.disk_vector import copied, give_back
 from medfl.model.layout import Layout, Slot
 from medfl.model.lora import Lora, is_factor, merged
 from medfl.model.trained_part import TrainingModes, evaluating, freeze
@@ -64,9 +65,8 @@ class FlatModel:
         self.vector = torch.zeros(self.layout.padded, device=device)
         self.buffer_vector = torch.zeros(self.buffer_layout.padded, device=device)
         for slot in self.layout.slots:
-            view = slot.view(self.vector)
-            view.copy_(trainable[slot.name].data)
-            trainable[slot.name].data = view
+            slot.view(self.vector).copy_(trainable[slot.name].data)
+            trainable[slot.name].data = slot.view(self.vector)
         owners = {name: _owner(self.net, name) for name in buffers}
         for slot in self.buffer_layout.slots:
             view = slot.view(self.buffer_vector)
@@ -136,6 +136,15 @@ class FlatModel:
         for slot in self.buffer_layout.slots:
             if current[slot.name].data_ptr() != base + 4 * slot.offset:
                 raise RuntimeError(f"buffer {slot.name} is detached from the flat vector")
+
+    def rest_on_disk(self) -> None:
+        """Keep the vector in a file where it is large: for a server, which trains nothing. Raises MedflError without
+        room."""
+        if self.device.type == "cpu":
+            self.vector = copied(self.vector)
+            for slot, parameter in zip(self.layout.slots, self.parameters, strict=True):
+                parameter.data = slot.view(self.vector)
+            give_back()
 
     def load(self, weights: Tensor, buffers: Tensor) -> None:
         """Copy wire vectors f32[P] and f32[B] into the network."""

@@ -7,6 +7,7 @@ import torch
 
 from medfl.data.patch_store import PatchStore
 from medfl.errors import RunFailed
+from medfl.federation import aggregation
 from medfl.federation.aggregation import CHUNK, TOGETHER, WeightedMean
 from medfl.federation.rounds import Federation
 from medfl.federation.schedule import Synchronous
@@ -15,6 +16,7 @@ from medfl.federation.server_state import FederationConfig, ServerState
 from medfl.messages import Failure, Reply, TrainRequest
 from medfl.methods.core.chain import build_chain
 from medfl.metrics.stability import round_stability
+from medfl.model import disk_vector
 from medfl.site.site import Site
 from tests.toys import Recorder, toy_bench, toy_federation, toy_run, toy_sites, toy_store, toy_work
 
@@ -301,6 +303,17 @@ def test_updates_added_together_are_those_added_one_by_one():
         assert buffers[0] == pytest.approx(sum(k * k for k in range(1, TOGETHER + 3)) / samples)
         if turn == 0:
             assert mean_square == pytest.approx(square / samples, rel=1e-5)
+
+
+@pytest.mark.parametrize("method", [[], ["fedavgm"], ["fedbn"], ["scaffold"]])
+def test_large_vectors_in_files_and_updates_that_do_not_wait_change_no_number(monkeypatch, method):
+    plain, records = toy_run(method)
+    monkeypatch.setattr(disk_vector, "LARGE", 0)
+    monkeypatch.setattr(aggregation, "WAITING", 0)
+    state, other = toy_run(method)
+    assert torch.equal(state.weights, plain.weights)
+    assert torch.equal(state.previous, plain.previous)
+    assert records == other
 
 
 def test_a_model_that_is_not_finite_stops_the_run_before_it_is_written():

@@ -27,6 +27,7 @@ from medfl.engines.remote import pieces
 from medfl.engines.remote.message_fields import FAILURE, REPLY, REQUESTS, Fields
 from medfl.engines.remote.pieces import Message, SpooledMessage
 from medfl.messages import Failure, KeyRequest, Reply, Request, StainRequest, TrainRequest, UnmaskRequest
+from medfl.model.disk_vector import copied
 from medfl.model.flat_model import FlatModel
 
 PROTOCOL = 5
@@ -225,8 +226,8 @@ def _parted(
         half = kind == "reply" and name == UPDATE and vector.dtype == torch.bfloat16
         if (vector.dtype not in KINDS and not half) or vector.dim() != 1 or vector.numel() > bounds.longest:
             raise BadMessage(f"the vector {name[:NAME_LIMIT]} of a {kind} is of the wrong kind or length")
-    # Fresh memory: sums over a vector depend on where it begins.
-    return facts, {name: vector.clone() for name, vector in vectors.items()}
+    # Memory of their own: sums over a vector depend on where it begins.
+    return facts, {name: copied(vector) for name, vector in vectors.items()}
 
 
 def _extra(vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ and the piece.
 
     {"put": begin, "of": size}    a piece of a message; its answer is empty, or a failure
     {"handle": size}              answer the message whose pieces were put
-    {"take": begin}               a piece of that answer
+    {"take": begin}               a piece of that answer, which comes as a frame {"taken": begin}, or a failure
 
 An answer that begins with `MAGIC`, {"of": size}, stands for one that is taken in pieces. Pieces come in order: one that
 is lost, comes twice, or makes the message longer than it was said to be, ends it.
@@ -155,7 +155,10 @@ def exchange(ask: Callable[[bytes], bytes], message: Message, limit: int) -> Mes
         raise BadPiece(f"an answer of {size:,} bytes, more than the model allows")
     whole = SpooledMessage(size)
     while whole.received < size:
-        whole.add(whole.received, ask(framed(take=whole.received)))
+        answer = ask(framed(take=whole.received))
+        if (frame := Frame.of(answer)) is None:
+            return answer
+        whole.add(frame.asked.get("taken", size), frame.piece)
     return whole
 
 
@@ -219,4 +222,4 @@ class PieceDesk:
         piece = self._waiting.read(begin)
         if begin + len(piece) == self._waiting.size:
             self._waiting = None
-        return piece
+        return framed(piece, taken=begin)

@@ -83,6 +83,7 @@ def serve(folder: Path, present: Collection[str], hello: Ask, ask: Ask) -> None:
             append_text(said, visible(text) + "\n")
 
         bench = checked_shared_model(pipeline)
+        bench.model.rest_on_disk()
         bounds = Bounds.of(bench.model)
         roles = {site.name: site.role or "train" for site in pipeline.all_sites}
         prints = (bench.model.fingerprint(), bench.model.frozen_digest())

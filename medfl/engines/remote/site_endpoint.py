@@ -100,9 +100,13 @@ class SiteEndpoint:
     def handle(self, run: str, message: bytes) -> bytes:
         """The answer to a request of a run, as bytes, or to a piece of one (`medfl.engines.remote.pieces`). Never
         raises: what goes wrong is a failure without details, which are in this party's log."""
-        limit = 0 if self._ready is None else self._ready.bounds.message
+        if self._ready is None:
+            with self._lock:
+                self._build()
+        if self._ready is None:
+            return self._failed(0, self._problem)
         try:
-            return self._pieces.answered(message, limit, partial(self._answer, run))
+            return self._pieces.answered(message, self._ready.bounds.message, partial(self._answer, run))
         except Exception as error:
             return self._failed(0, self._reason(error))
 
@@ -114,9 +118,7 @@ class SiteEndpoint:
         with self._lock:
             if mine != self._asked:  # the server has given this one up, or it would not have sent another
                 return self._failed(round_, "overtaken by a later message")
-            self._build()
-            if self._ready is None:
-                return self._failed(round_, self._problem)
+            assert self._ready is not None
             ready = self._ready
             question: dict[str, Any] = {"run": visible(run), "bytes_in": len(message)}
             try:

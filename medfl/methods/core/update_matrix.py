@@ -1,14 +1,11 @@
-"""Vectors of every site at the server, for rules that a streamed mean cannot serve: in files, memory-mapped.
+"""The updates of every site at the server, for rules that a streamed mean cannot serve: in a file, memory-mapped.
 
-`Rows` has K updates of P values of one round side by side, so what stays in memory is one block of columns at a time
-whatever K and P are. `on_disk` is one vector. The files have no name once they are open: they are gone when they are
-closed, and when the process is. Set TMPDIR to a folder on a disk where the temporary folder is kept in memory.
+K updates of P values of one round lie side by side, so what stays in memory is one block of columns at a time whatever
+K and P are. The file is one of `medfl.model.disk_vector`.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
 from typing import IO
 
@@ -17,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medfl.errors import MedflError
 from medfl.messages import Reply
+from medfl.model.disk_vector import nameless
 
 BLOCK = 1 << 16  # columns looked at together
 
@@ -48,7 +45,7 @@ class UpdateMatrix:
         assert reply.update is not None
         assert reply.buffers is not None
         if self._file is None:
-            self._file = _nameless(4 * self._shape[0] * self._shape[1], "the updates of a round take")
+            self._file = nameless(4 * self._shape[0] * self._shape[1], "the updates of a round take")
             self._map = np.memmap(self._file, np.float32, "r+", shape=self._shape)
         row = self._row.setdefault(reply.site, len(self._row))
         self._map[row] = reply.update.numpy()
@@ -70,27 +67,3 @@ class UpdateMatrix:
         self._map = self._map[:0].copy()
         if self._file is not None:
             self._file.close()
-
-
-def on_disk(vector: Tensor) -> Tensor:
-    """A copy of f32[P] whose memory is a file's; the file goes with it. Raises MedflError where there is no room."""
-    with _nameless(4 * vector.numel(), "a vector that the method keeps of every site takes") as file:
-        mapped = np.memmap(file, np.float32, "r+", shape=vector.shape)
-    mapped[:] = vector.numpy()
-    return torch.from_numpy(mapped)
-
-
-def _nameless(size: int, what: str) -> IO[bytes]:
-    """A file of the full size, its place taken at once: a full disk must not show when the map is written."""
-    try:
-        file = tempfile.TemporaryFile(prefix="medfl-rows-")  # noqa: SIM115 - closed by the caller
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
-        else:
-            file.truncate(size)
-    except OSError as error:
-        raise MedflError(
-            f"{what} {size / 1e6:,.0f} MB in the temporary folder {tempfile.gettempdir()}, which it does not give "
-            f"({error.strerror}); set TMPDIR to a folder with room"
-        ) from None
-    return file

@@ -15,6 +15,7 @@ from medfl.engines.remote.server_endpoint import serve
 from medfl.engines.remote.site_endpoint import SiteEndpoint
 from medfl.errors import MedflError
 from medfl.messages import Failure, Reply, TrainRequest
+from medfl.model import disk_vector
 from medfl.pipeline.load_pipeline import load_pipeline
 from tests.engines.remote.test_endpoints import here, lay_out, same_result, small  # noqa: F401
 
@@ -24,6 +25,7 @@ BOUNDS = Bounds(1000, 10)
 @pytest.fixture(autouse=True)
 def short_pieces(monkeypatch, tmp_path):
     monkeypatch.setattr(pieces, "PIECE", 700)
+    monkeypatch.setattr(disk_vector, "LARGE", 700)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
 
@@ -134,9 +136,30 @@ def test_an_answer_that_is_no_answer_is_a_failure_of_its_site(answer, why):
 
 
 def test_a_site_that_stops_handing_out_its_answer_is_a_failure():
-    answers = iter([b"", b"", b"", b"", b"", b"", b"", framed(of=5000), b"y" * 700, b""])
-    (said,) = Remote({"north"}, lambda site, data: next(answers), BOUNDS).call(["north"], lambda name: request())
-    assert "does not continue" in said.reason
+    answers = [b"", b"", b"", b"", b"", b"", b"", framed(of=5000), framed(b"y" * 700, taken=0)]
+    for last in framed(b"", taken=700), framed(b"y" * 700, taken=0), framed(b"y" * 700):
+        left = iter([*answers, last])
+        (said,) = Remote({"north"}, lambda site, data: next(left), BOUNDS).call(["north"], lambda name: request())  # noqa: B023
+        assert "does not continue" in said.reason
+
+
+def test_a_site_that_says_why_it_hands_out_no_more_is_that_failure():
+    refused = pack(Failure("north", 0, "MedflError at the site; its medfl.log says more"), BOUNDS)
+    left = iter([b"", b"", b"", b"", b"", b"", b"", framed(of=5000), framed(b"y" * 700, taken=0), refused])
+    (said,) = Remote({"north"}, lambda site, data: next(left), BOUNDS).call(["north"], lambda name: request(7))
+    assert said == Failure("north", 7, "MedflError at the site; its medfl.log says more")
+
+
+def test_a_piece_to_a_process_that_was_not_greeted_builds_the_site_or_says_why_it_cannot(small, tmp_path):  # noqa: F811
+    laid = lay_out(load_pipeline(small), "simulator", tmp_path / "far")
+    name = next(iter(laid.sites))
+    piece = framed(b"x" * 10, put=0, of=20)
+    desk = SiteEndpoint(laid.home / name, name)
+    assert desk.handle(laid.run, piece) == b""
+    broken = SiteEndpoint(tmp_path / "nowhere", name)
+    failure = unpack_answer(broken.handle(laid.run, piece), name, 0, BOUNDS)
+    assert "more than the model allows" not in failure.reason
+    assert "at the site" in failure.reason or "nowhere" in failure.reason
 
 
 def test_what_a_site_refuses_of_a_piece_is_its_reason():

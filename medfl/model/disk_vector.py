@@ -1,0 +1,56 @@
+"""Vectors whose memory is a file's: the system writes their pages out, and takes them back, when it needs the memory.
+
+The files have no name once they are open: they are gone with their vector, and with the process. Set TMPDIR to a folder
+on a disk where the temporary folder is kept in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import tempfile
+from typing import IO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medfl.errors import MedflError
+
+LARGE = 1 << 26
+"""Bytes beyond which a vector that is seldom read lies in a file."""
+
+
+def copied(vector: Tensor) -> Tensor:
+    """A copy with memory of its own, a file's where it is large. Raises MedflError where there is no room."""
+    return on_disk(vector) if vector.nbytes > LARGE else vector.clone()
+
+
+def on_disk(vector: Tensor, what: str = "a large vector takes") -> Tensor:
+    """A copy whose memory is a file's; the file goes with it. Raises MedflError where there is no room."""
+    with nameless(vector.nbytes, what) as file:
+        mapped = np.memmap(file, np.uint8, "r+", shape=(vector.nbytes,))
+    return torch.from_numpy(mapped).view(vector.dtype).view(vector.shape).copy_(vector)
+
+
+def give_back() -> None:
+    """Have the allocator return to the system what was freed: glibc keeps whole networks of freed tensors."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def nameless(size: int, what: str) -> IO[bytes]:
+    """A file of the full size, its place taken at once: a full disk must not show when the map is written."""
+    try:
+        file = tempfile.TemporaryFile(prefix="medfl-rows-")  # noqa: SIM115 - closed by the caller
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
+    except OSError as error:
+        raise MedflError(
+            f"{what} {size / 1e6:,.0f} MB in the temporary folder {tempfile.gettempdir()}, which it does not give "
+            f"({error.strerror}); set TMPDIR to a folder with room"
+        ) from None
+    return file
