@@ -6,8 +6,9 @@
     uv run python -m benchmarks --json FILE        # also write the figures, as benchmarks/baseline.json holds them
 
 Ratios are compared with the committed `benchmarks/baseline.json`; they depend little on the machine, seconds do. A
-calibration loop before, between and after the sections says whether the machine was quiet. On a busy one the baseline
-is not overwritten, and what `--check` finds is not decided: its exit status is 2.
+calibration loop before, between and after the sections says whether the machine was quiet. A section is written as soon
+as it is measured, in the place of what the file says of it from the same machine and packages; one that was measured on
+a busy machine leaves the baseline as it is, and what `--check` then finds is not decided: its exit status is 2.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ import torch
 
 from benchmarks.speed import frozen, gpu, options, rounds, side_by_side, starting, steps, stores
 from benchmarks.speed.figure import Figure
-from benchmarks.speed.quietness import Quietness
+from benchmarks.speed.quietness import QUIET, Quietness
+from medfl.data.atomic_file import write_text
 from medfl.runs.versions import versions
 
 BASELINE = Path(__file__).with_name("baseline.json")
@@ -45,6 +47,7 @@ CPU: dict[str, Callable[[int], Iterator[Figure]]] = {
     "options": options.options,
     "stores": stores.opening,
     "start": starting.second_start,
+    "study": starting.second_run_of_a_study,
     "rendering": starting.rendering,
 }
 GPU = {
@@ -73,13 +76,15 @@ def main(arguments: list[str] | None = None) -> int:
     quietness = Quietness()
     quietness.look()
     for name in asked.only or sections:
+        measured = []
         for figure in sections[name](asked.repeats):
-            figures.append(figure)
+            measured.append(figure)
             print(line(figure, before.get(figure.key)), flush=True)
         quietness.look()
+        figures += measured
+        if asked.json:
+            keep(asked.json, name, measured, max(quietness.loads[-2:]))
     print(quietness.sentence())
-    if asked.json:
-        write(asked.json, figures, quietness)
     missed = [f"missed: {figure.name}" for figure in figures if not figure.met]
     missed += [
         f"worse than the baseline: {figure.name}" for figure in figures if figure.worse_than(before.get(figure.key))
@@ -88,12 +93,19 @@ def main(arguments: list[str] | None = None) -> int:
     return 0 if not (missed and asked.check) else 1 if quietness.quiet else 2
 
 
-def write(file: Path, figures: list[Figure], quietness: Quietness) -> None:
-    """Write what `--json` asks for; a busy machine does not overwrite the baseline."""
-    if file.resolve() == BASELINE.resolve() and not quietness.quiet:
-        print(f"{file} is left as it was, since the machine was busy")
+def keep(file: Path, section: str, figures: Sequence[Figure], load: float) -> None:
+    """Write a section into what `--json` names, beside others of the same machine; a busy one does not change the
+    baseline."""
+    if file.resolve() == BASELINE.resolve() and load > QUIET:
+        print(f"{file} is left as it was of {section}, since the machine was busy ({load:.2f})", flush=True)
         return
-    file.write_text(json.dumps(document(figures, quietness), indent=2) + "\n", encoding="utf-8")
+    machine = {"cpu": cpu(), "cores": os.cpu_count(), **versions()}
+    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    kept = before.get("figures", []) if before.get("machine") == machine else []
+    by_section = {name: [one for one in kept if one.get("section") == name] for name in (*CPU, *GPU)}
+    by_section[section] = [entry(figure) | {"section": section, "load": round(load, 3)} for figure in figures]
+    document = {"machine": machine, "figures": [one for each in by_section.values() for one in each]}
+    write_text(file, json.dumps(document, indent=2) + "\n")
 
 
 def line(figure: Figure, baseline: float | None) -> str:
@@ -107,23 +119,16 @@ def line(figure: Figure, baseline: float | None) -> str:
     return f"{figure.value:8.3f}{target}{verdict}{then}  {figure.name}\n          over: {figure.over}  ({detail})"
 
 
-def document(figures: list[Figure], quietness: Quietness) -> dict[str, Any]:
-    """What `--json` writes."""
+def entry(figure: Figure) -> dict[str, Any]:
+    """A figure as `--json` writes it."""
     return {
-        "machine": {"cpu": cpu(), "cores": os.cpu_count(), **versions()},
-        "loads": [round(load, 3) for load in quietness.loads],
-        "figures": [
-            {
-                "name": f.name,
-                "over": f.over,
-                "value": round(f.value, 4),
-                "target": f.target,
-                "at_least": f.at_least,
-                "spread": None if f.spread is None else [round(bound, 4) for bound in f.spread],
-                "detail": {key: float(f"{value:.4g}") for key, value in f.detail.items()},
-            }
-            for f in figures
-        ],
+        "name": figure.name,
+        "over": figure.over,
+        "value": round(figure.value, 4),
+        "target": figure.target,
+        "at_least": figure.at_least,
+        "spread": None if figure.spread is None else [round(bound, 4) for bound in figure.spread],
+        "detail": {key: float(f"{value:.4g}") for key, value in figure.detail.items()},
     }
 
 

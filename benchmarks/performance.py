@@ -36,7 +36,7 @@ def targets_table() -> str:
 def machine() -> str:
     """What it was measured on."""
     document: dict[str, Any] = json.loads(BASELINE.read_text(encoding="utf-8"))
-    found, loads = document["machine"], document.get("loads")
+    found, loads = document["machine"], [one["load"] for one in document["figures"] if "load" in one]
     quiet = quietness_sentence(loads) if loads else "Whether the machine was quiet was not noted then."
     return (
         f"Measured on {found['cores']} cores of {found['cpu']}, PyTorch {found['torch']}, timm {found['timm']}, "

@@ -68,6 +68,45 @@ print(json.dumps(interleaved([ours, *(lambda f=f: pillow(f) for f in filters)], 
 """
 
 
+SECOND_RUN = """
+import os, sys, time
+from pathlib import Path
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from medfl.study.execute import carry_out
+from medfl.study.study_file import load_study
+
+ended = []
+
+def stop(*_):
+    if ended:
+        print(time.perf_counter() - ended[0], file=sys.stderr, flush=True)
+        os._exit(0)
+
+register_optimizer_step_post_hook(stop)
+carry_out(load_study(Path(sys.argv[1])), Path(sys.argv[2]), 1, lambda done: ended.append(time.perf_counter()))
+"""
+
+
+def second_run_of_a_study(repeats: int) -> Iterator[Figure]:
+    """From the end of a study's first run to the end of the first local step of its second, on the same sites."""
+    import yaml
+
+    seconds = []
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "study.yaml"
+        pipeline = str(ROOT / "pipelines" / "quickstart.yaml")
+        content = {"name": "two", "pipeline": pipeline, "seeds": [1], "methods": {"fedavg": [], "ecgr": ["ecgr"]}}
+        file.write_text(yaml.safe_dump(content), encoding="utf-8")
+        for turn in range(-1, max(3, repeats // 2)):
+            done = _python(SECOND_RUN, [str(file), f"{scratch}/study-{turn}"], Path(scratch))
+            if turn >= 0:
+                seconds.append(float(done.stderr.splitlines()[-1]))
+    start = statistics.median(seconds)
+    yield Figure(
+        "a study's second run, from the end of the first to the end of its first step", "a second", start, target=1.0
+    )
+
+
 def second_start(repeats: int) -> Iterator[Figure]:
     """From the start of `medfl run pipelines/quickstart.yaml` to the end of the first local step, patches rendered."""
     import yaml

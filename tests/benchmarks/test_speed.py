@@ -104,7 +104,45 @@ def test_check_compares_writes_and_sets_the_exit_status(tmp_path, monkeypatch, c
         "at_least": False,
         "spread": None,
         "detail": {"mean_s": 0.25},
+        "section": "aggregation",
+        "load": 1.0,
     }
+
+
+def test_sections_are_written_one_by_one_beside_those_of_the_same_machine(tmp_path, monkeypatch):
+    file = tmp_path / "figures.json"
+    values = iter([1.0, 2.0, 3.0, 4.0, 5.0])
+
+    def section(name):
+        return lambda repeats: iter([Figure(name, "b", next(values))])
+
+    def stops(repeats):
+        yield Figure("never written", "b", 1.0)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "CPU", {"one": section("one"), "other": section("other"), "last": stops})
+    monkeypatch.setattr(cli, "BASELINE", tmp_path / "baseline.json")
+    monkeypatch.setattr(Quietness, "look", lambda self: self.walls.append(1.0) or setattr(self, "floor", 1 / LOOPS))
+
+    def written():
+        return {figure["name"]: figure["value"] for figure in json.loads(file.read_text())["figures"]}
+
+    threads = torch.get_num_threads()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            cli.main(["--json", str(file)])
+        assert written() == {"one": 1.0, "other": 2.0}
+        cli.main(["--json", str(file), "--only", "one"])
+        assert written() == {"one": 3.0, "other": 2.0}
+        monkeypatch.setattr(cli, "CPU", {"other": section("other")})  # a section that is no longer measured goes
+        cli.main(["--json", str(file)])
+        assert written() == {"other": 4.0}
+        monkeypatch.setattr(cli, "cpu", lambda: "another")
+        monkeypatch.setattr(cli, "CPU", {"one": section("one"), "other": section("other")})
+        cli.main(["--json", str(file), "--only", "one"])
+        assert written() == {"one": 5.0}
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_a_busy_machine_leaves_the_baseline_and_decides_nothing(tmp_path, monkeypatch, capsys):
@@ -118,16 +156,17 @@ def test_a_busy_machine_leaves_the_baseline_and_decides_nothing(tmp_path, monkey
     try:
         assert cli.main(["--json", str(baseline)]) == 0
         written = baseline.read_bytes()
-        assert json.loads(written)["loads"] == [1.0, 1.0]
+        assert [figure["load"] for figure in json.loads(written)["figures"]] == [1.0]
         assert cli.main(["--json", str(baseline), "--check"]) == 2
         assert baseline.read_bytes() == written
         assert cli.main(["--json", str(tmp_path / "other.json")]) == 0
     finally:
         torch.set_num_threads(threads)
     said = capsys.readouterr().out
-    assert "is left as it was, since the machine was busy" in said
+    assert "is left as it was of aggregation, since the machine was busy (1.40)" in said
     assert "worse than the baseline: a" in said
-    assert "BUSY" in performance.quietness_sentence(json.loads((tmp_path / "other.json").read_text())["loads"])
+    (figure,) = json.loads((tmp_path / "other.json").read_text())["figures"]
+    assert "BUSY" in performance.quietness_sentence([figure["load"]])
 
 
 def test_a_ratio_is_worse_by_more_than_its_pairs_differ():
