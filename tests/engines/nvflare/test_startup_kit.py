@@ -414,9 +414,29 @@ def test_dealt_data_are_dealt_to_all_at_once(made, pipeline):
         make_kits(pipeline, made, "localhost", 8002)
 
 
+started: list[subprocess.Popen] = []
+
+
+@pytest.fixture(autouse=True)
+def no_process_outlives_its_test():
+    """A test that fails leaves no server and no site at work."""
+    yield
+    left = [process for process in started if process.poll() is None]
+    started.clear()
+    for process in left:
+        process.send_signal(signal.SIGTERM)
+    for process in left:
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
 def medfl(*words, log: Path) -> subprocess.Popen:
     with log.open("ab") as stream:
-        return subprocess.Popen([sys.executable, "-m", "medfl", *map(str, words)], stdout=stream, stderr=stream)
+        process = subprocess.Popen([sys.executable, "-m", "medfl", *map(str, words)], stdout=stream, stderr=stream)
+    started.append(process)
+    return process
 
 
 def joined(kit: Path, log: Path) -> subprocess.Popen:
