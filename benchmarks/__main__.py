@@ -46,6 +46,7 @@ CPU: dict[str, Callable[[int], Iterator[Figure]]] = {
     "workers": side_by_side.workers_over_threads,
     "options": options.options,
     "stores": stores.opening,
+    "jpegs": stores.training_on_jpegs,
     "start": starting.second_start,
     "study": starting.second_run_of_a_study,
     "rendering": starting.rendering,

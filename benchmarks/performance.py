@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import csv
 import json
+import statistics
 from typing import Any
 
 from benchmarks.__main__ import BASELINE
 from benchmarks.choices import OUT as CHOICES
 from benchmarks.pages import rewritten, table
+from benchmarks.peers import OUT as PEERS
 from benchmarks.speed.quietness import quietness_sentence
 from benchmarks.tables import ROOT
 
@@ -58,6 +60,28 @@ def choices_table() -> str:
     return f"{table(head, rows)}\n\n{said}"
 
 
+def peers_table() -> str:
+    """The same task in other frameworks."""
+    if not PEERS.is_file():
+        return "Not measured."
+    by_framework: dict[str, list[dict[str, str]]] = {}
+    with PEERS.open(encoding="utf-8", newline="") as stream:
+        for row in csv.DictReader(stream):
+            by_framework.setdefault(f"{row['framework']} {row['version']}", []).append(row)
+    rows = []
+    for framework, turns in by_framework.items():
+        rates = sorted(
+            60 * (int(row["many_rounds"]) - int(row["few_rounds"])) / (float(row["many_s"]) - float(row["few_s"]))
+            for row in turns
+        )
+        start, peak = (statistics.median(float(row[column]) for row in turns) for column in ("few_s", "peak_mib"))
+        between = f"{statistics.median(rates):.0f} ({rates[0]:.0f} to {rates[-1]:.0f})"
+        rows.append([framework, between, f"{start:.0f}", f"{peak:,.0f}", turns[0]["lines"]])
+    loads = [float(row["load"]) for turns in by_framework.values() for row in turns]
+    head = ["framework", "rounds a minute", "seconds of 2 rounds, with start-up", "peak MiB", "lines of the program"]
+    return f"{table(head, rows)}\n\n{quietness_sentence(loads)}"
+
+
 def _quantity(key: str, number: float) -> str:
     """`round_s` 0.0123 as "round 12.3 ms"."""
     name, _, unit = key.rpartition("_")
@@ -67,7 +91,7 @@ def _quantity(key: str, number: float) -> str:
     return f"{name.replace('_', ' ')} {shown}"
 
 
-PARTS = {"machine": machine, "targets": targets_table, "choices": choices_table}
+PARTS = {"machine": machine, "targets": targets_table, "choices": choices_table, "peers": peers_table}
 
 
 def main() -> None:

@@ -12,18 +12,22 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock, Thread
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 import yaml
 
@@ -55,8 +59,10 @@ CASES: tuple[tuple[int, str, list[str], int], ...] = (
     (4, "resnet18", ["scaffold"], 15),
     (4, "resnet50", [], 10),
     (4, "vit_base_patch16_224", [], 6),
+    (4, "vit_large_patch16_224", [], 3),
 )
-ARGS = {"vit_base_patch16_224": {"img_size": 32}, "vit_large_patch16_224": {"img_size": 32}}  # as the patches
+ARGS = {name: {"img_size": 32} for name in ("vit_base_patch16_224", "vit_large_patch16_224")}  # as the patches
+MOMENTUM = {"vit_large_patch16_224": 0.0}  # four sites of it on one machine of 24 GiB have no room for momentum
 SERVERS: tuple[tuple[list[str], int], ...] = (([], 100), (["scaffold"], 40), (["median"], 40))
 SITES = 20  # simulated
 SETTLED = 10  # rounds after which the server's memory is compared
@@ -78,7 +84,14 @@ def pipeline_file(folder: Path, sites: int, backbone: str, method: list[str], ro
         "sites": {"generate": {"count": sites, "patches": 16, "dirichlet_alpha": 100.0}},
         "model": {"backbone": backbone, "args": ARGS.get(backbone, {})},
         "method": method,
-        "training": {"rounds": rounds, "local_steps": 1, "batch_size": 8, "threads": 1, "evaluate_every": 1000},
+        "training": {
+            "rounds": rounds,
+            "local_steps": 1,
+            "batch_size": 8,
+            "threads": 1,
+            "evaluate_every": 1000,
+            "optimizer": {"name": "sgd", "lr": 0.03, "momentum": MOMENTUM.get(backbone, 0.9)},
+        },
         "evaluation": {"resamples": 100},
         "tracking": {"enabled": False},
     }
@@ -96,20 +109,59 @@ def seconds_a_round(play: Callable[[ProgressCallbacks], Any]) -> tuple[float, fl
     return told[0] - began, (told[last] - told[1]) / (last - 1)
 
 
+def in_one_process(file: Path, out: Path) -> tuple[int, float, float]:
+    """P, and what `seconds_a_round` finds of a pipeline whose sites are all in this process."""
+    pipeline = load_pipeline(file)
+    parameters = checked_shared_model(pipeline).model.layout.size
+    return parameters, *seconds_a_round(lambda watcher: run(pipeline, out, watcher))
+
+
+class ServerMemory(Thread):
+    """Watches the processes of this machine that play a server's part of a run.
+
+    Attributes:
+        most: MiB that no file backs, the most there has been in one of them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.most = 0.0
+        self._over = Event()
+
+    def run(self) -> None:
+        """Look until `end`."""
+        while not self._over.wait(0.1):
+            for process in psutil.process_iter(["cmdline"]):
+                if any("server.runner_process" in word for word in process.info["cmdline"] or []):
+                    with suppress(OSError):
+                        self.most = max(self.most, memory(process.pid)["anonymous_mib"])
+
+    def end(self) -> float:
+        """Stop; the most there has been."""
+        self._over.set()
+        self.join()
+        return self.most
+
+
 def compare() -> Iterator[Row]:
     """A round in processes against a round in one, for every case."""
     for sites, backbone, method, rounds in CASES:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            pipeline = load_pipeline(pipeline_file(folder, sites, backbone, method, rounds))
-            parameters = checked_shared_model(pipeline).model.layout.size
-            start, near = seconds_a_round(lambda watcher: run(pipeline, folder / "near", watcher))  # noqa: B023
+            file = pipeline_file(folder, sites, backbone, method, rounds)
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+                parameters, start, near = pool.submit(in_one_process, file, folder / "near").result()
+            pipeline = load_pipeline(file)
+            server = ServerMemory()
+            server.start()
             begin, far = seconds_a_round(lambda watcher: deployed(pipeline, "poc", folder / "far", watcher))  # noqa: B023
+            most = server.end()
             record = RunFolder(folder / "far").records()[1]["sites"]
             moved = next(iter(record.values()))
         row = {"method": " + ".join(method) or "fedavg", "backbone": backbone, "parameters": parameters, "sites": sites}
         row |= {"rounds": rounds, "bytes_down": moved["bytes_down"], "bytes_up": moved["bytes_up"]}
         row |= {"in_process_s": near, "deployed_s": far, "more_s": far - near, "start_s": begin - start}
+        row["server_mib"] = most
         yield {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
 
 
@@ -175,9 +227,9 @@ def serve(method: Sequence[str], rounds: int) -> list[Row]:
     return found
 
 
-def memory() -> dict[str, float]:
-    """MiB of this process: all of it, that which no file backs, and the most there has been of all."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+def memory(process: int | str = "self") -> dict[str, float]:
+    """MiB of a process: all of it, that which no file backs, and the most there has been of all."""
+    lines = Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines()
     kib = {line.split(":")[0]: line.split()[1] for line in lines if line.startswith(("VmRSS", "RssAnon", "VmHWM"))}
     names = {"resident_mib": "VmRSS", "anonymous_mib": "RssAnon", "peak_mib": "VmHWM"}
     return {name: round(int(kib[key]) / 1024, 1) for name, key in names.items()}
@@ -222,6 +274,7 @@ def deployed_table() -> str:
             f"{float(row['in_process_s']):.2f}",
             f"{float(row['deployed_s']):.2f}",
             f"{float(row['more_s']):+.2f}",
+            f"{float(row['server_mib']):,.0f}" if "server_mib" in row else "",
         ]
         for row in read("deployed.csv")
     ]
@@ -234,6 +287,7 @@ def deployed_table() -> str:
         "one process, s",
         "deployed, s",
         "more, s",
+        "server's memory, MiB",
     ]
     return table(head, rows)
 
