@@ -53,17 +53,17 @@ RESULTS = ROOT / "docs" / "results" / "scale"
 SMALL = "test_byobnet"
 BACKBONE = "resnet18"  # of the simulated sites
 CASES: tuple[tuple[int, str, list[str], int], ...] = (
-    *((sites, SMALL, [], 60) for sites in (2, 4, 8)),
-    *((sites, "resnet18", [], 15) for sites in (2, 4, 8)),
-    (4, "resnet18", ["ecgr"], 15),
-    (4, "resnet18", ["scaffold"], 15),
-    (4, "resnet50", [], 10),
-    (4, "vit_base_patch16_224", [], 6),
+    *((sites, SMALL, [], 40) for sites in (2, 4, 8)),
+    *((sites, "resnet18", [], 8) for sites in (2, 4, 8)),
+    (4, "resnet18", ["ecgr"], 8),
+    (4, "resnet18", ["scaffold"], 8),
+    (4, "resnet50", [], 6),
+    (4, "vit_base_patch16_224", [], 4),
     (4, "vit_large_patch16_224", [], 3),
 )
 ARGS = {name: {"img_size": 32} for name in ("vit_base_patch16_224", "vit_large_patch16_224")}  # as the patches
 MOMENTUM = {"vit_large_patch16_224": 0.0}  # four sites of it on one machine of 24 GiB have no room for momentum
-SERVERS: tuple[tuple[list[str], int], ...] = (([], 100), (["scaffold"], 40), (["median"], 40))
+SERVERS: tuple[tuple[list[str], int], ...] = (([], 40), (["scaffold"], 20), (["median"], 20))
 SITES = 20  # simulated
 SETTLED = 10  # rounds after which the server's memory is compared
 Row = dict[str, Any]
