@@ -117,10 +117,10 @@ def in_one_process(file: Path, out: Path) -> tuple[int, float, float]:
 
 
 class ServerMemory(Thread):
-    """Watches the processes of this machine that play a server's part of a run.
+    """Watches the process of this machine that plays a server's part of a run.
 
     Attributes:
-        most: MiB that no file backs, the most there has been in one of them.
+        most: MiB that no file backs, the most there has been.
     """
 
     def __init__(self) -> None:
@@ -129,18 +129,24 @@ class ServerMemory(Thread):
         self._over = Event()
 
     def run(self) -> None:
-        """Look until `end`."""
-        while not self._over.wait(0.1):
-            for process in psutil.process_iter(["cmdline"]):
-                if any("server.runner_process" in word for word in process.info["cmdline"] or []):
-                    with suppress(OSError):
-                        self.most = max(self.most, memory(process.pid)["anonymous_mib"])
+        """Look for it, then at it, until `end`."""
+        server = None
+        while not self._over.wait(0.1 if server else 1.0):
+            with suppress(OSError):
+                server = server or running("server.runner_process")
+                self.most = max(self.most, memory(server)["anonymous_mib"] if server else 0.0)
 
     def end(self) -> float:
         """Stop; the most there has been."""
         self._over.set()
         self.join()
         return self.most
+
+
+def running(word: str) -> int | None:
+    """A process whose command line holds a word."""
+    processes = psutil.process_iter(["pid", "cmdline"])
+    return next((each.info["pid"] for each in processes if word in " ".join(each.info["cmdline"] or [])), None)
 
 
 def compare() -> Iterator[Row]:

@@ -16,7 +16,7 @@ def test_what_the_committed_measurements_hold():
     assert float(rows["fedavg", "resnet18", "4"]["more_s"]) <= 3.0
     assert float(rows["fedavg", scale.SMALL, "4"]["deployed_s"]) <= 0.3
     server = [row for row in scale.read("server.csv") if row["method"] == "fedavg"]
-    assert (len(server), server[0]["sites"]) == (100, "20")
+    assert server[0]["sites"] == "20"
     assert scale.flat(server, "anonymous_mib") <= 1.05
     assert scale.flat(server, "peak_mib") <= 1.05
 
