@@ -132,7 +132,7 @@ class ServerMemory(Thread):
         """Look for it, then at it, until `end`."""
         server = None
         while not self._over.wait(0.1 if server else 1.0):
-            with suppress(OSError):
+            with suppress(OSError, KeyError):  # it has ended
                 server = server or running("server.runner_process")
                 self.most = max(self.most, memory(server)["anonymous_mib"] if server else 0.0)
 
