@@ -72,6 +72,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="exit with 1 when a target is missed or a ratio is worse")
     asked = parser.parse_args(arguments)
     torch.set_num_threads(os.cpu_count() or 1)
+    if asked.json and (reason := unfit(asked.json, partly=bool(asked.only))):
+        parser.error(reason)
     before = read(BASELINE)
     figures: list[Figure] = []
     quietness = Quietness()
@@ -100,13 +102,36 @@ def keep(file: Path, section: str, figures: Sequence[Figure], load: float) -> No
     if file.resolve() == BASELINE.resolve() and load > QUIET:
         print(f"{file} is left as it was of {section}, since the machine was busy ({load:.2f})", flush=True)
         return
-    machine = {"cpu": cpu(), "cores": os.cpu_count(), **versions()}
     before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    kept = before.get("figures", []) if before.get("machine") == machine else []
-    by_section = {name: [one for one in kept if one.get("section") == name] for name in (*CPU, *GPU)}
-    by_section[section] = [entry(figure) | {"section": section, "load": round(load, 3)} for figure in figures]
-    document = {"machine": machine, "figures": [one for each in by_section.values() for one in each]}
-    write_text(file, json.dumps(document, indent=2) + "\n")
+    measured = [entry(figure) | {"section": section, "load": round(load, 3)} for figure in figures]
+    keys = {(one["name"], one["over"]) for one in measured}
+    sections = [*CPU, *GPU]
+    kept = [
+        one
+        for one in (before.get("figures", []) if before.get("machine") == machine() else [])
+        if one.get("section", sections[0]) in sections and one.get("section") != section
+        if (one["name"], one["over"]) not in keys
+    ]
+    figures_of_all = sorted(kept + measured, key=lambda one: sections.index(one.get("section", sections[0])))
+    write_text(file, json.dumps({"machine": machine(), "figures": figures_of_all}, indent=2) + "\n")
+
+
+def machine() -> dict[str, Any]:
+    """What the figures of a file belong to."""
+    return {"cpu": cpu(), "cores": os.cpu_count(), **versions()}
+
+
+def unfit(file: Path, partly: bool) -> str | None:
+    """Why a file cannot take the sections that will be measured; said before that."""
+    try:
+        file.resolve().parent.mkdir(parents=True, exist_ok=True)
+        before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"figures": []}
+        there, known = before.get("machine"), before["figures"]
+    except (OSError, ValueError, AttributeError, TypeError, LookupError) as error:
+        return f"{file} cannot take figures ({error}); name another file with --json"
+    if partly and known and there != machine() and file.resolve() == BASELINE.resolve():
+        return f"{file} is of another machine or other packages; measure all sections, or name another file with --json"
+    return None
 
 
 def line(figure: Figure, baseline: float | None) -> str:

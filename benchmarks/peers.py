@@ -20,6 +20,7 @@ Make an environment for it, and let it see medfl's packages behind its own:
 
 from __future__ import annotations
 
+import csv
 import importlib.metadata
 import importlib.util
 import os
@@ -27,7 +28,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -223,8 +225,9 @@ def play(peer: Peer, rounds: int) -> tuple[float, float]:
                     time.sleep(BETWEEN)
             finally:
                 seconds = time.perf_counter() - began
-                for child in [each for each in (*seen, process) if each.is_running()]:  # those that it left behind
-                    child.kill()
+                for child in (*seen, process):  # those that it left behind
+                    with suppress(psutil.Error):
+                        child.kill()
         if process.wait() != 0:
             raise RuntimeError((folder / "said").read_text(encoding="utf-8", errors="replace")[-2000:])
         return seconds, most
@@ -233,12 +236,11 @@ def play(peer: Peer, rounds: int) -> tuple[float, float]:
 def memory(process: psutil.Process, seen: set[psutil.Process]) -> float:
     """MiB of a process and all that it began, which are put into `seen`; what they share is counted once."""
     total = 0
-    try:
+    with suppress(psutil.Error):
         seen.update(process.children(recursive=True))
-        for each in [process, *process.children(recursive=True)]:
+    for each in (process, *seen):
+        with suppress(psutil.Error):  # one has ended meanwhile
             total += each.memory_full_info().pss
-    except psutil.Error:  # one has ended meanwhile
-        return 0.0
     return total / 2**20
 
 
@@ -269,17 +271,30 @@ def measure(names: Sequence[str], turns: int) -> Iterator[dict[str, object]]:
 def main(names: list[str]) -> int:
     """Measure and print; exit status 1 where a program failed."""
     there = []
+    if unknown := sorted(set(names) - PEERS.keys()):
+        print(f"{', '.join(unknown)}: not among {', '.join(PEERS)}")
+        return 2
     for name in names or PEERS:
         if absent := PEERS[name].absent:
             print(f"{name}: left out, since {' and '.join(absent)} is not installed here; see the top of {__name__}")
         else:
             there.append(name)
-    rows = []
+    others = [row for row in read() if row["framework"] not in there]
+    rows: list[Mapping[str, object]] = []
     for row in measure(there, TURNS):
         rows.append(row)
         print(row, flush=True)
-        write_text(OUT, "\n".join([",".join(rows[0]), *(",".join(map(str, each.values())) for each in rows)]) + "\n")
+        lines = [",".join(map(str, each.values())) for each in (*others, *rows)]
+        write_text(OUT, "\n".join([",".join(row), *lines]) + "\n")
     return int(len(rows) < TURNS * len(there))
+
+
+def read() -> list[dict[str, str]]:
+    """The rows of the table; none before the first measurement."""
+    if not OUT.is_file():
+        return []
+    with OUT.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
 
 
 if __name__ == "__main__":

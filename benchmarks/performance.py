@@ -10,10 +10,10 @@ import json
 import statistics
 from typing import Any
 
+from benchmarks import peers
 from benchmarks.__main__ import BASELINE
 from benchmarks.choices import OUT as CHOICES
 from benchmarks.pages import rewritten, table
-from benchmarks.peers import OUT as PEERS
 from benchmarks.speed.quietness import quietness_sentence
 from benchmarks.tables import ROOT
 
@@ -62,12 +62,11 @@ def choices_table() -> str:
 
 def peers_table() -> str:
     """The same task in other frameworks."""
-    if not PEERS.is_file():
-        return "Not measured."
     by_framework: dict[str, list[dict[str, str]]] = {}
-    with PEERS.open(encoding="utf-8", newline="") as stream:
-        for row in csv.DictReader(stream):
-            by_framework.setdefault(f"{row['framework']} {row['version']}", []).append(row)
+    for row in peers.read():
+        by_framework.setdefault(f"{row['framework']} {row['version']}", []).append(row)
+    if not by_framework:
+        return "Not measured."
     rows = []
     for framework, turns in by_framework.items():
         rates = sorted(

@@ -89,7 +89,7 @@ def open_store(folder: Path, site: str) -> tuple[Any, Problems] | None:
     A damaged store is removed and a warning says so. Raises MedflError where another user made it for himself alone.
     """
     while True:
-        inode = _inode(folder)
+        there = _mark_of(folder)
         try:
             return read_store(folder)
         except FileNotFoundError:
@@ -101,16 +101,17 @@ def open_store(folder: Path, site: str) -> tuple[Any, Problems] | None:
                 f"`chmod -R go+rX`"
             ) from None
         except Damaged as damage:
-            if _inode(folder) == inode:
+            if _mark_of(folder) == there:
                 log.warning("site %s: the store %s is damaged (%s); it is made anew", site, folder, damage)
                 discard(folder)
                 return None
             # another process has put it there, or made it anew, while it was read
 
 
-def _inode(folder: Path) -> int | None:
+def _mark_of(folder: Path) -> Mark | None:
+    """What a folder is known by; a number of an inode is given to the next one at once."""
     try:
-        return os.stat(folder).st_ino
+        return _mark(folder)
     except OSError:
         return None
 

@@ -130,7 +130,7 @@ class WeightedMean:
         assert reply.update is not None
         assert reply.buffers is not None
         self._waiting.append((reply.update, reply.samples if factor is None else factor))
-        if len(self._waiting) == max(1, min(TOGETHER, WAITING // reply.update.nbytes)):
+        if len(self._waiting) >= min(TOGETHER, WAITING // max(1, reply.update.nbytes)):
             self._flush()
         self.buffers.add_(reply.buffers, alpha=reply.samples)
         self.samples += reply.samples

@@ -22,16 +22,27 @@ LARGE = 1 << 26
 """Bytes beyond which a vector that is seldom read lies in a file."""
 
 
-def copied(vector: Tensor) -> Tensor:
-    """A copy with memory of its own, a file's where it is large. Raises MedflError where there is no room."""
-    return on_disk(vector) if vector.nbytes > LARGE else vector.clone()
+def copied(vector: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """A copy with memory of its own, a file's where it is large and a file has room for it.
+
+    Args:
+        vector: of any type.
+        dtype: what the copy is made of; by default the same.
+    """
+    dtype = dtype or vector.dtype
+    if vector.numel() * dtype.itemsize > LARGE:
+        with contextlib.suppress(MedflError):
+            return on_disk(vector, dtype=dtype)
+    return vector.to(dtype, copy=True)
 
 
-def on_disk(vector: Tensor, what: str = "a large vector takes") -> Tensor:
+def on_disk(vector: Tensor, what: str = "a large vector takes", dtype: torch.dtype | None = None) -> Tensor:
     """A copy whose memory is a file's; the file goes with it. Raises MedflError where there is no room."""
-    with nameless(vector.nbytes, what) as file:
-        mapped = np.memmap(file, np.uint8, "r+", shape=(vector.nbytes,))
-    return torch.from_numpy(mapped).view(vector.dtype).view(vector.shape).copy_(vector)
+    dtype = dtype or vector.dtype
+    size = vector.numel() * dtype.itemsize
+    with nameless(size, what) as file:
+        mapped = np.memmap(file, np.uint8, "r+", shape=(size,))
+    return torch.from_numpy(mapped).view(dtype).view(vector.shape).copy_(vector)
 
 
 def give_back() -> None:

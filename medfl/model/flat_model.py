@@ -138,8 +138,7 @@ class FlatModel:
                 raise RuntimeError(f"buffer {slot.name} is detached from the flat vector")
 
     def rest_on_disk(self) -> None:
-        """Keep the vector in a file where it is large: for a server, which trains nothing. Raises MedflError without
-        room."""
+        """Keep the vector in a file where it is large: for a server, which trains nothing."""
         if self.device.type == "cpu":
             self.vector = copied(self.vector)
             for slot, parameter in zip(self.layout.slots, self.parameters, strict=True):

@@ -35,6 +35,10 @@ def test_each_turn_is_a_row_and_one_that_fails_is_missing(monkeypatch, capsys, t
     rows = list(csv.DictReader(peers.OUT.open()))
     assert [(row["framework"], row["turn"], row["lines"]) for row in rows] == [("works", "0", "1"), ("works", "1", "1")]
     assert "fails: failed" in capsys.readouterr().out
+    monkeypatch.setattr(peers, "PEERS", {"works": works, "third": works})
+    assert peers.main(["third"]) == 0  # the others' rows stay
+    assert [row["framework"] for row in peers.read()] == ["works", "works", "third", "third"]
+    assert peers.main(["forth"]) == 2
 
 
 def test_a_program_is_timed_and_one_that_fails_says_why(monkeypatch):

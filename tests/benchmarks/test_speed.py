@@ -145,6 +145,31 @@ def test_sections_are_written_one_by_one_beside_those_of_the_same_machine(tmp_pa
         torch.set_num_threads(threads)
 
 
+def test_a_file_that_cannot_take_figures_is_refused_before_they_are_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "CPU", {"one": lambda repeats: pytest.fail("measured")})
+    monkeypatch.setattr(cli, "BASELINE", tmp_path / "baseline.json")
+    for name, content in {"empty": "", "cut": '{"machine": ', "list": "[]", "other": "{}"}.items():
+        (tmp_path / name).write_text(content)
+        with pytest.raises(SystemExit):
+            cli.main(["--json", str(tmp_path / name)])
+        assert "cannot take figures" in capsys.readouterr().err
+    before = {"machine": {"cpu": "another"}, "figures": [{"name": "a", "over": "b", "value": 1.0}]}
+    cli.BASELINE.write_text(json.dumps(before))
+    with pytest.raises(SystemExit):
+        cli.main(["--json", str(cli.BASELINE), "--only", "one"])
+    assert "is of another machine" in capsys.readouterr().err
+
+
+def test_figures_of_before_there_were_sections_stay_until_they_are_measured(tmp_path, monkeypatch):
+    file = tmp_path / "figures.json"
+    old = [{"name": name, "over": "b", "value": 1.0} for name in ("one", "other")]
+    file.write_text(json.dumps({"machine": cli.machine(), "figures": old}))
+    monkeypatch.setattr(cli, "CPU", {"section": lambda repeats: iter([])})
+    cli.keep(file, "section", [Figure("one", "b", 2.0)], 1.0)
+    written = {figure["name"]: figure["value"] for figure in json.loads(file.read_text())["figures"]}
+    assert written == {"one": 2.0, "other": 1.0}
+
+
 def test_a_busy_machine_leaves_the_baseline_and_decides_nothing(tmp_path, monkeypatch, capsys):
     baseline, walls = tmp_path / "baseline.json", iter([1.0, 1.0, 1.0, 1.4, 1.4, 1.4, 1.4, 1.4])
     values = iter([1.0, 1.2, 1.2])

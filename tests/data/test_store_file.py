@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medfl.data import store_file, store_record
+from medfl.data import scratch_folder, store_file, store_record
 from medfl.data.partition import own_partition
 from medfl.data.render import render
 from medfl.data.rgb import to_rgb
@@ -88,6 +88,29 @@ def test_a_store_that_another_process_puts_in_place_while_it_is_read_is_sound(ro
     assert np.array_equal(images, first)
     assert len(asked) == 2
     assert not caplog.records
+
+
+def test_a_store_that_another_process_made_anew_while_the_damaged_one_was_read_stays(root: Path, monkeypatch) -> None:
+    made = own(root)
+    first = np.array(render_all(made)["here"].images)
+    (folder,) = stores_in(made)
+    copy = Path(shutil.copytree(folder, folder.with_name("copy")))
+    (folder / "images.npy").write_bytes(b"")
+    read, asked = store_file.read_store, []
+
+    def read_store(folder: Path, recheck: bool = False):
+        asked.append(folder)
+        try:
+            return read(folder, recheck)
+        finally:
+            if len(asked) == 1:
+                scratch_folder.discard(folder)
+                copy.rename(folder)
+
+    monkeypatch.setattr(store_file, "read_store", read_store)
+    images, _ = store_file.open_store(folder, "here")
+    assert np.array_equal(images, first)
+    assert len(asked) == 2
 
 
 def test_a_damaged_store_goes_at_once_for_whoever_looks(root: Path) -> None:

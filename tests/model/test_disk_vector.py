@@ -28,6 +28,9 @@ def test_a_copy_is_a_files_where_it_is_large(monkeypatch, tmp_path):
             assert copy.data_ptr() != vector.data_ptr()
             assert copy.data_ptr() % 64 == 0  # sums depend on where a vector begins
     assert len(made) == 5
+    half = torch.arange(2000).to(torch.bfloat16)  # as large as the limit, and the copy larger
+    assert torch.equal(copied(half, torch.float32), half.float())
+    assert len(made) == 6
     assert not list(tmp_path.iterdir())
 
 
@@ -50,3 +53,5 @@ def test_a_full_disk_is_one_sentence(monkeypatch):
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(MedflError, match=r"a large vector takes 0 MB .* \(No space left on device\); set TMPDIR"):
         on_disk(torch.zeros(1000))
+    monkeypatch.setattr(disk_vector, "LARGE", 0)
+    assert torch.equal(copied(torch.ones(1000)), torch.ones(1000))  # then in memory

@@ -30,7 +30,7 @@ from medfl.messages import Failure, KeyRequest, Reply, Request, StainRequest, Tr
 from medfl.model.disk_vector import copied
 from medfl.model.flat_model import FlatModel
 
-PROTOCOL = 5
+PROTOCOL = 6
 HEADER = f"medfl-{PROTOCOL}"
 HEADER_LIMIT = 32_000_000  # bytes; the curves of a closing measurement are the largest, some 100 kB
 VECTORS_LIMIT = 16  # links send one or two vectors beside the model
@@ -122,7 +122,8 @@ def unpack_answer(data: Message, site: str, round_: int, bounds: Bounds) -> Repl
         _only_names(_told(facts), bounds.names)
         update, buffers, masked = (vectors.pop(name, None) for name in (UPDATE, "buffers", MASKED))
         dtype = torch.float32 if update is None else update.dtype
-        update = None if update is None else update.float()
+        if dtype == torch.bfloat16 and update is not None:
+            update = copied(update, torch.float32)
         extra = _extra(vectors)
         for name, vector, wanted in ((UPDATE, update, bounds.weights), ("buffers", buffers, bounds.buffers)):
             if vector is not None:
@@ -226,8 +227,8 @@ def _parted(
         half = kind == "reply" and name == UPDATE and vector.dtype == torch.bfloat16
         if (vector.dtype not in KINDS and not half) or vector.dim() != 1 or vector.numel() > bounds.longest:
             raise BadMessage(f"the vector {name[:NAME_LIMIT]} of a {kind} is of the wrong kind or length")
-    # Memory of their own: sums over a vector depend on where it begins.
-    return facts, {name: copied(vector) for name, vector in vectors.items()}
+    # Memory of their own: sums over a vector depend on where it begins. Half a vector gets it where it becomes whole.
+    return facts, {name: v if v.dtype == torch.bfloat16 else copied(v) for name, v in vectors.items()}
 
 
 def _extra(vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from medfl.engines.remote.codec import BadMessage, Bounds, pack, unpack_request
 from medfl.engines.remote.greeting import BadGreeting, Installation, SiteGreeting, problem
 from medfl.engines.remote.kit_identity import kit_identity
 from medfl.engines.remote.party_files import KEY, group_key, read_site
-from medfl.engines.remote.pieces import BadPiece, Message, PieceDesk
+from medfl.engines.remote.pieces import MAGIC, BadPiece, Message, PieceDesk
 from medfl.engines.remote.site_policy import NotPermitted, Questions, check_permitted, pipeline_digest
 from medfl.engines.remote.site_state import SiteStateFile, StateLost
 from medfl.errors import MedflError
@@ -100,13 +100,14 @@ class SiteEndpoint:
     def handle(self, run: str, message: bytes) -> bytes:
         """The answer to a request of a run, as bytes, or to a piece of one (`medfl.engines.remote.pieces`). Never
         raises: what goes wrong is a failure without details, which are in this party's log."""
-        if self._ready is None:
+        if self._ready is None and message.startswith(MAGIC):  # what a piece may belong to, the model says
             with self._lock:
                 self._build()
-        if self._ready is None:
-            return self._failed(0, self._problem)
+            if self._ready is None:
+                return self._failed(0, self._problem)
+        limit = 0 if self._ready is None else self._ready.bounds.message
         try:
-            return self._pieces.answered(message, self._ready.bounds.message, partial(self._answer, run))
+            return self._pieces.answered(message, limit, partial(self._answer, run))
         except Exception as error:
             return self._failed(0, self._reason(error))
 
@@ -118,7 +119,9 @@ class SiteEndpoint:
         with self._lock:
             if mine != self._asked:  # the server has given this one up, or it would not have sent another
                 return self._failed(round_, "overtaken by a later message")
-            assert self._ready is not None
+            self._build()
+            if self._ready is None:
+                return self._failed(round_, self._problem)
             ready = self._ready
             question: dict[str, Any] = {"run": visible(run), "bytes_in": len(message)}
             try:

@@ -219,11 +219,11 @@ class Method:
         """Look at an accepted reply."""
 
     def aggregate(self, server: ServerContext, mean: Tensor) -> Tensor:
-        """The round's mean update from the weighted mean f32[P]."""
+        """The round's mean update from the weighted mean f32[P], whose memory is not the method's to keep."""
         return mean
 
     def server_step(self, server: ServerContext, update: Tensor) -> Tensor:
-        """What is subtracted from the global model, f32[P], given the mean update."""
+        """What is subtracted from the global model, f32[P], given the mean update; not to be kept, as above."""
         return update
 
     def aggregate_buffers(self, server: ServerContext, mean: Tensor) -> Tensor:

@@ -2,19 +2,21 @@
 
 import errno
 import json
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from medfl.engines.remote import pieces
+from medfl.engines.remote import pieces, site_endpoint
 from medfl.engines.remote.codec import BadMessage, Bounds, pack, unpack_answer, unpack_request
 from medfl.engines.remote.pieces import MAGIC, BadPiece, PieceDesk, SpooledMessage, exchange, framed
 from medfl.engines.remote.remote_transport import Remote
 from medfl.engines.remote.server_endpoint import serve
 from medfl.engines.remote.site_endpoint import SiteEndpoint
 from medfl.errors import MedflError
-from medfl.messages import Failure, Reply, TrainRequest
+from medfl.messages import EvaluateRequest, Failure, Reply, TrainRequest
 from medfl.model import disk_vector
 from medfl.pipeline.load_pipeline import load_pipeline
 from tests.engines.remote.test_endpoints import here, lay_out, same_result, small  # noqa: F401
@@ -166,6 +168,34 @@ def test_what_a_site_refuses_of_a_piece_is_its_reason():
     refused = pack(Failure("north", 0, "a message of 9 bytes, more than the model allows"), BOUNDS)
     (said,) = Remote({"north"}, lambda site, data: refused, BOUNDS).call(["north"], lambda name: request(7))
     assert said == Failure("north", 7, "a message of 9 bytes, more than the model allows")
+
+
+def test_of_messages_that_wait_for_a_site_to_be_built_the_newest_is_answered(monkeypatch, tmp_path):
+    ready = SimpleNamespace(
+        bounds=BOUNDS,
+        questions=SimpleNamespace(check=lambda run, request: None),
+        site=SimpleNamespace(handle=lambda request: Reply("north", request.round)),
+        state_file=None,
+    )
+    monkeypatch.setattr(site_endpoint, "build", lambda folder, name: time.sleep(0.5) or ready)
+    desk = SiteEndpoint(tmp_path, "north")
+    quiet = SimpleNamespace(settle=lambda request: None, save=lambda: None, create=lambda: None)
+    monkeypatch.setattr(desk, "_state_file", lambda ready, run: quiet)
+    answers = {}
+
+    def ask(round_):
+        message = pack(EvaluateRequest(round_, torch.zeros(100), torch.zeros(10), (), -1, ()), bounds)
+        answers[round_] = unpack_answer(desk.handle("run1", message), "north", round_, bounds)
+
+    bounds = ready.bounds = Bounds(100, 10)  # a message of one call
+    threads = [threading.Thread(target=ask, args=(round_,)) for round_ in (1, 2, 3)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.05)
+    for thread in threads:
+        thread.join()
+    assert isinstance(answers[3], Reply)
+    assert "overtaken" in answers[2].reason
 
 
 def test_a_message_that_is_cut_short_is_refused():
