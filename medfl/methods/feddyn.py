@@ -39,6 +39,7 @@ class FedDyn(Method):
     paper: ClassVar[str] = "arXiv:2111.04263"
     title: ClassVar[str] = "Federated Learning Based on Dynamic Regularization"
     neutral: ClassVar[Mapping[str, Any] | None] = {"alpha": 0.0}
+    elementwise: ClassVar[bool] = True
     alpha: float = 0.01
 
     def __post_init__(self) -> None:
@@ -59,10 +60,16 @@ class FedDyn(Method):
     def modify_gradient(self, local: SiteContext) -> None:
         """g <- g - h_i + alpha (y - w)."""
         assert local.gradient is not None
-        if self.alpha:
-            local.gradient.add_(local.model.vector, alpha=self.alpha).sub_(local.received, alpha=self.alpha)
+        if not self.alpha:
+            return
+        pull = local.vector("feddyn_pull")  # h_i + alpha w, the same in all steps of a round
+        if local.first:
             if OWN in local.state:
-                local.gradient.sub_(local.model.layout.unpack(local.state[OWN], local.vector("feddyn_own")))
+                local.model.layout.unpack(local.state[OWN], pull).add_(local.received, alpha=self.alpha)
+            else:
+                torch.mul(local.received, self.alpha, out=pull)
+        weights = local.part(local.model.vector)
+        local.part(local.gradient).add_(weights, alpha=self.alpha).sub_(local.part(pull))
 
     def make_update(self, local: SiteContext) -> None:
         """h_i <- h_i - alpha (e_i - w)."""
@@ -87,5 +94,5 @@ class FedDyn(Method):
         return mean.add(server.tensors[OWN], alpha=1 / self.alpha)
 
     def scratch_bytes(self, steps: int, padded: int) -> int:
-        """Gradient, and the site's vector as it is subtracted."""
+        """Gradient, and what is subtracted from it."""
         return 2 * 4 * padded

@@ -43,6 +43,7 @@ class FedGMR(Method):
 
     name: ClassVar[str] = "fedgmr"
     looks_ahead: ClassVar[bool] = True
+    elementwise: ClassVar[bool] = True
     paper: ClassVar[str] = "arXiv:2512.05372"
     title: ClassVar[str] = (
         "FedGMR: Federated Learning with Gradual Model Restoration under Asynchrony and Model Heterogeneity"
@@ -98,7 +99,7 @@ class FedGMR(Method):
         """Masked weights get no gradient, so that with SGD, momentum, weight decay or AdamW they stay zero."""
         if MASK in local.extra:
             assert local.gradient is not None
-            local.gradient.mul_(local.vector(MASK))
+            local.part(local.gradient).mul_(local.part(local.vector(MASK)))
 
     def make_update(self, local: SiteContext) -> None:
         """Keep the trained sub-model, to be measured."""

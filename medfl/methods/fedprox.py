@@ -25,6 +25,7 @@ class FedProx(Method):
     neutral: ClassVar[Mapping[str, Any] | None] = {"mu": 0.0}
     async_safe: ClassVar[bool] = True
     submodel_safe: ClassVar[bool] = True
+    elementwise: ClassVar[bool] = True
     mu: float = 0.01
 
     def __post_init__(self) -> None:
@@ -33,4 +34,5 @@ class FedProx(Method):
     def modify_gradient(self, local: SiteContext) -> None:
         """g <- g + mu (y - w)."""
         assert local.gradient is not None
-        local.gradient.add_(local.model.vector, alpha=self.mu).sub_(local.received, alpha=self.mu)
+        weights, received = local.part(local.model.vector), local.part(local.received)
+        local.part(local.gradient).add_(weights, alpha=self.mu).sub_(received, alpha=self.mu)

@@ -141,6 +141,7 @@ class PFLAlign(Method):
     neutral: ClassVar[Mapping[str, Any] | None] = {"ablation": "sgd"}
     replaces_optimiser: ClassVar[bool] = True
     owns_start: ClassVar[bool] = True
+    elementwise: ClassVar[bool] = True
     beta: float = 0.9
     eps: float = 1e-12
     p_init: float = 0
@@ -170,8 +171,9 @@ class PFLAlign(Method):
         assert local.gradient is not None
         own = self._state(local)
         if self.p_init and local.step == 0 and "pflalign.v" not in local.state:
-            torch.mul(local.gradient, local.gradient, out=own.v)
-        step(local.model.vector, local.gradient, own, local.lr, local.steps, self.beta, self.eps, self.ablation)
+            torch.mul(local.part(local.gradient), local.part(local.gradient), out=own.v)
+        weights = local.part(local.model.vector)
+        step(weights, local.part(local.gradient), own, local.lr, local.steps, self.beta, self.eps, self.ablation)
 
     def make_update(self, local: SiteContext) -> None:
         """Keep D, v, P, and the site's own model with its own buffers, to be measured later."""
@@ -204,4 +206,4 @@ class PFLAlign(Method):
 
     @staticmethod
     def _state(local: SiteContext) -> AlignmentState:
-        return AlignmentState(*(local.vector(f"pflalign_{name}") for name in ("offset", "v", "P", "m")))
+        return AlignmentState(*(local.part(local.vector(f"pflalign_{name}")) for name in ("offset", "v", "P", "m")))

@@ -41,6 +41,7 @@ class Scaffold(Method):
     title: ClassVar[str] = "SCAFFOLD: Stochastic Controlled Averaging for Federated Learning"
     neutral: ClassVar[Mapping[str, Any] | None] = {"frozen": True}
     async_safe: ClassVar[bool] = True
+    elementwise: ClassVar[bool] = True
     sends: ClassVar[Mapping[str, int]] = {CHANGE: WEIGHTS}
     frozen: bool = False
 
@@ -56,21 +57,21 @@ class Scaffold(Method):
     def on_gradient(self, local: SiteContext) -> None:
         """Sum the uncorrected gradients."""
         assert local.gradient is not None
-        total = local.vector("scaffold_sum")
+        total = local.part(local.vector("scaffold_sum"))
         if local.step == 0:
             total.zero_()
-        total.add_(local.gradient)
+        total.add_(local.part(local.gradient))
 
     def modify_gradient(self, local: SiteContext) -> None:
         """g <- g - c_i + c."""
         assert local.gradient is not None
         correction = local.vector("scaffold_correction")
-        if local.step == 0:
+        if local.first:
             wire = local.extra[GLOBAL]
             if OWN in local.state:
                 wire = torch.sub(wire, local.state[OWN], out=local.wire("scaffold_difference"))
             local.model.layout.unpack(wire, correction)
-        local.gradient.add_(correction)
+        local.part(local.gradient).add_(local.part(correction))
 
     def make_update(self, local: SiteContext) -> None:
         """Keep c_i+, send c_i+ - c_i."""

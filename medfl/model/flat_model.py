@@ -29,6 +29,8 @@ from medfl.model.layout import Layout, Slot
 from medfl.model.lora import Lora, is_factor, merged
 from medfl.model.trained_part import TrainingModes, evaluating, freeze
 
+BLOCK = 1 << 20  # values, which a CPU's cache holds
+
 
 class FlatModel:
     """One network for any number of sites: load a vector, train, read the vector back.
@@ -189,9 +191,14 @@ class FlatModel:
             features: Tensor = torch.func.functional_call(_FeatureExtractor(self.net), tensors, (images,))
         return features
 
-    def gather_gradient(self, out: Tensor) -> Tensor:
-        """Copy the parameters' gradients into a native vector [padded]; missing ones count as zero."""
-        for slot, parameter in zip(self.layout.slots, self.parameters, strict=True):
+    @cached_property
+    def blocks(self) -> list[tuple[slice, slice]]:
+        """What may be worked on at a time: (columns of native vectors, positions among the parameters)."""
+        return self.layout.blocks(BLOCK if self.device.type == "cpu" else self.layout.padded)
+
+    def gather_gradient(self, out: Tensor, members: slice = slice(None)) -> Tensor:
+        """Copy the gradients of these parameters into a native vector [padded]; missing ones count as zero."""
+        for slot, parameter in zip(self.layout.slots[members], self.parameters[members], strict=True):
             view = slot.view(out)
             if parameter.grad is None:
                 view.zero_()

@@ -54,6 +54,17 @@ class Layout:
             offset += -(-tensor.numel() // align) * align
         return Layout(tuple(slots), start, offset)
 
+    def blocks(self, size: int) -> list[tuple[slice, slice]]:
+        """Runs of neighbouring tensors of at most `size` values, or of one larger tensor, that together are the native
+        vector: (columns, positions among the slots)."""
+        edges = [0]
+        for position, slot in enumerate(self.slots[1:], start=1):
+            if slot.offset + slot.numel - self.slots[edges[-1]].offset > size:
+                edges.append(position)
+        columns = [*(self.slots[position].offset for position in edges), self.padded]
+        edges.append(len(self.slots))
+        return [(slice(*columns[i : i + 2]), slice(*edges[i : i + 2])) for i in range(len(edges) - 1)]
+
     def pack(self, native: Tensor) -> Tensor:
         """Native vector [padded] -> new wire vector f32[size] on the CPU."""
         wire = torch.empty(self.size, dtype=native.dtype)

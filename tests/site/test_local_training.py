@@ -11,6 +11,8 @@ from torch.nn.functional import cross_entropy
 from medfl.messages import TrainRequest
 from medfl.methods.core.chain import MethodChain
 from medfl.methods.core.method import Method
+from medfl.model import flat_model
+from medfl.model.flat_model import FlatModel
 from medfl.site import local_training
 from tests.hand import Hand, play
 from tests.toys import toy_bench, toy_federation, toy_run, toy_sites, toy_work
@@ -54,6 +56,46 @@ def test_without_any_phase_a_step_is_one_call_of_the_network(monkeypatch):
     state, records = toy_run(rounds=1)
     assert records[0]["counted"]
     assert torch.isfinite(state.weights).all()
+
+
+@pytest.mark.parametrize(
+    "method",
+    [["scaffold"], ["fedprox"], ["feddyn"], ["fedprox", "scaffold"], ["pflalign"], [{"name": "pflalign", "p_init": 1}]],
+)
+def test_gradients_that_come_in_blocks_change_no_bit(monkeypatch, method):
+    """Methods that say they are elementwise are given the same whole, one block of values after another."""
+    momentum = {"momentum": 0.0} if "pflalign" in str(method) else {}
+    work = toy_work(**momentum)
+    whole, records = toy_run(method, rounds=3, work=work)
+    called = []
+    monkeypatch.setattr(flat_model, "BLOCK", 300)
+    gather = FlatModel.gather_gradient
+
+    def watched(self, out, members=slice(None)):
+        called.append(members)
+        return gather(self, out, members)
+
+    monkeypatch.setattr(FlatModel, "gather_gradient", watched)
+    state, other = toy_run(method, rounds=3, work=work)
+    assert len(set(map(str, called))) == 3
+    assert torch.equal(state.weights, whole.weights)
+    assert records == other
+
+
+def test_methods_that_see_the_whole_gradient_get_it_whole(monkeypatch):
+    """LIPS keeps the last gradient, and layers that stay at a site are hidden in the whole vector."""
+    monkeypatch.setattr(flat_model, "BLOCK", 300)
+    called = []
+    gather = FlatModel.gather_gradient
+
+    def watched(self, out, members=slice(None)):
+        called.append(members)
+        return gather(self, out, members)
+
+    monkeypatch.setattr(FlatModel, "gather_gradient", watched)
+    toy_run(["scaffold", "fedbn"], rounds=1)
+    toy_run(["lips"], rounds=1)
+    assert set(map(str, called)) == {str(slice(None))}
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

@@ -100,5 +100,5 @@ def test_without_noise_and_bound_it_is_plain_training():
         federation, _ = toy_federation(bench, toy_sites(bench, (16,), work), rounds=1, evaluate_every=5)
         federation.run_round()
         after.append(federation.state.weights)
-    torch.testing.assert_close(after[0], after[1], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(after[0], after[1], rtol=1e-4, atol=5e-6)  # float32, summed in another order
     assert not torch.equal(after[0], toy_bench(backbone=NETWORK).model.weights())

@@ -47,6 +47,12 @@ class MethodChain:
         """The methods that act in a phase."""
         return self._by_phase[phase]
 
+    @property
+    def elementwise(self) -> bool:
+        """Whether gradients may come in blocks."""
+        phases = ("on_gradient", "modify_gradient", TRAINS)
+        return not len(self.local_layers) and all(each.elementwise for phase in phases for each in self.acting(phase))
+
     def call(self, phase: str, local: SiteContext) -> None:
         """Let every method that acts in a phase at a site act, on all but what stays at the site."""
         with local.without_local_layers() if self.acts(phase) and phase != TRAINS else contextlib.nullcontext():

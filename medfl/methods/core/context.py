@@ -18,6 +18,8 @@ from medfl.methods.core.update_matrix import UpdateMatrix
 from medfl.model.bag_network import Bags
 from medfl.model.flat_model import FlatModel
 
+WHOLE = slice(None)
+
 
 @dataclass(frozen=True)
 class TrainingBatch:
@@ -55,6 +57,7 @@ class SiteContext:
         new_state: what they keep now; becomes `state` once the server has accepted this round's reply.
         extra_up: wire vectors that go to the server beside the update, by name.
         gradient: the flat gradient during the phases that read it.
+        columns: the part of native vectors that these phases act on (`part`).
         displacement: u, set in `make_update`; None means the plain s - e.
         scratch: reusable buffers by name, shared by all sites of the process.
         buffers: native float buffers [B] with which the site measures the received model, on the device; not to be
@@ -80,6 +83,7 @@ class SiteContext:
     scratch: dict[str, Tensor] = field(default_factory=dict)
     step: int = 0
     gradient: Tensor | None = None
+    columns: slice = field(default_factory=lambda: WHOLE)
     displacement: Tensor | None = None
     buffers: Tensor = field(default_factory=lambda: torch.zeros(0))
     labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -103,6 +107,15 @@ class SiteContext:
         as training began with them: those of the site's model at the end of its last round."""
         vector[self.local_layers.native] = self.received[self.local_layers.native]
         return vector
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the first step, and of its gradient the first block."""
+        return self.step == 0 and not self.columns.start
+
+    def part(self, vector: Tensor) -> Tensor:
+        """Those values of a native vector that a phase of gradients acts on: all, or a block (`Method.elementwise`)."""
+        return vector[self.columns]
 
     def buffer(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """A reusable float32 buffer of at least this shape, allocated once; contents are what they were."""
