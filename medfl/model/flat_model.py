@@ -183,8 +183,7 @@ class FlatModel:
         return logits
 
     def features_at(self, vector: Tensor, buffers: Tensor, images: Tensor | Bags) -> Tensor:
-        """Features f32[N, F] under other weights, native vectors [padded], without gradient and in evaluation mode; the
-        network stays as it is."""
+        """Features f32[N, F] under other weights, native vectors [padded], without gradient, in evaluation mode."""
         tensors = {f"net.{slot.name}": slot.view(vector) for slot in self.layout.slots}
         tensors |= {f"net.{slot.name}": slot.view(buffers) for slot in self.buffer_layout.slots}
         with evaluating(self.net), torch.no_grad():
@@ -281,8 +280,7 @@ class FlatModel:
         return [slot for slot in self.layout.slots if slot.name in owned]
 
     def layer_scales(self, decay: float) -> list[float]:
-        """Factors on the learning rate, one a parameter, as timm groups layers: 1 at the classifier, times `decay` a
-        layer down."""
+        """Factors on the rate, one a parameter, as timm groups layers: 1 at the classifier, times `decay` a layer."""
         from timm.optim import param_groups_layer_decay
 
         groups = param_groups_layer_decay(self.net, weight_decay_exclude_1d=False, layer_decay=decay)
