@@ -18,6 +18,7 @@ from torch import Tensor
 
 from medfl.errors import MedflError
 
+MMAP_THRESHOLD = -3  # glibc's number of that setting
 LARGE = 1 << 26
 """Bytes beyond which a vector that is seldom read lies in a file."""
 
@@ -49,6 +50,13 @@ def give_back() -> None:
     """Have the allocator return to the system what was freed: glibc keeps whole networks of freed tensors."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def free_at_once() -> None:
+    """Have the allocator return every large block to the system as it is freed, from now on: glibc learns to keep them,
+    in a heap for each thread."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, 1 << 20)
 
 
 def nameless(size: int, what: str) -> IO[bytes]:

@@ -223,9 +223,17 @@ def check_partial_participation(case: Case) -> None:
         case.require(finite, "where sites are drawn the model is not finite")
 
 
+def check_blocks(case: Case) -> None:
+    """Where it says that it is elementwise, gradients that come in blocks give the same."""
+    if case.kind.elementwise:
+        run = toy_run(case.chain(), block=1).rounds(ROUNDS)
+        sentence = "it is declared `elementwise`, and gradients that come in blocks give another result"
+        case.require_equal(case.whole, run, sentence)
+
+
 CHECKS: tuple[Callable[[Case], None], ...] = (
     *(check_declaration, check_parameters, check_neutral, check_resume, check_codec, check_bytes),
-    *(check_lost_reply, check_lost_round, check_partial_participation),
+    *(check_lost_reply, check_lost_round, check_partial_participation, check_blocks),
 )
 
 
@@ -235,7 +243,7 @@ def check_method(kind: type[Method], **parameters: Any) -> None:
     It must be declared as `medfl.methods.core.method.Method` asks, refuse wrong parameters, run to finite and
     repeatable figures, be FedAvg in its neutral setting where it declares one, save and resume bit for bit, pass
     through the engines' codec, send what it declares and what the records count, leave no trace of a lost reply or of
-    a round that does not count, and work where some sites are drawn.
+    a round that does not count, work where some sites are drawn, and on blocks of a gradient where it says so.
 
     Args:
         kind: the class.

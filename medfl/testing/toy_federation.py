@@ -150,6 +150,7 @@ def toy_run(
     sites_per_round: int | None = None,
     lost: Iterable[tuple[int, str]] = (),
     absent: bool = False,
+    block: int | None = None,
     networks: Sequence[ModelSpec] = NETWORKS,
 ) -> ToyRun:
     """A run that has not begun, or that goes on from a checkpoint.
@@ -161,6 +162,7 @@ def toy_run(
         resume: folder of the checkpoint.
         sites_per_round: participants drawn per round; None is all.
         lost, absent: see `ToyTransport`.
+        block: values of a gradient that come at a time (`Method.elementwise`); None is as many as in any run.
         networks: the first of these that the chain does not refuse is the one that trains.
 
     Raises:
@@ -168,6 +170,8 @@ def toy_run(
     """
     momentum = 0.0 if any(method.replaces_optimiser for method in chain.methods) else 0.9
     model = _model(chain, momentum, networks)
+    if block is not None:
+        model.blocks = model.layout.blocks(block)
     training = LocalTrainingConfig(
         batch_size=4, local_steps=2, lr=LR, momentum=momentum, augment=AugmentSpec(), rounds=ROUNDS, seed=3
     )

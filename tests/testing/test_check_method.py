@@ -264,6 +264,17 @@ class ChangesWhenMeasured(Method):
 
 
 @dataclass(frozen=True)
+class WholeInBlocks(Method):
+    """Acts on the whole gradient each time that a block of it comes."""
+
+    name: ClassVar[str] = "broken"
+    elementwise: ClassVar[bool] = True
+
+    def modify_gradient(self, local):
+        local.gradient.mul_(0.5)
+
+
+@dataclass(frozen=True)
 class Insatiable(Method):
     """Needs more sites than there are."""
 
@@ -298,6 +309,7 @@ BROKEN = [
     (checks.check_resume, WritesAtTheSite, "`broken.share` at site-0 was written to in round 1"),
     (checks.check_lost_round, CommitsAtOnce, "a round that does not count leaves a trace: json_state at the server"),
     (checks.check_partial_participation, ChangesWhenMeasured, "changed in a round in which it did not train"),
+    (checks.check_blocks, WholeInBlocks, "declared `elementwise`, and gradients that come in blocks give another"),
 ]
 
 
