@@ -1,6 +1,6 @@
 """The same small federation in medfl and in the simulators of Flower and NVIDIA FLARE, where they are installed.
 
-    uv run python -m benchmarks.peers [medfl] [flower] [flare]    # measures; a quarter of an hour on two cores
+    uv run python -m benchmarks.peers [medfl] [flower] [flare]    # measures; ten minutes on two cores
     uv run python -m benchmarks.performance                       # puts the table into docs/performance.md
 
 Six sites of 320 drawn patches of 64 px, five classes, timm's `test_byobnet`, FedAvg, ten steps of 32 a round, one
@@ -41,7 +41,7 @@ from medfl.data.atomic_file import write_text
 
 OUT = ROOT / "docs" / "results" / "performance" / "peers.csv"
 FEW, MANY = 2, 12
-TURNS = 3
+TURNS = 2
 BETWEEN = 1.0  # seconds between two looks at the memory
 LIMIT = 900  # seconds a program has
 TASK = """

@@ -59,10 +59,10 @@ CASES: tuple[tuple[int, str, list[str], int], ...] = (
     (4, "resnet18", ["scaffold"], 8),
     (4, "resnet50", [], 6),
     (4, "vit_base_patch16_224", [], 4),
-    (4, "vit_large_patch16_224", [], 3),
+    (2, "vit_large_patch16_224", [], 3),
 )
 ARGS = {name: {"img_size": 32} for name in ("vit_base_patch16_224", "vit_large_patch16_224")}  # as the patches
-MOMENTUM = {"vit_large_patch16_224": 0.0}  # four sites of it on one machine of 24 GiB have no room for momentum
+MOMENTUM = {"vit_large_patch16_224": 0.0}  # sites of it and a server on one machine of 24 GiB have no room for momentum
 SERVERS: tuple[tuple[list[str], int], ...] = (([], 40), (["scaffold"], 20), (["median"], 20))
 SITES = 20  # simulated
 SETTLED = 10  # rounds after which the server's memory is compared
@@ -280,7 +280,7 @@ def deployed_table() -> str:
             f"{float(row['in_process_s']):.2f}",
             f"{float(row['deployed_s']):.2f}",
             f"{float(row['more_s']):+.2f}",
-            f"{float(row['server_mib']):,.0f}" if "server_mib" in row else "",
+            f"{float(row['server_mib']):,.0f}",
         ]
         for row in read("deployed.csv")
     ]

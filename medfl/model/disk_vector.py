@@ -46,17 +46,13 @@ def on_disk(vector: Tensor, what: str = "a large vector takes", dtype: torch.dty
     return torch.from_numpy(mapped).view(dtype).view(vector.shape).copy_(vector)
 
 
-def give_back() -> None:
-    """Have the allocator return to the system what was freed: glibc keeps whole networks of freed tensors."""
+def hold_little() -> None:
+    """Have the allocator return to the system what was freed, now and from now on every large block at once. glibc
+    learns to keep such blocks, in a heap for each thread, which is faster and can be more than is in use."""
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def free_at_once() -> None:
-    """Have the allocator return every large block to the system as it is freed, from now on: glibc learns to keep them,
-    in a heap for each thread."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, 1 << 20)
+        libc = ctypes.CDLL(None)
+        libc.mallopt(MMAP_THRESHOLD, 1 << 20)
+        libc.malloc_trim(0)
 
 
 def nameless(size: int, what: str) -> IO[bytes]:

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from medfl.errors import MedflError
+from medfl.model import disk_vector
 from medfl.model.backbone import ModelSpec, create
 from medfl.model.bag_network import BagNetwork, Bags
-from medfl.model.disk_vector import copied, give_back
 from medfl.model.layout import Layout, Slot
 from medfl.model.lora import Lora, is_factor, merged
 from medfl.model.trained_part import TrainingModes, evaluating, freeze
@@ -141,11 +141,11 @@ class FlatModel:
 
     def rest_on_disk(self) -> None:
         """Keep the vector in a file where it is large: for a server, which trains nothing."""
-        if self.device.type == "cpu":
-            self.vector = copied(self.vector)
+        if self.device.type == "cpu" and self.vector.nbytes > disk_vector.LARGE:
+            self.vector = disk_vector.copied(self.vector)
             for slot, parameter in zip(self.layout.slots, self.parameters, strict=True):
                 parameter.data = slot.view(self.vector)
-            give_back()
+            disk_vector.hold_little()
 
     def load(self, weights: Tensor, buffers: Tensor) -> None:
         """Copy wire vectors f32[P] and f32[B] into the network."""

@@ -36,10 +36,13 @@ def test_a_copy_is_a_files_where_it_is_large(monkeypatch, tmp_path):
 
 def test_a_network_whose_values_rest_in_a_file_is_the_network(monkeypatch):
     monkeypatch.setattr(disk_vector, "LARGE", 0)
+    held = []
+    monkeypatch.setattr(disk_vector, "hold_little", lambda: held.append(1))
     bench = toy_bench()
     before, place = bench.model.weights(), bench.model.vector.data_ptr()
     bench.model.rest_on_disk()
     bench.model.check()
+    assert held
     assert bench.model.vector.data_ptr() != place
     assert torch.equal(bench.model.weights(), before)
     bench.model.load(before + 1, bench.model.buffers())

@@ -26,7 +26,6 @@ from medfl.engines.remote.site_policy import pipeline_digest
 from medfl.errors import MedflError
 from medfl.federation.transport import Transport
 from medfl.messages import Failure, Reply, Request
-from medfl.model.disk_vector import free_at_once
 from medfl.pipeline.build_federation import federation_config
 from medfl.pipeline.build_site import checked_shared_model
 from medfl.pipeline.plan_checks import check_plan
@@ -85,7 +84,6 @@ def serve(folder: Path, present: Collection[str], hello: Ask, ask: Ask) -> None:
 
         bench = checked_shared_model(pipeline)
         bench.model.rest_on_disk()
-        free_at_once()
         bounds = Bounds.of(bench.model)
         roles = {site.name: site.role or "train" for site in pipeline.all_sites}
         prints = (bench.model.fingerprint(), bench.model.frozen_digest())
