@@ -196,15 +196,18 @@ def toy_run(
         densities={name: (0.6, 0.3, 1.0)[i % 3] for i, name in enumerate(names)},
         fingerprint=model.fingerprint(),
     )
-    state = ServerState(0, model.weights(), model.buffers())
-    if resume is not None:
-        checkpoint = RunFolder(resume).load_checkpoint(sites)
-        assert checkpoint is not None
-        state = checkpoint[0]
+    state = _resumed(resume, sites) if resume else ServerState(0, model.weights(), model.buffers())
     asynchronous = shared.chain.async_schedule(sites_per_round or len(names)) is not None
     schedule = SimulatedAsync() if asynchronous else Synchronous()
     federation = Federation(config, transport, state, chain=shared.chain, schedule=schedule)
     return ToyRun(shared.chain, federation, sites, transport)
+
+
+def _resumed(folder: Path, sites: dict[str, Site]) -> ServerState:
+    """The state of a checkpoint, with the sites' memories in their place."""
+    checkpoint = RunFolder(folder).load_checkpoint(sites)
+    assert checkpoint is not None
+    return checkpoint[0]
 
 
 def sites_needed(chain: MethodChain) -> int:
