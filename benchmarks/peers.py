@@ -28,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +37,7 @@ import psutil
 
 from benchmarks.speed.quietness import Quietness
 from benchmarks.tables import ROOT
-from medfl.data.atomic_file import write_text
+from medfl.study.csv_rows import Row, write_table
 
 OUT = ROOT / "docs" / "results" / "performance" / "peers.csv"
 FEW, MANY = 2, 12
@@ -207,7 +207,7 @@ def play(peer: Peer, rounds: int) -> tuple[float, float]:
         folder = Path(name)
         for file, text in {**peer.files, "task.py": TASK}.items():
             (folder / file).write_text(text, encoding="utf-8")
-        paths = [name, str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
+        paths = [name, str(ROOT), os.environ.get("PYTHONPATH", "")]
         settings = {
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
             "OMP_NUM_THREADS": "1",
@@ -250,7 +250,7 @@ def version(peer: Peer) -> str:
     return importlib.metadata.version(package)
 
 
-def measure(names: Sequence[str], turns: int) -> Iterator[dict[str, object]]:
+def measure(names: Sequence[str], turns: int) -> Iterator[Row]:
     """Rows of the table, framework by framework in each turn. What fails is said, and left out."""
     quietness = Quietness()
     quietness.look()
@@ -263,9 +263,10 @@ def measure(names: Sequence[str], turns: int) -> Iterator[dict[str, object]]:
                 print(f"{name}: failed\n{error}")
                 continue
             quietness.look()
-            row: dict[str, object] = {"framework": name, "version": version(peer), "turn": turn, "lines": peer.lines}
+            row = {"framework": name, "version": version(peer), "turn": turn, "lines": peer.lines}
             row |= {"few_rounds": FEW, "few_s": round(few, 2), "many_rounds": MANY, "many_s": round(many, 2)}
-            yield row | {"peak_mib": round(most), "load": round(max(quietness.loads[-2:]), 2)}
+            row |= {"peak_mib": round(most), "load": round(max(quietness.loads[-2:]), 2)}
+            yield {column: str(value) for column, value in row.items()}
 
 
 def main(names: list[str]) -> int:
@@ -280,16 +281,15 @@ def main(names: list[str]) -> int:
         else:
             there.append(name)
     others = [row for row in read() if row["framework"] not in there]
-    rows: list[Mapping[str, object]] = []
+    rows: list[Row] = []
     for row in measure(there, TURNS):
         rows.append(row)
+        write_table(OUT, [*others, *rows])
         print(row, flush=True)
-        lines = [",".join(map(str, each.values())) for each in (*others, *rows)]
-        write_text(OUT, "\n".join([",".join(row), *lines]) + "\n")
     return int(len(rows) < TURNS * len(there))
 
 
-def read() -> list[dict[str, str]]:
+def read() -> list[Row]:
     """The rows of the table; none before the first measurement."""
     if not OUT.is_file():
         return []

@@ -81,10 +81,11 @@ class Aggregation:
             mean = method.server_step(server, mean)
         for method in self.chain.acting("aggregate_buffers"):
             buffers = method.aggregate_buffers(server, buffers)
-        step = copied(mean)
-        mean = torch.sub(state.weights, mean, out=self._mean.released(mean))
-        weights, buffers = self.chain.local_layers.put_back(mean, buffers)
-        if len(self.chain.local_layers):
+        local = self.chain.local_layers
+        step = None if len(local) else copied(mean)  # before its memory becomes the weights
+        weights = torch.sub(state.weights, mean, out=self._mean.released(mean))
+        weights, buffers = local.put_back(weights, buffers)
+        if step is None:
             step = state.weights - weights
         inertia = {
             stage: _ratio(_norm(step, slots), _norm(state.weights, slots))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,8 @@ def take_steps(
     for parameter in model.parameters:
         parameter.grad = None  # a step that was cut short may have left some
     private = _private(local, training, rows, groups)
+    whole = [(WHOLE, WHOLE)]
+    blocks = model.blocks if chain.elementwise else whole
     order = epoch_order(rows, training.batch_size, local.steps, local.seed)
     for images, labels in private.batches(batches.training) if private else batches.training(order, local.seed):
         if private:
@@ -55,7 +58,7 @@ def take_steps(
             loss = forward.backward(images, labels)
         last = local.step + 1 == local.steps and chain.acts("on_last_gradient")
         if observes or edits or last or optimizer is None:
-            gradient = _acted_on(local, chain, last)
+            gradient = _acted_on(local, chain, whole if last else blocks, last)
             if edits and optimizer is not None:
                 model.scatter_gradient(gradient)
         if optimizer is not None:
@@ -73,11 +76,11 @@ def take_steps(
     return total / local.steps
 
 
-def _acted_on(local: SiteContext, chain: MethodChain, last: bool) -> Tensor:
+def _acted_on(local: SiteContext, chain: MethodChain, blocks: Sequence[tuple[slice, slice]], last: bool) -> Tensor:
     """The gradient as the methods leave it, a native vector [padded]: block by block where they allow it, so that each
     block is still in a CPU's cache when the next method comes to it."""
     local.gradient = gradient = local.vector("gradient")
-    for columns, members in local.model.blocks if chain.elementwise and not last else [(WHOLE, WHOLE)]:
+    for columns, members in blocks:
         local.columns = columns
         local.model.gather_gradient(gradient, members)
         chain.call("on_gradient", local)

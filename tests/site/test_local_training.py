@@ -58,6 +58,19 @@ def test_without_any_phase_a_step_is_one_call_of_the_network(monkeypatch):
     assert torch.isfinite(state.weights).all()
 
 
+def watched_in_small_blocks(monkeypatch):
+    """Let blocks be small; the members of each that is gathered from then on."""
+    called, gather = [], FlatModel.gather_gradient
+
+    def watched(self, out, members=slice(None)):
+        called.append(members)
+        return gather(self, out, members)
+
+    monkeypatch.setattr(flat_model, "BLOCK", 300)
+    monkeypatch.setattr(FlatModel, "gather_gradient", watched)
+    return called
+
+
 @pytest.mark.parametrize(
     "method",
     [["scaffold"], ["fedprox"], ["feddyn"], ["fedprox", "scaffold"], ["pflalign"], [{"name": "pflalign", "p_init": 1}]],
@@ -67,15 +80,7 @@ def test_gradients_that_come_in_blocks_change_no_bit(monkeypatch, method):
     momentum = {"momentum": 0.0} if "pflalign" in str(method) else {}
     work = toy_work(**momentum)
     whole, records = toy_run(method, rounds=3, work=work)
-    called = []
-    monkeypatch.setattr(flat_model, "BLOCK", 300)
-    gather = FlatModel.gather_gradient
-
-    def watched(self, out, members=slice(None)):
-        called.append(members)
-        return gather(self, out, members)
-
-    monkeypatch.setattr(FlatModel, "gather_gradient", watched)
+    called = watched_in_small_blocks(monkeypatch)
     state, other = toy_run(method, rounds=3, work=work)
     assert len(set(map(str, called))) == 3
     assert torch.equal(state.weights, whole.weights)
@@ -84,15 +89,7 @@ def test_gradients_that_come_in_blocks_change_no_bit(monkeypatch, method):
 
 def test_methods_that_see_the_whole_gradient_get_it_whole(monkeypatch):
     """LIPS keeps the last gradient, and layers that stay at a site are hidden in the whole vector."""
-    monkeypatch.setattr(flat_model, "BLOCK", 300)
-    called = []
-    gather = FlatModel.gather_gradient
-
-    def watched(self, out, members=slice(None)):
-        called.append(members)
-        return gather(self, out, members)
-
-    monkeypatch.setattr(FlatModel, "gather_gradient", watched)
+    called = watched_in_small_blocks(monkeypatch)
     toy_run(["scaffold", "fedbn"], rounds=1)
     toy_run(["lips"], rounds=1)
     assert set(map(str, called)) == {str(slice(None))}
