@@ -11,7 +11,7 @@ from tests.paths import ROOT
 
 # From the ground up. A room is a package or a loose module of medfl; it imports itself and rooms of the floors below.
 FLOORS = (
-    {"plain_text"},
+    {"plain_text", "idle_threads"},
     {"errors", "seeds", "messages", "metrics"},
     {"config", "model"},
     {"data", "methods"},

@@ -64,7 +64,7 @@ def toy_federation(bench: SharedModel, sites: dict[str, Site], state: ServerStat
         "held_out_sites": tuple(n for n, s in sites.items() if s.role == "held_out"),
         "rounds": rounds,
         "seed": 3,
-        "stages": bench.model.stages(),
+        "stages": bench.model.layout.stages(),
         "momentum": next(iter(sites.values())).training.momentum,
         "lr": next(iter(sites.values())).training.lr,
     } | plan

@@ -42,7 +42,7 @@ def aggregation(repeats: int) -> Iterator[Figure]:
     bench = workbench("resnet18", [])
     answers = replies(10, bench)
     names = tuple(answer.site for answer in answers)
-    plan = FederationConfig(names, (), 10**6, 1, bench.model.stages(), evaluate_every=10**6)
+    plan = FederationConfig(names, (), 10**6, 1, bench.model.layout.stages(), evaluate_every=10**6)
     state = ServerState(1, bench.model.weights(), bench.model.buffers())
     federation = Federation(plan, Canned(answers), state)
 

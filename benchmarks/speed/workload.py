@@ -19,6 +19,7 @@ from medfl.federation.transport import InProcess
 from medfl.messages import Reply
 from medfl.methods.core.chain import build_chain
 from medfl.metrics.record_types import RoundRecord
+from medfl.model import allocator
 from medfl.model.backbone import ModelSpec
 from medfl.model.flat_model import FlatModel
 from medfl.site.shared_model import LocalTrainingConfig, SharedModel
@@ -50,6 +51,7 @@ def store(name: str, patches: int, size: int, val: int = 10, seed: int = 0) -> P
 
 def workbench(backbone: str, method: METHOD, device: str = "cpu", **settings: Any) -> SharedModel:
     """A fresh network and its chain. `settings`: channels_last, train; precision, compiled."""
+    allocator.keep_freed()  # as a run does; what is measured beside it in this process has it too
     of_network = {key: settings.pop(key) for key in ("channels_last", "train") if key in settings}
     spec = ModelSpec(backbone, CLASSES, **of_network)
     return SharedModel(FlatModel(spec, torch.device(device), seed=1), build_chain(method), **settings)
@@ -82,7 +84,7 @@ class Rounds:
             "held_out_sites": (),
             "rounds": 10**6,
             "seed": 1,
-            "stages": bench.model.stages(),
+            "stages": bench.model.layout.stages(),
             "evaluate_every": 10**6,
             "momentum": local.momentum,
             "lr": local.lr,

@@ -31,23 +31,15 @@ from medfl.cli.commands.slide_commands import slides_app
 from medfl.cli.commands.study_command import study
 from medfl.cli.standard_streams import STATUS, complain, guard_standard_streams, write_data
 from medfl.errors import MedflError
+from medfl.idle_threads import wait_briefly
 
 RARELY = (50_000, 20, 50)
 """How seldom Python looks for garbage: the libraries are a million objects that live to the end, and looking through
 them is a tenth of what their imports take."""
-WAITING = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
-"""Variables by which a user says how idle threads wait. Where none is set they sleep: where runs or people share a
-machine, threads that wait busily take the cores from those that work, and everything is many times slower."""
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network for a newer version
 
 
-def wait_passively() -> None:
-    """Let idle threads of OpenMP, which reads this when torch is loaded, sleep unless the user has said otherwise."""
-    if not WAITING & os.environ.keys():
-        os.environ["OMP_WAIT_POLICY"] = "passive"
-
-
-wait_passively()
+wait_briefly()
 
 
 def _tell_version(asked: bool) -> None:

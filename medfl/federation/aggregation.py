@@ -110,17 +110,16 @@ class WeightedMean:
     """
 
     def __init__(self, state: ServerState, local: int = 0) -> None:
-        self.update = torch.zeros_like(state.weights)
+        self.update = torch.empty_like(state.weights)
         self._size = len(state.weights)
         self.buffers = torch.zeros(len(state.buffers) + local)
         self.reset()
 
     def reset(self) -> None:
         """Forget everything folded."""
-        if len(self.update):
-            self.update.zero_()
-        else:
-            self.update = torch.zeros(self._size)
+        if not len(self.update):
+            self.update = torch.empty(self._size)
+        self._empty = True
         self.buffers.zero_()
         self.samples = 0
         self._weighted_square = 0.0
@@ -139,14 +138,14 @@ class WeightedMean:
 
     def add_sum(self, update: Tensor, buffers: Tensor, samples: int) -> None:
         """Fold what several replies come to, the lengths of their updates unknown."""
-        self.update.add_(update)
+        self._waiting.append((update, 1.0))
+        self._flush()
         self.buffers.add_(buffers)
         self.samples += samples
 
     def finish(self) -> tuple[Tensor, Tensor, float]:
         """(mean update f32[P], mean buffers f32[B], sum_i p_i ||D_i||^2)."""
-        self._flush()
-        self.update.div_(self.samples)
+        self._flush(self.samples)
         self.buffers.div_(self.samples)
         return self.update, self.buffers, self._weighted_square / self.samples
 
@@ -157,12 +156,16 @@ class WeightedMean:
         self.update = vector[:0].clone()
         return vector
 
-    def _flush(self) -> None:
+    def _flush(self, divisor: float | None = None) -> None:
         for begin in range(0, len(self.update), CHUNK):
             total = self.update[begin : begin + CHUNK]
+            if self._empty:
+                total.zero_()
             for update, factor in self._waiting:
                 total.add_(update[begin : begin + CHUNK], alpha=factor)
-        self._waiting = []
+            if divisor is not None:
+                total.div_(divisor)
+        self._waiting, self._empty = [], False
 
 
 def _norm(wire: Tensor, slots: Sequence[Slot]) -> float:

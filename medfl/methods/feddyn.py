@@ -69,7 +69,7 @@ class FedDyn(Method):
             else:
                 torch.mul(local.received, self.alpha, out=pull)
         weights = local.part(local.model.vector)
-        local.part(local.gradient).add_(weights, alpha=self.alpha).sub_(local.part(pull))
+        local.gradient.add_(weights, alpha=self.alpha).sub_(local.part(pull))
 
     def make_update(self, local: SiteContext) -> None:
         """h_i <- h_i - alpha (e_i - w)."""

@@ -99,7 +99,7 @@ class FedGMR(Method):
         """Masked weights get no gradient, so that with SGD, momentum, weight decay or AdamW they stay zero."""
         if MASK in local.extra:
             assert local.gradient is not None
-            local.part(local.gradient).mul_(local.part(local.vector(MASK)))
+            local.gradient.mul_(local.part(local.vector(MASK)))
 
     def make_update(self, local: SiteContext) -> None:
         """Keep the trained sub-model, to be measured."""

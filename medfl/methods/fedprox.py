@@ -35,4 +35,4 @@ class FedProx(Method):
         """g <- g + mu (y - w)."""
         assert local.gradient is not None
         weights, received = local.part(local.model.vector), local.part(local.received)
-        local.part(local.gradient).add_(weights, alpha=self.mu).sub_(received, alpha=self.mu)
+        local.gradient.add_(weights, alpha=self.mu).sub_(received, alpha=self.mu)

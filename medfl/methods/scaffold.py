@@ -60,7 +60,7 @@ class Scaffold(Method):
         total = local.part(local.vector("scaffold_sum"))
         if local.step == 0:
             total.zero_()
-        total.add_(local.part(local.gradient))
+        total.add_(local.gradient)
 
     def modify_gradient(self, local: SiteContext) -> None:
         """g <- g - c_i + c."""
@@ -71,7 +71,7 @@ class Scaffold(Method):
             if OWN in local.state:
                 wire = torch.sub(wire, local.state[OWN], out=local.wire("scaffold_difference"))
             local.model.layout.unpack(wire, correction)
-        local.part(local.gradient).add_(local.part(correction))
+        local.gradient.add_(local.part(correction))
 
     def make_update(self, local: SiteContext) -> None:
         """Keep c_i+, send c_i+ - c_i."""

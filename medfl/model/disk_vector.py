@@ -7,7 +7,6 @@ on a disk where the temporary folder is kept in memory.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import tempfile
 from typing import IO
@@ -18,7 +17,6 @@ from torch import Tensor
 
 from medfl.errors import MedflError
 
-MMAP_THRESHOLD = -3  # glibc's number of that setting
 LARGE = 1 << 26
 """Bytes beyond which a vector that is seldom read lies in a file."""
 
@@ -44,15 +42,6 @@ def on_disk(vector: Tensor, what: str = "a large vector takes", dtype: torch.dty
     with nameless(size, what) as file:
         mapped = np.memmap(file, np.uint8, "r+", shape=(size,))
     return torch.from_numpy(mapped).view(dtype).view(vector.shape).copy_(vector)
-
-
-def hold_little() -> None:
-    """Have the allocator return to the system what was freed, now and from now on every large block at once. glibc
-    learns to keep such blocks, in a heap for each thread, which is faster and can be more than is in use."""
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(MMAP_THRESHOLD, 1 << 20)
-        libc.malloc_trim(0)
 
 
 def nameless(size: int, what: str) -> IO[bytes]:

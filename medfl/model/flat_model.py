@@ -22,14 +22,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from medfl.errors import MedflError
-from medfl.model import disk_vector
+from medfl.model import allocator, disk_vector
 from medfl.model.backbone import ModelSpec, create
 from medfl.model.bag_network import BagNetwork, Bags
-from medfl.model.layout import Layout, Slot
+from medfl.model.layout import Layout, Slot, VectorBlock
 from medfl.model.lora import Lora, is_factor, merged
 from medfl.model.trained_part import TrainingModes, evaluating, freeze
 
 BLOCK = 1 << 20  # values, which a CPU's cache holds
+ALL = VectorBlock(slice(None), slice(None))
 
 
 class FlatModel:
@@ -145,7 +146,7 @@ class FlatModel:
             self.vector = disk_vector.copied(self.vector)
             for slot, parameter in zip(self.layout.slots, self.parameters, strict=True):
                 parameter.data = slot.view(self.vector)
-            disk_vector.hold_little()
+            allocator.return_freed()
 
     def load(self, weights: Tensor, buffers: Tensor) -> None:
         """Copy wire vectors f32[P] and f32[B] into the network."""
@@ -191,9 +192,21 @@ class FlatModel:
         return features
 
     @cached_property
-    def blocks(self) -> list[tuple[slice, slice]]:
-        """What may be worked on at a time: (columns of native vectors, positions among the parameters)."""
-        return self.layout.blocks(BLOCK if self.device.type == "cpu" else self.layout.padded)
+    def blocks(self) -> list[VectorBlock]:
+        """What may be worked on at a time: as much as a CPU's cache holds, on a GPU all."""
+        return self.layout.blocks(BLOCK) if self.device.type == "cpu" else [ALL]
+
+    def gradient_of(self, block: VectorBlock, out: Tensor, bind: bool) -> Tensor:
+        """The gradient of a block, f32[n]: that of a large tensor where autograd has put it, all others gathered into a
+        native vector [padded], of which with `bind` the parameters' gradients become views."""
+        if block.within is not None:
+            slot, grad = self.layout.slots[block.members][0], self.parameters[block.members][0].grad
+            if grad is not None and (flat := slot.flattened(grad)) is not None:
+                return flat[block.within]
+        self.gather_gradient(out, block.members)
+        if bind:
+            self.scatter_gradient(out, block.members)
+        return out[block.columns]
 
     def gather_gradient(self, out: Tensor, members: slice = slice(None)) -> Tensor:
         """Copy the gradients of these parameters into a native vector [padded]; missing ones count as zero."""
@@ -205,9 +218,9 @@ class FlatModel:
                 view.copy_(parameter.grad)
         return out
 
-    def scatter_gradient(self, flat: Tensor) -> None:
-        """Let the parameters' gradients be views of a native gradient vector [padded], until they are set anew."""
-        for slot, parameter in zip(self.layout.slots, self.parameters, strict=True):
+    def scatter_gradient(self, flat: Tensor, members: slice = slice(None)) -> None:
+        """Let the gradients of these parameters be views of a native vector [padded], until they are set anew."""
+        for slot, parameter in zip(self.layout.slots[members], self.parameters[members], strict=True):
             parameter.grad = slot.view(flat)
 
     def fingerprint(self) -> str:
@@ -286,20 +299,6 @@ class FlatModel:
         groups = param_groups_layer_decay(self.net, weight_decay_exclude_1d=False, layer_decay=decay)
         scales = {id(p): float(group["lr_scale"]) for group in groups for p in group["params"]}
         return [scales[id(parameter)] for parameter in self.parameters]
-
-    def stages(self) -> dict[str, list[Slot]]:
-        """Slots by stage of the network: the top-level child, or one level deeper where children are numbered
-        (`layer1`, `blocks.3`), or the stem and head modules by name."""
-        grouped: dict[str, list[Slot]] = {}
-        for slot in self.layout.slots:
-            parts = slot.name.split(".")
-            stage = (
-                ".".join(parts[:2])
-                if len(parts) > 1 and parts[1].isdigit() and not parts[0][-1].isdigit()
-                else parts[0]
-            )
-            grouped.setdefault(stage, []).append(slot)
-        return grouped
 
 
 class _FeatureExtractor(nn.Module):

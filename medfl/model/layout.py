@@ -34,6 +34,27 @@ class Slot:
             return flat.view(out, height, width, inner).permute(0, 3, 1, 2)
         return flat.view(self.shape)
 
+    def flattened(self, tensor: Tensor) -> Tensor | None:
+        """A tensor of this shape as f32[numel] in the order of the native vector, without a copy; None where its memory
+        has another order."""
+        order = torch.channels_last if self.channels_last else torch.contiguous_format
+        return tensor.as_strided((self.numel,), (1,)) if tensor.is_contiguous(memory_format=order) else None
+
+
+@dataclass(frozen=True)
+class VectorBlock:
+    """Neighbouring values of a native vector: some whole tensors, or a piece of a large one.
+
+    Attributes:
+        columns: where they lie in the native vector, the padding between tensors included.
+        members: positions of the tensors among the slots.
+        within: which values of one large tensor, in the order of its memory, they are; None with whole tensors.
+    """
+
+    columns: slice
+    members: slice
+    within: slice | None = None
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -54,16 +75,37 @@ class Layout:
             offset += -(-tensor.numel() // align) * align
         return Layout(tuple(slots), start, offset)
 
-    def blocks(self, size: int) -> list[tuple[slice, slice]]:
-        """Runs of neighbouring tensors of at most `size` values, or of one larger tensor, that together are the native
-        vector: (columns, positions among the slots)."""
-        edges = [0]
-        for position, slot in enumerate(self.slots[1:], start=1):
-            if slot.offset + slot.numel - self.slots[edges[-1]].offset > size:
-                edges.append(position)
-        columns = [*(self.slots[position].offset for position in edges), self.padded]
-        edges.append(len(self.slots))
-        return [(slice(*columns[i : i + 2]), slice(*edges[i : i + 2])) for i in range(len(edges) - 1)]
+    def blocks(self, size: int) -> list[VectorBlock]:
+        """Blocks of at most `size` values, from the first value to the last: a tensor of a quarter of that or more by
+        itself, in pieces where it is larger, and between those the smaller ones together."""
+        blocks: list[VectorBlock] = []
+        for position, slot in enumerate(self.slots):
+            begin, end = slot.offset, slot.offset + slot.numel
+            if 4 * slot.numel >= size:
+                for first in range(begin, end, size):
+                    last = min(first + size, end)
+                    within = slice(first - begin, last - begin)
+                    blocks.append(VectorBlock(slice(first, last), slice(position, position + 1), within))
+            elif blocks and blocks[-1].within is None and end - blocks[-1].columns.start <= size:
+                before = blocks.pop()
+                blocks.append(VectorBlock(slice(before.columns.start, end), slice(before.members.start, position + 1)))
+            else:
+                blocks.append(VectorBlock(slice(begin, end), slice(position, position + 1)))
+        return blocks
+
+    def stages(self) -> dict[str, list[Slot]]:
+        """Slots by stage of the network: the top-level child, or one level deeper where children are numbered
+        (`layer1`, `blocks.3`), or the stem and head modules by name."""
+        grouped: dict[str, list[Slot]] = {}
+        for slot in self.slots:
+            parts = slot.name.split(".")
+            stage = (
+                ".".join(parts[:2])
+                if len(parts) > 1 and parts[1].isdigit() and not parts[0][-1].isdigit()
+                else parts[0]
+            )
+            grouped.setdefault(stage, []).append(slot)
+        return grouped
 
     def pack(self, native: Tensor) -> Tensor:
         """Native vector [padded] -> new wire vector f32[size] on the CPU."""

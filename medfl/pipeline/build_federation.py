@@ -23,7 +23,7 @@ def federation_config(pipeline: config.Pipeline, model: FlatModel) -> Federation
         held_out_sites=tuple(site.name for site in pipeline.held_out_sites),
         rounds=training.rounds,
         seed=pipeline.seed,
-        stages=model.stages(),
+        stages=model.layout.stages(),
         sites_per_round=training.sites_per_round,
         quorum=training.quorum,
         evaluate_every=training.evaluate_every,

@@ -19,6 +19,7 @@ from medfl.data.patch_store import PatchStore
 from medfl.errors import MedflError
 from medfl.messages import POOL, Request
 from medfl.methods.core.chain import build_chain
+from medfl.model import allocator
 from medfl.model.flat_model import FlatModel
 from medfl.pipeline.adaptation_needs import check_adaptation, stain_statistics_of
 from medfl.pipeline.cores import cores_of
@@ -42,7 +43,7 @@ def checked_shared_model(pipeline: config.Pipeline) -> SharedModel:
         MedflError: a wrong chain, a method that contradicts the model, a device that is not there, a network that
             cannot take such patches, a loss that gives none.
     """
-    set_threads(pipeline)
+    prepare_process(pipeline)
     shared = build_shared_model(pipeline)
     optimizer = pipeline.training.optimizer
     shared.chain.check(shared.model, optimizer.name, optimizer.momentum, optimizer.weight_decay)
@@ -61,9 +62,10 @@ def check_architecture(pipeline: config.Pipeline) -> None:
     checked_shared_model(pipeline.model_copy(update={"model": model, "training": training}))
 
 
-def set_threads(pipeline: config.Pipeline) -> None:
-    """As many threads for this process as the pipeline states, or `cores_of` finds."""
+def prepare_process(pipeline: config.Pipeline) -> None:
+    """Give this process as many threads as the pipeline states, or `cores_of` finds, and an allocator for training."""
     torch.set_num_threads(cores_of(pipeline).threads)
+    allocator.keep_freed()
 
 
 def resolve_device(value: str) -> torch.device:

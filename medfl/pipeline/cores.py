@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 from medfl import config
+from medfl.idle_threads import waiting
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,8 @@ class Cores:
         """One on what is used, and a warning where `jobs` such runs at a time share cores."""
         each = "1 thread" if self.threads == 1 else f"{self.threads} threads"
         where = f"{self.workers} workers of {each} each" if self.workers > 1 else each
-        waiting = os.environ.get(WAIT_POLICY, "as its libraries do")
         runs = f"{jobs} runs at a time, " if jobs > 1 else ""
-        said = [f"Cores: {self.available}; {runs}{where}; idle threads wait: {waiting}"]
+        said = [f"Cores: {self.available}; {runs}{where}; {waiting()}"]
         if (wanted := jobs * self.workers * self.threads) > self.available:
             remedy = "lower `--jobs`, " if jobs > 1 else ""
             said.append(
@@ -36,9 +36,6 @@ class Cores:
                 f"`training.workers` or `training.threads`"
             )
         return tuple(said)
-
-
-WAIT_POLICY = "OMP_WAIT_POLICY"
 
 
 def cores_of(pipeline: config.Pipeline, gpus: int = 0) -> Cores:

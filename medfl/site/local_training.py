@@ -15,7 +15,8 @@ from medfl.data.batches import Batches, epoch_order
 from medfl.methods.core.chain import MethodChain
 from medfl.methods.core.context import WHOLE, SiteContext, TrainingBatch
 from medfl.model.bag_network import Bags
-from medfl.model.flat_model import FlatModel
+from medfl.model.flat_model import ALL, FlatModel
+from medfl.model.layout import VectorBlock
 from medfl.site.feature_batches import FeatureBatches
 from medfl.site.patient_gradients import PatientGradients
 from medfl.site.shared_model import LocalTrainingConfig, SharedModel
@@ -46,8 +47,7 @@ def take_steps(
     for parameter in model.parameters:
         parameter.grad = None  # a step that was cut short may have left some
     private = _private(local, training, rows, groups)
-    whole = [(WHOLE, WHOLE)]
-    blocks = model.blocks if chain.elementwise else whole
+    blocks = model.blocks if chain.elementwise else [ALL]
     order = epoch_order(rows, training.batch_size, local.steps, local.seed)
     for images, labels in private.batches(batches.training) if private else batches.training(order, local.seed):
         if private:
@@ -58,9 +58,7 @@ def take_steps(
             loss = forward.backward(images, labels)
         last = local.step + 1 == local.steps and chain.acts("on_last_gradient")
         if observes or edits or last or optimizer is None:
-            gradient = _acted_on(local, chain, whole if last else blocks, last)
-            if edits and optimizer is not None:
-                model.scatter_gradient(gradient)
+            _act_on_gradient(local, chain, [ALL] if last else blocks, last, bind=edits and optimizer is not None)
         if optimizer is not None:
             if training.clip is not None:
                 scaler.unscale_(optimizer)
@@ -76,20 +74,21 @@ def take_steps(
     return total / local.steps
 
 
-def _acted_on(local: SiteContext, chain: MethodChain, blocks: Sequence[tuple[slice, slice]], last: bool) -> Tensor:
-    """The gradient as the methods leave it, a native vector [padded]: block by block where they allow it, so that each
-    block is still in a CPU's cache when the next method comes to it."""
-    local.gradient = gradient = local.vector("gradient")
-    for columns, members in blocks:
-        local.columns = columns
-        local.model.gather_gradient(gradient, members)
+def _act_on_gradient(
+    local: SiteContext, chain: MethodChain, blocks: Sequence[VectorBlock], last: bool, bind: bool
+) -> None:
+    """Let the methods act on the gradient, block by block where they allow it, so that each block is still in a CPU's
+    cache when the next method comes to it; with `bind` the optimiser is given what they leave."""
+    gathered = local.vector("gradient")
+    for block in blocks:
+        local.columns = block.columns
+        local.gradient = local.model.gradient_of(block, gathered, bind)
         chain.call("on_gradient", local)
         if last:
             chain.call("on_last_gradient", local)
         chain.call("modify_gradient", local)
         chain.call("optimizer_step", local)
     local.columns = WHOLE
-    return gradient
 
 
 def _private(

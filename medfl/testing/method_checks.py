@@ -226,7 +226,7 @@ def check_partial_participation(case: Case) -> None:
 def check_blocks(case: Case) -> None:
     """Where it says that it is elementwise, gradients that come in blocks give the same."""
     if case.kind.elementwise:
-        run = toy_run(case.chain(), block=1).rounds(ROUNDS)
+        run = toy_run(case.chain(), block=100).rounds(ROUNDS)
         sentence = "it is declared `elementwise`, and gradients that come in blocks give another result"
         case.require_equal(case.whole, run, sentence)
 

@@ -162,7 +162,7 @@ def toy_run(
         resume: folder of the checkpoint.
         sites_per_round: participants drawn per round; None is all.
         lost, absent: see `ToyTransport`.
-        block: values of a gradient that come at a time (`Method.elementwise`); None is as many as in any run.
+        block: most values of a gradient that come at a time (`Method.elementwise`); None is as many as in any run.
         networks: the first of these that the chain does not refuse is the one that trains.
 
     Raises:
@@ -187,7 +187,7 @@ def toy_run(
         (),
         rounds=ROUNDS,
         seed=3,
-        stages=model.stages(),
+        stages=model.layout.stages(),
         sites_per_round=sites_per_round,
         evaluate_every=2,
         momentum=momentum,

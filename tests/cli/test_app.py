@@ -64,20 +64,6 @@ def test_help_names_every_command(medfl):
         assert f"\n  {command} " in out
 
 
-def test_idle_threads_sleep_unless_the_user_says_otherwise(monkeypatch):
-    for name in app.WAITING:
-        monkeypatch.delenv(name, raising=False)
-    app.wait_passively()
-    assert os.environ["OMP_WAIT_POLICY"] == "passive"
-    for name in app.WAITING - {"OMP_WAIT_POLICY"}:
-        monkeypatch.delenv("OMP_WAIT_POLICY")
-        monkeypatch.setenv(name, "0")
-        app.wait_passively()
-        assert "OMP_WAIT_POLICY" not in os.environ
-        monkeypatch.delenv(name)
-        app.wait_passively()
-
-
 def test_help_imports_nothing_heavy():
     heavy = {"torch", "mlflow", "monai", "pydantic", "numpy"}
     script = f"import sys, medfl.cli.app; print(sorted({heavy} & set(sys.modules)))"

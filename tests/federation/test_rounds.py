@@ -115,7 +115,7 @@ def test_inertia_per_stage_by_hand():
     federation, records = toy_federation(bench, toy_sites(bench), rounds=1)
     before = bench.model.weights()
     after = federation.run().weights
-    for stage, slots in bench.model.stages().items():
+    for stage, slots in bench.model.layout.stages().items():
         rows = torch.cat([torch.arange(s.start, s.start + s.numel) for s in slots])
         if before[rows].norm() == 0:
             assert records[0]["update"]["inertia"][stage] is None

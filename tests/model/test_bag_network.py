@@ -109,7 +109,7 @@ def test_it_is_a_flat_model_like_any_other():
     torch.testing.assert_close(
         model.features_at(model.vector, model.buffer_vector, parts), model.features(parts).detach()
     )
-    assert list(model.stages()) == ["embed", "pool", "fc"]
+    assert list(model.layout.stages()) == ["embed", "pool", "fc"]
 
 
 @pytest.mark.parametrize(("name", "args"), [("mil_median", {}), ("mil_abmil", {"heads": 2})])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from medfl.errors import MedflError
-from medfl.model import disk_vector
+from medfl.model import allocator, disk_vector
 from medfl.model.disk_vector import copied, on_disk
 from tests.toys import toy_bench
 
@@ -37,7 +37,7 @@ def test_a_copy_is_a_files_where_it_is_large(monkeypatch, tmp_path):
 def test_a_network_whose_values_rest_in_a_file_is_the_network(monkeypatch):
     monkeypatch.setattr(disk_vector, "LARGE", 0)
     held = []
-    monkeypatch.setattr(disk_vector, "hold_little", lambda: held.append(1))
+    monkeypatch.setattr(allocator, "return_freed", lambda: held.append(1))
     bench = toy_bench()
     before, place = bench.model.weights(), bench.model.vector.data_ptr()
     bench.model.rest_on_disk()

@@ -104,7 +104,7 @@ def test_fingerprint_depends_on_architecture_and_classes_only():
 
 
 def test_stages_cover_every_parameter_once(model):
-    stages = model.stages()
+    stages = model.layout.stages()
     assert sum(len(slots) for slots in stages.values()) == len(model.layout.slots)
     assert {"conv1", "layer1", "layer4", "fc"} <= set(stages)
 

@@ -13,6 +13,7 @@ from medfl.methods.core.chain import MethodChain
 from medfl.methods.core.method import Method
 from medfl.model import flat_model
 from medfl.model.flat_model import FlatModel
+from medfl.model.layout import Slot
 from medfl.site import local_training
 from tests.hand import Hand, play
 from tests.toys import toy_bench, toy_federation, toy_run, toy_sites, toy_work
@@ -59,16 +60,18 @@ def test_without_any_phase_a_step_is_one_call_of_the_network(monkeypatch):
 
 
 def watched_in_small_blocks(monkeypatch):
-    """Let blocks be small; the members of each that is gathered from then on."""
-    called, gather = [], FlatModel.gather_gradient
+    """Let blocks be small; the columns of each whose gradient is asked for from then on, and whether it was copied."""
+    asked, gradient_of = [], FlatModel.gradient_of
 
-    def watched(self, out, members=slice(None)):
-        called.append(members)
-        return gather(self, out, members)
+    def watched(self, block, out, bind):
+        gradient = gradient_of(self, block, out, bind)
+        copied = gradient.untyped_storage().data_ptr() == out.untyped_storage().data_ptr()
+        asked.append((str(block.columns), copied))
+        return gradient
 
     monkeypatch.setattr(flat_model, "BLOCK", 300)
-    monkeypatch.setattr(FlatModel, "gather_gradient", watched)
-    return called
+    monkeypatch.setattr(FlatModel, "gradient_of", watched)
+    return asked
 
 
 @pytest.mark.parametrize(
@@ -80,19 +83,29 @@ def test_gradients_that_come_in_blocks_change_no_bit(monkeypatch, method):
     momentum = {"momentum": 0.0} if "pflalign" in str(method) else {}
     work = toy_work(**momentum)
     whole, records = toy_run(method, rounds=3, work=work)
-    called = watched_in_small_blocks(monkeypatch)
+    asked = watched_in_small_blocks(monkeypatch)
     state, other = toy_run(method, rounds=3, work=work)
-    assert len(set(map(str, called))) == 3
+    assert sorted(copied for _, copied in set(asked)) == [False] * 3 + [True] * 2
     assert torch.equal(state.weights, whole.weights)
     assert records == other
 
 
 def test_methods_that_see_the_whole_gradient_get_it_whole(monkeypatch):
     """LIPS keeps the last gradient, and layers that stay at a site are hidden in the whole vector."""
-    called = watched_in_small_blocks(monkeypatch)
+    asked = watched_in_small_blocks(monkeypatch)
     toy_run(["scaffold", "fedbn"], rounds=1)
     toy_run(["lips"], rounds=1)
-    assert set(map(str, called)) == {str(slice(None))}
+    assert set(asked) == {(str(slice(None)), True)}
+
+
+def test_a_gradient_in_another_order_is_gathered(monkeypatch):
+    """As with a network whose gradients autograd lays out in its own way."""
+    whole, _ = toy_run(["scaffold"], rounds=2)
+    asked = watched_in_small_blocks(monkeypatch)
+    monkeypatch.setattr(Slot, "flattened", lambda self, tensor: None)
+    state, _ = toy_run(["scaffold"], rounds=2)
+    assert all(copied for _, copied in asked)
+    assert torch.equal(state.weights, whole.weights)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

@@ -265,13 +265,13 @@ class ChangesWhenMeasured(Method):
 
 @dataclass(frozen=True)
 class WholeInBlocks(Method):
-    """Acts on the whole gradient each time that a block of it comes."""
+    """Shortens the gradient to a length that it takes from the block in hand."""
 
     name: ClassVar[str] = "broken"
     elementwise: ClassVar[bool] = True
 
     def modify_gradient(self, local):
-        local.gradient.mul_(0.5)
+        local.gradient.div_(1 + local.gradient.norm())
 
 
 @dataclass(frozen=True)

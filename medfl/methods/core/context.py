@@ -56,8 +56,8 @@ class SiteContext:
         state: what the site's methods kept when its last accepted round ended, by name; not to be written.
         new_state: what they keep now; becomes `state` once the server has accepted this round's reply.
         extra_up: wire vectors that go to the server beside the update, by name.
-        gradient: the flat gradient during the phases that read it.
-        columns: the part of native vectors that these phases act on (`part`).
+        gradient: the flat gradient during the phases that read it: all of it, or that of a block of values.
+        columns: where that block lies in native vectors (`part`).
         displacement: u, set in `make_update`; None means the plain s - e.
         scratch: reusable buffers by name, shared by all sites of the process.
         buffers: native float buffers [B] with which the site measures the received model, on the device; not to be
@@ -114,7 +114,7 @@ class SiteContext:
         return self.step == 0 and not self.columns.start
 
     def part(self, vector: Tensor) -> Tensor:
-        """Those values of a native vector that a phase of gradients acts on: all, or a block (`Method.elementwise`)."""
+        """Those values of a native vector that `gradient` belongs to: all, or a block (`Method.elementwise`)."""
         return vector[self.columns]
 
     def buffer(self, name: str, shape: tuple[int, ...]) -> Tensor:

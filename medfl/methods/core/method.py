@@ -95,8 +95,8 @@ class Method:
         looks_ahead: what it does in a round depends on how many rounds there are, so that a run cannot be extended.
         private: a site's clipped update is all that may leave it, and all that may be acted on.
         weighs_equally: updates count once each in the sum, whatever the samples behind them.
-        elementwise: `on_gradient`, `modify_gradient` and `optimizer_step` treat every value by itself and act on
-            `local.part(vector)` alone, so that they can be called for one block of values after another.
+        elementwise: `on_gradient`, `modify_gradient` and `optimizer_step` treat every value by itself, and of vectors
+            `local.part(vector)` alone, so that they can be called for the gradient of one block after another.
     """
 
     name: ClassVar[str]

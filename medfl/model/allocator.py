@@ -1,0 +1,33 @@
+"""What the C library does with memory that is freed. Where it is not glibc it does what it always does."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # the numbers of these settings in glibc's malloc.h
+MIB = 1 << 20
+
+
+def keep_freed() -> None:
+    """Have what is freed stay with this process, up to 2 GiB: for one that trains.
+
+    Every step frees activations and gradients and allocates them anew. What has gone back to the system meanwhile comes
+    back page by page, each zeroed first. Blocks beyond 32 MiB go back at once, as glibc has it too.
+    """
+    _set(MMAP_THRESHOLD, 32 * MIB)
+    _set(TRIM_THRESHOLD, 2048 * MIB - 1)
+
+
+def return_freed() -> None:
+    """Have what is freed go back to the system, now and from now on every large block at once: for a process that
+    trains nothing. glibc learns to keep such blocks, in a heap for each thread, which can be more than is in use."""
+    _set(MMAP_THRESHOLD, MIB)
+    _set(TRIM_THRESHOLD, MIB)
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _set(setting: int, value: int) -> None:
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(setting, value)
