@@ -244,12 +244,12 @@ class FlatModel:
 
     def state_dict(self, weights: Tensor, buffers: Tensor) -> dict[str, Tensor]:
         """timm names -> contiguous CPU tensors for wire vectors, with what is frozen; with LoRA those of the plain
-        network, the products merged into its weights."""
+        network, the products merged into its weights. Views of what they come from where they can be."""
         named: dict[str, Tensor] = {}
         for layout, wire in ((self.layout, weights), (self.buffer_layout, buffers)):
             for slot in layout.slots:
-                named[slot.name] = wire[slot.start : slot.start + slot.numel].view(slot.shape).clone()
-        return merged(named | {name: t.detach().cpu().contiguous().clone() for name, t in self.frozen().items()})
+                named[slot.name] = wire[slot.start : slot.start + slot.numel].view(slot.shape)
+        return merged(named | {name: t.detach().cpu().contiguous() for name, t in self.frozen().items()})
 
     def from_state_dict(self, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The wire vectors of a state dict with timm names. Raises MedflError when a tensor is missing or misshapen."""
