@@ -21,6 +21,7 @@ def wait_briefly() -> None:
 
 def waiting() -> str:
     """What idle threads do, in words."""
-    if policy := os.environ.get("OMP_WAIT_POLICY"):
-        return f"idle threads wait: {policy}"
-    return "idle threads sleep soon" if BRIEFLY.items() <= os.environ.items() else "idle threads wait as libraries do"
+    if BRIEFLY.items() <= os.environ.items():
+        return "idle threads sleep soon"
+    said = " ".join(f"{name}={os.environ[name]}" for name in sorted(VARIABLES & os.environ.keys()))
+    return f"idle threads: {said}" if said else "idle threads wait as their libraries do"

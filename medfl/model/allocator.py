@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # the numbers of these settings in glibc's malloc.h
 MIB = 1 << 20
+VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+"""By any of these a user says it otherwise."""
 
 
 def keep_freed() -> None:
-    """Have what is freed stay with this process, up to 2 GiB: for one that trains.
+    """Have what is freed stay with this process, up to 1 GiB, unless the user has said otherwise: for one that trains.
 
     Every step frees activations and gradients and allocates them anew. What has gone back to the system meanwhile comes
     back page by page, each zeroed first. Blocks beyond 32 MiB go back at once, as glibc has it too.
     """
-    _set(MMAP_THRESHOLD, 32 * MIB)
-    _set(TRIM_THRESHOLD, 2048 * MIB - 1)
+    if not any(name in os.environ for name in VARIABLES):
+        _set(MMAP_THRESHOLD, 32 * MIB)
+        _set(TRIM_THRESHOLD, 1024 * MIB)
 
 
 def return_freed() -> None:
@@ -24,6 +28,11 @@ def return_freed() -> None:
     trains nothing. glibc learns to keep such blocks, in a heap for each thread, which can be more than is in use."""
     _set(MMAP_THRESHOLD, MIB)
     _set(TRIM_THRESHOLD, MIB)
+    trim()
+
+
+def trim() -> None:
+    """Return what is free now."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -196,18 +196,6 @@ class FlatModel:
         """What may be worked on at a time: as much as a CPU's cache holds, on a GPU all."""
         return self.layout.blocks(BLOCK) if self.device.type == "cpu" else [ALL]
 
-    def gradient_of(self, block: VectorBlock, out: Tensor, bind: bool) -> Tensor:
-        """The gradient of a block, f32[n]: that of a large tensor where autograd has put it, all others gathered into a
-        native vector [padded], of which with `bind` the parameters' gradients become views."""
-        if block.within is not None:
-            slot, grad = self.layout.slots[block.members][0], self.parameters[block.members][0].grad
-            if grad is not None and (flat := slot.flattened(grad)) is not None:
-                return flat[block.within]
-        self.gather_gradient(out, block.members)
-        if bind:
-            self.scatter_gradient(out, block.members)
-        return out[block.columns]
-
     def gather_gradient(self, out: Tensor, members: slice = slice(None)) -> Tensor:
         """Copy the gradients of these parameters into a native vector [padded]; missing ones count as zero."""
         for slot, parameter in zip(self.layout.slots[members], self.parameters[members], strict=True):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from medfl.errors import MedflError
+from medfl.model import allocator
 
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -52,6 +53,9 @@ def _left() -> int | None:
 def fits(size: int, device: torch.device) -> bool:
     """Whether `size` bytes are free on a device, as far as the system tells."""
     free = free_bytes(device)
+    if free is not None and size > free and device.type == "cpu":
+        allocator.trim()  # what this process has freed and kept
+        free = free_bytes(device)
     return free is None or size <= free
 
 

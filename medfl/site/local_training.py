@@ -16,6 +16,7 @@ from medfl.methods.core.chain import MethodChain
 from medfl.methods.core.context import WHOLE, SiteContext, TrainingBatch
 from medfl.model.bag_network import Bags
 from medfl.model.flat_model import ALL, FlatModel
+from medfl.model.gradient_blocks import gradient_blocks
 from medfl.model.layout import VectorBlock
 from medfl.site.feature_batches import FeatureBatches
 from medfl.site.patient_gradients import PatientGradients
@@ -79,16 +80,14 @@ def _act_on_gradient(
 ) -> None:
     """Let the methods act on the gradient, block by block where they allow it, so that each block is still in a CPU's
     cache when the next method comes to it; with `bind` the optimiser is given what they leave."""
-    gathered = local.vector("gradient")
-    for block in blocks:
-        local.columns = block.columns
-        local.gradient = local.model.gradient_of(block, gathered, bind)
+    for block, gradient in gradient_blocks(local.model, blocks, local.vector("gradient"), bind):
+        local.columns, local.gradient = block.columns, gradient
         chain.call("on_gradient", local)
         if last:
             chain.call("on_last_gradient", local)
         chain.call("modify_gradient", local)
         chain.call("optimizer_step", local)
-    local.columns = WHOLE
+    local.columns, local.gradient = WHOLE, None
 
 
 def _private(

@@ -283,8 +283,11 @@ def test_changing_test_labels_changes_nothing_before_the_final_evaluation():
     assert records == other
 
 
-def test_updates_added_together_are_those_added_one_by_one():
-    """Waiting updates are folded in blocks; no value may be summed in another order."""
+@pytest.mark.parametrize("count", [1, TOGETHER, TOGETHER + 2, 2 * TOGETHER])
+def test_updates_added_together_are_those_added_one_by_one(count, monkeypatch):
+    """Waiting updates are folded in blocks; no value may be summed in another order, none that was there be counted."""
+    monkeypatch.setattr(torch, "empty", lambda *shape: torch.full(shape, torch.nan))
+    monkeypatch.setattr(torch, "empty_like", lambda like: torch.full_like(like, torch.nan))
     generator = torch.Generator().manual_seed(1)
     size = CHUNK + 1000
     state = ServerState(0, torch.zeros(size), torch.zeros(3))
@@ -292,15 +295,15 @@ def test_updates_added_together_are_those_added_one_by_one():
     for turn in range(2):
         fold.reset()
         expected.zero_()
-        for k in range(1, TOGETHER + 3):
+        for k in range(1, count + 1):
             update = torch.randn(size, generator=generator)
             fold.add(Reply(f"s{k}", turn, samples=k, update=update, buffers=torch.full((3,), float(k))))
             expected.add_(update, alpha=k)
             square += k * float(update.double().square().sum())
-        samples = sum(range(1, TOGETHER + 3))
+        samples = sum(range(1, count + 1))
         mean, buffers, mean_square = fold.finish()
         assert torch.equal(mean, expected / samples)
-        assert buffers[0] == pytest.approx(sum(k * k for k in range(1, TOGETHER + 3)) / samples)
+        assert buffers[0] == pytest.approx(sum(k * k for k in range(1, count + 1)) / samples)
         if turn == 0:
             assert mean_square == pytest.approx(square / samples, rel=1e-5)
 

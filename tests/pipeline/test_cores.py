@@ -35,9 +35,9 @@ def test_threads_and_workers(four_cores, monkeypatch):
 
 def test_more_threads_than_cores_are_told(four_cores):
     cores = cores_of(load_pipeline(tiny(training={"threads": 2, "workers": 2})))
-    assert cores.sentences() == ("Cores: 4; 2 workers of 2 threads each; idle threads wait: passive",)
+    assert cores.sentences() == ("Cores: 4; 2 workers of 2 threads each; idle threads: OMP_WAIT_POLICY=passive",)
     said, warning = cores.sentences(jobs=3)
-    assert said == "Cores: 4; 3 runs at a time, 2 workers of 2 threads each; idle threads wait: passive"
+    assert said == "Cores: 4; 3 runs at a time, 2 workers of 2 threads each; idle threads: OMP_WAIT_POLICY=passive"
     assert "12 threads share 4 cores" in warning
     assert "lower `--jobs`" in warning
 

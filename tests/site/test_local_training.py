@@ -12,7 +12,7 @@ from medfl.messages import TrainRequest
 from medfl.methods.core.chain import MethodChain
 from medfl.methods.core.method import Method
 from medfl.model import flat_model
-from medfl.model.flat_model import FlatModel
+from medfl.model.gradient_blocks import gradient_blocks, place
 from medfl.model.layout import Slot
 from medfl.site import local_training
 from tests.hand import Hand, play
@@ -61,16 +61,15 @@ def test_without_any_phase_a_step_is_one_call_of_the_network(monkeypatch):
 
 def watched_in_small_blocks(monkeypatch):
     """Let blocks be small; the columns of each whose gradient is asked for from then on, and whether it was copied."""
-    asked, gradient_of = [], FlatModel.gradient_of
+    asked = []
 
-    def watched(self, block, out, bind):
-        gradient = gradient_of(self, block, out, bind)
-        copied = gradient.untyped_storage().data_ptr() == out.untyped_storage().data_ptr()
-        asked.append((str(block.columns), copied))
-        return gradient
+    def watched(model, blocks, out, bind):
+        for block, gradient in gradient_blocks(model, blocks, out, bind):
+            asked.append((str(block.columns), place(gradient) == place(out)))
+            yield block, gradient
 
     monkeypatch.setattr(flat_model, "BLOCK", 300)
-    monkeypatch.setattr(FlatModel, "gradient_of", watched)
+    monkeypatch.setattr(local_training, "gradient_blocks", watched)
     return asked
 
 
@@ -98,12 +97,14 @@ def test_methods_that_see_the_whole_gradient_get_it_whole(monkeypatch):
     assert set(asked) == {(str(slice(None)), True)}
 
 
-def test_a_gradient_in_another_order_is_gathered(monkeypatch):
+@pytest.mark.parametrize(("method", "momentum"), [("scaffold", 0.9), ("pflalign", 0.0)])
+def test_a_gradient_in_another_order_is_gathered(monkeypatch, method, momentum):
     """As with a network whose gradients autograd lays out in its own way."""
-    whole, _ = toy_run(["scaffold"], rounds=2)
+    work = toy_work(momentum=momentum)
+    whole, _ = toy_run([method], rounds=2, work=work)
     asked = watched_in_small_blocks(monkeypatch)
     monkeypatch.setattr(Slot, "flattened", lambda self, tensor: None)
-    state, _ = toy_run(["scaffold"], rounds=2)
+    state, _ = toy_run([method], rounds=2, work=work)
     assert all(copied for _, copied in asked)
     assert torch.equal(state.weights, whole.weights)
 
