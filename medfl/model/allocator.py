@@ -19,24 +19,23 @@ def keep_freed() -> None:
     back page by page, each zeroed first. Blocks beyond 32 MiB go back at once, as glibc has it too.
     """
     if not any(name in os.environ for name in VARIABLES):
-        _set(MMAP_THRESHOLD, 32 * MIB)
-        _set(TRIM_THRESHOLD, 1024 * MIB)
+        _ask("mallopt", MMAP_THRESHOLD, 32 * MIB)
+        _ask("mallopt", TRIM_THRESHOLD, 1024 * MIB)
 
 
 def return_freed() -> None:
     """Have what is freed go back to the system, now and from now on every large block at once: for a process that
     trains nothing. glibc learns to keep such blocks, in a heap for each thread, which can be more than is in use."""
-    _set(MMAP_THRESHOLD, MIB)
-    _set(TRIM_THRESHOLD, MIB)
+    _ask("mallopt", MMAP_THRESHOLD, MIB)
+    _ask("mallopt", TRIM_THRESHOLD, MIB)
     trim()
 
 
 def trim() -> None:
     """Return what is free now."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
+    _ask("malloc_trim", 0)
 
 
-def _set(setting: int, value: int) -> None:
+def _ask(function: str, *arguments: int) -> None:
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(setting, value)
+        getattr(ctypes.CDLL(None), function)(*arguments)

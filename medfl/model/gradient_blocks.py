@@ -25,11 +25,12 @@ def gradient_blocks(
         out: native vector [padded] to gather into.
         bind: let the gradients that are gathered become views of `out`, so that the optimiser sees what is written.
     """
-    storages = Counter(place(parameter.grad) for parameter in model.parameters if parameter.grad is not None)
+    grads = [parameter.grad for parameter in model.parameters if parameter.grad is not None]
+    storages = Counter(map(storage_address, grads)) if any(block.within for block in blocks) else Counter[int]()
     for block in blocks:
         if block.within is not None:
             slot, grad = model.layout.slots[block.members][0], model.parameters[block.members][0].grad
-            if grad is not None and storages[place(grad)] <= 1 and (flat := slot.flattened(grad)) is not None:
+            if grad is not None and storages[storage_address(grad)] <= 1 and (flat := slot.flattened(grad)) is not None:
                 yield block, flat[block.within]
                 continue
         model.gather_gradient(out, block.members)
@@ -38,6 +39,6 @@ def gradient_blocks(
         yield block, out[block.columns]
 
 
-def place(tensor: Tensor) -> int:
+def storage_address(tensor: Tensor) -> int:
     """Where the memory begins that a tensor shares with others, if any."""
     return tensor.untyped_storage().data_ptr()

@@ -6,7 +6,7 @@ from torch import nn
 
 from medfl.model.backbone import InputSpec, ModelSpec
 from medfl.model.flat_model import ALL, FlatModel
-from medfl.model.gradient_blocks import gradient_blocks, place
+from medfl.model.gradient_blocks import gradient_blocks, storage_address
 
 
 class TwoSummands(nn.Module):
@@ -36,7 +36,7 @@ def model():
 def test_what_is_written_to_a_gradient_is_written_once(size, bind):
     made, expected = model(), model()
     grads = {name: parameter.grad for name, parameter in made.net.named_parameters()}
-    assert place(grads["a"]) == place(grads["b"])
+    assert storage_address(grads["a"]) == storage_address(grads["b"])
     assert grads["unused"] is None
     whole = expected.gather_gradient(torch.zeros_like(made.vector))
     seen, out = torch.zeros_like(made.vector), torch.zeros_like(made.vector)
@@ -54,7 +54,7 @@ def test_the_gradient_of_a_large_tensor_is_not_copied():
     made = model()
     out = torch.zeros_like(made.vector)
     blocks = gradient_blocks(made, made.layout.blocks(1000), out, True)
-    (block,) = (block for block, gradient in blocks if place(gradient) != place(out))
+    (block,) = (block for block, gradient in blocks if storage_address(gradient) != storage_address(out))
     assert made.layout.slots[block.members][0].name == "alone.weight"
     (whole,) = (gradient for _, gradient in gradient_blocks(made, [ALL], out, True))
     assert len(whole) == made.layout.padded

@@ -12,7 +12,7 @@ from medfl.messages import TrainRequest
 from medfl.methods.core.chain import MethodChain
 from medfl.methods.core.method import Method
 from medfl.model import flat_model
-from medfl.model.gradient_blocks import gradient_blocks, place
+from medfl.model.gradient_blocks import gradient_blocks, storage_address
 from medfl.model.layout import Slot
 from medfl.site import local_training
 from tests.hand import Hand, play
@@ -65,7 +65,7 @@ def watched_in_small_blocks(monkeypatch):
 
     def watched(model, blocks, out, bind):
         for block, gradient in gradient_blocks(model, blocks, out, bind):
-            asked.append((str(block.columns), place(gradient) == place(out)))
+            asked.append((str(block.columns), storage_address(gradient) == storage_address(out)))
             yield block, gradient
 
     monkeypatch.setattr(flat_model, "BLOCK", 300)
