@@ -13,6 +13,7 @@ from medfl.study.statistics import ENOUGH_REPEATS
 from medfl.study.text_table import TextTable
 
 SECONDARY_SAID = "Everything else is secondary: not adjusted for its number, it suggests and decides nothing."
+ALL_SECONDARY = "Secondary throughout: not adjusted for its number, it suggests and decides nothing."
 COLUMNS = (
     "method",
     "against",
@@ -28,14 +29,15 @@ COLUMNS = (
 
 
 def endpoint_sentences(study: Mapping[str, Any]) -> list[str]:
-    """A sentence for every primary question, and one on what is not primary; nothing where a study states none."""
+    """A sentence for every primary question, and one on what is not primary; nothing where a study asks nothing."""
     entries = study.get("endpoints") or []
     said = [_sentence(entry, study) for entry in entries if entry["rank"] == PRIMARY]
-    return [*said, SECONDARY_SAID] if said else []
+    return [*said, SECONDARY_SAID if said else ALL_SECONDARY] if entries else []
 
 
 def endpoint_tables(study: Mapping[str, Any]) -> list[TextTable]:
-    """What a grid chose; the primary answers, the secondary ones, and the primary ones by stratum."""
+    """What a grid chose; the primary answers, the secondary ones, and by stratum the primary ones, or all of a study
+    that is secondary throughout."""
     entries = study.get("endpoints") or []
     tuned = [TextTable(**study["tuned"])] if study.get("tuned") else []
     by_rank = {rank: [entry for entry in entries if entry["rank"] == rank] for rank in (PRIMARY, SECONDARY)}
@@ -44,10 +46,11 @@ def endpoint_tables(study: Mapping[str, Any]) -> list[TextTable]:
         SECONDARY: "secondary endpoints, not adjusted",
     }
     shown = [TextTable(title[rank], COLUMNS, [_row(entry) for entry in its]) for rank, its in by_rank.items() if its]
-    strata = list(dict.fromkeys(name for entry in by_rank[PRIMARY] for name in entry["strata"]))
+    rank = PRIMARY if by_rank[PRIMARY] else SECONDARY
+    strata = list(dict.fromkeys(name for entry in by_rank[rank] for name in entry["strata"]))
     if len(strata) > 1:
-        rows = [[*_names(entry), *(_cell(entry, name) for name in strata)] for entry in by_rank[PRIMARY]]
-        shown.append(TextTable("primary endpoints by stratum [95 %]", ["method", "against", "figure", *strata], rows))
+        rows = [[*_names(entry), *(_cell(entry, name) for name in strata)] for entry in by_rank[rank]]
+        shown.append(TextTable(f"{rank} endpoints by stratum [95 %]", ["method", "against", "figure", *strata], rows))
     return tuned + shown
 
 

@@ -74,13 +74,15 @@ class Endpoint(ConfigSection):
 
 class Endpoints(ConfigSection):
     """What a study is judged by: few primary figures, whose tests are corrected for their number, and secondary ones,
-    which suggest and decide nothing."""
+    which suggest and decide nothing. A study may be secondary throughout."""
 
-    primary: list[Endpoint] = Field(min_length=1)
+    primary: list[Endpoint] = Field(default=[])
     secondary: list[Endpoint] = Field(default=[])
 
     @model_validator(mode="after")
     def _each_once(self) -> Endpoints:
+        if not self.primary and not self.secondary:
+            raise ValueError("no figure is stated, neither `primary` nor `secondary`")
         figures = [(endpoint.figure, endpoint.scale) for endpoint in (*self.primary, *self.secondary)]
         if twice := [figure for figure, _ in set(figures) if figures.count((figure, _)) > 1]:
             raise ValueError(f"{twice[0]} stands twice; state it as primary or secondary, once")
@@ -90,8 +92,14 @@ class Endpoints(ConfigSection):
 class Comparisons(ConfigSection):
     """Which method is compared with which: [method, the other]."""
 
-    primary: list[tuple[str, str]] = Field(min_length=1)
+    primary: list[tuple[str, str]] = Field(default=[])
     secondary: list[tuple[str, str]] = Field(default=[])
+
+    @model_validator(mode="after")
+    def _any(self) -> Comparisons:
+        if not self.primary and not self.secondary:
+            raise ValueError("no pair is stated, neither `primary` nor `secondary`")
+        return self
 
 
 def word(endpoint: Endpoint, estimate: Estimate | None, p: float | None) -> tuple[Word, bool]:

@@ -22,7 +22,7 @@ GAINS = {"fedavg": 0.0, "ecgr": 0.001, "prox": 0.03}
 
 def asked(**keys):
     methods = {name: {"method": []} for name in GAINS}
-    return StudyFile(name="s", pipeline="p", seeds=list(SEEDS), methods=methods, endpoints=ENDPOINTS, **keys)
+    return StudyFile(name="s", pipeline="p", seeds=list(SEEDS), methods=methods, **{"endpoints": ENDPOINTS} | keys)
 
 
 def values(method, column):
@@ -94,6 +94,21 @@ def test_sentences_and_tables_say_it():
     assert secondary.title == "secondary endpoints, not adjusted"
     assert strata.columns[3:] == list(STRATA)
     assert endpoint_sentences({"endpoints": []}) == endpoint_tables({}) == []
+
+
+def test_a_study_may_be_secondary_throughout():
+    file = asked(
+        endpoints={"secondary": [{"figure": "held_out_mean_auroc", "test": "equivalence", "margin": 0.005}]},
+        comparisons={"secondary": [["ecgr", "fedavg"], ["prox", "fedavg"]]},
+    )
+    study = {"unit": "seed", "pooled": list(STRATA), "endpoints": found(file)}
+    assert {(e["rank"], e["p_holm"]) for e in study["endpoints"]} == {("secondary", None)}
+    said = endpoint_sentences(study)
+    assert [sentence.partition(":")[0] for sentence in said] == ["Secondary throughout"]
+    answered, by_stratum = endpoint_tables(study)
+    assert answered.title == "secondary endpoints, not adjusted"
+    assert by_stratum.title.startswith("secondary endpoints by stratum")
+    assert len(by_stratum.rows) == 2
 
 
 def test_federations_that_only_one_of_two_methods_has_are_not_counted_as_without_a_figure():

@@ -65,6 +65,8 @@ def test_ratios_on_the_scale_log():
         ({"endpoints": {"primary": [{"figure": "drift", "test": "equivalence"}]}}, "needs a `margin`"),
         ({"endpoints": {"primary": [{"figure": "drift", "scale": "log", "margin": 0.2}]}}, "a ratio above 1"),
         ({"endpoints": {"primary": [{"figure": "drift"}], "secondary": [{"figure": "drift"}]}}, "stands twice"),
+        ({"endpoints": {}}, "no figure is stated"),
+        ({"endpoints": {"primary": [{"figure": "drift"}]}, "comparisons": {"secondary": []}}, "no pair is stated"),
         ({"comparisons": {"primary": [["ecgr", "fedavg"]]}}, "state those too"),
         (
             {"endpoints": {"primary": [{"figure": "drift"}]}, "comparisons": {"primary": [["ecgr", "nobody"]]}},
