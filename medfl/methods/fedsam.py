@@ -58,7 +58,7 @@ class FedSAM(_SharpnessAware):
         """y <- y + rho g / ||g||."""
         assert local.gradient is not None
         length = torch.linalg.vector_norm(local.gradient).clamp_min(1e-12)
-        local.model.vector.add_(local.gradient.mul_(self.rho / length))
+        local.model.vector.addcmul_(local.gradient, self.rho / length)
 
 
 @dataclass(frozen=True)
