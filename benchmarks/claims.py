@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmarks import designed, earlier
+from benchmarks import designed, earlier, scanners
 from benchmarks.pages import rewritten
 from benchmarks.result_figures import draw
 from benchmarks.tables import ROOT
@@ -24,6 +24,7 @@ PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
         "progress": designed.progress,
         "rates": designed.rates,
         **{name: lambda name=name: designed.tables(name) for name in designed.SETTINGS},  # type: ignore[misc]
+        "patients": scanners.patients_table,
         "claims": earlier.claims_table,
         "auroc": lambda: earlier.means_table("verdict", "held_out_mean_auroc"),
         "worst": lambda: earlier.means_table("verdict", "held_out_worst_auroc"),

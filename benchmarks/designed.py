@@ -21,21 +21,26 @@ from medfl.study.pool import ByRepeat, Pool, Repeat
 from medfl.study.study_file import StudyFile
 from medfl.study.study_tables import number
 
-STUDIES = ROOT / "pipelines" / "studies" / "designed"
+STUDIES = ROOT / "pipelines" / "studies"
 SETTINGS = {
     "heads": "heads on frozen features",
     "network": "a small network from random weights",
+    "mitosis": "fine-tuning on real scanners",
     "personal-heads": "personal models on frozen features",
     "sparsity-network": "LIPS on the small network",
     "bandwidth-network": "FedGMR on the small network",
 }
-FIRST = ("heads", "network")  # of docs/study-design.md
-LATER = tuple(name for name in SETTINGS if name not in FIRST)  # of docs/study-design-methods.md
+FIRST = ("heads", "network")  # with primary questions, of docs/study-design.md
+LATER = ("personal-heads", "sparsity-network", "bandwidth-network")  # of docs/study-design-methods.md
 
 
 def study_file(name: str) -> StudyFile:
     """A designed study as its file states it."""
-    return StudyFile.model_validate(yaml.safe_load((STUDIES / f"{name}.yaml").read_text(encoding="utf-8")))
+    return StudyFile.model_validate(yaml.safe_load(_path(name).read_text(encoding="utf-8")))
+
+
+def _path(name: str) -> Path:
+    return next(STUDIES.rglob(f"{name}.yaml"))
 
 
 def planned(file: StudyFile) -> dict[str, list[Repeat]]:
@@ -113,8 +118,8 @@ def rates() -> str:
     rows = []
     for name in SETTINGS:
         tuned = study_file(name).tuned
-        if tuned and (STUDIES / tuned).is_file():
-            with (STUDIES / tuned).open(encoding="utf-8", newline="") as stream:
+        if tuned and (chosen := _path(name).parent / tuned).is_file():
+            with chosen.open(encoding="utf-8", newline="") as stream:
                 rows += [
                     [SETTINGS[name], row["partition"], row["method"], row["value"], row["edge"] or "no"]
                     for row in csv.DictReader(stream)
@@ -134,10 +139,11 @@ def progress() -> str:
     for name in (each for main in SETTINGS for each in (*_tuning(main), main)):
         file, done = study_file(name), Runs.load(name).runs
         asked = sum(map(len, planned(file).values()))
-        designs = Counter(row["design"][:8] for row in done)
+        designs = Counter(row.get("design", "")[:8] or "none" for row in done)
         shown = ", ".join(f"{digest}: {count}" for digest, count in sorted(designs.items()))
-        rows.append([f"`designed/{name}`", f"{len(done):,}", f"{asked:,}", shown or "-"])
-        page = (STUDIES / str(file.design)).resolve()
+        stated = _path(name).relative_to(STUDIES).with_suffix("")
+        rows.append([f"`{stated}`", f"{len(done):,}", f"{asked:,}", shown or "-"])
+        page = (_path(name).parent / str(file.design)).resolve()
         pages[page.name] = hashlib.sha256(page.read_bytes()).hexdigest()
     shown = "; ".join(f"`{name}` is `{digest}`" for name, digest in pages.items())
     return f"{table(['study', 'runs done', 'of', 'under the design'], rows)}\n\n{shown}."

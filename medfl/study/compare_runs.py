@@ -72,7 +72,7 @@ def compare_runs(one: Path | str, other: Path | str) -> dict[str, Any]:
             f"{one} and {other} cannot be compared: `task.classes` are {', '.join(classes[0])} and "
             f"{', '.join(classes[1])}"
         )
-    scored = [_scored(model, folder) for model, folder in zip(models, folders, strict=True)]
+    scored = [scored_sites(model, folder) for model, folder in zip(models, folders, strict=True)]
     facts = [model.facts for model in models]
     same_question = facts[0].get("malignant") == facts[1].get("malignant")
     sites, lines, withheld = {}, [], []
@@ -148,8 +148,12 @@ def _check_alike(one: RunFolder, other: RunFolder) -> None:
         raise MedflError(f"{start}: the held-out data of {', '.join(changed)} differ between the two runs")
 
 
-def _scored(model: TrainedModel, folder: RunFolder) -> dict[str, ScoredSite]:
-    """The test patches of the run's held-out sites, and what its model says of them."""
+def scored_sites(model: TrainedModel, folder: RunFolder) -> dict[str, ScoredSite]:
+    """The test patches of the run's held-out sites, and what its model says of them.
+
+    Raises:
+        MedflError: data that have changed since.
+    """
     pipeline = load_pipeline(folder.pipeline)
     sites = {site.name: site for site in pipeline.held_out_sites}
     shares = tuple(share for share in make_partition(pipeline).sites if share.site in sites)
