@@ -39,12 +39,14 @@ class PairedFigure:
         one, other: the figure of each.
         se: standard error of the difference `one - other`; None where nothing is known to vary.
         df: its degrees of freedom.
+        influence: of each source group on the difference, f64[G]; None where `se` is or sites were averaged.
     """
 
     one: float
     other: float
     se: float | None = None
     df: float | None = None
+    influence: FloatArray | None = None
 
     @property
     def difference(self) -> float:
@@ -98,7 +100,7 @@ def paired_figures(
         moved = right[0].astype(np.float64) - right[1]
         influences[rate] = _mean(moved, side, group, n_groups)
     return {
-        key: PairedFigure(one, other, *_error(influences[key], table))
+        key: _figure(one, other, influences[key], table)
         for key, (one, other) in pairs.items()
         if one is not None and other is not None
     }
@@ -110,6 +112,19 @@ def mean_of_sites(sites: Sequence[PairedFigure]) -> PairedFigure:
     if any(site.se is None for site in sites):
         return PairedFigure(one, other)
     return PairedFigure(one, other, *mean_error([(site.se or 0.0, site.df or math.inf) for site in sites]))
+
+
+def mean_of_models(pairs: Sequence[PairedFigure], table: IndexArray) -> PairedFigure:
+    """The mean over pairs of models, all measured on the same patches, such as those of several seeds: a group's
+    influence on a mean is the mean of its influences, so the interval is that of the patients and not of the training.
+
+    Args:
+        pairs: one figure of each pair, with influences over the same groups.
+        table: patches of each group and class, [G, C].
+    """
+    one, other = (math.fsum(values) / len(pairs) for values in zip(*((p.one, p.other) for p in pairs), strict=True))
+    known = [pair.influence for pair in pairs if pair.influence is not None]
+    return _figure(one, other, np.mean(known, axis=0) if len(known) == len(pairs) else None, table)
 
 
 def _hits(labels: IntArray) -> Any:
@@ -159,11 +174,10 @@ def _mean(moved: FloatArray, side: BoolArray, group: IndexArray, n_groups: int) 
     return np.asarray(np.bincount(group[side], away, minlength=n_groups) / len(away) * math.sqrt(groups / (groups - 1)))
 
 
-def _error(influence: FloatArray | None, table: IndexArray) -> tuple[float | None, float | None]:
-    """Standard error and degrees of freedom of a difference."""
-    if influence is None:
-        return None, None
-    variance = float((influence**2).sum())
-    if variance == 0.0:  # that nothing was seen to vary does not say that nothing does
-        return None, None
-    return math.sqrt(variance), float(degrees_of_freedom(influence[:, None], table)[0])
+def _figure(one: float, other: float, influence: FloatArray | None, table: IndexArray) -> PairedFigure:
+    """With the standard error and degrees of freedom of the difference."""
+    variance = 0.0 if influence is None else float((influence**2).sum())
+    if influence is None or variance == 0.0:  # that nothing was seen to vary does not say that nothing does
+        return PairedFigure(one, other)
+    df = float(degrees_of_freedom(influence[:, None], table)[0])
+    return PairedFigure(one, other, math.sqrt(variance), df, influence)

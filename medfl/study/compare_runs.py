@@ -18,8 +18,9 @@ from medfl.data.partition import Partition, make_partition
 from medfl.data.render import render
 from medfl.data.stained_store import in_stain
 from medfl.errors import MedflError
+from medfl.metrics.delong import class_table
 from medfl.metrics.figures import figure
-from medfl.metrics.group_support import FEW_GROUPS, group_support
+from medfl.metrics.group_support import FEW_GROUPS, GroupSupport, group_support
 from medfl.metrics.paired_figures import PairedFigure, mean_of_sites, paired_figures
 from medfl.pipeline.build_site import build_site
 from medfl.pipeline.load_pipeline import load_pipeline
@@ -50,6 +51,20 @@ class ScoredSite:
     probs: NDArray[np.float64]
     min_count: int
 
+    def same_patches(self, other: ScoredSite) -> bool:
+        """Whether another model was shown the same patches, in their order."""
+        return self.names == other.names and np.array_equal(self.labels, other.labels)
+
+    @property
+    def support(self) -> GroupSupport:
+        """How many source groups are behind each class."""
+        return group_support(self.labels, self.groups, int(self.groups.max()) + 1, self.probs.shape[1])
+
+    @property
+    def table(self) -> NDArray[np.int64]:
+        """Patches of each source group and class, [G, C]."""
+        return class_table(self.labels, self.groups, int(self.groups.max()) + 1, self.probs.shape[1])
+
 
 def compare_runs(one: Path | str, other: Path | str) -> dict[str, Any]:
     """The figures of two runs at the held-out sites, and their paired differences, ready for JSON.
@@ -73,25 +88,16 @@ def compare_runs(one: Path | str, other: Path | str) -> dict[str, Any]:
             f"{', '.join(classes[1])}"
         )
     scored = [scored_sites(model, folder) for model, folder in zip(models, folders, strict=True)]
-    facts = [model.facts for model in models]
-    same_question = facts[0].get("malignant") == facts[1].get("malignant")
     sites, lines, withheld = {}, [], []
     for name, first in sorted(scored[0].items()):
         second = scored[1][name]
-        if first.names != second.names or not np.array_equal(first.labels, second.labels):
+        if not first.same_patches(second):
             raise MedflError(f"{one} and {other} cannot be compared: they do not test the same patches at site {name}")
-        support = group_support(first.labels, first.groups, int(first.groups.max()) + 1, len(classes[0]))
+        support = first.support
         if support.n_groups < max(first.min_count, second.min_count):
             withheld.append(name)
             continue
-        figures = paired_figures(
-            (first.probs, second.probs),
-            first.labels,
-            first.groups,
-            classes[0],
-            tuple(facts[0].get("malignant") or ()) if same_question else (),
-            (facts[0].get("thresholds"), facts[1].get("thresholds")),
-        )
+        figures = paired_site((first, second), (models[0].facts, models[1].facts))
         lines.append(figures)
         sites[name] = {
             "n": len(first.names),
@@ -169,6 +175,23 @@ def scored_sites(model: TrainedModel, folder: RunFolder) -> dict[str, ScoredSite
         names = tuple(store.names[row] for row in rows)
         scored[share.site] = ScoredSite(names, store.labels[rows], groups, probs, pipeline.min_count(sites[share.site]))
     return scored
+
+
+def paired_site(
+    sites: tuple[ScoredSite, ScoredSite], facts: tuple[Mapping[str, Any], Mapping[str, Any]]
+) -> dict[str, PairedFigure]:
+    """Figures of two models on the same patches of a site, whose model.json holds these facts; those for malignant only
+    where both mean the same classes by it."""
+    one, other = sites
+    same_question = facts[0].get("malignant") == facts[1].get("malignant")
+    return paired_figures(
+        (one.probs, other.probs),
+        one.labels,
+        one.groups,
+        facts[0]["classes"],
+        tuple(facts[0].get("malignant") or ()) if same_question else (),
+        (facts[0].get("thresholds"), facts[1].get("thresholds")),
+    )
 
 
 def _entries(figures: Mapping[str, PairedFigure], few: bool) -> dict[str, dict[str, Any]]:

@@ -1,0 +1,179 @@
+"""The methods of a study at every site that did not train, over that site's patients.
+
+A study's seeds deal and train anew, so an interval over them says how far training varies; where they share the
+held-out patients it says nothing of others. Here a figure is the mean over seeds, and the interval of a difference is
+that of the site's source groups, whose influence on a mean is the mean of their influences
+(medfl/metrics/paired_figures.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medfl.errors import MedflError
+from medfl.metrics.paired_figures import PairedFigure, mean_of_models
+from medfl.pipeline.trained_model import find_model
+from medfl.runs.folder import RunFolder
+from medfl.study.compare_runs import ScoredSite, paired_site, scored_sites
+from medfl.study.csv_rows import Row, read_table
+
+COLUMNS = (
+    *("partition", "fold", "site", "method", "against", "seeds", "patches", "groups", "few_groups"),
+    *("figure", "one", "other", "difference", "low", "high"),
+)
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """A run's global model, by its facts (model.json), and what it says at the sites that it never saw."""
+
+    facts: Mapping[str, Any]
+    sites: Mapping[str, ScoredSite]
+
+
+Pair = tuple[ScoredRun, ScoredRun]
+
+
+@dataclass(frozen=True)
+class MethodDifference:
+    """What a method moves a figure by at one held-out site.
+
+    Attributes:
+        partition, fold: which sites train; "" where the study has none.
+        site: where it was measured.
+        method, against: `figure` is of the first minus the second.
+        seeds: that both methods have, of which every figure is the mean.
+        patches, groups: test patches and source groups of the site.
+        few: whether those are too few behind a class to say that one method is better.
+        key: of the figure, `auroc`, `balanced_accuracy`, `brier`, `ece`, ...
+    """
+
+    partition: str
+    fold: str
+    site: str
+    method: str
+    against: str
+    seeds: tuple[str, ...]
+    patches: int
+    groups: int
+    few: bool
+    key: str
+    figure: PairedFigure
+
+    @property
+    def row(self) -> Row:
+        """By `COLUMNS`."""
+        figure = self.figure
+        numbers = (figure.one, figure.other, figure.difference, *(figure.interval() or (None, None)))
+        names = (self.partition, self.fold, self.site, self.method, self.against, " ".join(self.seeds))
+        cells = (*names, str(self.patches), str(self.groups), str(self.few).lower(), self.key)
+        return dict(zip(COLUMNS, (*cells, *("" if v is None else f"{v:.6f}" for v in numbers)), strict=True))
+
+
+def compare_methods(
+    study: Path, against: str | None = None, step: Callable[[str, int, int], None] = lambda what, done, total: None
+) -> list[MethodDifference]:
+    """Every method of a study's folder against one of them, the first of the table if none is named.
+
+    Runs without a global model (`local_only`) or whose folders are gone are left out, and sites of too few source
+    groups to tell anything of. Only seeds count that both methods have, at the same patches.
+
+    Args:
+        study: the folder, with the runs' own.
+        against: the method that all others are compared with.
+        step: told what is being done, how much of it is done and of how much.
+
+    Raises:
+        MedflError: no table of runs, no such method, nothing to compare, or a run whose data have changed since.
+    """
+    rows = read_table(study / "runs.csv")
+    if not rows:
+        raise MedflError(f"{study} is no folder of a study, or none of its runs is done: there are no rows in runs.csv")
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    reference = methods[0] if against is None else against
+    if reference not in methods:
+        raise MedflError(f"--against {against}: no method of {study}, whose methods are {', '.join(methods)}")
+    found: list[MethodDifference] = []
+    measured = 0
+    for place in dict.fromkeys((row["partition"], row["fold"]) for row in rows):
+        here = [row for row in rows if (row["partition"], row["fold"]) == place]
+        scored = {}
+        for row in here:
+            if (run := _scored(study / "runs" / row["key"])) is not None:
+                scored[row["key"]] = run
+            measured += 1
+            step("models measured", measured, len(rows))
+        found += _differences(here, reference, scored)
+    if not found:
+        raise MedflError(
+            f"{study} has no two methods with global models of one seed in {study / 'runs'} that can be compared with "
+            f"{reference} at held-out sites; keep the folders of the runs, which hold their models"
+        )
+    return found
+
+
+def _scored(folder: Path) -> ScoredRun | None:
+    """None where there is no global model, or no folder any more."""
+    if not (folder / "model.json").is_file():
+        return None
+    model = find_model(str(folder))
+    return ScoredRun(model.facts, scored_sites(model, RunFolder.open(folder)))
+
+
+def _differences(rows: Sequence[Row], reference: str, scored: Mapping[str, ScoredRun]) -> Iterator[MethodDifference]:
+    """Of one partition and fold; `scored` holds its runs by their keys."""
+    by_method: dict[str, dict[str, ScoredRun]] = {}
+    for row in rows:
+        if row["key"] in scored:
+            by_method.setdefault(row["method"], {})[row["seed"]] = scored[row["key"]]
+    base = by_method.pop(reference, {})
+    for method, runs in by_method.items():
+        pairs = {seed: (run, base[seed]) for seed, run in runs.items() if seed in base}
+        for site in sorted({name for run, _ in pairs.values() for name in run.sites}):
+            alike = _alike(pairs, site)
+            if not alike:
+                continue
+            figures = [
+                paired_site((run.sites[site], other.sites[site]), (run.facts, other.facts))
+                for run, other in alike.values()
+            ]
+            shown = next(iter(alike.values()))[0].sites[site]
+            place = (rows[0]["partition"], rows[0]["fold"], site, method, reference)
+            counts = (len(shown.names), len(shown.table), shown.support.few())
+            for key in (key for key in figures[0] if all(key in its for its in figures)):
+                mean = mean_of_models([its[key] for its in figures], shown.table)
+                yield MethodDifference(*place, tuple(alike), *counts, key, mean)
+
+
+def _alike(pairs: Mapping[str, Pair], site: str) -> dict[str, Pair]:
+    """The seeds whose two models were measured at the site on the patches of the first such seed, and may be told."""
+    found: dict[str, Pair] = {}
+    shown: ScoredSite | None = None
+    for seed, (run, other) in pairs.items():
+        sites = [scored.sites[site] for scored in (run, other) if site in scored.sites]
+        if len(sites) < 2 or list(run.facts["classes"]) != list(other.facts["classes"]):
+            continue
+        shown = shown or sites[0]
+        told = len(shown.table) >= max(scored.min_count for scored in sites)
+        if told and all(shown.same_patches(scored) for scored in sites):
+            found[seed] = (run, other)
+    return found
+
+
+def shown_rows(found: Sequence[MethodDifference]) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of a table of the AUROCs, for people."""
+    shown = [its for its in found if its.key == "auroc"]
+    place = {"partition": any(its.partition for its in shown), "without": any(its.fold for its in shown)}
+    columns = [name for name, there in place.items() if there] + ["site", "method", "seeds", "groups"]
+    rows = []
+    for its in shown:
+        names = [name for name, there in zip((its.partition, its.fold), place.values(), strict=True) if there]
+        ends = its.figure.interval()
+        moved = f"{its.figure.difference:+.3f}" + (f" [{ends[0]:+.3f}, {ends[1]:+.3f}]" if ends else "")
+        moved += " too few groups" if its.few else ""
+        counts = [str(len(its.seeds)), str(its.groups)]
+        rows.append([*names, its.site, its.method, *counts, f"{its.figure.one:.3f}", f"{its.figure.other:.3f}", moved])
+    return [*columns, "AUROC", "the other's", "difference [95 %]"], rows
