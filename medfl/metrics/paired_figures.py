@@ -123,8 +123,8 @@ def mean_of_models(pairs: Sequence[PairedFigure], table: IndexArray) -> PairedFi
         table: patches of each group and class, [G, C].
     """
     one, other = (math.fsum(values) / len(pairs) for values in zip(*((p.one, p.other) for p in pairs), strict=True))
-    known = [pair.influence for pair in pairs if pair.influence is not None]
-    return _figure(one, other, np.mean(known, axis=0) if len(known) == len(pairs) else None, table)
+    influences = [pair.influence for pair in pairs if pair.influence is not None]
+    return _figure(one, other, np.mean(influences, axis=0) if len(influences) == len(pairs) else None, table)
 
 
 def _hits(labels: IntArray) -> Any:

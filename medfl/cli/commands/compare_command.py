@@ -72,7 +72,8 @@ def _methods(terminal: Terminal, study: Path, against: str | None, files: list[P
     for file in files:
         write_table(file, [difference.row for difference in differences], COLUMNS)
     columns, rows = shown_rows(differences)
-    terminal.table(f"AUROC at held-out sites, against {differences[0].against}", columns, rows, keys=columns.index("seeds"))
+    title = f"AUROC at held-out sites, against {differences[0].against}"
+    terminal.table(title, columns, rows, keys=columns.index("seeds"))
     terminal.say(
         "Means over the seeds that both methods have; intervals are of the site's source groups (patients), not "
         "adjusted for their number.",
