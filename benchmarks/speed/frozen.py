@@ -10,9 +10,9 @@ import torch
 
 from benchmarks.speed.figure import Figure, interleaved
 from benchmarks.speed.workload import METHOD, PLAIN, Rounds, store, work, workbench
-from medfl.data.batches import Batches
+from medfl.data.batches import Batches, at_once
 from medfl.data.patch_store import PatchStore
-from medfl.site.feature_batches import CPU_BATCH, FeatureBatches
+from medfl.site.feature_batches import FeatureBatches
 
 BACKBONE, FEATURES = "tf_efficientnet_lite0", 1280
 PATCHES, SIDE = 320, 128
@@ -26,13 +26,13 @@ def bare_loop(patches: PatchStore) -> Callable[[], None]:
     net = timm.create_model(BACKBONE, num_classes=0).eval()
     config = timm.data.resolve_model_data_config(net)
     mean, std = (torch.tensor(config[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
-    images = torch.from_numpy(np.asarray(patches.images))
+    images, most = torch.from_numpy(np.asarray(patches.images)), at_once(len(patches.images), SIDE, torch.device("cpu"))
 
     def loop() -> None:
         with torch.inference_mode():
-            for begin in range(0, len(images), CPU_BATCH):
+            for begin in range(0, len(images), most):
                 # Contiguous, as medfl has them without channels_last.
-                part = images[begin : begin + CPU_BATCH].permute(0, 3, 1, 2).contiguous()
+                part = images[begin : begin + most].permute(0, 3, 1, 2).contiguous()
                 net((part.float() / 255 - mean) / std)
 
     return loop
@@ -44,7 +44,7 @@ def extraction(repeats: int) -> Iterator[Figure]:
     images = Batches(patches, torch.device("cpu"), bench.model.mean, bench.model.std, PLAIN)
 
     def extract() -> None:
-        _ = FeatureBatches(images, bench, views=1, batch_size=64).plain
+        _ = FeatureBatches(images, bench, views=1, batch_size=len(patches.images)).plain
 
     ours, bare = interleaved([extract, bare_loop(patches)], repeats=max(7, repeats))
     yield Figure(

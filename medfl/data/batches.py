@@ -27,6 +27,7 @@ from medfl.seeds import seed_for
 
 Jitter = Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]
 COLOUR_CHUNKS = 4  # colour factors are drawn per quarter of a batch: torchvision takes one factor a call
+CPU_PIXELS, CPU_PATCHES = 1 << 18, 8  # of a forward pass on a CPU: at most so many pixels, but not fewer patches
 AHEAD = 2  # batches that are decoded before they are asked for
 COPIED = 1024  # patches that go to a device at a time
 
@@ -58,6 +59,13 @@ class AugmentSpec:
     def acts(self) -> bool:
         """Whether a patch may look otherwise than it is."""
         return self.flips or self.rotate90 or self.colour or bool(self.jitter or self.stain or self.exchange)
+
+
+def at_once(batch_size: int, size: int, device: torch.device) -> int:
+    """How many patches of S = `size` px go through a network together where no gradient is taken: `batch_size`, on a
+    CPU no more than have CPU_PIXELS. The maps of more leave its cache, and are memory that the system clears each
+    time."""
+    return batch_size if device.type != "cpu" else min(batch_size, max(CPU_PATCHES, CPU_PIXELS // size**2))
 
 
 def epoch_order(rows: NDArray[np.int64], batch_size: int, steps: int, seed: int) -> Tensor:
@@ -143,14 +151,18 @@ class Batches:
                 images = restain(images, laboratories.transforms[step], laboratories.white[step])
             yield self._normalise(images, colours), self.labels[rows[step]]
 
+    def at_once(self, batch_size: int) -> int:
+        """How many of these patches go through a network together, `batch_size` at most, where no gradient is taken."""
+        return at_once(batch_size, self.store.images.shape[1], self.device)
+
     def evaluation(self, rows: NDArray[np.int64], batch_size: int, full: bool = False) -> Iterator[Tensor]:
-        """Normalised images f32[<= batch_size, 3, S, S] in the order of `rows`. With `full` the last batch repeats its
-        last row up to `batch_size`, so that a compiled network sees one shape."""
-        order = torch.from_numpy(np.ascontiguousarray(rows)).to(self._place)
+        """Normalised images f32[<= batch_size, 3, S, S] in the order of `rows`, in parts of about the same size. With
+        `full` the last part repeats its last row until it is as long as the others, so that a compiled network sees one
+        shape."""
+        order, most = torch.from_numpy(np.ascontiguousarray(rows)).to(self._place), self.at_once(batch_size)
         if full and len(order):
-            order = torch.cat([order, order[-1:].expand(-len(order) % batch_size)])
-        parts = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
-        for images in self._gathered(parts, None):
+            order = torch.cat([order, order[-1:].expand(-len(order) % most)])
+        for images in self._gathered(order.tensor_split(-(-len(order) // most)) if len(order) else (), None):
             yield self._normalise(images, None)
 
     def normalised(self, patches: NDArray[np.uint8]) -> Tensor:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from medfl import config
 from medfl.config.program_parts import PROGRAM
 from medfl.data.bag_store import BagStore, SiteStore
+from medfl.data.batches import at_once
 from medfl.data.partition import SitePartition, make_partition, own_partition
 from medfl.data.patch_store import U8
 from medfl.data.render import read_patches, warn_of_resolution
@@ -217,9 +218,10 @@ def scores(
     mean = torch.tensor(model.facts["mean"]).view(3, 1, 1)
     std = torch.tensor(model.facts["std"]).view(3, 1, 1)
     rows: list[NDArray[np.float64]] = []
+    most = at_once(batch_size, patches.shape[1], bench.model.device)
     with torch.inference_mode():
-        for begin in range(0, len(patches), batch_size):
-            images = torch.from_numpy(patches[begin : begin + batch_size]).permute(0, 3, 1, 2).float() / 255
+        for begin in range(0, len(patches), most):
+            images = torch.from_numpy(patches[begin : begin + most]).permute(0, 3, 1, 2).float() / 255
             logits = bench.net(((images - mean) / std).to(bench.model.device)).float()
             rows.append(probabilities(logits.cpu().double(), model.calibration))
     return np.concatenate(rows)

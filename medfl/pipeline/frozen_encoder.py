@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from medfl import config
+from medfl.data.batches import at_once
 from medfl.data.optics import F32
 from medfl.data.patch_store import U8
 from medfl.errors import MedflError
@@ -23,7 +24,7 @@ from medfl.pipeline.model_spec import encoder_spec, pinned_encoder
 from medfl.seeds import seed_for
 from medfl.site.shared_model import SharedModel
 
-CPU_BATCH, BATCH = 32, 128  # tiles in a forward pass, on a CPU and elsewhere
+BATCH = 128  # tiles in a forward pass, at most
 DIGITS = 8
 
 
@@ -83,7 +84,7 @@ class FrozenEncoder:
         does not take."""
         model = self._shared.model
         mean, std = (torch.tensor(values, device=model.device).view(3, 1, 1) for values in (model.mean, model.std))
-        batch = CPU_BATCH if model.device.type == "cpu" else BATCH
+        batch = at_once(BATCH, tiles.shape[1], model.device)
         parts = []
         with torch.inference_mode(), self._shared.autocast():
             for begin in range(0, len(tiles), batch):

@@ -16,6 +16,7 @@ from medfl.data.patch_store import U8
 from medfl.errors import MedflError
 from medfl.methods.core.chain import MethodChain
 from medfl.metrics.logit_calibration import Calibration
+from medfl.model import allocator
 from medfl.model.backbone import ModelSpec
 from medfl.model.bag_network import is_bag_network
 from medfl.model.flat_model import FlatModel
@@ -102,6 +103,7 @@ class TrainedModel:
         )
         trained, timm = facts["fingerprint"], facts.get("versions", {}).get("timm", "(not stated)")
         check_weights(facts, self.directory)
+        allocator.keep_freed()
         bench = SharedModel(FlatModel(spec, resolve_device(device)), MethodChain())
         state = load_weights(self.directory / "model.safetensors")
         bench.model.load_frozen(state)

@@ -41,7 +41,7 @@ class Evaluator:
         shared: the network that the model is loaded into; what it holds afterwards is nobody's business.
         store: the site's patches.
         batches: the same on the device, as they are or through a laboratory.
-        batch_size: patches in a forward pass.
+        batch_size: patches in a forward pass, at most.
     """
 
     def __init__(

@@ -19,7 +19,6 @@ from medfl.seeds import seed_for
 from medfl.site.shared_model import SharedModel
 
 VIEW_BATCH = 16  # patches that are augmented together; a colour factor is that of a quarter of them
-CPU_BATCH = 32  # patches in a forward pass: the maps of more are memory that the system has to clear each time
 
 
 class FeatureBatches:
@@ -29,12 +28,12 @@ class FeatureBatches:
         images: the same patches as images.
         shared: the network.
         views: versions of each training patch: as it is, and views - 1 drawn by the augmentation.
-        batch_size: patches in a forward pass.
+        batch_size: patches in a forward pass, at most.
     """
 
     def __init__(self, images: Batches, shared: SharedModel, views: int, batch_size: int) -> None:
         self.images, self.shared = images, shared
-        self.batch_size = min(batch_size, CPU_BATCH) if shared.model.device.type == "cpu" else batch_size
+        self.batch_size = batch_size
         self.count = views
         self.rows = images.store.splits.get("train", np.zeros(0, dtype=np.int64))
         self.labels = images.labels

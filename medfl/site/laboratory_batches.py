@@ -49,10 +49,11 @@ class LaboratoryBatches:
             yield features[begin : begin + batch_size].to(self.batches.labels.device)
 
     def _restained(self, rows: NDArray[np.int64], batch_size: int, full: bool) -> Iterator[Tensor]:
-        missing = -len(rows) % batch_size if full and len(rows) else 0
+        most = self.images.at_once(batch_size)
+        missing = -len(rows) % most if full and len(rows) else 0
         order = np.concatenate([rows, np.repeat(rows[-1:], missing)])
-        for begin in range(0, len(order), batch_size):
-            yield self.images.normalised(self.patches(order[begin : begin + batch_size]))
+        for part in np.array_split(order, -(-len(order) // most)) if len(order) else ():
+            yield self.images.normalised(self.patches(part))
 
     def patches(self, rows: NDArray[np.int64]) -> U8:
         """The restained patches u8[n, S, S, 3] of these rows of the store."""

@@ -24,6 +24,7 @@ COLUMNS = (
     *("partition", "fold", "site", "method", "against", "seeds", "patches", "groups", "few_groups"),
     *("figure", "one", "other", "difference", "low", "high"),
 )
+SHOWN = ("site", "method", "seeds", "groups", "AUROC", "other", "difference [95 %]")
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def compare_methods(
     reference = methods[0] if against is None else against
     if reference not in methods:
         raise MedflError(f"--against {against}: no method of {study}, whose methods are {', '.join(methods)}")
-    found: list[MethodDifference] = []
+    differences: list[MethodDifference] = []
     measured = 0
     for place in dict.fromkeys((row["partition"], row["fold"]) for row in rows):
         here = [row for row in rows if (row["partition"], row["fold"]) == place]
@@ -106,13 +107,13 @@ def compare_methods(
                 scored[row["key"]] = run
             measured += 1
             step("models measured", measured, len(rows))
-        found += _differences(here, reference, scored)
-    if not found:
+        differences += _differences(here, reference, scored)
+    if not differences:
         raise MedflError(
             f"{study} has no two methods with global models of one seed in {study / 'runs'} that can be compared with "
             f"{reference} at held-out sites; keep the folders of the runs, which hold their models"
         )
-    return found
+    return differences
 
 
 def _scored(folder: Path) -> ScoredRun | None:
@@ -150,30 +151,30 @@ def _differences(rows: Sequence[Row], reference: str, scored: Mapping[str, Score
 
 def _alike(pairs: Mapping[str, Pair], site: str) -> dict[str, Pair]:
     """The seeds whose two models were measured at the site on the patches of the first such seed, and may be told."""
-    found: dict[str, Pair] = {}
+    alike: dict[str, Pair] = {}
     shown: ScoredSite | None = None
     for seed, (run, other) in pairs.items():
         sites = [scored.sites[site] for scored in (run, other) if site in scored.sites]
         if len(sites) < 2 or list(run.facts["classes"]) != list(other.facts["classes"]):
             continue
         shown = shown or sites[0]
-        told = len(shown.table) >= max(scored.min_count for scored in sites)
-        if told and all(shown.same_patches(scored) for scored in sites):
-            found[seed] = (run, other)
-    return found
+        enough = len(shown.table) >= max(scored.min_count for scored in sites)
+        if enough and all(shown.same_patches(scored) for scored in sites):
+            alike[seed] = (run, other)
+    return alike
 
 
-def shown_rows(found: Sequence[MethodDifference]) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows of a table of the AUROCs, for people."""
-    shown = [its for its in found if its.key == "auroc"]
-    place = {"partition": any(its.partition for its in shown), "without": any(its.fold for its in shown)}
-    columns = [name for name, there in place.items() if there] + ["site", "method", "seeds", "groups"]
-    rows = []
-    for its in shown:
-        names = [name for name, there in zip((its.partition, its.fold), place.values(), strict=True) if there]
-        ends = its.figure.interval()
-        moved = f"{its.figure.difference:+.3f}" + (f" [{ends[0]:+.3f}, {ends[1]:+.3f}]" if ends else "")
-        moved += " too few groups" if its.few else ""
-        counts = [str(len(its.seeds)), str(its.groups)]
-        rows.append([*names, its.site, its.method, *counts, f"{its.figure.one:.3f}", f"{its.figure.other:.3f}", moved])
-    return [*columns, "AUROC", "the other's", "difference [95 %]"], rows
+def tables(differences: Sequence[MethodDifference]) -> Iterator[tuple[str, list[list[str]]]]:
+    """The AUROCs for people: a title and rows of `SHOWN` for each partition and fold."""
+    shown = [its for its in differences if its.key == "auroc"]
+    for place in dict.fromkeys((its.partition, its.fold) for its in shown):
+        title = " without ".join(filter(None, place)) or "held-out sites"
+        yield title, [_cells(its) for its in shown if (its.partition, its.fold) == place]
+
+
+def _cells(its: MethodDifference) -> list[str]:
+    ends = its.figure.interval()
+    moved = f"{its.figure.difference:+.3f}" + (f" [{ends[0]:+.3f}, {ends[1]:+.3f}]" if ends else "")
+    few = " too few groups" if its.few else ""
+    counts = [str(len(its.seeds)), str(its.groups)]
+    return [its.site, its.method, *counts, f"{its.figure.one:.3f}", f"{its.figure.other:.3f}", moved + few]

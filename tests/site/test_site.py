@@ -5,7 +5,7 @@ import pytest
 import timm
 import torch
 
-from medfl.data.batches import AugmentSpec, Batches, epoch_order
+from medfl.data.batches import AugmentSpec, Batches, at_once, epoch_order
 from medfl.messages import EvaluateRequest, TrainRequest, message_bytes
 from medfl.seeds import seed_for
 from medfl.site.evaluator import SiteDiverged
@@ -211,6 +211,28 @@ def test_divergence_is_named():
     site = Site("solo", "train", toy_store("solo", 1), toy_work(lr=1e30), bench)
     with pytest.raises(SiteDiverged, match="round 0"):
         site.handle(request(bench))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "size", "device", "expected"),
+    [(256, 64, "cpu", 64), (256, 128, "cpu", 16), (256, 512, "cpu", 8), (4, 128, "cpu", 4), (256, 128, "cuda", 256)],
+)
+def test_a_cpu_takes_fewer_patches_at_a_time(batch_size, size, device, expected):
+    assert at_once(batch_size, size, torch.device(device)) == expected
+
+
+def test_parts_are_about_as_long_as_each_other_and_change_no_score(monkeypatch):
+    bench = toy_bench()
+    site = Site("solo", "train", toy_store("solo", 1), toy_work(), bench)
+    rows, model = site.store.splits["val"], (bench.model.weights(), bench.model.buffers())
+    whole = site.evaluator.logits(*model, rows)
+    monkeypatch.setattr("medfl.data.batches.CPU_PIXELS", 0)
+    monkeypatch.setattr("medfl.data.batches.CPU_PATCHES", 5)
+    lengths = [len(images) for images in site.batches.evaluation(rows, 256)]
+    assert sum(lengths) == len(rows)
+    assert max(lengths) <= 5
+    assert max(lengths) - min(lengths) <= 1
+    torch.testing.assert_close(site.evaluator.logits(*model, rows), whole)
 
 
 def test_a_last_batch_that_is_filled_up_changes_no_score():

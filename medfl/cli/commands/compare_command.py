@@ -60,7 +60,7 @@ def _runs(terminal: Terminal, one: str, other: str, files: list[Path]) -> None:
 
 
 def _methods(terminal: Terminal, study: Path, against: str | None, files: list[Path]) -> None:
-    from medfl.study.compare_methods import COLUMNS, compare_methods, shown_rows
+    from medfl.study.compare_methods import COLUMNS, SHOWN, compare_methods, tables
     from medfl.study.csv_rows import write_table
 
     if (study / "summary.json").is_file():
@@ -71,9 +71,8 @@ def _methods(terminal: Terminal, study: Path, against: str | None, files: list[P
         differences = compare_methods(study, against, step)
     for file in files:
         write_table(file, [difference.row for difference in differences], COLUMNS)
-    columns, rows = shown_rows(differences)
-    title = f"AUROC at held-out sites, against {differences[0].against}"
-    terminal.table(title, columns, rows, keys=columns.index("seeds"))
+    for place, rows in tables(differences):
+        terminal.table(f"{place}: AUROC against {differences[0].against}", SHOWN, rows, keys=2)
     terminal.say(
         "Means over the seeds that both methods have; intervals are of the site's source groups (patients), not "
         "adjusted for their number.",
