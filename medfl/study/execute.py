@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import multiprocessing
 import os
 import shutil
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -134,7 +136,9 @@ def _carry_out_each(todo: Sequence[Planned], jobs: int, deals: Deals) -> Iterato
             yield Finished(run, *_one(_quiet(run, threads), deals.begin(run), deals.partition(run)))
         return
     context = multiprocessing.get_context(WORKERS)
-    with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context, initializer=_leave_with_parent) as pool:
+    until, working = context.Pipe(duplex=False)
+    watch = functools.partial(_leave_with_parent, until)
+    with until, working, concurrent.futures.ProcessPoolExecutor(jobs, context, initializer=watch) as pool:
         waiting: dict[concurrent.futures.Future[tuple[float, str]], Planned] = {}
         try:
             for run in todo:
@@ -148,6 +152,9 @@ def _carry_out_each(todo: Sequence[Planned], jobs: int, deals: Deals) -> Iterato
                 "a worker process of the study died (out of memory?); what is finished is kept. Start the study again "
                 "to go on, with a lower --jobs if memory was short"
             ) from None
+        except BaseException:
+            working.send(None)  # runs under way end, and go on from their last round when the study is next started
+            raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -158,13 +165,17 @@ def _finished(waiting: dict[concurrent.futures.Future[tuple[float, str]], Planne
         yield Finished(waiting.pop(future), *future.result())
 
 
-def _leave_with_parent() -> None:
-    """A worker whose study was killed stops too, instead of waiting for work for ever."""
+def _leave_with_parent(until: Connection) -> None:
+    """A worker whose study was killed, or interrupted alone, stops too, instead of working or waiting for ever.
+
+    Args:
+        until: can be read when the study is left before its last run.
+    """
 
     def watch() -> None:
         parent = multiprocessing.parent_process()
         assert parent is not None
-        parent.join()
+        wait([parent.sentinel, until])
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

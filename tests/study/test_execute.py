@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import time
 
 import pytest
@@ -222,6 +223,25 @@ def test_a_study_killed_in_the_middle_gives_the_same_tables(finished, files, tmp
     assert {name: (out / name).read_bytes() for name in TABLES} == {
         name: (finished / name).read_bytes() for name in TABLES
     }
+
+
+def test_the_runs_of_an_interrupted_study_end_with_it(files, tmp_path, monkeypatch):
+    """Not only where a terminal interrupts its workers too."""
+    monkeypatch.setattr("medfl.study.execute.WORKERS", quick_processes().get_start_method())
+    out = tmp_path / "interrupted"
+    command = ("study", files / "study.yaml", "--out", out, "--jobs", "2", "--set", "training.rounds=100000")
+    process = quick_processes().Process(target=medfl, args=command)
+    process.start()
+    begun = time.monotonic()
+    while len([*out.glob("runs/*/rounds.jsonl")]) < 2:
+        assert process.is_alive()
+        assert time.monotonic() - begun < 120
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    ended = not process.is_alive()
+    process.kill()  # and its workers with it, should it be there still
+    assert ended
 
 
 def test_a_study_is_one_parent_in_mlflow_and_is_logged_once(finished, files):
