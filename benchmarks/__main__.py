@@ -37,6 +37,7 @@ CPU: dict[str, Callable[[int], Iterator[Figure]]] = {
     "methods": steps.methods_over_fedavg,
     "passes": steps.passes_over_plain,
     "features": frozen.extraction,
+    "measuring": frozen.measuring,
     "heads": frozen.rounds_on_features,
     "stain": steps.stain_over_fedavg,
     "aggregation": rounds.aggregation,

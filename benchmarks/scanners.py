@@ -1,5 +1,5 @@
-"""How sure each real scanner's difference between two methods is, over its patients: a table for a page, from
-docs/results/mitosis/patients.csv, which is written where the study's runs are:
+"""What the study of real scanners reached, and how sure each difference is over patients: tables for two pages, from
+docs/results/mitosis/. Its patients.csv is written where the study's runs are:
 
     uv run medfl compare docs/results/mitosis --out docs/results/mitosis/patients.csv
 """
@@ -7,19 +7,53 @@ docs/results/mitosis/patients.csv, which is written where the study's runs are:
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
+from statistics import mean
 
 from benchmarks.pages import table
-from benchmarks.tables import RESULTS, Row
+from benchmarks.public_benchmark import over_seeds
+from benchmarks.tables import RESULTS, Row, Runs
+from medfl.study.study_tables import number
 
-TABLE = RESULTS / "mitosis" / "patients.csv"
+STUDY = "mitosis"
+PATIENTS = RESULTS / STUDY / "patients.csv"
 HEAD = ["left out", "method", "against", "measured at", "seeds", "groups", "AUROC", "the other's", "difference [95 %]"]
+
+
+def reached_table() -> str:
+    """A row a method: AUROC at each scanner left out, at all of them, at TCGA and at both; ECE at both."""
+    runs = Runs.load(STUDY)
+    places = list(dict.fromkeys(row["partition"] for row in runs.runs))
+    head = ["method", "seeds", *(place.removesuffix("-left-out") for place in places)]
+    head += ["scanner left out", "TCGA", "both", "ECE: scanner", "ECE: TCGA"]
+    rows = []
+    for method in dict.fromkeys(row["method"] for row in runs.runs):
+        own = [row for row in runs.runs if row["method"] == method]
+        sites = [
+            row for row in runs.sites if (row["method"], row["role"], row["model"]) == (method, "held_out", "global")
+        ]
+        there, tcga = ([row for row in sites if (row["site"] == "tcga") == far] for far in (False, True))
+        scanners = [_mean([row for row in there if row["partition"] == place], "auroc") for place in places]
+        cells = [_over(there, "auroc"), _over(tcga, "auroc"), _over(own, "held_out_mean_auroc")]
+        cells += [_mean(there, "ece"), _mean(tcga, "ece")]
+        rows.append([f"`{method}`", str(len({row["seed"] for row in own})), *scanners, *cells])
+    return table(head, rows)
+
+
+def _over(rows: Sequence[Row], name: str) -> str:
+    return over_seeds(rows, name) if rows else "-"
+
+
+def _mean(rows: Sequence[Row], name: str) -> str:
+    values = [value for row in rows if (value := number(row, name)) is not None]
+    return f"{mean(values):.3f}" if values else "-"
 
 
 def patients_table() -> str:
     """AUROC of every method against the first, at each scanner left out and TCGA."""
-    if not TABLE.is_file():
+    if not PATIENTS.is_file():
         return "Not measured."
-    with TABLE.open(encoding="utf-8", newline="") as stream:
+    with PATIENTS.open(encoding="utf-8", newline="") as stream:
         return table(HEAD, [_shown(row) for row in csv.DictReader(stream) if row["figure"] == "auroc"])
 
 

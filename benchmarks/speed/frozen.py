@@ -10,43 +10,47 @@ import torch
 
 from benchmarks.speed.figure import Figure, interleaved
 from benchmarks.speed.workload import METHOD, PLAIN, Rounds, store, work, workbench
-from medfl.data.batches import Batches, at_once
+from medfl.config.pipeline_config import Evaluation
+from medfl.data.batches import Batches
 from medfl.data.patch_store import PatchStore
+from medfl.site.evaluator import Evaluator
 from medfl.site.feature_batches import FeatureBatches
 
 BACKBONE, FEATURES = "tf_efficientnet_lite0", 1280
 PATCHES, SIDE = 320, 128
+AT_MOST = Evaluation().batch_size
 SITES, OF_EACH, STEPS = 6, 1000, 10
 ROUND_S = 0.05
 HEADS = ("fedprox", "scaffold", "feddyn", "fednova", "fedlc", "ecgr", "adaptive_ecgr")
 
 
-def bare_loop(patches: PatchStore) -> Callable[[], None]:
-    """Features of the same patches by timm alone, in batches of the same size."""
+def bare_loop(patches: PatchStore, batch_size: int) -> Callable[[], None]:
+    """Features of the same patches by timm alone."""
     net = timm.create_model(BACKBONE, num_classes=0).eval()
     config = timm.data.resolve_model_data_config(net)
     mean, std = (torch.tensor(config[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
-    images, most = torch.from_numpy(np.asarray(patches.images)), at_once(len(patches.images), SIDE, torch.device("cpu"))
+    images = torch.from_numpy(np.asarray(patches.images))
 
     def loop() -> None:
         with torch.inference_mode():
-            for begin in range(0, len(images), most):
+            for begin in range(0, len(images), batch_size):
                 # Contiguous, as medfl has them without channels_last.
-                part = images[begin : begin + most].permute(0, 3, 1, 2).contiguous()
+                part = images[begin : begin + batch_size].permute(0, 3, 1, 2).contiguous()
                 net((part.float() / 255 - mean) / std)
 
     return loop
 
 
 def extraction(repeats: int) -> Iterator[Figure]:
-    """Patches a second through the frozen network over those of a bare loop."""
+    """Patches a second through the frozen network over those of a bare loop in batches of the same size."""
     patches, bench = store("site", PATCHES, SIDE), workbench(BACKBONE, [], train="head")
     images = Batches(patches, torch.device("cpu"), bench.model.mean, bench.model.std, PLAIN)
 
     def extract() -> None:
-        _ = FeatureBatches(images, bench, views=1, batch_size=len(patches.images)).plain
+        _ = FeatureBatches(images, bench, views=1, batch_size=PATCHES).plain
 
-    ours, bare = interleaved([extract, bare_loop(patches)], repeats=max(7, repeats))
+    loop = bare_loop(patches, images.at_once(PATCHES))
+    ours, bare = interleaved([extract, loop], repeats=max(7, repeats))
     yield Figure(
         f"features of {PATCHES} patches, patches/s, {BACKBONE} {SIDE} px",
         "bare timm loop over the same patches",
@@ -54,6 +58,23 @@ def extraction(repeats: int) -> Iterator[Figure]:
         target=0.95,
         at_least=True,
         detail={"features_s": ours, "bare_s": bare},
+    )
+
+
+def measuring(repeats: int) -> Iterator[Figure]:
+    """Patches a second through a network that has trained over those of a bare loop in batches as large as may be."""
+    patches, bench = store("site", PATCHES, SIDE), workbench(BACKBONE, [])
+    images = Batches(patches, torch.device("cpu"), bench.model.mean, bench.model.std, PLAIN)
+    evaluator, rows = Evaluator(bench, patches, images, AT_MOST), np.arange(PATCHES)
+    weights, buffers = bench.model.weights(), bench.model.buffers()
+    ours, bare = interleaved(
+        [lambda: evaluator.logits(weights, buffers, rows), bare_loop(patches, AT_MOST)], repeats=max(7, repeats)
+    )
+    yield Figure(
+        f"measuring {PATCHES} patches, patches/s, {BACKBONE} {SIDE} px",
+        f"bare timm loop over the same patches in batches of {AT_MOST}",
+        bare / ours,
+        detail={"medfl_s": ours, "bare_s": bare},
     )
 
 
