@@ -59,6 +59,8 @@ def patients_table() -> str:
 
 def _shown(row: Row) -> list[str]:
     names = [row["partition"].removesuffix("-left-out"), row["method"], row["against"], row["site"]]
-    one, other, moved, low, high = (float(row[name]) for name in ("one", "other", "difference", "low", "high"))
-    shown = [f"{one:.3f}", f"{other:.3f}", f"{moved:+.3f} [{low:+.3f}, {high:+.3f}]"]
+    one, other, moved = (float(row[name]) for name in ("one", "other", "difference"))
+    ends = f" [{float(row['low']):+.3f}, {float(row['high']):+.3f}]" if row["low"] else ""
+    few = " too few groups" if row["few_groups"] == "true" else ""
+    shown = [f"{one:.3f}", f"{other:.3f}", f"{moved:+.3f}{ends}{few}"]
     return [*names, str(len(row["seeds"].split())), row["groups"], *shown]

@@ -39,7 +39,7 @@ class PairedFigure:
         one, other: the figure of each.
         se: standard error of the difference `one - other`; None where nothing is known to vary.
         df: its degrees of freedom.
-        influence: of each source group on the difference, f64[G]; None where `se` is or sites were averaged.
+        influence: of each source group on the difference, f64[G]; None where it is not known or sites were averaged.
     """
 
     one: float
@@ -178,6 +178,6 @@ def _figure(one: float, other: float, influence: FloatArray | None, table: Index
     """With the standard error and degrees of freedom of the difference."""
     variance = 0.0 if influence is None else float((influence**2).sum())
     if influence is None or variance == 0.0:  # that nothing was seen to vary does not say that nothing does
-        return PairedFigure(one, other)
+        return PairedFigure(one, other, influence=influence)
     df = float(degrees_of_freedom(influence[:, None], table)[0])
     return PairedFigure(one, other, math.sqrt(variance), df, influence)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from medfl.data.bag_batches import BagBatches
 from medfl.data.bag_store import BagStore, SiteStore
-from medfl.data.batches import Batches, Jitter
+from medfl.data.batches import Batches, Jitter, at_once
 from medfl.data.patch_store import PatchStore
 from medfl.messages import (
     AdaptRequest,
@@ -190,10 +190,11 @@ class Site:
 
     def _explained(self, doing: str, batch: int, key: str) -> contextlib.AbstractContextManager[None]:
         """What is said where memory runs out."""
-        store = self.store
-        each = "slides" if isinstance(store, BagStore) else f"patches of {store.images.shape[1]} px"
-        what = f"{doing} with batches of {batch} {each}"
-        return explained(what, self.shared.model.device, f"lower `{key}`")
+        store, device, each = self.store, self.shared.model.device, "slides"
+        if isinstance(store, PatchStore):
+            size = store.images.shape[1]
+            batch, each = batch if doing == "training" else at_once(batch, size, device), f"patches of {size} px"
+        return explained(f"{doing} with batches of {batch} {each}", device, f"lower `{key}`")
 
     def own_model(self, weights: Tensor, buffers: Tensor) -> tuple[Tensor, Tensor]:
         """A model (f32[P], f32[B]) with this site's own normalisation layers, where the method keeps them local; the

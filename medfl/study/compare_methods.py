@@ -8,6 +8,7 @@ that of the site's source groups, whose influence on a mean is the mean of their
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +30,18 @@ SHOWN = ("site", "method", "seeds", "groups", "AUROC", "other", "difference [95 
 
 @dataclass(frozen=True)
 class ScoredRun:
-    """A run's global model, by its facts (model.json), and what it says at the sites that it never saw."""
+    """A run's global model, by its facts (model.json), and what it says at the sites that it never saw; `leaky` where
+    source groups were ignored."""
 
     facts: Mapping[str, Any]
     sites: Mapping[str, ScoredSite]
+    leaky: bool
+
+    @classmethod
+    def of(cls, folder: Path) -> ScoredRun:
+        """Measured here and now. Raises MedflError as `find_model`, and where data have changed since."""
+        model, run = find_model(str(folder)), RunFolder.open(folder)
+        return cls(model.facts, scored_sites(model, run), run.read_summary()["leaky"])
 
 
 Pair = tuple[ScoredRun, ScoredRun]
@@ -74,13 +83,30 @@ class MethodDifference:
         return dict(zip(COLUMNS, (*cells, *("" if v is None else f"{v:.6f}" for v in numbers)), strict=True))
 
 
+@dataclass(frozen=True)
+class MethodComparison:
+    """The methods of a study against one of them.
+
+    Attributes:
+        against: the one.
+        differences: by partition, fold, method, site and figure.
+        notices: what was left out, a sentence each.
+        leaky: whether source groups were ignored in a run.
+    """
+
+    against: str
+    differences: Sequence[MethodDifference]
+    notices: Sequence[str]
+    leaky: bool
+
+
 def compare_methods(
     study: Path, against: str | None = None, step: Callable[[str, int, int], None] = lambda what, done, total: None
-) -> list[MethodDifference]:
+) -> MethodComparison:
     """Every method of a study's folder against one of them, the first of the table if none is named.
 
-    Runs without a global model (`local_only`) or whose folders are gone are left out, and sites of too few source
-    groups to tell anything of. Only seeds count that both methods have, at the same patches.
+    Only seeds count that both methods have, where they test the patches of the first such seed. Runs without a global
+    model (`local_only`) or whose folders are gone are left out, and sites of too few source groups to be told of.
 
     Args:
         study: the folder, with the runs' own.
@@ -93,48 +119,46 @@ def compare_methods(
     rows = read_table(study / "runs.csv")
     if not rows:
         raise MedflError(f"{study} is no folder of a study, or none of its runs is done: there are no rows in runs.csv")
-    methods = list(dict.fromkeys(row["method"] for row in rows))
-    reference = methods[0] if against is None else against
+    methods = Counter(row["method"] for row in rows)
+    reference = next(iter(methods)) if against is None else against
     if reference not in methods:
         raise MedflError(f"--against {against}: no method of {study}, whose methods are {', '.join(methods)}")
+    scored: dict[str, ScoredRun] = {}
+    for number, row in enumerate(rows, start=1):
+        folder = study / "runs" / row["key"]
+        if (folder / "model.json").is_file():
+            scored[row["key"]] = ScoredRun.of(folder)
+        step("models measured", number, len(rows))
+    without = Counter(row["method"] for row in rows if row["key"] not in scored)
+    notices = [
+        f"{method}: {count} of {methods[method]} runs have no global model in {study / 'runs'}; they are left out."
+        for method, count in without.items()
+    ]
     differences: list[MethodDifference] = []
-    measured = 0
     for place in dict.fromkeys((row["partition"], row["fold"]) for row in rows):
         here = [row for row in rows if (row["partition"], row["fold"]) == place]
-        scored = {}
-        for row in here:
-            if (run := _scored(study / "runs" / row["key"])) is not None:
-                scored[row["key"]] = run
-            measured += 1
-            step("models measured", measured, len(rows))
-        differences += _differences(here, reference, scored)
+        differences += _differences(here, reference, scored, notices)
     if not differences:
-        raise MedflError(
-            f"{study} has no two methods with global models of one seed in {study / 'runs'} that can be compared with "
-            f"{reference} at held-out sites; keep the folders of the runs, which hold their models"
-        )
-    return differences
+        why = "".join(f" {notice}" for notice in notices)
+        raise MedflError(f"{study} has no two models of one seed to compare with {reference} at held-out sites.{why}")
+    leaky = any(run.leaky for run in scored.values())
+    return MethodComparison(reference, differences, list(dict.fromkeys(notices)), leaky)
 
 
-def _scored(folder: Path) -> ScoredRun | None:
-    """None where there is no global model, or no folder any more."""
-    if not (folder / "model.json").is_file():
-        return None
-    model = find_model(str(folder))
-    return ScoredRun(model.facts, scored_sites(model, RunFolder.open(folder)))
-
-
-def _differences(rows: Sequence[Row], reference: str, scored: Mapping[str, ScoredRun]) -> Iterator[MethodDifference]:
+def _differences(
+    rows: Sequence[Row], reference: str, scored: Mapping[str, ScoredRun], notices: list[str]
+) -> Iterator[MethodDifference]:
     """Of one partition and fold; `scored` holds its runs by their keys."""
     by_method: dict[str, dict[str, ScoredRun]] = {}
     for row in rows:
         if row["key"] in scored:
             by_method.setdefault(row["method"], {})[row["seed"]] = scored[row["key"]]
     base = by_method.pop(reference, {})
+    place = (rows[0]["partition"], rows[0]["fold"])
     for method, runs in by_method.items():
         pairs = {seed: (run, base[seed]) for seed, run in runs.items() if seed in base}
         for site in sorted({name for run, _ in pairs.values() for name in run.sites}):
-            alike = _alike(pairs, site)
+            alike = _alike(pairs, site, " ".join(filter(None, (*place, site))), notices)
             if not alike:
                 continue
             figures = [
@@ -142,25 +166,30 @@ def _differences(rows: Sequence[Row], reference: str, scored: Mapping[str, Score
                 for run, other in alike.values()
             ]
             shown = next(iter(alike.values()))[0].sites[site]
-            place = (rows[0]["partition"], rows[0]["fold"], site, method, reference)
+            names = (*place, site, method, reference)
             counts = (len(shown.names), len(shown.table), shown.support.few())
             for key in (key for key in figures[0] if all(key in its for its in figures)):
                 mean = mean_of_models([its[key] for its in figures], shown.table)
-                yield MethodDifference(*place, tuple(alike), *counts, key, mean)
+                yield MethodDifference(*names, tuple(alike), *counts, key, mean)
 
 
-def _alike(pairs: Mapping[str, Pair], site: str) -> dict[str, Pair]:
+def _alike(pairs: Mapping[str, Pair], site: str, where: str, notices: list[str]) -> dict[str, Pair]:
     """The seeds whose two models were measured at the site on the patches of the first such seed, and may be told."""
-    alike: dict[str, Pair] = {}
-    shown: ScoredSite | None = None
-    for seed, (run, other) in pairs.items():
-        sites = [scored.sites[site] for scored in (run, other) if site in scored.sites]
-        if len(sites) < 2 or list(run.facts["classes"]) != list(other.facts["classes"]):
-            continue
-        shown = shown or sites[0]
-        enough = len(shown.table) >= max(scored.min_count for scored in sites)
-        if enough and all(shown.same_patches(scored) for scored in sites):
-            alike[seed] = (run, other)
+    there = {seed: pair for seed, pair in pairs.items() if all(site in run.sites for run in pair)}
+    if not there:
+        return {}
+    first, (shown, *_) = next(iter(there)), (run.sites[site] for run in next(iter(there.values())))
+    if any(len(shown.table) < run.sites[site].min_count for pair in there.values() for run in pair):
+        notices.append(f"{where}: withheld, for too few patients.")
+        return {}
+    alike = {
+        seed: pair
+        for seed, pair in there.items()
+        if all(shown.same_patches(run.sites[site]) for run in pair)
+        and list(pair[0].facts["classes"]) == list(pair[1].facts["classes"])
+    }
+    if others := [seed for seed in there if seed not in alike]:
+        notices.append(f"{where}: seeds {', '.join(others)} test other patches than seed {first}; they do not count.")
     return alike
 
 

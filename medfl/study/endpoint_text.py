@@ -35,6 +35,11 @@ def endpoint_sentences(study: Mapping[str, Any]) -> list[str]:
     return [*said, SECONDARY_SAID if said else ALL_SECONDARY] if entries else []
 
 
+def has_primary(study: Mapping[str, Any]) -> bool:
+    """Whether a study asks anything that is adjusted for its number."""
+    return any(entry["rank"] == PRIMARY for entry in study.get("endpoints") or [])
+
+
 def endpoint_tables(study: Mapping[str, Any]) -> list[TextTable]:
     """What a grid chose; the primary answers, the secondary ones, and by stratum the primary ones, or all of a study
     that is secondary throughout."""

@@ -101,6 +101,16 @@ class Comparisons(ConfigSection):
             raise ValueError("no pair is stated, neither `primary` nor `secondary`")
         return self
 
+    def check_endpoints(self, endpoints: Endpoints | None) -> None:
+        """Raise ValueError where there are none, or only these or those have primary ones."""
+        if endpoints is None:
+            raise ValueError("`comparisons` say what `endpoints` are compared between; state those too")
+        if bool(endpoints.primary) != bool(self.primary):
+            raise ValueError(
+                "only one of `endpoints` and `comparisons` has a `primary`, so that nothing asked is primary; state it "
+                "in both, or in neither"
+            )
+
 
 def word(endpoint: Endpoint, estimate: Estimate | None, p: float | None) -> tuple[Word, bool]:
     """What a result is called, and whether the test that the endpoint states says so.

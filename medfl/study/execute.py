@@ -156,7 +156,7 @@ def _carry_out_each(todo: Sequence[Planned], jobs: int, deals: Deals) -> Iterato
             working.send(None)  # runs under way end, and go on from their last round when the study is next started
             raise
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(wait=not waiting, cancel_futures=True)
 
 
 def _finished(waiting: dict[concurrent.futures.Future[tuple[float, str]], Planned]) -> Iterator[Finished]:

@@ -98,8 +98,7 @@ class StudyFile(config.ConfigSection):
     def _compared_methods(self) -> StudyFile:
         if self.comparisons is None:
             return self
-        if self.endpoints is None:
-            raise ValueError("`comparisons` say what `endpoints` are compared between; state those too")
+        self.comparisons.check_endpoints(self.endpoints)
         for pair in (*self.comparisons.primary, *self.comparisons.secondary):
             if missing := [name for name in pair if name not in self.arms()]:
                 raise ValueError(f"`comparisons` name {missing[0]!r}, which is none of the methods")

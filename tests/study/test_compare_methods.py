@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import shutil
 import sys
 
@@ -14,6 +15,7 @@ from medfl.metrics.delong import class_table
 from medfl.metrics.paired_figures import mean_of_models, paired_figures
 from medfl.pipeline.load_pipeline import load_pipeline
 from medfl.pipeline.run import run
+from medfl.runs.folder import RunFolder
 from medfl.study.compare_methods import compare_methods
 from medfl.study.compare_runs import compare_runs
 from tests.tiny import write_tiny
@@ -45,15 +47,17 @@ def runs(tmp_path_factory):
 
 
 def auroc(found):
-    (entry,) = [entry for entry in found if entry.key == "auroc"]
+    (entry,) = [entry for entry in found.differences if entry.key == "auroc"]
     return entry
 
 
 def test_one_seed_is_what_two_runs_say(runs, tmp_path):
     study = study_of(tmp_path, fast_1=runs / "fast", slow_1=runs / "slow", gone_1=None)
     (site,) = compare_runs(runs / "slow", runs / "fast")["sites"].values()
-    entry = auroc(compare_methods(study))
-    expected = site["figures"]["auroc"]
+    found = compare_methods(study)
+    entry, expected = auroc(found), site["figures"]["auroc"]
+    assert [notice.partition(" have")[0] for notice in found.notices] == ["gone: 1 of 1 runs"]
+    assert not found.leaky
     assert (entry.method, entry.against, entry.seeds, entry.groups) == ("slow", "fast", ("1",), site["n_groups"])
     assert entry.few == site["few_groups"]
     assert entry.figure.difference == pytest.approx(expected["difference"])
@@ -71,7 +75,9 @@ def test_seeds_are_averaged_and_those_with_other_patches_do_not_count(runs, tmp_
         "fast_3": "fast",
         "slow_3": "other",
     }
-    entry = auroc(compare_methods(study_of(tmp_path, **{name: runs / run for name, run in pairs.items()})))
+    found = compare_methods(study_of(tmp_path, **{name: runs / run for name, run in pairs.items()}))
+    assert found.notices == ["p held-out-01: seeds 3 test other patches than seed 1; they do not count."]
+    entry = auroc(found)
     assert entry.seeds == ("1", "2")
     assert entry.figure.difference == pytest.approx(0.0, abs=1e-12)
     assert entry.figure.interval() is None  # nothing was seen to vary
@@ -89,9 +95,52 @@ def test_a_mean_over_models_varies_as_its_patients_do():
 
     first, second = pair(1), pair(2)
     assert mean_of_models([first, first], table).interval() == pytest.approx(first.interval())
+    same = dataclasses.replace(first, one=first.other, se=None, df=None, influence=np.zeros(12))  # two models agree
+    assert mean_of_models([first, same], table).se == pytest.approx(first.se / 2)
+    assert mean_of_models([first, dataclasses.replace(same, influence=None)], table).interval() is None
     both = mean_of_models([first, second], table)
     assert both.difference == pytest.approx((first.difference + second.difference) / 2)
     assert both.se == pytest.approx(np.sqrt(((first.influence + second.influence) ** 2).sum()) / 2)
+
+
+def test_two_models_that_agree_are_known_to_and_have_no_interval():
+    probs = np.full((20, 2), 0.5)
+    labels, group = np.arange(20) % 2, np.arange(20) // 2
+    figure = paired_figures((probs, probs), labels, group, ("a", "b"))["auroc"]
+    assert figure.interval() is None
+    assert not figure.influence.any()
+
+
+def test_leaky_runs_and_withheld_sites_are_named(runs, tmp_path, monkeypatch, capsys):
+    study = study_of(tmp_path, fast_1=runs / "fast", slow_1=runs / "slow")
+    read = RunFolder.read_summary
+    monkeypatch.setattr(RunFolder, "read_summary", lambda folder: read(folder) | {"leaky": True})
+    monkeypatch.setattr(sys, "argv", ["medfl", "compare", str(study), "--out", str(tmp_path / "runs.csv" / "x.csv")])
+    with contextlib.suppress(SystemExit):
+        app.main()
+    assert "there is no folder" in " ".join(capsys.readouterr().err.split())
+    monkeypatch.setattr(sys, "argv", ["medfl", "compare", str(study)])
+    with contextlib.suppress(SystemExit):
+        app.main()
+    assert "LEAKY: source groups were ignored" in capsys.readouterr().out
+    monkeypatch.setattr("medfl.config.Pipeline.min_count", lambda pipeline, site: 10_000)
+    with pytest.raises(MedflError, match="p held-out-01: withheld, for too few patients"):
+        compare_methods(study)
+
+
+def test_a_file_that_cannot_be_written_does_not_lose_the_table(runs, tmp_path, monkeypatch, capsys):
+    study = study_of(tmp_path, fast_1=runs / "fast", slow_1=runs / "slow")
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("medfl.study.csv_rows.write_table", full)
+    monkeypatch.setattr(sys, "argv", ["medfl", "compare", str(study), "--out", str(tmp_path / "x.csv")])
+    with contextlib.suppress(SystemExit):
+        app.main()
+    said = capsys.readouterr()
+    assert "held-out-01" in said.out
+    assert "cannot be written: No space left" in " ".join(said.err.split())
 
 
 def test_the_command_prints_and_writes_the_table(runs, tmp_path, monkeypatch, capsys):
@@ -116,7 +165,7 @@ def test_the_command_prints_and_writes_the_table(runs, tmp_path, monkeypatch, ca
         (["STUDY", "--out", "x.html"], "ends in .csv"),
         (["RUN"], "is one run; name the run that it is to be compared with"),
         (["EMPTY"], "is no folder of a study"),
-        (["ALONE"], "no two methods with global models of one seed"),
+        (["ALONE"], "no two models of one seed to compare with fast"),
         (["RUN", "RUN", "--against", "fast"], "--against is of a study's folder"),
     ],
 )

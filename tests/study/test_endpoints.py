@@ -69,6 +69,10 @@ def test_ratios_on_the_scale_log():
         ({"endpoints": {"primary": [{"figure": "drift"}]}, "comparisons": {"secondary": []}}, "no pair is stated"),
         ({"comparisons": {"primary": [["ecgr", "fedavg"]]}}, "state those too"),
         (
+            {"endpoints": {"primary": [{"figure": "drift"}]}, "comparisons": {"secondary": [["ecgr", "fedavg"]]}},
+            "so that nothing asked is primary",
+        ),
+        (
             {"endpoints": {"primary": [{"figure": "drift"}]}, "comparisons": {"primary": [["ecgr", "nobody"]]}},
             "which is none of the methods",
         ),

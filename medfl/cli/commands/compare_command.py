@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from medfl.cli.terminal import Terminal
 
 
+LEAKY = "LEAKY: source groups were ignored; near-copies of test patches may have been trained on."
+
+
 def compare(
     one: Annotated[str, typer.Argument(metavar="RUN", help="The first run's folder; or a study's, alone.")],
     other: Annotated[str | None, typer.Argument(metavar="RUN", help="The second run's folder.")] = None,
@@ -53,7 +56,7 @@ def _runs(terminal: Terminal, one: str, other: str, files: list[Path]) -> None:
     terminal.say(f"first:  {result['one']}", f"second: {result['other']}")
     terminal.table("Held-out sites, both models on the same patches", COLUMNS, comparison_rows(result), keys=2)
     if result["leaky"]:
-        terminal.say("LEAKY: source groups were ignored; near-copies of test patches may have been trained on.")
+        terminal.say(LEAKY)
     for name in result["withheld"]:
         terminal.say(f"{name} withholds all figures, for too few patients")
     terminal.say("Of Brier score and ECE less is better.", verdict(result), *(f"Written: {file}" for file in files))
@@ -67,14 +70,25 @@ def _methods(terminal: Terminal, study: Path, against: str | None, files: list[P
         raise MedflError(f"{study} is one run; name the run that it is to be compared with, or a study's folder")
     if wrong := [file for file in files if file.suffix.lower() != ".csv"]:
         raise MedflError(f"--out {wrong[0]}: the methods of a study are written to a file that ends in .csv")
+    if away := [file for file in files if not file.parent.is_dir()]:
+        raise MedflError(f"--out {away[0]}: there is no folder {away[0].parent}; make it, or name another")
     with terminal.steps() as step:
-        differences = compare_methods(study, against, step)
+        comparison = compare_methods(study, against, step)
+    unwritten = []
     for file in files:
-        write_table(file, [difference.row for difference in differences], COLUMNS)
-    for place, rows in tables(differences):
-        terminal.table(f"{place}: AUROC against {differences[0].against}", SHOWN, rows, keys=2)
+        try:
+            write_table(file, [difference.row for difference in comparison.differences], COLUMNS)
+        except OSError as error:
+            unwritten.append(f"--out {file} cannot be written: {error.strerror}")
+    for place, rows in tables(comparison.differences):
+        terminal.table(f"{place}: AUROC against {comparison.against}", SHOWN, rows, keys=2)
+    if comparison.leaky:
+        terminal.say(LEAKY)
     terminal.say(
-        "Means over the seeds that both methods have; intervals are of the site's source groups (patients), not "
-        "adjusted for their number.",
-        *(f"Written, with all figures: {file}" for file in files),
+        *comparison.notices,
+        "Means over the seeds that both methods have, on the same patches; intervals are of the site's source groups "
+        "(patients), not adjusted for their number.",
+        *([] if unwritten else (f"Written, with all figures: {file}" for file in files)),
     )
+    if unwritten:
+        raise MedflError(unwritten[0])

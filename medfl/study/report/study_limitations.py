@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from medfl.report.limitations import several
+from medfl.study.endpoint_text import has_primary
 from medfl.study.report.study_results import StudyEvidence
 from medfl.study.statistics import ENOUGH_REPEATS
 from medfl.study.study_file import ALL
@@ -91,7 +92,7 @@ def _statistics(evidence: StudyEvidence) -> Iterator[tuple[str, str]]:
             "Highest is not best.",
             f"The highest of {compared + 1} means is high partly by luck. Intervals are not adjusted for the number of "
             "methods or partitions: one in twenty leaves out zero where there is no difference."
-            + (" Only the primary endpoints are." if evidence.study["endpoints"] else ""),
+            + (" Only the primary endpoints are." if has_primary(evidence.study) else ""),
         )
     if any(entry["pairs"] for part in evidence.partitions.values() for entry in part["comparisons"].values()):
         yield (

@@ -17,7 +17,13 @@ from medfl.report.html_blocks import Tint, heading, heat_map, join, legend, link
 from medfl.report.html_page import PageSection, render_page
 from medfl.report.limitations import several
 from medfl.report.provenance import FEDAVG, TEMPERATURE, paper_link
-from medfl.study.endpoint_text import SECONDARY_SAID, design_sentences, endpoint_sentences, endpoint_tables
+from medfl.study.endpoint_text import (
+    SECONDARY_SAID,
+    design_sentences,
+    endpoint_sentences,
+    endpoint_tables,
+    has_primary,
+)
 from medfl.study.report.partition_chapter import chapter
 from medfl.study.report.study_limitations import disagreement, study_limits
 from medfl.study.report.study_results import StudyEvidence, read_study
@@ -89,11 +95,12 @@ def _count(number: int, word: str) -> str:
 
 def _result(evidence: StudyEvidence) -> PageSection:
     """The study in sentences, the differences at a glance, and what it does not show."""
-    primary, tables = endpoint_sentences(evidence.study), endpoint_tables(evidence.study)
-    blocks = [text(*primary)] if primary else []
+    said, tables = endpoint_sentences(evidence.study), endpoint_tables(evidence.study)
+    blocks = [text(*said)] if said else []
     for shown in tables:
         blocks += [heading(shown.title[0].upper() + shown.title[1:]), table(shown.columns, shown.rows, text=3)]
-    blocks += [heading("Partition by partition"), text(SECONDARY_SAID)] if primary else []
+    blocks += [heading("Partition by partition")] if said else []
+    blocks += [text(SECONDARY_SAID)] if has_primary(evidence.study) else []
     blocks.append(text(*(list(sentences(evidence)) or ["No run is done yet."])))
     glance = _glance(evidence)
     if glance:
