@@ -197,8 +197,7 @@ class Site:
         return explained(f"{doing} with batches of {batch} {each}", device, f"lower `{key}`")
 
     def own_model(self, weights: Tensor, buffers: Tensor) -> tuple[Tensor, Tensor]:
-        """A model (f32[P], f32[B]) with this site's own normalisation layers, where the method keeps them local; the
-        vectors themselves where it does not, or has none yet."""
+        """A model (f32[P], f32[B]) with this site's own normalisation layers, where it has any; else as it is."""
         if self.local_buffers and "buffers" in self.state:
             buffers = self.state["buffers"]
         if self.local_norms and "norms" in self.state:
