@@ -79,12 +79,13 @@ def note_seconds(study: Path) -> None:
 
 
 def methods_table() -> str:
-    """A row a method, by the AUROC on LC25000."""
+    """A row a method, by the AUROC on LC25000; then those that only real scanners have seen."""
     runs = Runs.load(SIMULATED).runs
     by_method: dict[str, list[float]] = {}
     for row in runs:
         by_method.setdefault(row["method"], []).append(number(row, "held_out_mean_auroc") or 0.0)
     order = sorted(by_method, key=lambda method: -mean(by_method[method]))
+    order += [method for method in dict.fromkeys(row["method"] for row in Runs.load(REAL).runs) if method not in order]
     taken = seconds()
     head = ["method", "LC25000: AUROC", "worst site", "ECE", "seconds", "scanner left out: AUROC", "TCGA: AUROC", "ECE"]
     return table(head, [[f"`{m}`", *simulated(m), taken.get(m, ""), *real(m)] for m in order])

@@ -119,9 +119,9 @@ def _methods() -> Figure:
 
 
 def _scanners() -> Figure:
-    figure = Figure(figsize=(9, 2.4), layout="constrained")
-    places: Sequence[Axes] = figure.subplots(1, 2, sharex=True, sharey=True)
     methods = list(dict.fromkeys(method for method, *_ in scanners()))
+    figure = Figure(figsize=(9, 1.2 + 0.28 * len(methods)), layout="constrained")
+    places: Sequence[Axes] = figure.subplots(1, 2, sharex=True, sharey=True)
     for axes, where in zip(places, ("scanner left out", "TCGA"), strict=True):
         for method, there, values in scanners():
             if there == where:

@@ -14,6 +14,8 @@ from medfl.study.pool import ByRepeat, Pool, Values
 from medfl.study.study_file import BRACKETS, StudyFile
 
 PRIMARY, SECONDARY = "primary", "secondary"
+OF_UPDATES = ("drift", "accumulated_variance")
+"""Figures of how the updates of a round's sites scatter, which a baseline without such rounds does not have."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,11 @@ class Question:
 
 
 def questions(file: StudyFile) -> list[Question]:
-    """All that a study asks, the primary ones first; nothing where it states no endpoints."""
+    """All that a study asks, the primary ones first; nothing where it states no endpoints. A baseline is not asked what
+    it does not have (`OF_UPDATES`)."""
     if file.endpoints is None:
         return []
-    pairs = file.comparisons
+    pairs, arms = file.comparisons, file.arms()
     compared = {
         PRIMARY: pairs.primary if pairs else _against_the_first(file),
         SECONDARY: pairs.secondary if pairs else [],
@@ -45,6 +48,7 @@ def questions(file: StudyFile) -> list[Question]:
         )
         for method, against in both
         for endpoint in endpoints
+        if endpoint.figure not in OF_UPDATES or not {arms[name].baseline for name in (method, against)} & {*BRACKETS}
     ]
     return sorted(asked, key=lambda question: question.rank)
 

@@ -96,6 +96,16 @@ def test_sentences_and_tables_say_it():
     assert endpoint_sentences({"endpoints": []}) == endpoint_tables({}) == []
 
 
+def test_a_baseline_is_not_asked_how_updates_scatter():
+    """Pooled training has one site a round, whose drift is a rounding error."""
+    file = asked(comparisons={"primary": [["ecgr", "fedavg"]], "secondary": [["fedavg", "centralised"]]})
+    figures = {q.against: [] for q in questions(file)}
+    for q in questions(file):
+        figures[q.against].append(q.endpoint.figure)
+    assert figures["fedavg"] == ["held_out_mean_auroc", "trend_free_oscillation", "drift"]
+    assert figures["centralised"] == ["held_out_mean_auroc", "trend_free_oscillation"]
+
+
 def test_a_study_may_be_secondary_throughout():
     file = asked(
         endpoints={"secondary": [{"figure": "held_out_mean_auroc", "test": "equivalence", "margin": 0.005}]},
