@@ -48,11 +48,16 @@ def simulated(method: str) -> list[str]:
     return [over_seeds(rows, name) for name in names]
 
 
-def real(method: str) -> list[str]:
-    """AUROC at the scanner left out and at TCGA, and ECE at the scanner left out."""
+def held_out_rows(method: str) -> tuple[list[Row], list[Row]]:
+    """What the global models of a method reached at the scanners left out, and at TCGA: a row a run."""
     asked = (method, "held_out", "global")
     rows = [row for row in Runs.load(REAL).sites if (row["method"], row["role"], row["model"]) == asked]
-    scanners, tcga = ([row for row in rows if (row["site"] == "tcga") == far] for far in (False, True))
+    return [row for row in rows if row["site"] != "tcga"], [row for row in rows if row["site"] == "tcga"]
+
+
+def real(method: str) -> list[str]:
+    """AUROC at the scanner left out and at TCGA, and ECE at the scanner left out."""
+    scanners, tcga = held_out_rows(method)
     return [over_seeds(scanners, "auroc"), over_seeds(tcga, "auroc"), over_seeds(scanners, "ece")]
 
 

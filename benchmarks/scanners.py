@@ -11,28 +11,25 @@ from collections.abc import Sequence
 from statistics import mean
 
 from benchmarks.pages import table
-from benchmarks.public_benchmark import over_seeds
+from benchmarks.public_benchmark import REAL, held_out_rows, over_seeds
 from benchmarks.tables import RESULTS, Row, Runs
+from medfl.metrics.formatting import format_bounds
 from medfl.study.study_tables import number
 
-STUDY = "mitosis"
-PATIENTS = RESULTS / STUDY / "patients.csv"
+PATIENTS = RESULTS / REAL / "patients.csv"
 HEAD = ["left out", "method", "against", "measured at", "seeds", "groups", "AUROC", "the other's", "difference [95 %]"]
 
 
 def reached_table() -> str:
     """A row a method: AUROC at each scanner left out, at all of them, at TCGA and at both; ECE at both."""
-    runs = Runs.load(STUDY)
-    places = list(dict.fromkeys(row["partition"] for row in runs.runs))
+    runs = Runs.load(REAL).runs
+    places = list(dict.fromkeys(row["partition"] for row in runs))
     head = ["method", "seeds", *(place.removesuffix("-left-out") for place in places)]
     head += ["scanner left out", "TCGA", "both", "ECE: scanner", "ECE: TCGA"]
     rows = []
-    for method in dict.fromkeys(row["method"] for row in runs.runs):
-        own = [row for row in runs.runs if row["method"] == method]
-        sites = [
-            row for row in runs.sites if (row["method"], row["role"], row["model"]) == (method, "held_out", "global")
-        ]
-        there, tcga = ([row for row in sites if (row["site"] == "tcga") == far] for far in (False, True))
+    for method in dict.fromkeys(row["method"] for row in runs):
+        own = [row for row in runs if row["method"] == method]
+        there, tcga = held_out_rows(method)
         scanners = [_mean([row for row in there if row["partition"] == place], "auroc") for place in places]
         cells = [_over(there, "auroc"), _over(tcga, "auroc"), _over(own, "held_out_mean_auroc")]
         cells += [_mean(there, "ece"), _mean(tcga, "ece")]
@@ -60,7 +57,7 @@ def patients_table() -> str:
 def _shown(row: Row) -> list[str]:
     names = [row["partition"].removesuffix("-left-out"), row["method"], row["against"], row["site"]]
     one, other, moved = (float(row[name]) for name in ("one", "other", "difference"))
-    ends = f" [{float(row['low']):+.3f}, {float(row['high']):+.3f}]" if row["low"] else ""
+    ends = f" {format_bounds((float(row['low']), float(row['high'])), '+.3f')}" if row["low"] else ""
     few = " too few groups" if row["few_groups"] == "true" else ""
     shown = [f"{one:.3f}", f"{other:.3f}", f"{moved:+.3f}{ends}{few}"]
     return [*names, str(len(row["seeds"].split())), row["groups"], *shown]

@@ -11,7 +11,7 @@ import torch
 from benchmarks.speed.figure import Figure, interleaved
 from benchmarks.speed.workload import METHOD, PLAIN, Rounds, store, work, workbench
 from medfl.config.pipeline_config import Evaluation
-from medfl.data.batches import Batches
+from medfl.data.batches import Batches, at_once
 from medfl.data.patch_store import PatchStore
 from medfl.site.evaluator import Evaluator
 from medfl.site.feature_batches import FeatureBatches
@@ -49,7 +49,7 @@ def extraction(repeats: int) -> Iterator[Figure]:
     def extract() -> None:
         _ = FeatureBatches(images, bench, views=1, batch_size=PATCHES).plain
 
-    loop = bare_loop(patches, images.at_once(PATCHES))
+    loop = bare_loop(patches, at_once(PATCHES, SIDE, images.device))
     ours, bare = interleaved([extract, loop], repeats=max(7, repeats))
     yield Figure(
         f"features of {PATCHES} patches, patches/s, {BACKBONE} {SIDE} px",

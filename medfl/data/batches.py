@@ -151,18 +151,19 @@ class Batches:
                 images = restain(images, laboratories.transforms[step], laboratories.white[step])
             yield self._normalise(images, colours), self.labels[rows[step]]
 
-    def at_once(self, batch_size: int) -> int:
-        """How many of these patches go through a network together, `batch_size` at most, where no gradient is taken."""
-        return at_once(batch_size, self.store.images.shape[1], self.device)
+    def parts(self, rows: NDArray[np.int64], batch_size: int, full: bool = False) -> list[NDArray[np.int64]]:
+        """Rows that go through a network together where no gradient is taken, of about the same number, `batch_size` at
+        most. With `full` the last row is repeated until all are as many, so that a compiled network sees one shape."""
+        most = at_once(batch_size, self.store.images.shape[1], self.device)
+        if full:
+            rows = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % most)])
+        return np.array_split(rows, -(-len(rows) // most)) if len(rows) else []
 
     def evaluation(self, rows: NDArray[np.int64], batch_size: int, full: bool = False) -> Iterator[Tensor]:
-        """Normalised images f32[<= batch_size, 3, S, S] in the order of `rows`, in parts of about the same size. With
-        `full` the last part repeats its last row until it is as long as the others, so that a compiled network sees one
-        shape."""
-        order, most = torch.from_numpy(np.ascontiguousarray(rows)).to(self._place), self.at_once(batch_size)
-        if full and len(order):
-            order = torch.cat([order, order[-1:].expand(-len(order) % most)])
-        for images in self._gathered(order.tensor_split(-(-len(order) // most)) if len(order) else (), None):
+        """Normalised images f32[<= batch_size, 3, S, S] of `parts`, in the order of `rows`."""
+        parts = self.parts(rows, batch_size, full)
+        order = torch.from_numpy(np.concatenate([rows[:0], *parts])).to(self._place)
+        for images in self._gathered(torch.split(order, [len(part) for part in parts]), None):
             yield self._normalise(images, None)
 
     def normalised(self, patches: NDArray[np.uint8]) -> Tensor:

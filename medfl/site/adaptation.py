@@ -157,7 +157,7 @@ class Adapter:
     def _logits(self, rows: Rows, look: Look) -> Tensor:
         """Calibrated logits f64[n, C] on the CPU of the network as it is now."""
         with torch.inference_mode():
-            parts = np.array_split(rows, -(-len(rows) // self.images.at_once(self.batch_size)))
+            parts = self.images.parts(rows, self.batch_size)
             logits = [self.shared.model.net(look(part)).float().cpu().double() for part in parts]
         calibration = Calibration(self.request.temperature, self.request.scale, self.request.bias)
         return torch.from_numpy(calibration.apply(torch.cat(logits).numpy()))

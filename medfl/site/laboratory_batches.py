@@ -49,10 +49,7 @@ class LaboratoryBatches:
             yield features[begin : begin + batch_size].to(self.batches.labels.device)
 
     def _restained(self, rows: NDArray[np.int64], batch_size: int, full: bool) -> Iterator[Tensor]:
-        most = self.images.at_once(batch_size)
-        missing = -len(rows) % most if full and len(rows) else 0
-        order = np.concatenate([rows, np.repeat(rows[-1:], missing)])
-        for part in np.array_split(order, -(-len(order) // most)) if len(order) else ():
+        for part in self.images.parts(rows, batch_size, full):
             yield self.images.normalised(self.patches(part))
 
     def patches(self, rows: NDArray[np.int64]) -> U8:

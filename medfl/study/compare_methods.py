@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from medfl.errors import MedflError
+from medfl.metrics.formatting import format_bounds
 from medfl.metrics.paired_figures import PairedFigure, mean_of_models
 from medfl.pipeline.trained_model import find_model
 from medfl.runs.folder import RunFolder
@@ -167,7 +168,7 @@ def _differences(
             ]
             shown = next(iter(alike.values()))[0].sites[site]
             names = (*place, site, method, reference)
-            counts = (len(shown.names), len(shown.table), shown.support.few())
+            counts = (len(shown.names), shown.support.n_groups, shown.support.few())
             for key in (key for key in figures[0] if all(key in its for its in figures)):
                 mean = mean_of_models([its[key] for its in figures], shown.table)
                 yield MethodDifference(*names, tuple(alike), *counts, key, mean)
@@ -179,7 +180,7 @@ def _alike(pairs: Mapping[str, Pair], site: str, where: str, notices: list[str])
     if not there:
         return {}
     first, (shown, *_) = next(iter(there)), (run.sites[site] for run in next(iter(there.values())))
-    if any(len(shown.table) < run.sites[site].min_count for pair in there.values() for run in pair):
+    if any(shown.support.n_groups < run.sites[site].min_count for pair in there.values() for run in pair):
         notices.append(f"{where}: withheld, for too few patients.")
         return {}
     alike = {
@@ -203,7 +204,7 @@ def tables(differences: Sequence[MethodDifference]) -> Iterator[tuple[str, list[
 
 def _cells(its: MethodDifference) -> list[str]:
     ends = its.figure.interval()
-    moved = f"{its.figure.difference:+.3f}" + (f" [{ends[0]:+.3f}, {ends[1]:+.3f}]" if ends else "")
+    moved = f"{its.figure.difference:+.3f}" + (f" {format_bounds(ends, '+.3f')}" if ends else "")
     few = " too few groups" if its.few else ""
     counts = [str(len(its.seeds)), str(its.groups)]
     return [its.site, its.method, *counts, f"{its.figure.one:.3f}", f"{its.figure.other:.3f}", moved + few]

@@ -12,6 +12,7 @@ import matplotlib
 
 from medfl.data.atomic_file import replacing, write_text
 from medfl.errors import MedflError
+from medfl.metrics.formatting import format_bounds
 from medfl.plain_text import visible
 from medfl.report.html_blocks import Picture, figures, join, table, text
 from medfl.report.html_page import PageSection, render_page
@@ -30,7 +31,7 @@ def comparison_rows(result: Mapping[str, Any]) -> list[list[str]]:
         for key, cell in entry["figures"].items():
             difference = f"{cell['difference']:+.3f}"
             if cell["ci"] is not None:
-                difference += " [{:+.3f}, {:+.3f}]".format(*cell["ci"])
+                difference += f" {format_bounds(cell['ci'], '+.3f')}"
             few = " too few groups" if entry["few_groups"] and cell["ci"] is not None else ""
             p = "n/a" if cell["p"] is None else "<0.001" if cell["p"] < 0.001 else f"{cell['p']:.3f}"
             figures_ = [f"{cell['one']:.3f}", f"{cell['other']:.3f}", difference + few, p]
