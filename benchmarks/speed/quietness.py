@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 QUIET = 1.25
 """Up to this load a machine counts as quiet."""
 LOOPS = 300
+SETTLE = 0.2
+"""Seconds that idle threads of this process have to fall asleep: OpenBLAS keeps them looking for work for a while."""
 PIECE = bytes(1 << 20)
 
 
@@ -31,6 +33,7 @@ class Quietness:
 
     def look(self) -> None:
         """Run the loop once."""
+        time.sleep(SETTLE)
         cores = len(os.sched_getaffinity(0))
         with ThreadPoolExecutor(cores) as pool:
             results = list(pool.map(lambda _: _loop(), range(cores)))

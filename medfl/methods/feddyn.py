@@ -23,12 +23,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from medfl.messages import Reply
 from medfl.methods.core.context import ServerContext, SiteContext
 from medfl.methods.core.method import Method, number, require
 
 OWN = "feddyn.h"  # in a site's state, and the server's under the same name
-SUM = "feddyn.sum"
 
 
 @dataclass(frozen=True)
@@ -74,14 +72,9 @@ class FedDyn(Method):
     def make_update(self, local: SiteContext) -> None:
         """h_i <- h_i - alpha (e_i - w)."""
         if self.alpha:
-            change = local.model.layout.pack(local.received - local.model.vector).mul_(self.alpha)
-            local.new_state[OWN] = change.add_(local.state[OWN]) if OWN in local.state else change
-
-    def on_reply(self, server: ServerContext, reply: Reply) -> None:
-        """Sum n_i (w - e_i)."""
-        assert reply.update is not None
-        total = server.round_sums.setdefault(SUM, torch.zeros_like(server.weights))
-        total.add_(reply.update, alpha=reply.samples)
+            change = torch.sub(local.received, local.model.vector, out=local.vector("feddyn_pull"))
+            kept = local.model.layout.pack(change.mul_(self.alpha))
+            local.new_state[OWN] = kept.add_(local.state[OWN]) if OWN in local.state else kept
 
     def aggregate(self, server: ServerContext, mean: Tensor) -> Tensor:
         """h <- h + alpha sum_i q_i (w - e_i); the mean update grows by h / alpha."""
@@ -89,9 +82,11 @@ class FedDyn(Method):
             return mean
         samples = {**server.json_state.get(self.name, {}), **server.samples}
         server.json_state[self.name] = samples
-        own = server.tensors.get(OWN, torch.zeros_like(server.weights))
-        server.tensors[OWN] = own.add(server.round_sums[SUM], alpha=self.alpha / sum(samples.values()))
-        return mean.add(server.tensors[OWN], alpha=1 / self.alpha)
+        share = sum(server.samples.values()) / sum(samples.values())
+        own = server.tensors.get(OWN)
+        step = mean * (self.alpha * share) if own is None else own.add(mean, alpha=self.alpha * share)
+        server.tensors[OWN] = step
+        return mean.add_(step, alpha=1 / self.alpha)
 
     def scratch_bytes(self, steps: int, padded: int) -> int:
         """Gradient, and what is subtracted from it."""

@@ -65,10 +65,10 @@ class AlignmentState:
         """The state of a site that has never trained: zeros of the shape and type of `like`."""
         return cls(*(torch.zeros_like(like) for _ in range(4)))
 
-    def begin(self, theta: Tensor) -> Tensor:
-        """Start a round from the received model: m = 0; returns w = theta + D, a new tensor."""
+    def begin(self, theta: Tensor, out: Tensor | None = None) -> Tensor:
+        """Start a round from the received model: m = 0; returns w = theta + D, a new tensor or `out`."""
         self.m.zero_()
-        return theta + self.offset
+        return torch.add(theta, self.offset, out=out)
 
     def finish(self, w: Tensor, theta: Tensor) -> None:
         """End a round: D = w - theta."""
@@ -97,18 +97,19 @@ def step(
     """
     size = BLOCK if w.device.type == "cpu" else len(w)
     scratch = torch.empty(3, min(size, len(w)), dtype=w.dtype, device=w.device)
+    floor = torch.tensor(eps, dtype=w.dtype, device=w.device)
     for begin in range(0, len(w), size):
         rows = slice(begin, begin + size)
         g, m, v, P, D = gradient[rows], state.m[rows], state.v[rows], state.P[rows], state.offset[rows]
-        a, square, floor = scratch[:, : len(g)]
-        m.mul_(beta).add_(g, alpha=1 - beta)
-        v.mul_(beta).addcmul_(g, g, value=1 - beta)
+        a, square, b = scratch[:, : len(g)]
+        m.lerp_(g, 1 - beta)
+        v.lerp_(torch.mul(g, g, out=b), 1 - beta)
         torch.mul(m, m, out=square)
         # P + (1 - b) (m^2 - g^2 P) / (v + eps), the same sum with one division
-        torch.mul(g, g, out=a).mul_(P)
-        P.addcdiv_(torch.sub(square, a, out=a), torch.add(v, eps, out=floor), value=1 - beta)
+        torch.addcmul(square, b, P, value=-1, out=a)
+        P.addcdiv_(a, torch.add(v, eps, out=b), value=1 - beta)
         if ablation not in UNCORRECTED:
-            w[rows].sub_(_twice_gamma_offset(m, v, D, a, square, eps, ablation), alpha=0.5 / steps)
+            w[rows].sub_(_twice_gamma_offset(m, v, D, a, square, floor, ablation), alpha=0.5 / steps)
         if ablation in PLAIN:
             w[rows].sub_(g, alpha=lr)
         else:
@@ -116,7 +117,7 @@ def step(
 
 
 def _twice_gamma_offset(
-    m: Tensor, v: Tensor, offset: Tensor, a: Tensor, square: Tensor, eps: float, ablation: str
+    m: Tensor, v: Tensor, offset: Tensor, a: Tensor, square: Tensor, eps: Tensor, ablation: str
 ) -> Tensor:
     """2 gamma D. erf is odd, so erf(|m| / s) sign(m D) D = erf(m / s) |D|. Overwrites `a` and `square` (m^2)."""
     if ablation == "constant_gamma":
@@ -126,9 +127,9 @@ def _twice_gamma_offset(
     if ablation == "hard_gamma":
         torch.sign(m, out=a)
     else:
-        torch.sub(v, square, out=a).clamp_(min=0).mul_(2).add_(eps).sqrt_()
-        torch.div(m, a, out=a).erf_()
-    return a.mul_(torch.abs(offset, out=square)).add_(offset)
+        torch.sub(v, square, out=a).clamp_(min=0)
+        torch.add(eps, a, alpha=2, out=a).rsqrt_().mul_(m).erf_()
+    return torch.addcmul(offset, a, torch.abs(offset, out=square), out=a)
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ class PFLAlign(Method):
                 vector.fill_(self.p_init if name == "P" else 0.0)
             else:
                 layout.unpack(kept, vector)
-        local.model.vector.copy_(own.begin(local.received))
+        own.begin(local.received, out=local.model.vector)
 
     def optimizer_step(self, local: SiteContext) -> None:
         """One step of the formulas above."""

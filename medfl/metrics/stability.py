@@ -1,9 +1,9 @@
 """How steadily a federation learns: measures over the rounds, fed one round record at a time.
 
-A record is a `medfl.metrics.record_types.RoundRecord`; `round`, `evaluated`, `update` and each site's `role` and `val`
-are read. Its figures describe the model that enters round t, its update is the one round t produced; the last
-record has figures only. Formulas and the reasons for them: docs/metrics.md. Memory grows by a few numbers per evaluated
-round; a stability object is rebuilt after a restart by replaying the records.
+A record is a `medfl.metrics.record_types.RoundRecord`; `round`, `evaluated`, `update` and each site's `role`, `val`
+and whether it has `samples` are read. Its figures describe the model that enters round t, its update is the one
+round t produced; the last record has figures only. Formulas and the reasons for them: docs/metrics.md. Memory grows by
+a few numbers per evaluated round; a stability object is rebuilt after a restart by replaying the records.
 """
 
 from __future__ import annotations
@@ -47,11 +47,16 @@ def bend(before: float, between: float, after: float) -> float:
     return abs(before - 2 * between + after) / 2
 
 
+def _alone(record: RoundRecord) -> bool:
+    """Whether one site's update alone made the round, which then has nothing that could scatter."""
+    return sum("samples" in site for site in record["sites"].values()) == 1
+
+
 def round_stability(record: RoundRecord) -> dict[str, float]:
     """This round's own numbers, only those that are defined.
 
     Keys: mean_auroc, worst_auroc, site_spread (validation data of the training sites); drift, coherence,
-    update_cosine (the update of the round).
+    update_cosine (the update of the round; drift and coherence of more than one site's).
     """
     auroc = validation_auroc(record)
     update = record.get("update")
@@ -62,7 +67,7 @@ def round_stability(record: RoundRecord) -> dict[str, float]:
         "site_spread": _spread(auroc),
         "update_cosine": _finite(update.get("cosine")) if update else None,
     }
-    if mean_sq is not None and sq is not None:
+    if mean_sq is not None and sq is not None and not _alone(record):
         values["drift"] = math.sqrt(_variance(mean_sq, sq) / sq) if sq > 0 else None
         values["coherence"] = min(1.0, sq / mean_sq) if mean_sq > 0 else None  # above 1 by rounding only
     return {key: value for key, value in values.items() if value is not None}
@@ -106,7 +111,7 @@ class Stability:
         self._last_round = t
         scalars = round_stability(record)
         self._take_sites(t, record, scalars)
-        self._take_update(record.get("update"), scalars)
+        self._take_update(record.get("update"), scalars, _alone(record))
 
     def summary(self, selected_round: int | None = None) -> dict[str, Any]:
         """All measures, JSON-ready, None where not defined.
@@ -157,7 +162,7 @@ class Stability:
         if self._to_target is None and mean >= self.target:
             self._to_target = t
 
-    def _take_update(self, update: UpdateRecord | None, scalars: Mapping[str, float]) -> None:
+    def _take_update(self, update: UpdateRecord | None, scalars: Mapping[str, float], alone: bool) -> None:
         for key in ("drift", "coherence", "update_cosine"):
             if key in scalars:
                 total, count = self._sums.get(key, (0.0, 0))
@@ -165,7 +170,7 @@ class Stability:
         if not update:
             return
         mean_sq, sq = _finite(update.get("mean_sq")), _finite(update.get("sq"))
-        if mean_sq is not None and sq is not None:
+        if mean_sq is not None and sq is not None and not alone:
             self._variance += _variance(mean_sq, sq)
             self._length += sq
         for stage, value in (update.get("inertia") or {}).items():

@@ -83,6 +83,7 @@ class FlatModel:
                     tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
         self._fingerprint = ""
         self._frozen_digest: tuple[list[int], str] | None = None
+        self._viewed: tuple[Tensor, list[Tensor]] | None = None
         self.check()
 
     def train_mode(self) -> None:
@@ -198,8 +199,7 @@ class FlatModel:
 
     def gather_gradient(self, out: Tensor, members: slice = slice(None)) -> Tensor:
         """Copy the gradients of these parameters into a native vector [padded]; missing ones count as zero."""
-        for slot, parameter in zip(self.layout.slots[members], self.parameters[members], strict=True):
-            view = slot.view(out)
+        for view, parameter in zip(self._views(out)[members], self.parameters[members], strict=True):
             if parameter.grad is None:
                 view.zero_()
             else:
@@ -208,8 +208,14 @@ class FlatModel:
 
     def scatter_gradient(self, flat: Tensor, members: slice = slice(None)) -> None:
         """Let the gradients of these parameters be views of a native vector [padded], until they are set anew."""
-        for slot, parameter in zip(self.layout.slots[members], self.parameters[members], strict=True):
-            parameter.grad = slot.view(flat)
+        for view, parameter in zip(self._views(flat)[members], self.parameters[members], strict=True):
+            parameter.grad = view
+
+    def _views(self, vector: Tensor) -> list[Tensor]:
+        """The tensors of a native vector, made once for all steps that use the same one."""
+        if self._viewed is None or self._viewed[0] is not vector:
+            self._viewed = vector, [slot.view(vector) for slot in self.layout.slots]
+        return self._viewed[1]
 
     def fingerprint(self) -> str:
         """Hash of the architecture: backbone, classes, every tensor's name, shape and type, pooling where it is stated;

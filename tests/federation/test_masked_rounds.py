@@ -75,10 +75,11 @@ def play(method=(), masked=True, failing=(), kind=TrainRequest, rounds=2, sites=
     return state, records, transport
 
 
+@pytest.mark.parametrize("method", [(), ["feddyn"]])
 @pytest.mark.parametrize("failing", [(), ("site-3",), ("site-0", "site-4")])
-def test_the_model_is_that_of_the_plain_sum_whoever_drops_out(failing):
+def test_the_model_is_that_of_the_plain_sum_whoever_drops_out(failing, method):
     """They announce a key in the first round and then send no update; the others unmask the sum without them."""
-    (plain, _, _), (state, records, _) = (play(masked=masked, failing=failing) for masked in (False, True))
+    (plain, _, _), (state, records, _) = (play(method, masked=masked, failing=failing) for masked in (False, True))
     assert [record["counted"] for record in records] == [True, True, False]
     assert {f["site"] for f in records[0]["failures"]} == set(failing)
     torch.testing.assert_close(state.weights, plain.weights, rtol=3e-6, atol=3e-7)

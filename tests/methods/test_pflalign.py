@@ -131,7 +131,7 @@ def test_a_gradient_without_noise_stays_finite_in_float32():
     state, w = AlignmentState.fresh(g), torch.zeros(500)
     state.offset.copy_(g)
     for _ in range(300):
-        step(w, g, state, 1e-3, 300)
+        step(w, g, state, 1e-3, 300, beta=0.5)
     assert (state.v < state.m.square()).any()
     assert torch.isfinite(w).all()
 

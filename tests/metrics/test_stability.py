@@ -170,6 +170,21 @@ def test_opposed_and_zero_updates() -> None:
     assert (summary["drift"], summary["coherence"], summary["accumulated_variance"]) == (None, 0.0, None)
 
 
+def test_one_site_alone_scatters_from_nothing() -> None:
+    """A round of one site has a cosine, and of another round the figures of scatter come alone."""
+    rounds = federation()
+    for name, entry in rounds[0]["sites"].items():
+        entry |= {"samples": 8} if name == "a" else {}
+    assert set(round_stability(rounds[0])) == {"mean_auroc", "worst_auroc", "site_spread"}
+    assert replay(rounds).summary()["accumulated_variance"] == pytest.approx(15 / 21)
+    pooled = [record(0, {"pooled": 0.5}, rounds[0]["update"]), record(1, {"pooled": 0.5}, rounds[1]["update"])]
+    for entry in pooled:
+        entry["sites"]["pooled"]["samples"] = 8
+    summary = replay(pooled).summary()
+    assert (summary["drift"], summary["coherence"], summary["accumulated_variance"]) == (None, None, None)
+    assert summary["update_cosine"] == pytest.approx(8 / math.sqrt(80))
+
+
 def test_rounding_below_zero_variance_is_zero_and_infinities_are_left_out() -> None:
     assert round_stability(record(0, {}, {"mean_sq": 1.0, "sq": 1.0 + 1e-12, "cosine": 1.0}))["drift"] == 0.0
     wild = {"mean_sq": math.inf, "sq": 1.0, "cosine": math.nan, "inertia": {"stem": math.inf}}
