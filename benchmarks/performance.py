@@ -25,7 +25,7 @@ def targets_table() -> str:
     rows = []
     for figure in json.loads(BASELINE.read_text(encoding="utf-8"))["figures"]:
         target = figure["target"]
-        bound = "" if target is None else f"{'≥' if figure['at_least'] else '≤'} {target:g}"
+        bound = "" if target is None else f"{'≥' if figure['at_least'] else '≤'} {target:.3g}"
         met = target is None or (figure["value"] >= target if figure["at_least"] else figure["value"] <= target)
         value = f"{figure['value']:.3f}" if met else f"**{figure['value']:.3f}**"
         detail = ", ".join(_quantity(key, number) for key, number in figure["detail"].items())

@@ -45,7 +45,7 @@ class FedDyn(Method):
 
     def check_compatible(self, other: Method) -> None:
         """The server's step is its own, over plain weighted means of displacements from w."""
-        weighs = other.acts_in("aggregation_weight") or other.keeps_updates
+        weighs = other.acts_in("aggregation_weight") or other.keeps_updates or other.replaces_mean
         require(
             not weighs and not other.starts_elsewhere,
             f"feddyn corrects the sample-weighted mean of what sites make of the model they received, which "

@@ -42,7 +42,7 @@ class _SharpnessAware(Method):
         number(self.rho, "rho", 0.0, math.inf)
 
     def scratch_bytes(self, steps: int, padded: int) -> int:
-        """The point to come back to, and the direction."""
+        """The other point, and the direction."""
         return 2 * 4 * padded
 
 

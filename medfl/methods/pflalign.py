@@ -97,7 +97,7 @@ def step(
     """
     size = BLOCK if w.device.type == "cpu" else len(w)
     scratch = torch.empty(3, min(size, len(w)), dtype=w.dtype, device=w.device)
-    floor = torch.tensor(eps, dtype=w.dtype, device=w.device)
+    floor = torch.full((), eps, dtype=w.dtype, device=w.device)
     for begin in range(0, len(w), size):
         rows = slice(begin, begin + size)
         g, m, v, P, D = gradient[rows], state.m[rows], state.v[rows], state.P[rows], state.offset[rows]

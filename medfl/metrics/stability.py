@@ -49,7 +49,7 @@ def bend(before: float, between: float, after: float) -> float:
 
 def _alone(record: RoundRecord) -> bool:
     """Whether one site's update alone made the round, which then has nothing that could scatter."""
-    return sum("samples" in site for site in record["sites"].values()) == 1
+    return len([site for site in record["sites"].values() if "samples" in site]) == 1
 
 
 def round_stability(record: RoundRecord) -> dict[str, float]:

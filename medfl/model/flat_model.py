@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -77,13 +78,13 @@ class FlatModel:
             module, leaf = owners[slot.name]
             module._buffers[leaf] = view
         self.parameters = list(trainable.values())
+        self._tensors = lru_cache(maxsize=4)(self.layout.tensors)  # of the few vectors that all steps use
         if spec.channels_last:
             for tensor in self.frozen().values():
                 if tensor.dim() == 4:
                     tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
         self._fingerprint = ""
         self._frozen_digest: tuple[list[int], str] | None = None
-        self._viewed: tuple[Tensor, list[Tensor]] | None = None
         self.check()
 
     def train_mode(self) -> None:
@@ -144,10 +145,24 @@ class FlatModel:
     def rest_on_disk(self) -> None:
         """Keep the vector in a file where it is large: for a server, which trains nothing."""
         if self.device.type == "cpu" and self.vector.nbytes > disk_vector.LARGE:
-            self.vector = disk_vector.copied(self.vector)
-            for slot, parameter in zip(self.layout.slots, self.parameters, strict=True):
-                parameter.data = slot.view(self.vector)
+            self._tensors.cache_clear()  # it holds the vectors it has seen
+            self._lie_in(disk_vector.copied(self.vector))
             allocator.return_freed()
+
+    @contextmanager
+    def at(self, point: Tensor) -> Iterator[None]:
+        """Inside, the network is at another native vector [padded], which `vector` names; its own is left alone."""
+        home = self.vector
+        self._lie_in(point)
+        try:
+            yield
+        finally:
+            self._lie_in(home)
+
+    def _lie_in(self, vector: Tensor) -> None:
+        self.vector = vector
+        for view, parameter in zip(self._tensors(vector), self.parameters, strict=True):
+            parameter.data = view
 
     def load(self, weights: Tensor, buffers: Tensor) -> None:
         """Copy wire vectors f32[P] and f32[B] into the network."""
@@ -199,7 +214,7 @@ class FlatModel:
 
     def gather_gradient(self, out: Tensor, members: slice = slice(None)) -> Tensor:
         """Copy the gradients of these parameters into a native vector [padded]; missing ones count as zero."""
-        for view, parameter in zip(self._views(out)[members], self.parameters[members], strict=True):
+        for view, parameter in zip(self._tensors(out)[members], self.parameters[members], strict=True):
             if parameter.grad is None:
                 view.zero_()
             else:
@@ -208,14 +223,8 @@ class FlatModel:
 
     def scatter_gradient(self, flat: Tensor, members: slice = slice(None)) -> None:
         """Let the gradients of these parameters be views of a native vector [padded], until they are set anew."""
-        for view, parameter in zip(self._views(flat)[members], self.parameters[members], strict=True):
+        for view, parameter in zip(self._tensors(flat)[members], self.parameters[members], strict=True):
             parameter.grad = view
-
-    def _views(self, vector: Tensor) -> list[Tensor]:
-        """The tensors of a native vector, made once for all steps that use the same one."""
-        if self._viewed is None or self._viewed[0] is not vector:
-            self._viewed = vector, [slot.view(vector) for slot in self.layout.slots]
-        return self._viewed[1]
 
     def fingerprint(self) -> str:
         """Hash of the architecture: backbone, classes, every tensor's name, shape and type, pooling where it is stated;
@@ -285,14 +294,6 @@ class FlatModel:
             for leaf, _ in module.named_parameters(recurse=False)
         }
         return [slot for slot in self.layout.slots if slot.name in owned]
-
-    def layer_scales(self, decay: float) -> list[float]:
-        """Factors on the rate, one a parameter, as timm groups layers: 1 at the classifier, times `decay` a layer."""
-        from timm.optim import param_groups_layer_decay
-
-        groups = param_groups_layer_decay(self.net, weight_decay_exclude_1d=False, layer_decay=decay)
-        scales = {id(p): float(group["lr_scale"]) for group in groups for p in group["params"]}
-        return [scales[id(parameter)] for parameter in self.parameters]
 
 
 class _FeatureExtractor(nn.Module):

@@ -93,6 +93,10 @@ class Layout:
                 blocks.append(VectorBlock(slice(begin, end), slice(position, position + 1)))
         return blocks
 
+    def tensors(self, vector: Tensor) -> list[Tensor]:
+        """The tensors of a native vector [padded], as views of it."""
+        return [slot.view(vector) for slot in self.slots]
+
     def stages(self) -> dict[str, list[Slot]]:
         """Slots by stage of the network: the top-level child, or one level deeper where children are numbered
         (`layer1`, `blocks.3`), or the stem and head modules by name."""

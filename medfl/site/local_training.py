@@ -151,18 +151,17 @@ def _at_other_points(
     """The loss at the point of this step, or where `perturb` moves it; the gradient is that of where `ascend` moves on
     to. The point and the statistics of the first pass are put back."""
     chain, model = shared.chain, shared.model
-    point = local.vector("point").copy_(model.vector)
-    chain.call("perturb", local)
-    loss = forward.backward(images, labels)
-    if chain.acts("ascend"):
-        buffers = model.buffer_vector.clone()
-        local.gradient = model.gather_gradient(local.vector("gradient"))
-        chain.call("ascend", local)
-        for parameter in model.parameters:
-            parameter.grad = None
-        forward.backward(images, labels)
-        model.buffer_vector.copy_(buffers)
-    model.vector.copy_(point)
+    with model.at(local.vector("other_point").copy_(model.vector)):
+        chain.call("perturb", local)
+        loss = forward.backward(images, labels)
+        if chain.acts("ascend"):
+            buffers = model.buffer_vector.clone()
+            local.gradient = model.gather_gradient(local.vector("gradient"))
+            chain.call("ascend", local)
+            for parameter in model.parameters:
+                parameter.grad = None
+            forward.backward(images, labels)
+            model.buffer_vector.copy_(buffers)
     return loss
 
 
@@ -171,7 +170,7 @@ def _optimizer(model: FlatModel, training: LocalTrainingConfig, lr: float) -> to
     parameters: list[Any] = model.parameters
     if training.layer_decay is not None:
         by_scale: dict[float, list[nn.Parameter]] = {}
-        for parameter, scale in zip(parameters, model.layer_scales(training.layer_decay), strict=True):
+        for parameter, scale in zip(parameters, layer_scales(model, training.layer_decay), strict=True):
             by_scale.setdefault(scale, []).append(parameter)
         parameters = [{"params": group, "lr": lr * scale} for scale, group in by_scale.items()]
     if training.optimizer == "adamw":
@@ -179,6 +178,15 @@ def _optimizer(model: FlatModel, training: LocalTrainingConfig, lr: float) -> to
     return torch.optim.SGD(
         parameters, lr=lr, momentum=training.momentum, weight_decay=training.weight_decay, fused=True
     )
+
+
+def layer_scales(model: FlatModel, decay: float) -> list[float]:
+    """Factors on the rate, one a parameter, as timm groups layers: 1 at the classifier, times `decay` a layer."""
+    from timm.optim import param_groups_layer_decay
+
+    groups = param_groups_layer_decay(model.net, weight_decay_exclude_1d=False, layer_decay=decay)
+    scales = {id(p): float(group["lr_scale"]) for group in groups for p in group["params"]}
+    return [scales[id(parameter)] for parameter in model.parameters]
 
 
 def cross_entropy(

@@ -76,6 +76,24 @@ def test_load_gradient_and_buffers(model):
     assert (model.net.fc.bias.grad == 6.0).all()
 
 
+def test_at_another_point_the_network_is_that_ones_and_its_own_is_left_alone(model):
+    home, before = model.vector, model.weights()
+    point = home + 1
+
+    def interrupted():
+        with model.at(point):
+            assert model.vector is point
+            assert torch.equal(model.net.fc.weight, model.layout.slots[-2].view(point))
+            point.add_(1)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        interrupted()
+    assert model.vector is home
+    assert torch.equal(model.weights(), before)
+    model.check()
+
+
 def test_integer_buffers_are_not_in_the_vector(model):
     names = {slot.name for slot in model.buffer_layout.slots}
     assert "bn1.running_var" in names

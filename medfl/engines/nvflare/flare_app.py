@@ -109,18 +109,21 @@ class SiteApp:
 
     def __init__(self) -> None:
         self._endpoint: Any = None
+        self._garbage: StreamGarbage | None = None
 
     @collab.publish  # type: ignore[untyped-decorator]
     def handshake(self, server: bytes) -> bytes:
         """See SiteEndpoint.handshake."""
         answer: bytes = self._built().handshake(server)
+        self._garbage = self._garbage or StreamGarbage()  # once what the site holds is there
         return answer
 
     @collab.publish  # type: ignore[untyped-decorator]
     def handle(self, run: str, message: bytes) -> bytes:
         """See SiteEndpoint.handle."""
         answer: bytes = self._built().handle(run, message)
-        self._garbage.add(len(message) + len(answer))
+        if self._garbage is not None:
+            self._garbage.add(len(message) + len(answer))
         return answer
 
     def _built(self) -> Any:
@@ -129,5 +132,4 @@ class SiteApp:
 
             folder = party_folder(collab.site_name, collab.workspace.get_root_dir())
             self._endpoint = SiteEndpoint(folder, collab.site_name)
-            self._garbage = StreamGarbage()
         return self._endpoint

@@ -55,7 +55,9 @@ class MethodChain:
 
     def call(self, phase: str, local: SiteContext) -> None:
         """Let every method that acts in a phase at a site act, on all but what stays at the site."""
-        with local.without_local_layers() if self.acts(phase) and phase != TRAINS else contextlib.nullcontext():
+        if not self.acts(phase):
+            return
+        with contextlib.nullcontext() if phase == TRAINS else local.without_local_layers():
             for method in self._by_phase[phase]:
                 getattr(method, phase)(local)
 

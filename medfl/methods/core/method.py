@@ -7,7 +7,7 @@ At a site (`SiteContext`), once a round unless said otherwise:
 
     before_training    move the start point of local training (`local.model.vector`)
     transform_batch    every step: change the normalised images before the forward pass
-    perturb            every step: move `local.model.vector` for this step's gradient only; it is put back afterwards
+    perturb            every step: move `local.model.vector` for this step's gradient only: another vector until then
     modify_logits      every step: change the logits before the loss
     modify_loss        every step: add to the loss or replace it, seeing images, labels, logits and features
     ascend             every step: given the gradient, move `local.model.vector`; the gradient is then taken again there
@@ -164,7 +164,8 @@ class Method:
         return images
 
     def perturb(self, local: SiteContext) -> None:
-        """Move `local.model.vector` in place, for the gradient of step number `local.step` + 1 only."""
+        """Move `local.model.vector`, as it is called now and not before, in place: until the gradient of step number
+        `local.step` + 1 is taken it is a vector of its own."""
 
     def modify_logits(self, local: SiteContext, logits: Tensor, labels: Tensor) -> Tensor:
         """The logits f32[N, C] that the loss sees."""
@@ -222,7 +223,7 @@ class Method:
         """Look at an accepted reply."""
 
     def aggregate(self, server: ServerContext, mean: Tensor) -> Tensor:
-        """The round's mean update from the weighted mean f32[P], whose memory is not the method's to keep."""
+        """The round's mean update from the weighted mean f32[P], which may be written to and is not to be kept."""
         return mean
 
     def server_step(self, server: ServerContext, update: Tensor) -> Tensor:
