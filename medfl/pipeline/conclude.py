@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from medfl.errors import RunFailed
 from medfl.federation.baselines import has_own_model, own_model
+from medfl.federation.reply_checks import is_finite
 from medfl.federation.server_state import ServerState
 from medfl.metrics.group_figures import held_out_figures
 from medfl.metrics.record_types import FailureRecord, RunSummary, SiteResult
@@ -63,7 +62,7 @@ def conclude_global(
 ) -> tuple[RunSummary, Curves]:
     """Calibrate and save the selected model, then measure it, and adapted where the pipeline says so: (summary.json,
     curves of each site)."""
-    if not (torch.isfinite(selected.weights).all() and torch.isfinite(selected.buffers).all()):
+    if not (is_finite(selected.weights) and is_finite(selected.buffers)):
         raise RunFailed(f"the model of round {selected.round} is not finite; lower `training.optimizer.lr`")
     tuned = tune(setup, selected)
     facts = model_facts(setup, folder.path.name, tuned)

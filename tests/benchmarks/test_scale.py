@@ -15,6 +15,8 @@ def test_what_the_committed_measurements_hold():
         assert abs(float(row["deployed_s"]) - float(row["in_process_s"]) - float(row["more_s"])) < 2e-4
     assert float(rows["fedavg", "resnet18", "4"]["more_s"]) <= 3.0
     assert float(rows["fedavg", scale.SMALL, "4"]["deployed_s"]) <= 0.3
+    large = rows["fedavg", "vit_large_patch16_224", "2"]
+    assert float(large["server_mib"]) * 2**20 <= 2.5 * 4 * int(large["parameters"])
     server = [row for row in scale.read("server.csv") if row["method"] == "fedavg"]
     assert server[0]["sites"] == "20"
     assert scale.flat(server, "anonymous_mib") <= 1.05
