@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 
 import torch
 
@@ -56,44 +58,43 @@ def bare_loops(ends: Connection, backbone: str, threads: int, loops: int) -> Non
         ends.send(True)
 
 
-def bare_processes(repeats: int) -> Iterator[tuple[str, Figure]]:
-    """By backbone: bare loops of as many steps as a round has, two processes with one thread each over one with two."""
+def bare_process(backbone: str, threads: int, loops: int) -> tuple[Connection, BaseProcess]:
+    """A process of bare loops, and where it is told to go on."""
     spawn = multiprocessing.get_context("spawn")
-    for backbone in (SMALL, "resnet18"):
-        groups: list[list[Connection]] = [[], []]
-        processes = []
-        for group, threads, loops in ((0, WORKERS, SITES), *((1, 1, SITES // WORKERS) for _ in range(WORKERS))):
-            here, there = spawn.Pipe()
-            processes.append(spawn.Process(target=bare_loops, args=(there, backbone, threads, loops), daemon=True))
-            processes[-1].start()
-            there.close()  # so that a process that dies is an end of what it says
-            groups[group].append(here)
+    here, there = spawn.Pipe()
+    process = spawn.Process(target=bare_loops, args=(there, backbone, threads, loops), daemon=True)
+    process.start()
+    there.close()  # so that a process that dies is an end of what it says
+    return here, process
 
-        def play(ends: list[Connection]) -> None:
-            for end in ends:
-                end.send(True)
-            for end in ends:
-                end.recv()
 
-        together, apart = interleaved([lambda g=g: play(g) for g in groups], max(7, repeats))  # type: ignore[misc]
-        for end, process in zip((*groups[0], *groups[1]), processes, strict=True):
-            end.send(False)
-            process.join()
-        yield (
-            backbone,
-            Figure(
-                f"bare loops in 2 processes, {SITES} x {STEPS} steps, {backbone} 64 px",
-                "one process with 2 threads",
-                together / apart,
-                at_least=True,
-                detail={"threads_s": together, "processes_s": apart},
-            ),
-        )
+def bare_processes(backbone: str, repeats: int) -> Figure:
+    """Bare loops of as many steps as a round has, two processes with one thread each over one with two."""
+    one = [bare_process(backbone, WORKERS, SITES)]
+    several = [bare_process(backbone, 1, SITES // WORKERS) for _ in range(WORKERS)]
+
+    def play(processes: list[tuple[Connection, BaseProcess]]) -> None:
+        for end, _ in processes:
+            end.send(True)
+        for end, _ in processes:
+            end.recv()
+
+    together, apart = interleaved([partial(play, one), partial(play, several)], max(7, repeats))
+    for end, process in one + several:
+        end.send(False)
+        process.join()
+    return Figure(
+        f"bare loops in 2 processes, {SITES} x {STEPS} steps, {backbone} 64 px",
+        "one process with 2 threads",
+        together / apart,
+        at_least=True,
+        detail={"threads_s": together, "processes_s": apart},
+    )
 
 
 def workers_over_threads(repeats: int) -> Iterator[Figure]:
     """Rounds a minute of two workers with one thread each over those of one process with two threads."""
-    bare: dict[str, Figure] = dict(bare_processes(repeats))
+    bare = {backbone: bare_processes(backbone, repeats) for backbone in dict.fromkeys(each[0] for each in SETTINGS)}
     yield from bare.values()
     for backbone, method, target in SETTINGS:
         one, other = game(backbone, method), game(backbone, method)

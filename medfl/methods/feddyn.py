@@ -84,9 +84,9 @@ class FedDyn(Method):
         server.json_state[self.name] = samples
         share = sum(server.samples.values()) / sum(samples.values())
         own = server.tensors.get(OWN)
-        step = mean * (self.alpha * share) if own is None else own.add(mean, alpha=self.alpha * share)
-        server.tensors[OWN] = step
-        return mean.add_(step, alpha=1 / self.alpha)
+        h = mean * (self.alpha * share) if own is None else own.add(mean, alpha=self.alpha * share)
+        server.tensors[OWN] = h
+        return mean.add_(h, alpha=1 / self.alpha)
 
     def scratch_bytes(self, steps: int, padded: int) -> int:
         """Gradient, and what is subtracted from it."""

@@ -101,13 +101,13 @@ def step(
     for begin in range(0, len(w), size):
         rows = slice(begin, begin + size)
         g, m, v, P, D = gradient[rows], state.m[rows], state.v[rows], state.P[rows], state.offset[rows]
-        a, square, b = scratch[:, : len(g)]
+        a, square, power = scratch[:, : len(g)]  # m^2; g^2, then v + eps
         m.lerp_(g, 1 - beta)
-        v.lerp_(torch.mul(g, g, out=b), 1 - beta)
+        v.lerp_(torch.mul(g, g, out=power), 1 - beta)
         torch.mul(m, m, out=square)
         # P + (1 - b) (m^2 - g^2 P) / (v + eps), the same sum with one division
-        torch.addcmul(square, b, P, value=-1, out=a)
-        P.addcdiv_(a, torch.add(v, eps, out=b), value=1 - beta)
+        torch.addcmul(square, power, P, value=-1, out=a)
+        P.addcdiv_(a, torch.add(v, eps, out=power), value=1 - beta)
         if ablation not in UNCORRECTED:
             w[rows].sub_(_twice_gamma_offset(m, v, D, a, square, floor, ablation), alpha=0.5 / steps)
         if ablation in PLAIN:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medfl.metrics.measure import mean_supported
-from medfl.metrics.record_types import RoundRecord, UpdateRecord
+from medfl.metrics.record_types import RoundRecord
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,6 @@ def bend(before: float, between: float, after: float) -> float:
     return abs(before - 2 * between + after) / 2
 
 
-def _alone(record: RoundRecord) -> bool:
-    """Whether one site's update alone made the round, which then has nothing that could scatter."""
-    return len([site for site in record["sites"].values() if "samples" in site]) == 1
-
-
 def round_stability(record: RoundRecord) -> dict[str, float]:
     """This round's own numbers, only those that are defined.
 
@@ -60,14 +55,15 @@ def round_stability(record: RoundRecord) -> dict[str, float]:
     """
     auroc = validation_auroc(record)
     update = record.get("update")
-    mean_sq, sq = (_finite(update.get("mean_sq")), _finite(update.get("sq"))) if update else (None, None)
+    scatter = _scatter(record)
     values: dict[str, float | None] = {
         "mean_auroc": mean_supported(auroc.values()),
         "worst_auroc": min(auroc.values(), default=None),
         "site_spread": _spread(auroc),
         "update_cosine": _finite(update.get("cosine")) if update else None,
     }
-    if mean_sq is not None and sq is not None and not _alone(record):
+    if scatter is not None:
+        mean_sq, sq = scatter
         values["drift"] = math.sqrt(_variance(mean_sq, sq) / sq) if sq > 0 else None
         values["coherence"] = min(1.0, sq / mean_sq) if mean_sq > 0 else None  # above 1 by rounding only
     return {key: value for key, value in values.items() if value is not None}
@@ -111,7 +107,7 @@ class Stability:
         self._last_round = t
         scalars = round_stability(record)
         self._take_sites(t, record, scalars)
-        self._take_update(record.get("update"), scalars, _alone(record))
+        self._take_update(record, scalars)
 
     def summary(self, selected_round: int | None = None) -> dict[str, Any]:
         """All measures, JSON-ready, None where not defined.
@@ -162,18 +158,16 @@ class Stability:
         if self._to_target is None and mean >= self.target:
             self._to_target = t
 
-    def _take_update(self, update: UpdateRecord | None, scalars: Mapping[str, float], alone: bool) -> None:
+    def _take_update(self, record: RoundRecord, scalars: Mapping[str, float]) -> None:
         for key in ("drift", "coherence", "update_cosine"):
             if key in scalars:
                 total, count = self._sums.get(key, (0.0, 0))
                 self._sums[key] = (total + scalars[key], count + 1)
-        if not update:
-            return
-        mean_sq, sq = _finite(update.get("mean_sq")), _finite(update.get("sq"))
-        if mean_sq is not None and sq is not None and not alone:
-            self._variance += _variance(mean_sq, sq)
-            self._length += sq
-        for stage, value in (update.get("inertia") or {}).items():
+        if (scatter := _scatter(record)) is not None:
+            self._variance += _variance(*scatter)
+            self._length += scatter[1]
+        update = record.get("update")
+        for stage, value in (update.get("inertia") or {} if update else {}).items():
             change = _finite(value)
             if change is not None:
                 self._inertia[stage] = change
@@ -181,6 +175,16 @@ class Stability:
     def _mean(self, key: str) -> float | None:
         total, count = self._sums.get(key, (0.0, 0))
         return total / count if count else None
+
+
+def _scatter(record: RoundRecord) -> tuple[float, float] | None:
+    """(sum_i p_i ||D_i||^2, ||D||^2) of a round; None where they are not known, or one site's update alone made the
+    round, which then has nothing that could scatter."""
+    update, trained = record.get("update"), [site for site in record["sites"].values() if "samples" in site]
+    if not update or len(trained) == 1:
+        return None
+    mean_sq, sq = _finite(update.get("mean_sq")), _finite(update.get("sq"))
+    return None if mean_sq is None or sq is None else (mean_sq, sq)
 
 
 def _finite(value: float | None) -> float | None:

@@ -97,7 +97,7 @@ def test_sentences_and_tables_say_it():
 
 
 def test_a_baseline_is_not_asked_how_updates_scatter():
-    """Pooled training has one site a round, whose drift is a rounding error."""
+    """Pooled training has one site a round, which has no drift."""
     file = asked(comparisons={"primary": [["ecgr", "fedavg"]], "secondary": [["fedavg", "centralised"]]})
     figures = {q.against: [] for q in questions(file)}
     for q in questions(file):
